@@ -1,0 +1,24 @@
+# DANN: features that classify the source and from which the domain can't be told.
+#
+# What   Each step sees one batch of labelled source and one of unlabelled target images. A domain
+#        classifier learns to tell them apart; its gradient reaches the features reversed.
+# When   No target labels, many target images, classes about as frequent in both domains. It can
+#        hurt where class frequencies differ.
+# Paper  Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016, arXiv 1505.07818.
+# Needs  The target images; what isn't set here is inherited from train_dataloader:
+#        train_cfg.target_dataloader.dataset.data_root=data/target/train
+#        With `with_label=False` a CustomDataset takes a folder without class folders.
+# Options of DANNHead (model.alignments.dann.*)
+#        hidden_channels  widths of the domain classifier's hidden layers
+#        norm             'BN' or None, between its layers
+#        dropout          probability after each hidden layer
+#        loss_weight      weight of the domain loss
+#        coefficient      final reversal coefficient; gamma: how fast it rises (None: constant)
+#        label_smoothing  of the domain labels
+custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
+
+model = dict(
+    type='AdaptationClassifier',
+    alignments=dict(dann=dict(type='DANNHead')),
+)
+train_cfg = dict(type='AdaptationTrainLoop')

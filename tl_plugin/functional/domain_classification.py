@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def domain_classification_loss(
+    source_logits: Tensor, target_logits: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """Binary cross-entropy of a domain classifier, each domain with weight one half.
+
+    Ganin et al., JMLR 2016, arXiv 1505.07818, equation 8, whose two terms are means over their own
+    domain: batches of different size weigh the same.
+
+    Args:
+        source_logits: Logits of "this is target" for source images, (N,) or (N, 1).
+        target_logits: The same for target images, (M,) or (M, 1).
+        label_smoothing: Domain labels become this and one minus this. In [0, 0.5). Defaults to 0.
+
+    Returns:
+        A 0-d tensor, ln 2 = 0.693 where the classifier can't tell the domains apart.
+
+    Raises:
+        ValueError: If a domain has no image, or the smoothing is out of range.
+    """
+    if source_logits.numel() == 0 or target_logits.numel() == 0:
+        raise ValueError(
+            'a domain loss needs images of both domains, got '
+            f'{source_logits.numel()} source and {target_logits.numel()} target images'
+        )
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f'label_smoothing must be in [0, 0.5), got {label_smoothing}')
+    source_label = source_logits.new_full((), label_smoothing).expand_as(source_logits)
+    target_label = target_logits.new_full((), 1 - label_smoothing).expand_as(target_logits)
+    return 0.5 * (
+        F.binary_cross_entropy_with_logits(source_logits, source_label)
+        + F.binary_cross_entropy_with_logits(target_logits, target_label)
+    )
+
+
+def domain_accuracy(source_logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Mean of the two domains' shares of rightly told images: 0.5 is chance for any batch sizes.
+
+    Args:
+        source_logits: Logits of "this is target" for source images, any non-empty shape.
+        target_logits: The same for target images.
+
+    Returns:
+        A 0-d tensor in [0, 1], without gradient.
+
+    Example:
+        >>> import torch
+        >>> domain_accuracy(torch.tensor([-1.0]), torch.tensor([1.0, 2.0, -3.0, -4.0]))
+        tensor(0.7500)
+    """
+    source_right = (source_logits.detach() <= 0).float().mean()
+    target_right = (target_logits.detach() > 0).float().mean()
+    return 0.5 * (source_right + target_right)

@@ -1,0 +1,163 @@
+"""Finds an overlay by name and merges it over a config."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+# What an overlay's `type` may take the place of. Anything else in a config was put there on
+# purpose and would be lost without a word. `None` is a config that names no type.
+_STOCK_LOOPS = (None, 'EpochBasedTrainLoop', 'IterBasedTrainLoop')
+_REPLACEABLE = {
+    ('model', 'AdaptationClassifier'): ('ImageClassifier',),
+    ('train_cfg', 'AdaptationTrainLoop'): _STOCK_LOOPS,
+}
+
+_CURE = {
+    'model': (
+        ': put the network into an ImageClassifier, a timm model as '
+        "backbone=dict(type='PooledTimmBackbone', model_name=...)"
+    )
+}
+
+
+def configs_dir() -> Path:
+    """The folder of configs that came with this copy of the package.
+
+    Returns:
+        ``configs/`` of the checkout that holds the package, or ``tl_plugin/.mim/configs`` of an
+        installed wheel.
+
+    Raises:
+        FileNotFoundError: If neither is there.
+    """
+    package = Path(__file__).resolve().parent
+    checkout = package.parent
+    shipped = package / '.mim' / 'configs'
+    if (checkout / 'setup.py').is_file() and (checkout / 'configs' / 'strategies').is_dir():
+        return checkout / 'configs'
+    if (shipped / 'strategies').is_dir():
+        return shipped
+    raise FileNotFoundError(
+        f'found no configs of tl_plugin: expected {checkout / "configs"} in a checkout or {shipped} '
+        'in an installed copy; reinstall mmpretrain-tl-plugin'
+    )
+
+
+def available_strategies() -> dict[str, Path]:
+    """Every strategy that ``--strategy`` takes: name -> overlay file, sorted by name."""
+    return {path.stem: path for path in sorted((configs_dir() / 'strategies').glob('*.py'))}
+
+
+def overlay_path(name: str) -> Path:
+    """The overlay file of a strategy.
+
+    Args:
+        name: A name out of :func:`available_strategies`, or the path of an overlay of your own
+            (anything that ends in ``.py``).
+
+    Raises:
+        ValueError: If there is no such strategy; names the nearest ones.
+        FileNotFoundError: If a path was given and no file is there.
+    """
+    if name.endswith('.py'):
+        path = Path(name)
+        if not path.is_file():
+            raise FileNotFoundError(f'no overlay at {path.absolute()}')
+        return path
+    known = available_strategies()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f'did you mean {" or ".join(map(repr, near))}? ' if near else ''
+        raise ValueError(
+            f'unknown strategy {name!r}: {hint}the strategies are {", ".join(known)}; the path of an '
+            'overlay file (*.py) works too'
+        )
+    return known[name]
+
+
+def apply_strategies(cfg: Config, names: Sequence[str]) -> Config:
+    """Merges overlays over a config, left to right.
+
+    Dicts merge key by key (``_delete_=True`` replaces), ``custom_hooks`` lists append, the imports
+    of ``custom_imports`` are united, all else is replaced.
+
+    Args:
+        cfg: Any mmpretrain config. It is left as it is.
+        names: Strategies to merge, see :func:`overlay_path`.
+
+    Returns:
+        A new config, which any of mmpretrain's tools can run.
+
+    Raises:
+        ValueError: If a name is unknown or given twice, or an overlay would replace a component
+            that it can't stand in for.
+
+    Example:
+        >>> cfg = Config(dict(model=dict(type='ImageClassifier'), train_cfg=dict(by_epoch=True)))
+        >>> apply_strategies(cfg, ['dann']).model.type
+        'AdaptationClassifier'
+    """
+    if isinstance(names, str):
+        names = [names]
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ValueError(f'each strategy can be applied once, {", ".join(twice)} came twice')
+    merged = copy.deepcopy(cfg)
+    for name in names:
+        _merge(merged, Config.fromfile(overlay_path(name)), name)
+    return merged
+
+
+def _merge(cfg: Config, overlay: Config, name: str) -> None:
+    changes = overlay._cfg_dict.to_dict()
+    _check_replaced_types(cfg, changes, name)
+    hooks = changes.pop('custom_hooks', None)
+    if hooks:
+        changes['custom_hooks'] = [*(cfg.get('custom_hooks') or []), *hooks]
+    imports = changes.pop('custom_imports', None)
+    if imports:
+        changes['custom_imports'] = _unite_imports(cfg.get('custom_imports'), imports)
+    train_cfg = cfg.get('train_cfg')
+    if train_cfg and 'type' in changes.get('train_cfg', {}):
+        # mmengine takes either; the loop reads the unit from max_epochs or max_iters.
+        train_cfg.pop('by_epoch', None)
+    cfg.merge_from_dict(changes)
+
+
+def _unite_imports(old: ConfigDict | None, new: dict) -> dict:
+    old = old or {}
+    modules = [*_as_list(old.get('imports')), *_as_list(new.get('imports'))]
+    return {
+        'imports': list(dict.fromkeys(modules)),
+        # One side that can't do without its imports is enough.
+        'allow_failed_imports': bool(
+            old.get('allow_failed_imports') and new.get('allow_failed_imports')
+        ),
+    }
+
+
+def _as_list(imports: str | Sequence[str] | None) -> list[str]:
+    if imports is None:
+        return []
+    return [imports] if isinstance(imports, str) else list(imports)
+
+
+def _check_replaced_types(cfg: Config, changes: dict, name: str) -> None:
+    for (key, new_type), replaceable in _REPLACEABLE.items():
+        change = changes.get(key) or {}
+        if change.get('type') != new_type or change.get('_delete_'):
+            continue
+        old_type = (cfg.get(key) or {}).get('type')
+        # `mmpretrain.ImageClassifier` is the same class as `ImageClassifier`.
+        bare = old_type.split('.')[-1] if isinstance(old_type, str) else old_type
+        if bare != new_type and bare not in replaceable:
+            expected = ' or '.join(str(kind or 'no type') for kind in (*replaceable, new_type))
+            raise ValueError(
+                f'strategy {name!r} makes {key}.type {new_type!r}, which can stand in for '
+                f'{expected}, but this config has {old_type!r}{_CURE.get(key, "")}'
+            )
