@@ -43,8 +43,8 @@ def configs_dir() -> Path:
     if (shipped / 'strategies').is_dir():
         return shipped
     raise FileNotFoundError(
-        f'found no configs of tl_plugin: expected {checkout / "configs"} in a checkout or {shipped} '
-        'in an installed copy; reinstall mmpretrain-tl-plugin'
+        f'found no configs of tl_plugin: expected {checkout / "configs"} in a checkout or '
+        f'{shipped} in an installed copy; reinstall mmpretrain-tl-plugin'
     )
 
 
@@ -74,8 +74,8 @@ def overlay_path(name: str) -> Path:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f'did you mean {" or ".join(map(repr, near))}? ' if near else ''
         raise ValueError(
-            f'unknown strategy {name!r}: {hint}the strategies are {", ".join(known)}; the path of an '
-            'overlay file (*.py) works too'
+            f'unknown strategy {name!r}: {hint}the strategies are {", ".join(known)}; '
+            'the path of an overlay file (*.py) works too'
         )
     return known[name]
 

@@ -19,7 +19,7 @@ class _GradientReversal(torch.autograd.Function):
 
 
 def gradient_reversal(x: Tensor, coefficient: float | Tensor = 1.0) -> Tensor:
-    """Identity in the forward pass; multiplies the gradient by ``-coefficient`` in the backward pass.
+    """Identity forward; multiplies the gradient by ``-coefficient`` on the way back.
 
     The layer that turns the minimisation of a domain classifier's loss into its maximisation by the
     feature extractor. Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016,
