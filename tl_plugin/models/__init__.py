@@ -1,0 +1,12 @@
+from . import backbones  # noqa: F401
+from .adaptation_classifier import AdaptationClassifier
+from .alignments import Alignment, DANNHead, DomainBatch
+from .data_preprocessor import DomainDataPreprocessor
+
+__all__ = [
+    'AdaptationClassifier',
+    'Alignment',
+    'DANNHead',
+    'DomainBatch',
+    'DomainDataPreprocessor',
+]

@@ -1,0 +1,19 @@
+from .adaptation_loop import (
+    AdaptationEpochTrainLoop,
+    AdaptationIterTrainLoop,
+    AdaptationTrainLoop,
+)
+from .domain_eval_loop import DomainTestLoop, DomainValLoop
+from .inherit import inherit_dataloader
+from .paired_loader import CyclingLoader, PairedLoader
+
+__all__ = [
+    'AdaptationEpochTrainLoop',
+    'AdaptationIterTrainLoop',
+    'AdaptationTrainLoop',
+    'CyclingLoader',
+    'DomainTestLoop',
+    'DomainValLoop',
+    'PairedLoader',
+    'inherit_dataloader',
+]

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Union
+
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmpretrain.registry import LOOPS
+from torch.utils.data import DataLoader
+
+from .inherit import inherit_dataloader
+from .paired_loader import CyclingLoader, PairedLoader
+
+# Keeps the target's shuffle and its workers' random augmentation apart from the source's: with one
+# seed, two domains of one size would always meet in the same pairs.
+_TARGET_SEED_OFFSET = 1_000_003
+
+
+class _Adaptation:
+    """What both loops add: the pair of loaders, and the model's knowledge of its progress."""
+
+    def run_iter(self, *args: Any, **kwargs: Any) -> None:
+        model = self.runner.model
+        model = model.module if is_model_wrapper(model) else model
+        if hasattr(model, 'set_progress'):
+            model.set_progress(min(self.iter / self.max_iters, 1.0))
+        super().run_iter(*args, **kwargs)
+
+
+@LOOPS.register_module()
+class AdaptationEpochTrainLoop(_Adaptation, EpochBasedTrainLoop):
+    """mmengine's ``EpochBasedTrainLoop`` over pairs of batches, see :func:`AdaptationTrainLoop`."""
+
+    def __init__(self, runner: Any, dataloader: Any, target_dataloader: Any, **kwargs: Any) -> None:
+        super().__init__(runner, _pair(runner, dataloader, target_dataloader), **kwargs)
+
+
+@LOOPS.register_module()
+class AdaptationIterTrainLoop(_Adaptation, IterBasedTrainLoop):
+    """mmengine's ``IterBasedTrainLoop`` over pairs of batches, see :func:`AdaptationTrainLoop`."""
+
+    def __init__(self, runner: Any, dataloader: Any, target_dataloader: Any, **kwargs: Any) -> None:
+        super().__init__(runner, _pair(runner, dataloader, target_dataloader), **kwargs)
+        # mmengine's own iterator sleeps two seconds at each restart.
+        self.dataloader_iterator = CyclingLoader(self.dataloader)
+
+
+@LOOPS.register_module()
+def AdaptationTrainLoop(
+    runner: Any,
+    dataloader: Union[DataLoader, dict],
+    target_dataloader: Union[DataLoader, dict, None] = None,
+    max_epochs: int | None = None,
+    max_iters: int | None = None,
+    **kwargs: Any,
+) -> Union[AdaptationEpochTrainLoop, AdaptationIterTrainLoop]:
+    """One labelled source batch and one target batch per iteration.
+
+    An epoch is a pass over the source; the target goes round by itself (:class:`PairedLoader`).
+    Before each step the loop tells the model its progress in [0, 1].
+
+    Args:
+        runner: The runner.
+        dataloader: The source: the config's ``train_dataloader``.
+        target_dataloader: The target. What it doesn't set is inherited from ``train_dataloader``,
+            key by key, see :func:`inherit_dataloader`.
+        max_epochs: Train by epoch, for so many.
+        max_iters: Or by iteration, for so many.
+        **kwargs: ``val_begin``, ``val_interval``, ``dynamic_intervals``, as in mmengine's loops.
+
+    Returns:
+        The loop by epoch or by iteration.
+
+    Raises:
+        ValueError: If there is no target, a domain has no images, the two domains' classes or the
+            head's differ, or not just one of ``max_epochs`` and ``max_iters`` is given.
+    """
+    if (max_epochs is None) == (max_iters is None):
+        raise ValueError(
+            'AdaptationTrainLoop trains by epoch (max_epochs) or by iteration (max_iters): give '
+            f'one of them, got max_epochs={max_epochs} and max_iters={max_iters}'
+        )
+    if max_epochs is not None:
+        return AdaptationEpochTrainLoop(
+            runner, dataloader, target_dataloader, max_epochs=max_epochs, **kwargs
+        )
+    return AdaptationIterTrainLoop(
+        runner, dataloader, target_dataloader, max_iters=max_iters, **kwargs
+    )
+
+
+def _pair(runner: Any, source: Any, target: Any) -> PairedLoader:
+    if target is None:
+        raise ValueError(
+            'adaptation needs target images and train_cfg.target_dataloader is missing: set it, '
+            'for example --cfg-options train_cfg.target_dataloader.dataset.data_root=PATH; what it '
+            'leaves out is inherited from train_dataloader'
+        )
+    if isinstance(target, dict) and isinstance(source, dict):
+        target = inherit_dataloader(source, target, 'train_cfg.target_dataloader')
+    pair = PairedLoader(
+        _build(runner, source, 'source', 0), _build(runner, target, 'target', _TARGET_SEED_OFFSET)
+    )
+    _check_classes(runner.model, pair.source.dataset, pair.target.loader.dataset)
+    print_log(
+        f'Adaptation: {len(pair.source.dataset)} source images in {len(pair.source)} batches of '
+        f'{pair.source.batch_size}, {len(pair.target.loader.dataset)} target images in '
+        f'{len(pair.target.loader)} batches of {pair.target.loader.batch_size} a pass and rank.',
+        logger='current',
+    )
+    return pair
+
+
+def _build(runner: Any, loader: Any, domain: str, seed_offset: int) -> DataLoader:
+    if not isinstance(loader, dict):
+        return loader
+    diff_rank_seed = runner._randomness_cfg.get('diff_rank_seed', False)
+    try:
+        loader = runner.build_dataloader(
+            loader, seed=runner.seed + seed_offset, diff_rank_seed=diff_rank_seed
+        )
+    except ValueError as error:
+        # How mmengine says that a data set has no image, from the depths of its serialisation.
+        if 'need at least one array to concatenate' not in str(error):
+            raise
+        raise ValueError(f'the {domain} data set has no images: {_where(loader)}') from error
+    if len(loader.dataset) == 0:
+        raise ValueError(f'the {domain} data set has no images')
+    return loader
+
+
+def _where(loader: dict) -> str:
+    dataset = loader.get('dataset', {})
+    keys = ('type', 'data_root', 'data_prefix', 'ann_file', 'split')
+    found = {key: dataset[key] for key in keys if isinstance(dataset, dict) and dataset.get(key)}
+    return ', '.join(f'{key}={value!r}' for key, value in found.items())
+
+
+def _check_classes(model: Any, source: Any, target: Any) -> None:
+    source_classes, target_classes = _classes(source), _classes(target)
+    model = model.module if is_model_wrapper(model) else model
+    num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
+    for name, classes in (('source', source_classes), ('target', target_classes)):
+        if classes and num_classes is not None and len(classes) != num_classes:
+            raise ValueError(
+                f'the {name} data has {len(classes)} classes ({_short(classes)}), the head '
+                f'{num_classes}: set model.head.num_classes={len(classes)}, or point to data with '
+                'the classes of the head'
+            )
+    if source_classes and target_classes and list(source_classes) != list(target_classes):
+        missing = [name for name in source_classes if name not in target_classes]
+        extra = [name for name in target_classes if name not in source_classes]
+        what = f'missing in the target: {_short(missing)}; only there: {_short(extra)}'
+        raise ValueError(
+            'source and target must have the same classes in the same order, '
+            f'{what if missing or extra else "their order differs"}: give both data sets '
+            'metainfo=dict(classes=[...]), or with_label=False for a target without labels'
+        )
+    if not target_classes:
+        print_log('The target data names no classes: taken as unlabelled.', 'current', logging.INFO)
+
+
+def _classes(dataset: Any) -> Sequence[str]:
+    return (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+
+
+def _short(names: Sequence[str], limit: int = 8) -> str:
+    more = f', ... ({len(names) - limit} more)' if len(names) > limit else ''
+    return (', '.join(map(str, names[:limit])) or 'none') + more

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from mmengine.evaluator import Evaluator
+from mmengine.runner import TestLoop, ValLoop
+from mmpretrain.registry import LOOPS
+from torch.utils.data import DataLoader
+
+from .inherit import inherit_dataloader
+
+SOURCE = 'source'
+
+
+class _SeveralDomains:
+    """What both loops add: one evaluation after the other, one set of metrics for all."""
+
+    def _add_domains(self, base: Any, dataloaders: dict[str, Any], key: str) -> None:
+        if not dataloaders:
+            raise ValueError(
+                f'{type(self).__name__} evaluates several domains: name at least one beside '
+                f"'{SOURCE}', {key}.dataloaders = dict(target=dict(dataset=...))"
+            )
+        self._domains: dict[str, tuple[DataLoader, Evaluator]] = {}
+        template = self.evaluator
+        self._add_domain(SOURCE, self.dataloader, template)
+        for name, loader in dataloaders.items():
+            if name in self._domains or '/' in name:
+                raise ValueError(
+                    f"{key}.dataloaders: '{name}' can't be the name of a domain, '{SOURCE}' is the "
+                    'stock loader and / separates the domain from the metric'
+                )
+            if isinstance(loader, dict):
+                if isinstance(base, dict):
+                    loader = inherit_dataloader(base, loader, f'{key}.dataloaders.{name}')
+                loader = self.runner.build_dataloader(loader, seed=self.runner.seed)
+            self._add_domain(name, loader, template)
+
+    def _add_domain(self, name: str, loader: DataLoader, template: Evaluator) -> None:
+        evaluator = copy.deepcopy(template)
+        if hasattr(loader.dataset, 'metainfo'):
+            evaluator.dataset_meta = loader.dataset.metainfo
+        for metric in evaluator.metrics:
+            # A metric that writes a file (DumpResults) writes one a domain.
+            path = getattr(metric, 'out_file_path', None)
+            if path:
+                metric.out_file_path = str(Path(path).with_suffix(f'.{name}{Path(path).suffix}'))
+        self._domains[name] = (loader, evaluator)
+
+    def _evaluate_domains(self) -> dict[str, Any]:
+        metrics = {}
+        for name, (loader, evaluator) in self._domains.items():
+            # Where `run_iter` and the hooks that log progress look.
+            self.dataloader, self.evaluator = loader, evaluator
+            for idx, data_batch in enumerate(loader):
+                self.run_iter(idx, data_batch)
+            found = evaluator.evaluate(len(loader.dataset))
+            metrics.update({f'{name}/{metric}': value for metric, value in found.items()})
+        self.dataloader, self.evaluator = self._domains[SOURCE]
+        return metrics
+
+
+@LOOPS.register_module()
+class DomainValLoop(_SeveralDomains, ValLoop):
+    """Validates on several domains: metrics are prefixed, ``source/accuracy/top1``.
+
+    ``val_dataloader`` is the domain ``source``; ``val_evaluator`` is computed for each domain anew.
+
+    Args:
+        runner: The runner.
+        dataloader: The config's ``val_dataloader``.
+        evaluator: The config's ``val_evaluator``.
+        dataloaders: Name -> loader of a further domain. What it doesn't set is inherited from
+            ``val_dataloader``.
+        fp16: As in mmengine's ``ValLoop``. Defaults to False.
+
+    Raises:
+        ValueError: If there is no further domain, or one has an impossible name or no data.
+    """
+
+    def __init__(
+        self, runner: Any, dataloader: Any, evaluator: Any, dataloaders: dict, fp16: bool = False
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator, fp16=fp16)
+        self._add_domains(dataloader, dataloaders, 'val_cfg')
+
+    def run(self) -> dict:
+        """Launches the validation of all domains."""
+        self.runner.call_hook('before_val')
+        self.runner.call_hook('before_val_epoch')
+        self.runner.model.eval()
+        metrics = self._evaluate_domains()
+        self.runner.call_hook('after_val_epoch', metrics=metrics)
+        self.runner.call_hook('after_val')
+        return metrics
+
+
+@LOOPS.register_module()
+class DomainTestLoop(_SeveralDomains, TestLoop):
+    """Tests on several domains, see :class:`DomainValLoop`; ``test_dataloader`` is ``source``."""
+
+    def __init__(
+        self, runner: Any, dataloader: Any, evaluator: Any, dataloaders: dict, fp16: bool = False
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator, fp16=fp16)
+        self._add_domains(dataloader, dataloaders, 'test_cfg')
+
+    def run(self) -> dict:
+        """Launches the test of all domains."""
+        self.runner.call_hook('before_test')
+        self.runner.call_hook('before_test_epoch')
+        self.runner.model.eval()
+        metrics = self._evaluate_domains()
+        self.runner.call_hook('after_test_epoch', metrics=metrics)
+        self.runner.call_hook('after_test')
+        return metrics

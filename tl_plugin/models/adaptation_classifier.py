@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from mmengine.model import ModuleDict
+from mmpretrain.models import ImageClassifier
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
+
+from tl_plugin.functional import dry_run
+
+from .alignments import DomainBatch
+from .data_preprocessor import TARGET, DomainDataPreprocessor
+
+
+@MODELS.register_module()
+class AdaptationClassifier(ImageClassifier):
+    """mmpretrain's ``ImageClassifier`` plus alignments between a source and a target domain.
+
+    One forward over [source; target]; the head's loss on the labelled rows becomes ``loss_cls``,
+    each alignment's loss ``loss_<name>``, what it logs ``<name>_<key>``. Prediction, test and
+    export are ``ImageClassifier``'s. Without alignments it is an ``ImageClassifier`` that finds its
+    head's ``in_channels`` by itself.
+
+    Args:
+        backbone: As in ``ImageClassifier``.
+        neck: As in ``ImageClassifier``. Defaults to None.
+        head: As in ``ImageClassifier``; ``in_channels`` may be left out. Defaults to None.
+        alignments: Name -> config of an :class:`Alignment`. Defaults to None.
+        pretrained: As in ``ImageClassifier``. Defaults to None.
+        train_cfg: As in ``ImageClassifier``; batch augmentations touch the source alone.
+            Defaults to None.
+        data_preprocessor: Config of a :class:`DomainDataPreprocessor`, whose type may be left out.
+            Defaults to None.
+        init_cfg: As in ``ImageClassifier``. Defaults to None.
+
+    Raises:
+        ValueError: If an explicit ``head.in_channels`` isn't the width of the features, the name of
+            an alignment can't be one, or the data preprocessor can't take pairs of batches.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict | None = None,
+        head: dict | None = None,
+        alignments: dict[str, dict] | None = None,
+        pretrained: str | None = None,
+        train_cfg: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        backbone = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
+        neck = MODELS.build(neck) if isinstance(neck, dict) else neck
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=_fit_head(head, backbone, neck),
+            pretrained=pretrained,
+            train_cfg=train_cfg,
+            data_preprocessor=_domain_preprocessor(data_preprocessor),
+            init_cfg=init_cfg,
+        )
+        self.alignments = self._build_alignments(alignments or {})
+
+    def _build_alignments(self, configs: dict[str, dict]) -> ModuleDict:
+        configs = {name: cfg for name, cfg in configs.items() if cfg is not None}
+        for name in configs:
+            if not name.isidentifier() or 'loss' in name:
+                raise ValueError(
+                    f'the name of an alignment must be a Python identifier without "loss" in it, '
+                    f'got {name!r}: it becomes loss_<name> in the log, and mmengine adds up every '
+                    'value that has "loss" in its name'
+                )
+        if not configs:
+            return ModuleDict()
+        if not hasattr(self.head, 'pre_logits'):
+            raise ValueError(
+                f'alignments read head.pre_logits(features), which {type(self.head).__name__} '
+                'has not; use a head that derives from mmpretrain ClsHead'
+            )
+        features = dry_run(self, lambda inputs: self._features(self.extract_feat(inputs)))
+        default = {
+            'in_features': features.shape[1],
+            'num_classes': getattr(self.head, 'num_classes', None) or self._num_logits(),
+        }
+        return ModuleDict(
+            {name: MODELS.build(cfg, default_args=default) for name, cfg in configs.items()}
+        )
+
+    def _num_logits(self) -> int:
+        logits = dry_run(self, lambda inputs: self.head(self.extract_feat(inputs)))
+        return _one_vector(logits).shape[1]
+
+    def set_progress(self, progress: float) -> None:
+        """Tells which part of training is done; the train loop does so before every step.
+
+        Args:
+            progress: In [0, 1].
+
+        Raises:
+            ValueError: If it isn't.
+        """
+        if not 0 <= progress <= 1:
+            raise ValueError(f'progress is a part of training in [0, 1], got {progress}')
+        for alignment in self.alignments.values():
+            alignment.set_progress(progress)
+
+    def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+        """Losses of a joint batch (source first, then target) or of an ordinary one.
+
+        Args:
+            inputs: (N, C, H, W).
+            data_samples: N samples; ``domain`` tells where each is from, as
+                :class:`DomainDataPreprocessor` sets it.
+
+        Returns:
+            ``loss_cls``, ``loss_<alignment>`` and diagnostics, 0-d each.
+
+        Raises:
+            ValueError: If there are alignments and no target images.
+        """
+        num_target = sum(sample.get('domain') == TARGET for sample in data_samples)
+        num_source = len(data_samples) - num_target
+        if self.alignments and not num_target:
+            raise ValueError(
+                f'alignments ({", ".join(self.alignments)}) need target images and this batch has '
+                "none: set train_cfg = dict(type='AdaptationTrainLoop', target_dataloader=..., ...)"
+            )
+        feats = self.extract_feat(inputs)
+        losses = self._classification_loss(feats, data_samples, num_source)
+        if self.alignments:
+            losses.update(self._alignment_losses(feats, data_samples, num_source))
+        return losses
+
+    def _classification_loss(
+        self, feats: Any, data_samples: list[DataSample], num_source: int
+    ) -> dict[str, Tensor]:
+        samples = data_samples[:num_source]
+        losses = self.head.loss(_rows(feats, slice(None, num_source), len(data_samples)), samples)
+        return {('loss_cls' if key == 'loss' else key): value for key, value in losses.items()}
+
+    def _alignment_losses(
+        self, feats: Any, data_samples: list[DataSample], num_source: int
+    ) -> dict[str, Tensor]:
+        features = self._features(feats)
+        needs_logits = any(alignment.needs_logits for alignment in self.alignments.values())
+        logits = _one_vector(self.head(feats)) if needs_logits else None
+        source, target = (
+            DomainBatch(
+                features=features[rows],
+                logits=None if logits is None else logits[rows],
+                labels=_labels(data_samples[rows], features.device),
+            )
+            for rows in (slice(None, num_source), slice(num_source, None))
+        )
+        losses = {}
+        for name, alignment in self.alignments.items():
+            losses[f'loss_{name}'] = alignment.loss_weight * alignment(source, target)
+            losses.update({f'{name}_{key}': log for key, log in alignment.diagnostics.items()})
+        return losses
+
+    def _features(self, feats: Any) -> Tensor:
+        return _one_vector(self.head.pre_logits(feats))
+
+
+def _domain_preprocessor(cfg: Any) -> Any:
+    if cfg is None or isinstance(cfg, dict):
+        cfg = dict(cfg or {})
+        kind = cfg.get('type')
+        if kind is None or (isinstance(kind, str) and kind.split('.')[-1] == 'ClsDataPreprocessor'):
+            cfg['type'] = DomainDataPreprocessor
+        return cfg
+    if not isinstance(cfg, DomainDataPreprocessor):
+        raise ValueError(
+            'AdaptationClassifier gets pairs of batches and needs a DomainDataPreprocessor, '
+            f'got {type(cfg).__name__}'
+        )
+    return cfg
+
+
+def _fit_head(head: Any, backbone: nn.Module, neck: nn.Module | None) -> Any:
+    """Fills in ``in_channels`` where it is missing, refuses one that doesn't fit."""
+    if not isinstance(head, dict):
+        return head
+    head_class = MODELS.get(head['type']) if isinstance(head['type'], str) else head['type']
+    parameters = inspect.signature(head_class).parameters if head_class else {}
+    if 'in_channels' not in parameters:
+        return head
+    width = _feature_width(backbone, neck)
+    given = head.get('in_channels')
+    if given is None:
+        return {**head, 'in_channels': width}
+    if isinstance(given, int) and given != width:
+        raise ValueError(
+            f'head.in_channels is {given}, but {type(backbone).__name__}'
+            f'{" with " + type(neck).__name__ if neck is not None else ""} gives features of width '
+            f'{width}: set in_channels={width}, or leave it out'
+        )
+    return head
+
+
+def _feature_width(backbone: nn.Module, neck: nn.Module | None) -> int:
+    stages = nn.ModuleList([backbone] + ([neck] if neck is not None else []))
+    feats = dry_run(stages, lambda inputs: neck(backbone(inputs)) if neck else backbone(inputs))
+    last = feats[-1] if isinstance(feats, (tuple, list)) else feats
+    last = tree_flatten(last)[0][-1]  # [patch tokens, class token]: heads read the class token
+    return last.shape[_channel_dim(last)]
+
+
+def _channel_dim(features: Tensor) -> int:
+    """Where the channels are: (N, D), (N, tokens, D) or (N, D, H, W)."""
+    return 2 if features.dim() == 3 else 1
+
+
+def _one_vector(output: Any) -> Tensor:
+    """One vector an image: maps and tokens averaged, several outputs side by side."""
+    vectors = []
+    for leaf in tree_flatten(output)[0]:
+        positions = [dim for dim in range(1, leaf.dim()) if dim != _channel_dim(leaf)]
+        vectors.append(leaf.mean(positions) if positions else leaf)
+    return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
+
+
+def _rows(feats: Any, rows: slice, num_rows: int) -> Any:
+    def take(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if leaf.shape[:1] != (num_rows,):
+            raise ValueError(
+                f'features of a batch of {num_rows} images must have {num_rows} rows, got a tensor '
+                f'of shape {tuple(leaf.shape)}: this backbone or neck mixes images and cannot be '
+                'split into domains'
+            )
+        return leaf[rows]
+
+    return tree_map(take, feats)
+
+
+def _labels(samples: list[DataSample], device: torch.device) -> Tensor | None:
+    if any('gt_score' in sample for sample in samples):
+        return None  # mixed images have no single label
+    labels = [sample.gt_label[:1] if 'gt_label' in sample else None for sample in samples]
+    unlabelled = torch.full((1,), -1, dtype=torch.long, device=device)
+    return torch.cat([unlabelled if label is None else label.to(device) for label in labels])

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor
+
+
+class DomainBatch(NamedTuple):
+    """What an alignment sees of one domain's half of a batch.
+
+    Attributes:
+        features: ``head.pre_logits`` of N images, one vector an image, (N, D).
+        logits: The head's scores, (N, K). None unless an alignment with ``needs_logits`` is there.
+        labels: Class indices (N,), -1 for every unlabelled image. None where batch augmentation
+            (mixup, cutmix) left no single label.
+    """
+
+    features: Tensor
+    logits: Tensor | None = None
+    labels: Tensor | None = None
+
+
+class Alignment(BaseModule):
+    """A loss that pulls the two domains' features or predictions together.
+
+    A subclass implements :meth:`forward` and is registered in ``MODELS``. An adversarial alignment
+    owns its discriminator, so that optimizer, checkpoint, device and DDP need no special handling.
+
+    Args:
+        in_features: D, the width of the features. :class:`AdaptationClassifier` fills it in.
+        num_classes: K, the number of classes. :class:`AdaptationClassifier` fills it in.
+        loss_weight: Factor of the loss. Not negative. Defaults to 1.
+        init_cfg: Of mmengine's ``BaseModule``. Defaults to None.
+
+    Raises:
+        ValueError: If ``loss_weight`` is negative.
+    """
+
+    #: Whether :meth:`forward` reads ``DomainBatch.logits``, which cost one more head forward.
+    needs_logits = False
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        loss_weight: float = 1.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if loss_weight < 0:
+            raise ValueError(f'{type(self).__name__}: loss_weight must be >= 0, got {loss_weight}')
+        self.in_features = in_features
+        self.num_classes = num_classes
+        self.loss_weight = loss_weight
+        # A tensor, so that it moves with the module and a compiled step isn't compiled again each
+        # time it changes; not in the checkpoint, because the loop sets it before every step.
+        self.register_buffer('progress', torch.zeros(()), persistent=False)
+        self.diagnostics: dict[str, Tensor] = {}
+
+    def set_progress(self, progress: float) -> None:
+        """Tells which part of training is done, in [0, 1]. Schedules are functions of it."""
+        self.progress.fill_(progress)
+
+    def log(self, **values: Tensor) -> None:
+        """Keeps values to be logged beside the loss, as ``<name of the alignment>_<key>``."""
+        self.diagnostics.update({key: value.detach() for key, value in values.items()})
+
+    @abstractmethod
+    def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
+        """The alignment loss of one batch, not yet weighted.
+
+        Args:
+            source: N labelled images.
+            target: M images; ``target.labels`` holds -1 where there is no label. N and M differ.
+
+        Returns:
+            A 0-d tensor.
+        """
