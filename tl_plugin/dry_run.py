@@ -1,0 +1,54 @@
+"""Runs a model without data, memory or side effects, to learn what its forward pass would do."""
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from itertools import chain
+from typing import Iterator
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def hollow_copy(model: nn.Module) -> Iterator[nn.Module]:
+    """Give a copy of a model whose tensors have shapes but no values, in eval mode.
+
+    Inside the context every operation computes shapes alone. The copy shares nothing with the
+    model, so weights, running statistics, caches, the train mode, hooks and the random state of
+    the model stay as they are whatever the forward pass does.
+
+    Args:
+        model: Any module, on any device, also on the meta device.
+
+    Yields:
+        The copy, to be called inside the context.
+
+    Example:
+        >>> import torch
+        >>> with hollow_copy(torch.nn.Linear(3, 5)) as hollow:
+        ...     tuple(hollow(torch.empty(2, 3)).shape)
+        (2, 5)
+    """
+    # A private module of torch: imported here so that a torch without it only loses dry runs.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    # Handing the hollow tensors to deepcopy as if it had copied them already is what keeps the
+    # real ones from ever being duplicated.
+    memo = {id(t): _hollow(t, mode) for t in chain(model.parameters(), model.buffers())}
+    hollow = copy.deepcopy(model, memo)
+    hollow.eval()  # returns None where a backbone of mmpretrain overrides `train`
+    for module in hollow.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            hooks.clear()
+    with torch.random.fork_rng(devices=[]), mode, torch.no_grad():
+        yield hollow
+
+
+def _hollow(tensor: torch.Tensor, mode) -> torch.Tensor:
+    with mode:
+        empty = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty

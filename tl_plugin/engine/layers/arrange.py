@@ -1,0 +1,132 @@
+"""Puts the parameters of any model into layers, shallow to deep."""
+from __future__ import annotations
+
+import bisect
+from typing import Collection, List, Mapping, Sequence
+
+from torch import nn
+
+from .blocks import cut
+from .execution import execution_order
+from .names import children, parameters, unwrap
+from .owners import Depths, ask_mmpretrain, ask_timm, classifier_names
+
+Layers = List[List[str]]
+
+
+def arrange(model: nn.Module) -> tuple[Layers, list[str]]:
+    """Arrange a model's parameters in layers.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        The layers of the backbone, shallow to deep, and the head: all that isn't backbone. A
+        model without a child named ``backbone`` is its own backbone up to its classifier.
+    """
+    prefix, holder = _see_through(unwrap(model))
+    backbone = dict(children(holder)).get('backbone')
+    if backbone is None:
+        layers, head = _arrange_whole(holder)
+        return _prefixed(layers, prefix), [prefix + name for name in head]
+    trunk = f'{prefix}backbone.'
+    inner, core = _see_through(backbone)
+    depths = ask_mmpretrain(holder, parameters(core), f'backbone.{inner}') or _ask(core)
+    head = [name for name in parameters(model) if not name.startswith(trunk)]
+    return _prefixed(_arrange_core(core, depths), trunk + inner), head
+
+
+def _arrange_whole(core: nn.Module) -> tuple[Layers, list[str]]:
+    """Arrange a network that has no backbone: its classifier, or its last layer, is the head."""
+    head = classifier_names(core)
+    layers = _arrange_core(core, _ask(core), without=head)
+    if not head and layers:
+        return layers[:-1], layers[-1]
+    return layers, [name for name in parameters(core) if name in head]
+
+
+def _arrange_core(core: nn.Module, depths: Depths | None,
+                  without: Collection[str] = ()) -> Layers:
+    layers = _by_depth(core, depths) if depths else _by_execution(core)
+    layers = [[name for name in layer if name not in without] for layer in layers]
+    return _join_vectors([layer for layer in layers if layer], parameters(core))
+
+
+def _ask(core: nn.Module) -> Depths | None:
+    names = parameters(core)
+    return ask_mmpretrain(core, names) or ask_timm(core, names)
+
+
+def _prefixed(layers: Layers, prefix: str) -> Layers:
+    return [[prefix + name for name in layer] for layer in layers]
+
+
+def _see_through(module: nn.Module) -> tuple[str, nn.Module]:
+    """Go down from a class that only holds a network, as TIMMBackbone does, to that network."""
+    prefix = ''
+    while True:
+        nested = dict(children(module))
+        speaks = hasattr(module, 'get_layer_depth') or hasattr(module, 'group_matcher')
+        holds_own = next(module.parameters(recurse=False), None) is not None
+        if speaks or holds_own or len(nested) != 1 or 'backbone' in nested:
+            return prefix, module
+        (name, module), = nested.items()
+        prefix += f'{name}.'
+
+
+def _by_depth(core: nn.Module, depths: Depths) -> Layers:
+    """Group by the owner's depths; what it doesn't place follows what runs before it."""
+    if None in depths.values():
+        depths = _place_rest(core, depths)
+    layers: dict[int, list[str]] = {}
+    for name, depth in depths.items():
+        layers.setdefault(depth, []).append(name)
+    return [layers[depth] for depth in sorted(layers)]
+
+
+def _place_rest(core: nn.Module, depths: Depths) -> dict[str, int]:
+    placed = [depth for depth in depths.values() if depth is not None]
+    current = min(placed, default=0)
+    result = dict(depths)
+    for name in _in_order(list(depths), execution_order(core)):
+        current = current if depths[name] is None else depths[name]
+        result[name] = current
+    return result
+
+
+def _in_order(names: Sequence[str], times: Mapping[str, int]) -> list[str]:
+    """Sort by time of use; what isn't used stays behind what is registered before it."""
+    keys, last = {}, -1
+    for name in names:
+        last = keys[name] = times.get(name, last)
+    return sorted(names, key=keys.__getitem__)
+
+
+def _by_execution(core: nn.Module) -> Layers:
+    """Cut into units and sort them by the time at which they first run."""
+    pieces, times = cut(core), execution_order(core)
+    starts, last = [], -1
+    for unit in pieces.units:
+        # A unit that didn't run (an auxiliary head in eval mode) stays behind its neighbour.
+        last = min((times[name] for name in unit if name in times), default=last)
+        starts.append(last)
+    order = sorted(range(len(starts)), key=starts.__getitem__)
+    layers = [list(pieces.units[i]) for i in order] or [[]]
+    starts = [starts[i] for i in order]
+    for name in pieces.loose:
+        index = bisect.bisect_right(starts, times.get(name, -1)) - 1
+        layers[max(index, 0)].append(name)
+    return layers
+
+
+def _join_vectors(layers: Layers, values: Mapping[str, nn.Parameter]) -> Layers:
+    """Let a layer without a matrix (a norm alone) join the layer before it, or after the stem."""
+    joined: Layers = []
+    for layer in layers:
+        has_matrix = any(values[name].ndim > 1 for name in layer)
+        waiting = len(joined) == 1 and not any(values[name].ndim > 1 for name in joined[0])
+        if joined and (waiting or not has_matrix):
+            joined[-1].extend(layer)
+        else:
+            joined.append(list(layer))
+    return joined

@@ -1,0 +1,51 @@
+"""Sees a model through what launchers wrap around it: DDP, FSDP, compile, checkpointing."""
+from __future__ import annotations
+
+from typing import Iterator
+
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+#: Children under which wrappers hide the module they wrap, anywhere in a model.
+WRAPPED_CHILDREN = ('_fsdp_wrapped_module', '_orig_mod', '_checkpoint_wrapped_module')
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Take the wrappers off one module.
+
+    Args:
+        module: A module, perhaps wrapped several times over.
+
+    Returns:
+        The innermost wrapped module, or ``module`` itself where nothing wraps it.
+    """
+    while True:
+        hidden = next((c for c in WRAPPED_CHILDREN if c in module._modules), None)
+        if hidden is not None:
+            module = module._modules[hidden]
+        elif is_model_wrapper(module) and isinstance(getattr(module, 'module', None), nn.Module):
+            module = module.module
+        else:
+            return module
+
+
+def strip(name: str) -> str:
+    """Remove the pieces that wrappers put into a parameter's name.
+
+    Example:
+        >>> strip('backbone._fsdp_wrapped_module.layer1.0._orig_mod.weight')
+        'backbone.layer1.0.weight'
+    """
+    return '.'.join(piece for piece in name.split('.') if piece not in WRAPPED_CHILDREN)
+
+
+def children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the name and the unwrapped module of each child that has parameters."""
+    for name, child in module.named_children():
+        if next(child.parameters(), None) is not None:
+            yield name, unwrap(child)
+
+
+def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Collect a module's parameters by clean name, shared ones once, in the model's order."""
+    return {strip(name): value for name, value in unwrap(module).named_parameters()}

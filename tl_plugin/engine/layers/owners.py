@@ -1,0 +1,98 @@
+"""Asks those who know a network best for its layers: mmpretrain, then timm."""
+from __future__ import annotations
+
+import inspect
+import logging
+from types import SimpleNamespace
+from typing import Callable, Collection, Dict, Optional
+
+from mmengine.logging import print_log
+from torch import nn
+
+from .names import parameters
+
+Depths = Dict[str, Optional[int]]
+
+
+def ask_mmpretrain(owner: nn.Module, names: Collection[str], prefix: str = '') -> Depths | None:
+    """Ask for depths by mmpretrain's ``get_layer_depth``.
+
+    Args:
+        owner: The classifier or the backbone that may have the method.
+        names: Parameter names of the backbone, relative to it.
+        prefix: What stands before these names in the owner. Defaults to ''.
+
+    Returns:
+        The depth by name, None for a parameter that the owner leaves to what follows the
+        backbone (its final norm). None in all where there's no method or where it fails on a
+        parameter, as it does for ResNet-18.
+    """
+    method = getattr(owner, 'get_layer_depth', None)
+    if not callable(method):
+        return None
+    try:
+        answers = [_depth_and_count(method, prefix + name) for name in names]
+    except Exception as error:  # the host raises whatever comes: IndexError, KeyError, ...
+        _log_failure(method, error)
+        return None
+    return {
+        name: depth if depth < count - 1 else None
+        for name, (depth, count) in zip(names, answers)
+    }
+
+
+def _depth_and_count(method: Callable, name: str) -> tuple[int, int]:
+    if 'prefix' in inspect.signature(method).parameters:
+        # A backbone. ResNet's looks for 'backbone.' in the name whatever the prefix is.
+        return method(f'backbone.{name}', 'backbone.')
+    return method(name)
+
+
+def ask_timm(owner: nn.Module, names: Collection[str]) -> Depths | None:
+    """Ask for depths by timm's ``group_matcher``.
+
+    Args:
+        owner: The timm model.
+        names: Its parameter names.
+
+    Returns:
+        The depth by name, None for a parameter that the matcher leaves out. None in all where
+        there's no matcher or where it fails.
+    """
+    matcher = getattr(owner, 'group_matcher', None)
+    if not callable(matcher):
+        return None
+    from timm.models import group_parameters
+
+    # timm reads names from a module; under FSDP or compile the module's own names don't match.
+    named = SimpleNamespace(named_parameters=lambda: [(name, None) for name in names])
+    try:
+        groups = group_parameters(named, matcher(coarse=False), reverse=True)
+    except Exception as error:  # matchers are foreign code too
+        _log_failure(matcher, error)
+        return None
+    return {name: groups.get(name) for name in names}
+
+
+def classifier_names(core: nn.Module) -> set[str]:
+    """Name the parameters of the classifier that a timm model says it has.
+
+    Args:
+        core: Any network.
+
+    Returns:
+        Their names, an empty set for a network that names no classifier.
+    """
+    get_classifier = getattr(core, 'get_classifier', None)
+    if not callable(get_classifier):
+        return set()
+    found = get_classifier()
+    modules = found if isinstance(found, (tuple, list)) else [found]
+    owned = {id(p) for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
+    return {name for name, value in parameters(core).items() if id(value) in owned}
+
+
+def _log_failure(method: Callable, error: Exception) -> None:
+    name = getattr(method, '__qualname__', repr(method))
+    print_log(f'{name} gives no depths ({type(error).__name__}: {error}); the layers are found in '
+              'another way.', logger='current', level=logging.DEBUG)
