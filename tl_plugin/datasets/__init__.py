@@ -1,0 +1,3 @@
+from tl_plugin.datasets.digits import DigitsDataset
+
+__all__ = ['DigitsDataset']

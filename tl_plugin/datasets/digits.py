@@ -1,0 +1,186 @@
+"""Scanned digits as clean source and degraded field target, with nothing to download."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from mmpretrain.datasets import BaseDataset
+from mmpretrain.registry import DATASETS
+
+from tl_plugin.datasets.degradation import check_severity, degrade
+
+IMAGE_SIZE = 32
+MARGIN = 2
+
+# Images per split. Every (quality, split) has original digits of its own; what is left over
+# after all the others is the target's train split.
+SPLIT_SIZES = {
+    ('clean', 'test'): 250,
+    ('field', 'test'): 250,
+    ('clean', 'val'): 100,
+    ('field', 'val'): 100,
+    ('field', 'few'): 50,
+    ('clean', 'train'): 500,
+    ('field', 'train'): 547,
+}
+
+
+@lru_cache(maxsize=1)
+def load_scans() -> tuple[np.ndarray, np.ndarray]:
+    """Return all digits, bright on black, as ``(1797, 32, 32)`` uint8, and their labels."""
+    import cv2
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    size = IMAGE_SIZE - 2 * MARGIN
+    images = np.zeros((len(scans.images), IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
+    for image, scan in zip(images, scans.images):
+        inner = cv2.resize(scan * (255 / 16), (size, size), interpolation=cv2.INTER_LINEAR)
+        image[MARGIN:-MARGIN, MARGIN:-MARGIN] = np.rint(inner)
+    return images, scans.target.astype(np.int64)
+
+
+@lru_cache(maxsize=1)
+def load_photos() -> tuple[np.ndarray, ...]:
+    """Return scikit-learn's two photographs, ``(427, 640, 3)`` RGB uint8 each."""
+    from sklearn.datasets import load_sample_images
+
+    return tuple(load_sample_images().images)
+
+
+@lru_cache(maxsize=1)
+def split_digits() -> dict[tuple[str, str], np.ndarray]:
+    """Deal the original digits out to the splits, class by class in the same shares.
+
+    The shuffle is fixed: no seed moves a digit from one split into another.
+    """
+    _, labels = load_scans()
+    order = np.random.default_rng(0).permutation(len(labels))
+    # Sorting by each digit's rank within its class interleaves the classes, so that any stretch
+    # of the list holds all of them equally often, give or take one.
+    rank = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank[members] = np.arange(len(members))
+    dealt = np.lexsort((labels, rank))
+    bounds = np.cumsum(list(SPLIT_SIZES.values()))[:-1]
+    return {key: np.sort(part) for key, part in zip(SPLIT_SIZES, np.split(dealt, bounds))}
+
+
+def blend(digit: np.ndarray, patch: np.ndarray) -> np.ndarray:
+    """Blend a digit into a photograph: ``|patch - digit|`` per pixel and channel, as MNIST-M does.
+
+    Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016, arXiv:1505.07818.
+
+    Args:
+        digit: ``(H, W)`` uint8.
+        patch: ``(H, W, 3)`` uint8.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+    """
+    return np.abs(patch.astype(np.int16) - digit[..., None]).astype(np.uint8)
+
+
+def make_field_image(index: int, severity: int, seed: int) -> np.ndarray:
+    """Return the digit ``index`` as the field camera sees it, ``(32, 32, 3)`` RGB uint8.
+
+    The photograph's patch and the degradation depend on ``(seed, index)`` alone, the patch not
+    even on the severity, so that one digit can be compared across severities.
+    """
+    rng = np.random.default_rng((seed, index))
+    photos = load_photos()
+    photo = photos[rng.integers(len(photos))]
+    top, left = (rng.integers(0, edge - IMAGE_SIZE + 1) for edge in photo.shape[:2])
+    image = blend(load_scans()[0][index], photo[top : top + IMAGE_SIZE, left : left + IMAGE_SIZE])
+    if severity == 0:
+        return image
+    return np.rint(degrade(image.astype(np.float32) / 255, severity, rng) * 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=16)
+def render(quality: str, split: str, severity: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Return the images of one split, each ``(32, 32, 3)`` RGB uint8, in the split's order."""
+    indices = split_digits()[quality, split]
+    if quality == 'field':
+        return tuple(make_field_image(int(index), severity, seed) for index in indices)
+    scans, _ = load_scans()
+    return tuple(np.repeat(scans[index][..., None], 3, axis=-1) for index in indices)
+
+
+@DATASETS.register_module()
+class DigitsDataset(BaseDataset):
+    """Scikit-learn's 1,797 scanned digits, 32x32 RGB: clean as source, from the field as target.
+
+    The source is the scan itself. For the target each digit is blended into a patch of one of
+    scikit-learn's two photographs (``|patch - digit|``, as MNIST-M does) and then degraded by
+    occlusion, blur, low light and sensor noise. Images are in memory as ``img`` (RGB, so set
+    ``to_rgb=False``), like mmpretrain's CIFAR10: its pipelines work unchanged.
+
+    No original digit is in two splits, whatever their quality. The classes are in equal shares.
+
+    =======  ==========================================================
+    quality  splits (images)
+    =======  ==========================================================
+    clean    train (500), val (100), test (250)
+    field    train (547), few (50, 5 a class), val (100), test (250)
+    =======  ==========================================================
+
+    Target labels are in the data for measuring; an adaptation run drops them before any loss.
+
+    Args:
+        quality (str): ``'clean'`` (source) or ``'field'`` (target). Defaults to ``'clean'``.
+        split (str): One of the quality's splits above. Defaults to ``'train'``.
+        severity (int): How far field images are degraded, 0 (only blended) to 5. Clean images are
+            never degraded. Defaults to 2.
+        seed (int): Draws patches and degradations; the splits don't depend on it. Defaults to 0.
+        **kwargs: As in :class:`mmpretrain.datasets.BaseDataset`: ``pipeline``, ``indices``, ...
+
+    Raises:
+        ValueError: If there is no such quality, split or severity.
+
+    Example:
+        >>> few = DigitsDataset(quality='field', split='few')
+        >>> len(few), few.get_data_info(0)['img'].shape
+        (50, (32, 32, 3))
+    """
+
+    METAINFO = {'classes': tuple('0123456789')}
+
+    def __init__(
+        self,
+        quality: str = 'clean',
+        split: str = 'train',
+        severity: int = 2,
+        seed: int = 0,
+        **kwargs,
+    ):
+        qualities = sorted({known for known, _ in SPLIT_SIZES})
+        if quality not in qualities:
+            raise ValueError(f'DigitsDataset has the qualities {qualities}, got {quality!r}')
+        splits = sorted(known for owner, known in SPLIT_SIZES if owner == quality)
+        if split not in splits:
+            raise ValueError(f'quality={quality!r} has the splits {splits}, got split={split!r}')
+        self.quality = quality
+        self.split = split
+        self.severity = check_severity(severity)
+        self.seed = seed
+        super().__init__(ann_file='', **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Return one dict an image: ``img``, ``gt_label`` and ``digit``, the original's index."""
+        images = render(self.quality, self.split, self.severity, self.seed)
+        indices = split_digits()[self.quality, self.split]
+        _, labels = load_scans()
+        return [
+            dict(img=image, gt_label=int(labels[index]), digit=int(index))
+            for image, index in zip(images, indices)
+        ]
+
+    def extra_repr(self) -> list[str]:
+        """Say which images these are."""
+        body = [f'Quality: \t{self.quality}', f'Split: \t{self.split}']
+        if self.quality == 'field':
+            body.append(f'Severity: \t{self.severity}')
+        return body
