@@ -1,1 +1,27 @@
-__version__ = '0.1.0'
+"""Transfer learning and domain adaptation for mmpretrain.
+
+Importing the package checks and repairs the stack and registers every component, so that a config
+needs only ``custom_imports = dict(imports=['tl_plugin'])``.
+"""
+
+# ruff: noqa: E402
+from importlib import import_module
+
+from tl_plugin.stack import repair_stack
+
+# First: an unfit stack has to end in a clear message, not in a traceback from the depths.
+repair_stack()
+
+from tl_plugin._registration import ROOMS, register_rooms
+from tl_plugin.version import __version__
+
+register_rooms()
+
+__all__ = ['__version__']
+
+
+def __getattr__(name):
+    """Imports a room when it is first reached for: ``tl_plugin.models.AdaptationClassifier``."""
+    if name in ROOMS:
+        return import_module(f'tl_plugin.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
