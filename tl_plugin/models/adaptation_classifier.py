@@ -54,8 +54,7 @@ class AdaptationClassifier(ImageClassifier):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        backbone = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
-        neck = MODELS.build(neck) if isinstance(neck, dict) else neck
+        backbone, neck = _build(backbone), _build(neck)
         super().__init__(
             backbone=backbone,
             neck=neck,
@@ -166,6 +165,11 @@ class AdaptationClassifier(ImageClassifier):
 
     def _features(self, feats: Any) -> Tensor:
         return _one_vector(self.head.pre_logits(feats))
+
+
+def _build(cfg: Any) -> nn.Module | None:
+    # A list of configs, as HRNet's necks are, builds a sequence of them.
+    return cfg if cfg is None or isinstance(cfg, nn.Module) else MODELS.build(cfg)
 
 
 def _domain_preprocessor(cfg: Any) -> Any:

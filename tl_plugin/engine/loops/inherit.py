@@ -5,7 +5,6 @@ from typing import Any
 
 from mmengine.config import Config
 
-# What another data set's loader can't take over: the data's own place and labels.
 _DATASET_KEY = 'dataset'
 
 
@@ -39,15 +38,17 @@ def inherit_dataloader(base: dict, override: dict | None, key: str) -> dict:
             f'--cfg-options {key}.dataset.data_root=PATH; what it leaves out is inherited'
         )
     inherited = base.get(_DATASET_KEY)
-    if isinstance(dataset, dict) and isinstance(inherited, dict):
-        kind = dataset.get('type', inherited.get('type'))
-        if kind != inherited.get('type'):
-            pipeline = _find_pipeline(inherited)
-            base[_DATASET_KEY] = {} if pipeline is None else {'pipeline': pipeline}
-        merged = Config._merge_a_into_b({_DATASET_KEY: dataset}, {_DATASET_KEY: base[_DATASET_KEY]})
-        if _plain(merged)[_DATASET_KEY] == inherited:
-            raise ValueError(f'{key}.dataset is the source data itself: point it to the target')
-    return _plain(Config._merge_a_into_b(override, base))
+    if _type(dataset) not in (None, _type(inherited)):
+        pipeline = _find_pipeline(inherited)
+        base[_DATASET_KEY] = {} if pipeline is None else {'pipeline': pipeline}
+    merged = _plain(Config._merge_a_into_b(override, base))
+    if merged[_DATASET_KEY] == inherited:
+        raise ValueError(f'{key}.dataset is the source data itself: point it to the target')
+    return merged
+
+
+def _type(dataset: Any) -> Any:
+    return dataset.get('type') if isinstance(dataset, dict) else None
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,124 @@
+"""A small data set and small configs, for tests that train for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mmpretrain
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.runner import Runner
+from mmpretrain.registry import DATASETS
+
+from tl_plugin.strategies import apply_strategies
+
+STOCK = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
+
+
+@DATASETS.register_module(force=True)
+class ToyDataset(BaseDataset):
+    """Coloured squares on noise: one hue a class, darker by ``shift`` (the other domain)."""
+
+    METAINFO = dict(classes=('red', 'green', 'blue'))
+
+    def __init__(
+        self,
+        size: int = 12,
+        shift: float = 0.0,
+        labels: str = 'true',
+        image_size: int = 32,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.size, self.shift, self.labels = size, shift, labels
+        self.image_size, self.seed = image_size, seed
+        super().__init__(ann_file='', **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        random = np.random.default_rng(self.seed)
+        items = []
+        for index in range(self.size):
+            label = index % 3
+            image = random.integers(0, 60, (self.image_size, self.image_size, 3))
+            image[4:-4, 4:-4, label] += 150
+            image = (image * (1 - self.shift)).astype(np.uint8)
+            item = dict(img=image, img_id=index)
+            if self.labels == 'true':
+                item['gt_label'] = label
+            elif self.labels == 'scrambled':
+                item['gt_label'] = (label * 2 + 1) % 3
+            items.append(item)
+        return items
+
+
+def loader(batch_size: int = 4, shuffle: bool = True, pipeline: Any = None, **dataset: Any) -> dict:
+    """A loader config over a ToyDataset."""
+    dataset.setdefault('pipeline', pipeline or [dict(type='PackInputs')])
+    return dict(
+        batch_size=batch_size,
+        num_workers=0,
+        persistent_workers=False,
+        sampler=dict(type='DefaultSampler', shuffle=shuffle),
+        collate_fn=dict(type='default_collate'),
+        dataset=dict(type='ToyDataset', **dataset),
+    )
+
+
+def toy_config(
+    work_dir: Any,
+    strategies: tuple[str, ...] = (),
+    options: dict | None = None,
+    max_epochs: int = 2,
+    max_iters: int | None = None,
+) -> Config:
+    """The stock ResNet-18 CIFAR-10 config, thinned, on toy data."""
+    cfg = Config.fromfile(STOCK / 'resnet' / 'resnet18_8xb16_cifar10.py')
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[key] = loader(shuffle=key.startswith('train'))
+    cfg.merge_from_dict(
+        {
+            'model.backbone.base_channels': 8,
+            'model.backbone.stem_channels': 8,
+            'model.head.in_channels': 64,
+            'model.head.num_classes': 3,
+            'model.head.topk': (1,),
+            'data_preprocessor.num_classes': 3,
+            'optim_wrapper.optimizer.lr': 0.01,
+            'default_hooks.logger.interval': 1,
+            'val_evaluator': dict(type='Accuracy', topk=(1,)),
+            'test_evaluator': dict(type='Accuracy', topk=(1,)),
+        }
+    )
+    if max_iters is None:
+        cfg.train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=max_epochs)
+    else:
+        cfg.train_cfg = dict(by_epoch=False, max_iters=max_iters, val_interval=max_iters)
+        cfg.param_scheduler = dict(type='ConstantLR', factor=1.0, by_epoch=False)
+        cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1, by_epoch=False)
+        cfg.log_processor = dict(by_epoch=False)
+    cfg.randomness = dict(seed=0)
+    cfg.log_level = 'WARNING'
+    cfg.work_dir = str(work_dir)
+    cfg = apply_strategies(cfg, list(strategies))
+    cfg.merge_from_dict(options or {})
+    return cfg
+
+
+def target(**kwargs: Any) -> dict:
+    """Options that give a config its target."""
+    kwargs.setdefault('labels', 'none')
+    kwargs.setdefault('shift', 0.5)
+    kwargs.setdefault('size', 9)
+    kwargs.setdefault('seed', 1)
+    return {'train_cfg.target_dataloader': dict(dataset=kwargs)}
+
+
+def train(cfg: Config) -> Runner:
+    """Trains and returns the runner, whose log is in ``runner.message_hub``."""
+    cfg.experiment_name = f'toy_{id(cfg)}_{torch.rand(1).item()}'
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
