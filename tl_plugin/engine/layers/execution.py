@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from tl_plugin.dry_run import hollow_copy
+from tl_plugin.functional.hollow import hollow_copy
 
 from .names import parameters
 
@@ -21,7 +21,7 @@ IMAGE_SIZES = (224, 256, 384, 299, 32, 28, 448, 512)
 def execution_order(module: nn.Module) -> dict[str, int]:
     """Find when each parameter is first used in a forward pass.
 
-    Nothing is computed and the module stays untouched, see :func:`tl_plugin.dry_run.hollow_copy`.
+    Nothing is computed and the module stays untouched: a hollow copy of it runs.
 
     Args:
         module: A network that takes one image batch, or one batch of vectors.

@@ -1,0 +1,95 @@
+"""What the wrappers around foreign networks share."""
+from __future__ import annotations
+
+import difflib
+from typing import Collection
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from tl_plugin.functional.hollow import hollow_copy
+
+
+class PooledBackbone(BaseModule):
+    """A foreign network that gives one pooled vector per image.
+
+    Its weights are final once it's built: ``Runner.train()`` initialises only what ``init_cfg``
+    asks for and doesn't call the network's own ``init_weights``, which would overwrite weights
+    that were just loaded.
+
+    Args:
+        init_cfg: As in mmengine. Defaults to None.
+
+    Attributes:
+        num_features (int): Width D of the pooled vector.
+    """
+
+    def __init__(self, init_cfg: dict | list | None = None) -> None:
+        super().__init__(init_cfg)
+        self.num_features = 0
+
+    def network(self) -> nn.Module:
+        """Give the wrapped network."""
+        raise NotImplementedError
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Make one vector per image of what the network returns.
+
+        Args:
+            features: The output of the network for N images.
+
+        Returns:
+            (N, D).
+        """
+        return features
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        """Compute the pooled features of a batch of images.
+
+        Args:
+            x: (N, C, H, W).
+
+        Returns:
+            A tuple with one tensor (N, D), as heads of mmpretrain expect it.
+        """
+        return (self.pool(self.network()(x)), )
+
+    def settle(self, input_shape: tuple[int, int, int], source: str) -> None:
+        """Measure the width and protect the weights, once the network is built.
+
+        Args:
+            input_shape: (C, H, W) of an image that the network takes.
+            source: What loaded weights into the network, '' for random ones.
+
+        Raises:
+            ValueError: If ``init_cfg`` would overwrite loaded weights, or if the output isn't one
+                vector per image.
+        """
+        if source and self.init_cfg:
+            raise ValueError(f'init_cfg={self.init_cfg} would overwrite the weights from '
+                             f'{source}. Give one of the two.')
+        self.network().is_init = True
+        with hollow_copy(self) as hollow:
+            pooled, = hollow(torch.empty(2, *input_shape))
+        if not isinstance(pooled, Tensor) or pooled.ndim != 2 or len(pooled) != 2:
+            raise ValueError(f'{type(self.network()).__name__} gives '
+                             f'{getattr(pooled, "shape", type(pooled).__name__)} for 2 images, '
+                             'expected one vector per image, (2, D).')
+        self.num_features = pooled.shape[1]
+
+
+def check_name(name: str, known: Collection[str], library: str) -> None:
+    """Refuse a model name that a library doesn't have.
+
+    Args:
+        name: The name asked for.
+        known: All names.
+        library: Where the names are from, for the message.
+
+    Raises:
+        ValueError: If the name is unknown; the message lists the nearest names.
+    """
+    if name not in known:
+        close = ', '.join(difflib.get_close_matches(name, known, 5, 0.5)) or 'none is near'
+        raise ValueError(f'{library} has no model {name!r}. Nearest: {close}.')

@@ -1,0 +1,117 @@
+"""Every timm architecture as a backbone with pooled features."""
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from .pooled import PooledBackbone, check_name
+from .weights import StateDict, load_weights
+
+
+@MODELS.register_module()
+class PooledTimmBackbone(PooledBackbone):
+    """Any timm model as a backbone that gives one pooled vector per image.
+
+    Pooling is timm's own, the one that the model was trained with, whether its features are maps
+    (N, C, H, W) or (N, H, W, C), tokens, or already pooled. A head needs no neck before it. The
+    network lies under ``timm_model``, as in mmpretrain's ``TIMMBackbone``.
+
+    Args:
+        model_name: A name from ``timm.list_models()``, perhaps with a tag of pretrained weights
+            (``'resnet18.a1_in1k'``), or ``'hf-hub:...'`` or ``'local-dir:...'``.
+        pretrained: Whether timm downloads its pretrained weights. Defaults to False.
+        checkpoint_path: Local weights, ``.pth`` or ``.safetensors``; a classifier in them is
+            dropped. Defaults to ''.
+        in_channels: Number of image channels; pretrained weights are adapted. Defaults to 3.
+        init_cfg: As in mmengine. Defaults to None.
+        **kwargs: What else the timm model takes: ``drop_rate``, ``drop_path_rate``, ``img_size``,
+            ``global_pool``, ...
+
+    Raises:
+        TypeError: If ``pretrained`` isn't a bool.
+        ValueError: If the name is unknown, an argument contradicts the purpose, or the checkpoint
+            doesn't fit.
+        FileNotFoundError: If there's no file at ``checkpoint_path``.
+
+    Example:
+        >>> import torch
+        >>> backbone = PooledTimmBackbone('mobilenetv3_small_050', drop_path_rate=0.1)
+        >>> backbone.num_features
+        1024
+        >>> [tuple(feature.shape) for feature in backbone(torch.rand(2, 3, 64, 64))]
+        [(2, 1024)]
+    """
+
+    def __init__(self, model_name: str, pretrained: bool = False, checkpoint_path: str = '',
+                 in_channels: int = 3, init_cfg: dict | list | None = None,
+                 **kwargs: Any) -> None:
+        import timm
+
+        super().__init__(init_cfg)
+        _check_arguments(model_name, pretrained, checkpoint_path, kwargs)
+        self.timm_model = timm.create_model(
+            model_name, pretrained=pretrained, in_chans=in_channels, num_classes=0, **kwargs)
+        config = getattr(self.timm_model, 'pretrained_cfg', {})
+        if checkpoint_path:
+            classifier = config.get('classifier') or ()
+            load_weights(self.timm_model, checkpoint_path,
+                         (classifier, ) if isinstance(classifier, str) else classifier,
+                         lambda state: _as_timm(state, self.timm_model))
+        size = kwargs.get('img_size') or (config.get('input_size') or (3, 224, 224))[1:]
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        self.settle((in_channels, *size), 'pretrained' if pretrained else checkpoint_path)
+
+    def network(self) -> nn.Module:
+        """Give the timm model."""
+        return self.timm_model
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Average what timm hasn't pooled: the few models that pool no features themselves.
+
+        Args:
+            features: (N, D), tokens (N, L, D), or maps in the model's ``output_fmt``.
+
+        Returns:
+            (N, D).
+        """
+        if features.ndim == 3:
+            return features[:, getattr(self.timm_model, 'num_prefix_tokens', 0):].mean(1)
+        if features.ndim == 4:
+            last = str(getattr(self.timm_model, 'output_fmt', 'NCHW')) == 'NHWC'
+            return features.mean((1, 2) if last else (2, 3))
+        return features
+
+
+def _check_arguments(model_name: str, pretrained: bool, checkpoint_path: str,
+                     kwargs: dict) -> None:
+    import timm
+
+    if not isinstance(pretrained, bool):
+        raise TypeError(f'pretrained must be True or False, got {pretrained!r}. Local weights go '
+                        'into checkpoint_path.')
+    if pretrained and checkpoint_path:
+        raise ValueError('Both pretrained=True and checkpoint_path are given. Choose one.')
+    for name in ('num_classes', 'features_only'):
+        if name in kwargs:
+            raise ValueError(f'PooledTimmBackbone takes no {name}: it gives pooled features. Set '
+                             'the classes in the head; for feature maps use TIMMBackbone.')
+    if ':' not in model_name:  # no 'hf-hub:' or 'local-dir:'
+        check_name(model_name.split('.')[0], timm.list_models(), 'timm')
+
+
+def _as_timm(state: StateDict, model: nn.Module) -> StateDict:
+    """Convert a checkpoint as timm does it when it downloads one."""
+    from timm.models import adapt_input_conv
+
+    convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    state = convert(state, model) if convert else dict(state)
+    first = getattr(model, 'pretrained_cfg', {}).get('first_conv') or ()
+    own = model.state_dict()
+    for name in [first] if isinstance(first, str) else first:
+        name = f'{name}.weight'
+        if name in state and name in own and state[name].shape != own[name].shape:
+            state[name] = adapt_input_conv(own[name].shape[1], state[name])
+    return state
