@@ -17,6 +17,9 @@ from unittest import mock
 CPU_MODEL_WRAPPER = dict(
     type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
 
+LIBRARIES = ['torch.distributed', 'mmengine.runner', 'mmpretrain.apis', 'mmpretrain.datasets',
+             'mmpretrain.engine', 'mmpretrain.evaluation', 'mmpretrain.models']
+
 
 def run_distributed(function: Callable, *args: Any, world_size: int = 2,
                     timeout: float = 240) -> list:
@@ -41,7 +44,7 @@ def run_distributed(function: Callable, *args: Any, world_size: int = 2,
     # The fork server imports the libraries once; its children then start in milliseconds. It is
     # single-threaded, so that forking it is safe where forking the test process would not be.
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['torch.distributed', 'mmpretrain', 'mmpretrain.apis'])
+    context.set_forkserver_preload(LIBRARIES)
     with tempfile.TemporaryDirectory() as folder:
         processes = [
             context.Process(target=_work, args=(function, args, rank, world_size, folder, timeout))
