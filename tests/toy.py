@@ -122,3 +122,34 @@ def train(cfg: Config) -> Runner:
     runner = Runner.from_cfg(cfg)
     runner.train()
     return runner
+
+
+def stock_config(
+    path: str,
+    work_dir: Any,
+    strategies: tuple[str, ...] = (),
+    options: dict | None = None,
+    image_size: int = 224,
+) -> Config:
+    """Any of mmpretrain's ImageNet or CIFAR configs with one step's worth of toy data."""
+    cfg = Config.fromfile(STOCK / path)
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        # No class names, for the head keeps its thousand classes.
+        cfg[key] = loader(2, size=2, image_size=image_size, metainfo=dict(classes=()))
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+        cfg[key] = None
+    for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
+        cfg[key] = None
+    for unit in ('max_epochs', 'max_iters'):
+        if unit in cfg.train_cfg:
+            cfg.train_cfg[unit] = 1
+    cfg.default_hooks.checkpoint = None
+    cfg.param_scheduler = None  # warm-ups that are longer than a step are refused
+    cfg.log_level = 'WARNING'
+    cfg.randomness = dict(seed=0)
+    cfg.work_dir = str(work_dir)
+    cfg = apply_strategies(cfg, list(strategies))
+    if cfg.train_cfg.get('type') == 'AdaptationTrainLoop':
+        cfg.merge_from_dict(target(size=3, labels='none'))
+    cfg.merge_from_dict(options or {})
+    return cfg

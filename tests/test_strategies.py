@@ -1,0 +1,156 @@
+import pytest
+import torch
+from mmengine.config import Config
+
+from tests.toy import stock_config, toy_config, train
+from tl_plugin.strategies import apply_strategies, available_strategies, overlay_path
+
+# Families of backbones, with and without batch augmentation, small images where they take them.
+STOCK_CONFIGS = {
+    'resnet/resnet18_8xb16_cifar10.py': 32,
+    'resnet/resnet50_8xb16-mixup_cifar10.py': 32,
+    'resnet/resnet18_8xb32_in1k.py': 64,
+    'deit/deit-tiny_4xb256_in1k.py': 224,
+    'swin_transformer/swin-tiny_16xb64_in1k.py': 224,
+    'convnext/convnext-tiny_32xb128_in1k.py': 64,
+    'mobilenet_v3/mobilenet-v3-small_8xb128_in1k.py': 64,
+    'efficientnet/efficientnet-b0_8xb32_in1k.py': 64,
+    'regnet/regnetx-400mf_8xb128_in1k.py': 64,
+    'van/van-tiny_8xb128_in1k.py': 64,
+    't2t_vit/t2t-vit-t-14_8xb64_in1k.py': 224,
+    'shufflenet_v2/shufflenet-v2-1x_16xb64_in1k.py': 64,
+    'poolformer/poolformer-s12_32xb128_in1k.py': 64,
+}
+TIMM_BACKBONES = ('resnet18', 'vit_tiny_patch16_224', 'convnext_atto')
+
+
+class TestMerging:
+    def test_dicts_merge_hooks_append_imports_unite(self, tmp_path):
+        first, second = tmp_path / 'first.py', tmp_path / 'second.py'
+        first.write_text(
+            "custom_imports = dict(imports=['tl_plugin'])\n"
+            "custom_hooks = [dict(type='EMAHook')]\n"
+            'optim_wrapper = dict(optimizer=dict(lr=0.5))\n'
+        )
+        second.write_text(
+            "custom_imports = dict(imports=['os', 'tl_plugin'])\n"
+            "custom_hooks = [dict(type='PreciseBNHook')]\n"
+            "optim_wrapper = dict(optimizer=dict(_delete_=True, type='Adam', lr=0.25))\n"
+        )
+        cfg = Config(
+            dict(
+                custom_imports=dict(imports='math'),
+                custom_hooks=[dict(type='SyncBuffersHook')],
+                optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0, momentum=0.9), clip_grad=None),
+            )
+        )
+        before = cfg.pretty_text
+
+        one = apply_strategies(cfg, [str(first)])
+        both = apply_strategies(cfg, [str(first), str(second)])
+
+        assert one.optim_wrapper == dict(
+            optimizer=dict(type='SGD', lr=0.5, momentum=0.9), clip_grad=None
+        )
+        assert both.optim_wrapper == dict(optimizer=dict(type='Adam', lr=0.25), clip_grad=None)
+        assert [hook.type for hook in both.custom_hooks] == [
+            'SyncBuffersHook', 'EMAHook', 'PreciseBNHook'
+        ]  # fmt: skip
+        assert both.custom_imports.imports == ['math', 'tl_plugin', 'os']
+        assert cfg.pretty_text == before
+
+    def test_what_came_with_it_runs_from_its_own_dump(self, tmp_path):
+        cfg = toy_config(tmp_path, ['dann', 'feature_extraction'])
+        cfg.dump(str(tmp_path / 'dumped.py'))
+        again = Config.fromfile(tmp_path / 'dumped.py')
+        assert again.model.type == 'AdaptationClassifier'
+        assert again.train_cfg == dict(
+            type='AdaptationTrainLoop', max_epochs=2, val_interval=2
+        )
+        assert 'FreezeHook' in [hook.type for hook in again.custom_hooks]
+
+
+class TestErrors:
+    def test_an_unknown_name_gets_the_nearest(self):
+        with pytest.raises(ValueError, match="unknown strategy 'fine_tun': did you mean 'fine_tune'"):
+            overlay_path('fine_tun')
+
+    def test_a_path_without_a_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r'no overlay at .*mine\.py'):
+            overlay_path(str(tmp_path / 'mine.py'))
+
+    def test_the_same_strategy_twice(self):
+        with pytest.raises(ValueError, match='dann came twice'):
+            apply_strategies(Config(), ['dann', 'source_only', 'dann'])
+
+    @pytest.mark.parametrize(
+        ('cfg', 'message'),
+        [
+            (dict(model=dict(type='TimmClassifier')), "model.type .* has 'TimmClassifier': put"),
+            (dict(train_cfg=dict(type='MyLoop')), "train_cfg.type .* has 'MyLoop'"),
+        ],
+    )
+    def test_a_component_that_cannot_be_replaced(self, cfg, message):
+        cfg.setdefault('model', dict(type='mmpretrain.ImageClassifier'))
+        with pytest.raises(ValueError, match=message):
+            apply_strategies(Config(cfg), ['dann'])
+
+
+def test_every_overlay_says_what_when_paper_and_options():
+    for name, path in available_strategies().items():
+        text = path.read_text()
+        for word in ('# What ', '# When ', '# Paper ', '# Options '):
+            assert word in text, (name, word)
+
+
+def _step(cfg):
+    """Trains one step; returns the weights that changed."""
+    runner = train(cfg)
+    fresh = cfg.copy()
+    del fresh
+    return runner
+
+
+@pytest.mark.parametrize('path', STOCK_CONFIGS)
+def test_every_overlay_trains_stock_configs(path, tmp_path):
+    for name in sorted(available_strategies()):
+        cfg = stock_config(path, tmp_path / name, [name], image_size=STOCK_CONFIGS[path])
+        runner = train(cfg)
+        assert runner.iter == 1, name
+        logged = runner.message_hub.log_scalars
+        assert torch.isfinite(torch.tensor(logged['train/loss'].current())), name
+        if name == 'dann':
+            assert 'train/loss_dann' in logged
+
+
+@pytest.mark.parametrize('model_name', TIMM_BACKBONES)
+@pytest.mark.parametrize('kind', ['PooledTimmBackbone', 'TIMMBackbone'])
+def test_overlays_on_timm_backbones(kind, model_name, tmp_path):
+    if kind == 'TIMMBackbone' and model_name.startswith('vit'):
+        pytest.skip("mmpretrain's TIMMBackbone gives tokens that its necks and heads can't take")
+    for name in ('feature_extraction', 'fine_tune', 'dann'):
+        cfg = stock_config(
+            'resnet/resnet18_8xb32_in1k.py',
+            tmp_path / name,
+            [name],
+            options={
+                'model.type': 'AdaptationClassifier',
+                'model.backbone': dict(_delete_=True, type=kind, model_name=model_name),
+                'model.neck': None if kind.startswith('Pooled') else cfg_neck(),
+                'model.head.in_channels': None,
+            },
+        )
+        assert train(cfg).iter == 1
+
+
+def cfg_neck():
+    return dict(type='GlobalAveragePooling')
+
+
+def test_strategies_compose(tmp_path):
+    cfg = toy_config(tmp_path, ['dann', 'feature_extraction', 'fine_tune'])
+    cfg.train_cfg.target_dataloader = dict(dataset=dict(shift=0.5, labels='none'))
+    runner = train(cfg)
+    assert not any(p.requires_grad for p in runner.model.backbone.parameters())
+    assert all(p.requires_grad for p in runner.model.alignments.parameters())
+    assert {group['name'] for group in runner.optim_wrapper.param_groups if 'name' in group}
