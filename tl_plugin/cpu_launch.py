@@ -1,0 +1,71 @@
+"""Several processes on a machine without GPUs, which mmengine's launchers don't foresee.
+
+mmengine selects a CUDA device for every process and passes ``device_ids`` to
+``DistributedDataParallel``, and both fail on a CPU. It leaves alone, however, a process group that
+is there already and a ``device_ids`` that the config sets.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from datetime import timedelta
+
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import MODEL_WRAPPERS, DefaultScope
+from torch.nn.parallel import DistributedDataParallel
+
+
+def runs_on_cpus(cfg: Config) -> bool:
+    """Whether this is one of several processes of a run on a machine without GPUs."""
+    return cfg.get('launcher', 'none') != 'none' and get_device() == 'cpu'
+
+
+def wrap_for_cpus(cfg: Config) -> None:
+    """Chooses, in the config, a model wrapper that works without GPUs."""
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel',
+        # What mmengine passes to the wrapper that it would have chosen itself.
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        wrapper_type = MODEL_WRAPPERS.get(wrapper.get('type', 'MMDistributedDataParallel'))
+    if wrapper_type is not None and issubclass(wrapper_type, DistributedDataParallel):
+        wrapper['device_ids'] = None
+    cfg.model_wrapper_cfg = wrapper
+
+
+def join_cpu_group(cfg: Config) -> None:
+    """Joins the processes of a run by gloo; to be called before the Runner is built.
+
+    Raises:
+        ValueError: If the launcher is one whose processes can't be told apart here.
+    """
+    if dist.is_initialized():
+        return
+    if cfg.launcher != 'pytorch':
+        raise ValueError(
+            f'on a machine without GPUs only --launcher pytorch works, got {cfg.launcher!r}: '
+            'start the run with `bash tools/dist_train.sh CONFIG PROCESSES`'
+        )
+    seconds = (cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('timeout')
+    dist.init_process_group('gloo', timeout=timedelta(seconds=seconds) if seconds else None)
+
+
+def leave_cpu_group() -> None:
+    """Ends the process with success if it is one of several joined by gloo.
+
+    While the interpreter shuts down gloo's threads now and then abort the process (seen in about
+    2% of runs), and the launcher takes a finished run for a failed one.
+    """
+    if not dist.is_initialized() or dist.get_backend() != 'gloo':
+        return
+    dist.barrier()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

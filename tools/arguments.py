@@ -1,0 +1,56 @@
+"""The arguments that more than one tool takes, and what every tool does first."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if (ROOT / 'tl_plugin' / '__init__.py').is_file():
+    # A tool of a checkout uses the package beside it, installed or not.
+    sys.path.insert(0, str(ROOT))
+
+from mmengine.config import DictAction  # noqa: E402
+
+
+def add_config_arguments(parser):
+    """Adds the config, its strategies and single options."""
+    parser.add_argument('config', help='config file, or package::path of one in a package')
+    parser.add_argument(
+        '--strategy',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='strategies merged over the config, left to right: names of configs/strategies or '
+        'paths of overlays',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override single settings, after the strategies: lists as key="[a,b]" or key=a,b, '
+        'nested ones as key="[(a,b),(c,d)]" (with the quotation marks and without white space)',
+    )
+
+
+def add_launch_arguments(parser):
+    """Adds what every run takes: its folder, its launcher, how it loads data."""
+    parser.add_argument('--work-dir', help='folder of logs and checkpoints')
+    parser.add_argument(
+        '--no-pin-memory', action='store_true', help="don't pin memory in dataloaders"
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
+    )
+    # torch.distributed.launch passes --local-rank.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+
+
+def parse(parser):
+    """Parses the command line and tells mmengine which process of a machine this is."""
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args

@@ -1,0 +1,75 @@
+"""Tests a checkpoint with any mmpretrain config, with strategies merged over it."""
+
+import argparse
+from pathlib import Path
+
+import mmengine
+from arguments import add_config_arguments, add_launch_arguments, parse
+from mmengine.dist import is_main_process
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from tl_plugin.cpu_launch import leave_cpu_group
+from tl_plugin.launch import build_runner, default_work_dir, load_config, prepare_test
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description='Test (and evaluate) a model')
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    add_launch_arguments(parser)
+    parser.add_argument('--out', help='file for the results')
+    parser.add_argument(
+        '--out-item',
+        choices=['metrics', 'pred'],
+        help='whether --out holds metrics (.json, .yaml, .pkl) or predictions (.pkl, the default)',
+    )
+    parser.add_argument('--amp', action='store_true', help='predict in mixed precision')
+    parser.add_argument('--show-dir', help='folder for images of predictions')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--interval', type=int, default=1, help='show every n-th image')
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds that every window stays'
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="average over test-time augmentations: the config's tta_pipeline and tta_model if it "
+        'has them, otherwise over the image and its mirror image',
+    )
+    args = parse(parser)
+    if args.out is None and args.out_item is not None:
+        parser.error('--out-item says what to write, --out says where: give both')
+    suffixes = ('.json', '.yaml', '.yml', '.pkl') if args.out_item == 'metrics' else ('.pkl',)
+    if args.out is not None and not args.out.endswith(suffixes):
+        parser.error(f'--out takes a file that ends in {" or ".join(suffixes)}, got {args.out}')
+    return args
+
+
+@record
+def main():
+    args = parse_args()
+    cfg = load_config(args.config, args.strategy, args.cfg_options)
+    in_config = cfg.get('work_dir')
+    prepare_test(
+        cfg,
+        args.checkpoint,
+        work_dir=args.work_dir or in_config or default_work_dir(args.config, args.strategy),
+        launcher=args.launcher,
+        amp=args.amp,
+        tta=args.tta,
+        show=args.show,
+        show_dir=args.show_dir,
+        interval=args.interval,
+        wait_time=args.wait_time,
+        out_predictions=None if args.out_item == 'metrics' else args.out,
+        pin_memory=not args.no_pin_memory,
+    )
+    metrics = build_runner(cfg).test()
+    if args.out_item == 'metrics' and is_main_process():
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        mmengine.dump(metrics, args.out)
+    leave_cpu_group()
+
+
+if __name__ == '__main__':
+    main()

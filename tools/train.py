@@ -1,0 +1,61 @@
+"""Trains any mmpretrain config, with strategies merged over it."""
+
+import argparse
+
+from arguments import add_config_arguments, add_launch_arguments, parse
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from tl_plugin.cpu_launch import leave_cpu_group
+from tl_plugin.launch import build_runner, default_work_dir, load_config, prepare
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description='Train a model')
+    add_config_arguments(parser)
+    add_launch_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='resume from this checkpoint, or without a path from the latest in the work dir',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision (on a GPU)')
+    parser.add_argument(
+        '--no-validate', action='store_true', help="don't evaluate during training"
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the actual batch size over auto_scale_lr.base_batch_size',
+    )
+    parser.add_argument(
+        '--no-persistent-workers',
+        action='store_true',
+        help='start the workers of dataloaders anew each epoch',
+    )
+    return parse(parser)
+
+
+@record
+def main():
+    args = parse_args()
+    cfg = load_config(args.config, args.strategy, args.cfg_options)
+    in_config = cfg.get('work_dir')
+    prepare(
+        cfg,
+        work_dir=args.work_dir or in_config or default_work_dir(args.config, args.strategy),
+        launcher=args.launcher,
+        resume=args.resume,
+        amp=args.amp,
+        validate=not args.no_validate,
+        auto_scale_lr=args.auto_scale_lr,
+        pin_memory=not args.no_pin_memory,
+        persistent_workers=not args.no_persistent_workers,
+    )
+    build_runner(cfg).train()
+    leave_cpu_group()
+
+
+if __name__ == '__main__':
+    main()
