@@ -1,83 +1,91 @@
 from __future__ import annotations
 
-import contextlib
-import logging
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-# Tried in this order after what the module says of itself: ImageNet's, CIFAR's, MNIST's first.
-_USUAL_SIZES = (224, 256, 32, 28, 64, 128, 384, 448, 512)
-_SIZE_ATTRIBUTES = ('img_size', 'image_size', 'input_size', 'init_input_size', 'input_resolution')
+from .hollow import hollow_copy
+
+# Tried in this order after what the network says of itself.
+_IMAGE_SIZES = (224, 256, 384, 299, 32, 28, 64, 128, 448, 512)
+_SIZE_ATTRIBUTES = ('img_size', 'image_size', 'input_size', 'input_resolution', 'img_resolution')
+_FIRST_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def dry_run(module: nn.Module, forward: Callable[[Tensor], Any], batch_size: int = 2) -> Any:
-    """Runs a forward on blank images to learn the shapes of what comes out, without computing it.
+def dry_run(module: nn.Module, forward: Callable[[nn.Module, Tensor], Any]) -> Any:
+    """Runs a forward on a batch of two to learn the shapes of what comes out.
 
-    It works on fake tensors, which carry a shape and no data; a forward that looks into its data
-    runs for real, on zeros. Weights, buffers, modes, ``requires_grad`` and random state are left as
-    they were.
+    Nothing is computed: a hollow copy of the module runs. Only a forward that looks into its data,
+    which a hollow tensor hasn't, runs for real, in a copy, on zeros. The module stays untouched.
 
     Args:
-        module: Holds the weights that ``forward`` uses; its first convolution tells the number of
-            channels, its attributes (``img_size`` and the like) the size of the images.
-        forward: Takes a batch of images (N, C, H, W).
-        batch_size: N. Defaults to 2.
+        module: A network.
+        forward: Takes the copy of the network and the inputs.
 
     Returns:
         What ``forward`` returns. Read shapes alone from it.
 
     Raises:
-        RuntimeError: If no usual image size goes through; the last failure is its cause.
+        RuntimeError: If no usual input shape goes through; the last failure is its cause.
 
     Example:
         >>> conv = nn.Conv2d(3, 8, kernel_size=2, stride=2)
-        >>> dry_run(conv, conv).shape[:2]
+        >>> dry_run(conv, lambda network, inputs: network(inputs)).shape[:2]
         torch.Size([2, 8])
     """
-    channels = input_channels(module)
-    device = next((weight.device for weight in module.parameters()), torch.device('cpu'))
     failure = None
-    for context in (_fake_in_eval, _fake_as_it_is, _real_in_eval):
-        for height, width in _candidate_sizes(module):
+    for run in (_run_hollow, _run_for_real):
+        for shape in candidate_shapes(module):
             try:
-                with context(module), torch.device(device), torch.no_grad():
-                    return forward(torch.zeros(batch_size, channels, height, width))
-            # Whatever a size or a fake tensor breaks in someone's forward, the next try may not.
+                return run(module, forward, shape)
+            # Any code may run here, and what breaks at one shape may work at the next.
             except Exception as error:
                 failure = error
     raise RuntimeError(
-        f'no forward of {type(module).__name__} went through on blank images with {channels} '
-        f'channels, in any of the usual sizes; the last one failed with: {failure}'
+        f'no forward of {type(module).__name__} went through in any usual input shape; the last '
+        f'one failed with: {failure}'
     ) from failure
 
 
-def input_channels(module: nn.Module) -> int:
-    """Channels of the images a network takes: those of its first convolution, else 3."""
-    for child in module.modules():
-        if isinstance(child, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            return child.in_channels
-    return 3
+def _run_hollow(module: nn.Module, forward: Callable, shape: tuple[int, ...]) -> Any:
+    with hollow_copy(module) as hollow:
+        return forward(hollow, torch.empty(shape))
 
 
-def _candidate_sizes(module: nn.Module) -> Iterator[tuple[int, int]]:
-    seen = set()
-    for size in (*_declared_sizes(module), *((size, size) for size in _USUAL_SIZES)):
-        if size not in seen:
-            seen.add(size)
-            yield size
+def _run_for_real(module: nn.Module, forward: Callable, shape: tuple[int, ...]) -> Any:
+    device = next((weight.device for weight in module.parameters()), torch.device('cpu'))
+    network = copy.deepcopy(module)
+    network.eval()
+    with torch.random.fork_rng(), torch.no_grad():
+        return forward(network, torch.zeros(shape, device=device))
+
+
+def candidate_shapes(module: nn.Module) -> Iterator[tuple[int, ...]]:
+    """Input shapes (2, ...) that a network may take, the likeliest first."""
+    first = next((part for part in module.modules() if isinstance(part, _FIRST_LAYERS)), None)
+    if isinstance(first, nn.Linear):
+        yield (2, first.in_features)
+    if isinstance(first, nn.Conv1d):
+        yield (2, first.in_channels, 256)
+    if isinstance(first, nn.Conv3d):
+        yield (2, first.in_channels, 16, 112, 112)
+    channels = first.in_channels if isinstance(first, nn.Conv2d) else 3
+    sizes = [*_declared_sizes(module), *((size, size) for size in _IMAGE_SIZES)]
+    for height, width in dict.fromkeys(sizes):
+        yield (2, channels, height, width)
 
 
 def _declared_sizes(module: nn.Module) -> Iterator[tuple[int, int]]:
-    for child in module.modules():
-        settings = getattr(child, 'pretrained_cfg', None)  # timm
-        if isinstance(settings, dict):
-            yield from _as_size(settings.get('input_size'))
-        for name in _SIZE_ATTRIBUTES:
-            yield from _as_size(getattr(child, name, None))
+    for part in module.modules():
+        described = getattr(part, 'default_cfg', None)  # timm
+        if isinstance(described, dict):
+            yield from _as_size(described.get('input_size'))
+        for owner in (part, getattr(part, 'config', None)):  # HuggingFace keeps it in a config
+            for name in _SIZE_ATTRIBUTES:
+                yield from _as_size(getattr(owner, name, None))
 
 
 def _as_size(value: Any) -> Iterator[tuple[int, int]]:
@@ -87,43 +95,3 @@ def _as_size(value: Any) -> Iterator[tuple[int, int]]:
         height, width = value[-2:]
         if isinstance(height, int) and isinstance(width, int) and min(height, width) > 1:
             yield height, width
-
-
-@contextlib.contextmanager
-def _fake_in_eval(module: nn.Module) -> Iterator[None]:
-    with _eval_mode(module), _fake_as_it_is(module):
-        yield
-
-
-@contextlib.contextmanager
-def _fake_as_it_is(module: nn.Module) -> Iterator[None]:
-    # For modules that make what their eval forward needs in an overridden `.eval()` (LeViT). Batch
-    # norms in training update fake copies of their statistics.
-    log = logging.getLogger('torch._subclasses.fake_tensor')
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # a size that doesn't fit is no news
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            yield
-    finally:
-        log.setLevel(level)
-
-
-@contextlib.contextmanager
-def _real_in_eval(module: nn.Module) -> Iterator[None]:
-    with _eval_mode(module), torch.random.fork_rng():
-        yield
-
-
-@contextlib.contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    # The attribute alone: `.eval()` and `.train()` are overridden by backbones that freeze stages
-    # in them, and would change `requires_grad`.
-    modes = [(child, child.training) for child in module.modules()]
-    for child, _ in modes:
-        child.training = False
-    try:
-        yield
-    finally:
-        for child, mode in modes:
-            child.training = mode

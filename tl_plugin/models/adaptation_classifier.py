@@ -82,7 +82,7 @@ class AdaptationClassifier(ImageClassifier):
                 f'alignments read head.pre_logits(features), which {type(self.head).__name__} '
                 'has not; use a head that derives from mmpretrain ClsHead'
             )
-        features = dry_run(self, lambda inputs: self._features(self.extract_feat(inputs)))
+        features = dry_run(self, lambda model, x: model._features(model.extract_feat(x)))
         default = {
             'in_features': features.shape[1],
             'num_classes': getattr(self.head, 'num_classes', None) or self._num_logits(),
@@ -92,7 +92,7 @@ class AdaptationClassifier(ImageClassifier):
         )
 
     def _num_logits(self) -> int:
-        logits = dry_run(self, lambda inputs: self.head(self.extract_feat(inputs)))
+        logits = dry_run(self, lambda model, x: model.head(model.extract_feat(x)))
         return _one_vector(logits).shape[1]
 
     def set_progress(self, progress: float) -> None:
@@ -209,8 +209,8 @@ def _fit_head(head: Any, backbone: nn.Module, neck: nn.Module | None) -> Any:
 
 
 def _feature_width(backbone: nn.Module, neck: nn.Module | None) -> int:
-    stages = nn.ModuleList([backbone] + ([neck] if neck is not None else []))
-    feats = dry_run(stages, lambda inputs: neck(backbone(inputs)) if neck else backbone(inputs))
+    stages = nn.Sequential(backbone, *([neck] if neck is not None else []))
+    feats = dry_run(stages, lambda network, inputs: network(inputs))
     last = feats[-1] if isinstance(feats, (tuple, list)) else feats
     last = tree_flatten(last)[0][-1]  # [patch tokens, class token]: heads read the class token
     return last.shape[_channel_dim(last)]
