@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
@@ -82,17 +83,26 @@ def tiny_config(work_dir, model: dict = TINY_VIT, **changes: Any) -> Config:
             checkpoint=dict(type='CheckpointHook', interval=1)),
         randomness=dict(seed=0), experiment_name=f'tiny_{abs(hash(str(work_dir)))}',
         env_cfg=dict(dist_cfg=dict(backend='gloo')), visualizer=None))
-    cfg.merge_from_dict(changes)
+    cfg.merge_from_dict(copy.deepcopy(changes))
     return cfg
 
 
 def tiny_runner(work_dir, model: dict = TINY_VIT, launcher: str = 'none',
                 **changes: Any) -> Runner:
-    """Build the runner of :func:`tiny_config`; under a launcher, for gloo on CPUs."""
-    cfg = tiny_config(work_dir, model, launcher=launcher, **changes)
+    """Build the runner of :func:`tiny_config`; under a launcher, for gloo on CPUs.
+
+    ``custom_hooks`` may also hold hook objects, which a config can't.
+    """
+    hooks = changes.pop('custom_hooks', [])
+    cfg = tiny_config(work_dir, model, launcher=launcher, **changes,
+                      custom_hooks=[hook for hook in hooks if isinstance(hook, dict)])
     if launcher != 'none':
         cfg.setdefault('model_wrapper_cfg', dict(CPU_MODEL_WRAPPER))
-    return Runner.from_cfg(cfg)
+    runner = Runner.from_cfg(cfg)
+    for hook in hooks:
+        if isinstance(hook, Hook):
+            runner.register_hook(hook)
+    return runner
 
 
 def state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -1,0 +1,134 @@
+"""What all hooks share that keep a part of the model frozen."""
+from __future__ import annotations
+
+from typing import Collection, Sequence
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import BaseLoop, Runner
+
+from ..checkpointed import let_gradients_pass
+from ..freeze_policy import FreezePolicy, FrozenModes
+from ..layers import LayerMap
+from ..layers.names import parameters
+from ..layers.selection import LayerSpec
+from ..rank_check import check_ranks_equal
+from ..trainable import set_trainable
+
+
+class FrozenPartHook(Hook):
+    """Freezes a part of the model before the run and keeps its layers in their modes.
+
+    Several of these hooks share a model: what any of them holds is frozen.
+
+    Args:
+        layers: Depths to freeze, as :meth:`LayerMap.select` takes them: ``':-1'``, ``'0:4'``, 3.
+        patterns: Regular expressions over parameter names.
+        modules: Class names of modules. What any of the three selects is frozen.
+        norm: ``'eval'`` keeps the running statistics of frozen norm layers, ``'train'`` lets them
+            follow the data. Defaults to ``'eval'``.
+        norm_affine: ``'trained'`` goes on training the affine weights of norm layers in the
+            frozen part. Defaults to ``'frozen'``.
+        dropout: ``'train'`` leaves dropout in the frozen part on. Defaults to ``'eval'``.
+        droppath: ``'train'`` leaves stochastic depth there on. Defaults to ``'eval'``.
+        check_ranks: Check before each change of what trains, and after the first optimizer step
+            that follows, that all ranks hold equal weights. Defaults to False.
+    """
+
+    # First of all: what trains is settled before other hooks look at the model, and modes are
+    # set after `model.train()`, which the loops call right before `before_train_iter`.
+    priority = 'HIGHEST'
+
+    #: Whether the part stays the same through the run.
+    fixed = True
+
+    def __init__(self, layers: LayerSpec | None, patterns: str | Sequence[str] | None,
+                 modules: str | Sequence[str] | None, norm: str, norm_affine: str, dropout: str,
+                 droppath: str, check_ranks: bool) -> None:
+        if layers is None and patterns is None and modules is None:
+            raise ValueError(f"{type(self).__name__} selects nothing: give layers (':-1' is all "
+                             'but the head), patterns or modules.')
+        self.selection = dict(layers=layers, patterns=patterns, modules=modules)
+        self.policy = FreezePolicy(norm, norm_affine, dropout, droppath)
+        self.check_ranks = check_ranks
+        self.claim: frozenset[str] = frozenset()
+        self.part: frozenset[str] = frozenset()
+        self._modes: FrozenModes | None = None
+        self._checks_in = 0
+
+    def select(self, layer_map: LayerMap) -> list[str]:
+        """Name the parameters that this hook freezes at the start.
+
+        Args:
+            layer_map: The layers of the model.
+        """
+        return layer_map.select(**self.selection)
+
+    def before_run(self, runner: Runner) -> None:
+        """Freeze, once the optimizer holds every parameter."""
+        if self.claim or not isinstance(runner._train_loop, BaseLoop):
+            return  # a test run, or one more run of the same runner
+        self.layer_map = LayerMap.from_model(runner.model)
+        self.claim = frozenset(self.select(self.layer_map))
+        self._refuse_overlap(runner)
+        let_gradients_pass(runner.model, runner.cfg.get('activation_checkpointing'))
+        self.hold(runner, self.claim, 'before the run')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        """Set the modes again: the loop has just called ``model.train()``."""
+        if self._modes is not None:
+            self._modes.apply()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None,
+                         outputs=None) -> None:
+        """Check the ranks after the first step that follows a change."""
+        if self._checks_in:
+            self._checks_in -= 1
+            if not self._checks_in:
+                check_ranks_equal(runner.model, f'after iteration {runner.iter}')
+
+    def hold(self, runner: Runner, part: Collection[str], occasion: str) -> None:
+        """Freeze exactly a part, beside what other hooks hold.
+
+        Args:
+            runner: The runner.
+            part: Names of parameters.
+            occasion: When this is, for the log: ``'before the run'``.
+        """
+        if self.check_ranks:
+            check_ranks_equal(runner.model, occasion)
+        self.part = frozenset(part)
+        hooks = _frozen_part_hooks(runner)
+        changed = set_trainable(
+            runner, {name for hook in hooks
+                     for name in hook.policy.frozen_names(runner.model, hook.part)})
+        for hook in hooks:
+            # Wrapping with SyncBatchNorm makes new norm modules, so that all look again.
+            hook._modes = FrozenModes(runner.model, hook.part, hook.policy)
+        if changed:
+            self._log(runner, occasion)
+            if self.check_ranks:
+                self._checks_in = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+
+    def _log(self, runner: Runner, occasion: str) -> None:
+        values = parameters(runner.model)
+        frozen = [value for value in values.values() if not value.requires_grad]
+        print_log(
+            f'{type(self).__name__}, {occasion}: {len(frozen)} of {len(values)} parameters are '
+            f'frozen, {sum(v.numel() for v in frozen):,} of '
+            f'{sum(v.numel() for v in values.values()):,} weights. Norm layers there: '
+            f'{self.policy.norm}, affine {self.policy.norm_affine}; dropout: '
+            f'{self.policy.dropout}; droppath: {self.policy.droppath}.', logger='current')
+
+    def _refuse_overlap(self, runner: Runner) -> None:
+        for other in _frozen_part_hooks(runner):
+            shared = self.claim & other.claim if other is not self else None
+            if shared and not (self.fixed and other.fixed and self.policy == other.policy):
+                raise ValueError(
+                    f'{type(other).__name__} and {type(self).__name__} both decide about '
+                    f'{len(shared)} parameters, {min(shared)} among them, and not alike. Give '
+                    'each hook layers of its own, or drop one of the two.')
+
+
+def _frozen_part_hooks(runner: Runner) -> list[FrozenPartHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, FrozenPartHook)]
