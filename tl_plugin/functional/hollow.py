@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from contextlib import contextmanager
 from itertools import chain
 from typing import Iterator
@@ -42,7 +43,7 @@ def hollow_copy(model: nn.Module) -> Iterator[nn.Module]:
     for module in hollow.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             hooks.clear()
-    with torch.random.fork_rng(devices=[]), mode, torch.no_grad():
+    with torch.random.fork_rng(devices=[]), mode, torch.no_grad(), _quiet():
         yield hollow
 
 
@@ -52,3 +53,15 @@ def _hollow(tensor: torch.Tensor, mode) -> torch.Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(empty, requires_grad=tensor.requires_grad)
     return empty
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch logs a traceback where shapes don't fit; here one size after the other is tried."""
+    log = logging.getLogger('torch._subclasses.fake_tensor')
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
