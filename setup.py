@@ -69,6 +69,8 @@ setup(
     ],
     keywords='transfer-learning domain-adaptation mmpretrain openmmlab pytorch',
     packages=find_packages(include=['tl_plugin', 'tl_plugin.*']),
+    # Templates and tables beside the modules that read them.
+    package_data={'': ['*.j2', '*.html', '*.css', '*.js', '*.json', '*.yml']},
     python_requires='>=3.9',
     install_requires=NEEDS['RUNTIME'],
     extras_require={'lite': NEEDS['LITE'], 'test': NEEDS['TEST']},

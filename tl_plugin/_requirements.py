@@ -19,6 +19,8 @@ RUNTIME = [
     'scipy>=1.9',
     'matplotlib>=3.5',
     'rich>=12',
+    'jinja2>=3',
+    'safetensors>=0.4',
 ]
 
 # Full mmcv and mmcv-lite install the same files. Whoever has the full one must not get the other

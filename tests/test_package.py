@@ -1,0 +1,140 @@
+"""What pip builds holds everything, from a checkout, again and again, and from an sdist."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+IGNORED = shutil.ignore_patterns('__pycache__', '*.pyc', '.mim', '*.egg-info')
+
+
+def python(*arguments, cwd, path=''):
+    """Runs Python in a folder, with ``path`` before everything that is installed."""
+    env = {**os.environ, 'PYTHONPATH': str(path)}
+    command = [sys.executable, *map(str, arguments)]
+    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def build(what, checkout, target):
+    """Calls the hook of PEP 517 that pip calls, and returns the file it made."""
+    code = f'from setuptools import build_meta; print(build_meta.build_{what}({str(target)!r}))'
+    return target / python('-c', code, cwd=checkout).splitlines()[-1]
+
+
+def names(wheel):
+    return sorted(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.fixture(scope='module')
+def checkout(tmp_path_factory):
+    """A copy of the checkout, so that building leaves nothing in the real one."""
+    folder = tmp_path_factory.mktemp('a checkout')
+    for name in ('tl_plugin', 'configs', 'tools'):
+        shutil.copytree(ROOT / name, folder / name, ignore=IGNORED)
+    for path in ROOT.iterdir():
+        if path.is_file() and path.suffix != '.log':
+            shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def wheel(checkout, tmp_path_factory):
+    """The second wheel out of one checkout, of which a module and a config have gone since."""
+    target = tmp_path_factory.mktemp('wheels')
+    gone = [checkout / 'tl_plugin' / 'gone.py', checkout / 'configs' / 'strategies' / 'gone.py']
+    for path in gone:
+        path.touch()
+    assert [name for name in names(build('wheel', checkout, target)) if 'gone' in name] == [
+        'tl_plugin/.mim/configs/strategies/gone.py',
+        'tl_plugin/gone.py',
+    ]
+    for path in gone:
+        path.unlink()
+    return build('wheel', checkout, target)
+
+
+def test_a_wheel_holds_all_modules_configs_and_tools_and_nothing_old(checkout, wheel):
+    expected = {'tl_plugin/.mim/model-index.yml'}
+    for folder, prefix in (('tl_plugin', ''), ('configs', '.mim'), ('tools', '.mim')):
+        for path in (checkout / folder).rglob('*'):
+            if path.is_file() and '.mim' not in path.parts and path.suffix != '.pyc':
+                inside = Path('tl_plugin', prefix) if prefix else Path()
+                expected.add((inside / path.relative_to(checkout)).as_posix())
+    found = {name for name in names(wheel) if '.dist-info/' not in name}
+    assert found == expected
+
+
+def test_an_sdist_builds_the_same_wheel(checkout, wheel, tmp_path):
+    archive = build('sdist', checkout, tmp_path)
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path)
+    (unpacked,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert names(build('wheel', unpacked, tmp_path)) == names(wheel)
+
+
+def test_metadata_is_honest(wheel):
+    (name,) = [name for name in names(wheel) if name.endswith('.dist-info/METADATA')]
+    metadata = Parser().parsestr(zipfile.ZipFile(wheel).read(name).decode())
+    assert metadata['Name'] == 'mmpretrain-tl-plugin'
+    assert metadata['License'] == 'Apache-2.0' and metadata['Requires-Python'] == '>=3.9'
+    needs = metadata.get_all('Requires-Dist')
+    plain = [line for line in needs if 'extra ==' not in line]
+    assert 'setuptools<81' in plain
+    # Either mmcv does, and pip can't know which one a user has: neither is a plain requirement.
+    assert not any(line.startswith('mmcv') for line in plain)
+    assert any(line.startswith('mmcv-lite') and 'lite' in line.split(';')[1] for line in needs)
+    license_file = name.replace('METADATA', 'licenses/LICENSE')
+    assert b'Version 2.0, January 2004' in zipfile.ZipFile(wheel).read(license_file)
+
+
+USE = """
+import sys
+from importlib.metadata import version
+from pathlib import Path
+import tl_plugin
+from mmengine.config import Config
+from tl_plugin.launch import load_config
+from tl_plugin.strategies import available_strategies
+assert Path(tl_plugin.__file__).parents[1] == Path(sys.argv[1]), tl_plugin.__file__
+Path('mine.py').write_text("_base_ = 'tl_plugin::strategies/fine_tune.py'")
+assert 'optim_wrapper' in Config.fromfile('mine.py')
+cfg = load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py', ['dann'])
+assert cfg.model.type == 'AdaptationClassifier'
+assert {'source_only', 'feature_extraction', 'fine_tune', 'dann'} <= set(available_strategies())
+"""
+
+
+def test_an_installed_copy_finds_its_configs_and_tools(wheel, tmp_path):
+    site = tmp_path / 'site packages'
+    python('-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--target', site, wheel,
+           cwd=tmp_path)
+    code = USE + 'assert version("mmpretrain-tl-plugin") == tl_plugin.__version__\n'
+    python('-c', code, site, cwd=tmp_path, path=site)
+    tool = site / 'tl_plugin' / '.mim' / 'tools' / 'train.py'
+    assert '--strategy' in python(tool, '--help', cwd=tmp_path, path=site)
+
+
+def test_an_editable_install_links_to_the_checkout(checkout, tmp_path):
+    for _ in range(2):
+        build('editable', checkout, tmp_path)
+    mim = checkout / 'tl_plugin' / '.mim'
+    try:
+        assert (mim / 'configs').resolve() == checkout / 'configs'
+        assert (mim / 'tools').resolve() == checkout / 'tools'
+        python('-c', USE, checkout, cwd=tmp_path, path=checkout)
+        # The links are no part of what a wheel takes from the checkout.
+        listed = names(build('wheel', checkout, tmp_path))
+        assert len(set(listed)) == len(listed)
+    finally:
+        shutil.rmtree(mim, ignore_errors=True)
