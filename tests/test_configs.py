@@ -1,4 +1,4 @@
-"""The configs that people copy: small, loadable, buildable, and trainable by mmpretrain's own tool."""
+"""The configs that people copy are small, build, and train by mmpretrain's own tool."""
 
 import os
 import subprocess
