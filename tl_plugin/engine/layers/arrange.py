@@ -9,7 +9,7 @@ from torch import nn
 from .blocks import cut
 from .execution import execution_order
 from .names import children, parameters, unwrap
-from .owners import Depths, ask_mmpretrain, ask_timm, classifier_names
+from .owners import KNOWS_LAYERS, Depths, ask_mmpretrain, ask_timm, classifier_names
 
 Layers = List[List[str]]
 
@@ -62,16 +62,23 @@ def _prefixed(layers: Layers, prefix: str) -> Layers:
 
 
 def _see_through(module: nn.Module) -> tuple[str, nn.Module]:
-    """Go down from a class that only holds a network, as TIMMBackbone does, to that network."""
-    prefix = ''
-    while True:
-        nested = dict(children(module))
-        speaks = hasattr(module, 'get_layer_depth') or hasattr(module, 'group_matcher')
-        holds_own = next(module.parameters(recurse=False), None) is not None
-        if speaks or holds_own or len(nested) != 1 or 'backbone' in nested:
-            return prefix, module
-        (name, module), = nested.items()
+    """Go down from a class that only holds a network, as TIMMBackbone does, to that network.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        The way down, and the module that knows its layers or has a backbone; ``module`` itself
+        where there's none.
+    """
+    prefix, inner = '', module
+    while not any(hasattr(inner, word) for word in ('backbone', *KNOWS_LAYERS)):
+        nested = list(children(inner))
+        if len(nested) != 1 or next(inner.parameters(recurse=False), None) is not None:
+            return '', module
+        (name, inner), = nested
         prefix += f'{name}.'
+    return prefix, inner
 
 
 def _by_depth(core: nn.Module, depths: Depths) -> Layers:

@@ -11,6 +11,9 @@ from .names import children, parameters
 #: Below this number of units a network counts as not cut yet, and its largest unit is cut again.
 FEWEST_UNITS = 3
 
+#: A plain sequence of more weights than this is no stem and no classifier, and is cut.
+LONGEST_STEM = 4
+
 
 @dataclass
 class Cut:
@@ -30,7 +33,7 @@ def cut(root: nn.Module) -> Cut:
 
     A block (a residual unit, a transformer layer, an inception module) stays whole. A container
     is opened: a list of blocks, a module that repeats one kind of block, and a plain sequence of
-    weights that makes up at least half of the network, which is cut weight by weight.
+    weights that is too long for a stem, which is cut weight by weight.
 
     Args:
         root: The network. It's always opened.
@@ -81,33 +84,45 @@ class _Cutter:
             units, loose = units + inner, loose + more
         return units, loose
 
-    def _is_container(self, module: nn.Module) -> bool:
-        entries = [child for _, child in children(module)]
-        if not entries:
+    def _is_container(self, module: nn.Module, inside_block: bool = False) -> bool:
+        nested = [child for _, child in children(module)]
+        if not nested:
             return False
         if _is_list(module):
-            if any(_is_composite(e) for e in entries):
-                return True
-            return len(entries) > 1 and 2 * _weights(module) >= self.total
-        return self._repeats_blocks(module) or any(map(self._is_container, entries))
+            return _holds_repeated(nested) if inside_block else self._is_open_list(module)
+        inside_block = inside_block or type(module) in self.repeated_kinds
+        return self._repeats_blocks(module) or any(
+            self._is_container(child, inside_block) for child in nested)
+
+    def _is_open_list(self, module: nn.Module) -> bool:
+        # A list without a forward of its own runs piece by piece, wherever the pieces stand.
+        if not isinstance(module, nn.Sequential) or any(map(_is_composite, _entries(module))):
+            return True
+        count = _weights(module)
+        return count > LONGEST_STEM or (count > 1 and 2 * count >= self.total)
 
     def _repeats_blocks(self, module: nn.Module) -> bool:
-        # Two attentions inside one of many blocks are no reason to cut that block, two blocks in
-        # a list inside one of many stages are.
-        within_lists_only = type(module) in self.repeated_kinds
-        entries = _entries(module, include_direct=not within_lists_only)
-        kinds = Counter(type(e) for e in entries if _is_composite(e))
-        return any(count > 1 for count in kinds.values())
+        if type(module) not in self.repeated_kinds:
+            return _holds_repeated(_entries(module))
+        # One of many stages, or one of many blocks? Two attentions inside a block are no reason
+        # to cut it, nor are parallel branches; a list of blocks, or nothing but blocks, is what a
+        # stage has.
+        nested = [child for _, child in children(module)]
+        if any(_is_list(m) and _holds_repeated([c for _, c in children(m)]) for m in nested):
+            return True
+        return len({type(child) for child in nested}) == 1 and _holds_repeated(nested)
 
 
-def _entries(module: nn.Module, include_direct: bool) -> list[nn.Module]:
+def _holds_repeated(modules: list[nn.Module]) -> bool:
+    kinds = Counter(type(m) for m in modules if _is_composite(m))
+    return any(count > 1 for count in kinds.values())
+
+
+def _entries(module: nn.Module) -> list[nn.Module]:
     """List a module's children, those of its lists in their place."""
     found = []
     for _, child in children(module):
-        if _is_list(child):
-            found += _entries(child, include_direct=True)
-        elif include_direct:
-            found.append(child)
+        found += _entries(child) if _is_list(child) else [child]
     return found
 
 

@@ -11,6 +11,9 @@ from torch import nn
 
 from .names import parameters
 
+#: Methods by which a network says what it knows of its own layers.
+KNOWS_LAYERS = ('get_layer_depth', 'group_matcher', 'get_classifier')
+
 Depths = Dict[str, Optional[int]]
 
 
