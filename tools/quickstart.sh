@@ -1,0 +1,30 @@
+#!/bin/bash
+# From a fresh clone to a climbed ladder: installs everything, trains the strategies on embedded
+# data and reports what each gained.
+#
+#   bash tools/quickstart.sh [--here] [--python PROGRAM] [--cpu] [arguments of tools/ladder.py]
+#
+# The environment is .venv in the checkout, or with --here the one that is active. --python names
+# the Python to make .venv with, --cpu takes PyTorch without CUDA, a fraction of the download.
+# A second call reuses what is there: the environment, and every rung that was finished.
+set -euo pipefail
+
+# shellcheck source=tools/setup_env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
+
+case " $* " in
+    *' --help '* | *' -h '*)
+        sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit
+        ;;
+esac
+
+setup_env lite "$@"
+cd "$ROOT"
+# As many threads as this process may use, but small networks gain nothing from more than a few.
+cores=$("$PYTHON" -c 'import os
+print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores < 8 ? cores : 8))}
+say "Climbing the ladder on embedded data, $OMP_NUM_THREADS threads"
+exec "$PYTHON" -u tools/ladder.py configs/digits/ladder.py --work-dir work_dirs/quickstart \
+    ${REST[@]+"${REST[@]}"}
