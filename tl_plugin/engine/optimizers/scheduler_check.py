@@ -1,0 +1,77 @@
+"""Notices schedulers that pull the learning rates of all layers to one value."""
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from typing import Any, Iterable
+
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper, _ParamScheduler
+
+# What sets an absolute rate, and the way that keeps the ratios between layers.
+_CURES = dict(
+    eta_min='give it eta_min_ratio (eta_min divided by the learning rate)',
+    eta_max='use LinearLR for the warm-up and CosineAnnealingLR with eta_min_ratio',
+    min_value='leave it out')
+
+
+def absolute_rates(scheduler: Any) -> dict[str, float]:
+    """Find the options of a learning-rate scheduler that don't scale with a group's own rate.
+
+    Args:
+        scheduler: A scheduler or its config.
+
+    Returns:
+        The option, ``eta_min``, ``eta_max`` or ``min_value``, and its value.
+
+    Example:
+        >>> absolute_rates(dict(type='CosineAnnealingLR', T_max=100, eta_min=1e-6))
+        {'eta_min': 1e-06}
+        >>> absolute_rates(dict(type='CosineAnnealingLR', T_max=100, eta_min_ratio=0.01))
+        {}
+    """
+    if isinstance(scheduler, dict):
+        kind, options = scheduler.get('type', ''), scheduler
+        of_rate = (kind if isinstance(kind, str) else kind.__name__).endswith('LR')
+    else:
+        options = dict(vars(scheduler))
+        options['min_value'] = max(options.get('min_values') or [0])
+        of_rate = scheduler.param_name == 'lr'
+    return {name: options[name] for name in _CURES if of_rate and options.get(name)}
+
+
+def warn_of_absolute_rates(schedulers: Iterable[Any]) -> None:
+    """Warn of schedulers that destroy the ratios between the layers' learning rates.
+
+    Args:
+        schedulers: Schedulers or their configs.
+    """
+    for scheduler in schedulers:
+        name = scheduler.get('type') if isinstance(scheduler, dict) else type(scheduler).__name__
+        for option, value in absolute_rates(scheduler).items():
+            print_log(
+                f'{name} has {option}={value}, which is the same for all layers and destroys the '
+                f'ratios between their learning rates: {_CURES[option]}.',
+                logger='current', level=logging.WARNING)
+
+
+def watch_schedulers(optim_wrapper: OptimWrapper) -> None:
+    """Warn at the first step, when the schedulers are built.
+
+    Args:
+        optim_wrapper: The wrapper whose optimizer has groups of several learning rates.
+    """
+    reference = weakref.ref(optim_wrapper)
+
+    def check(optimizer, args, kwargs):
+        handle.remove()
+        warn_of_absolute_rates(_schedulers_of(reference()))
+
+    handle = optim_wrapper.optimizer.register_step_pre_hook(check)
+
+
+def _schedulers_of(optim_wrapper: OptimWrapper | None) -> list[_ParamScheduler]:
+    # A scheduler knows its optimizer, but mmengine gives an optimizer no way to its schedulers.
+    return [item for item in gc.get_objects()
+            if issubclass(type(item), _ParamScheduler) and item.optimizer is optim_wrapper]
