@@ -115,10 +115,10 @@ sys.exit(found != root and f"tl_plugin comes from {found}, not from {root}")' "$
 
 install() {
     local extras=$1 pip=("$PYTHON" -m pip install --disable-pip-version-check) torch=()
-    # mmengine needs a setuptools with pkg_resources; it also builds the package, without a second
-    # environment to build in.
+    # mmengine needs a setuptools that still has pkg_resources, torch one that is not too old and
+    # would take the newest. It also builds the package, without a second environment for that.
     say 'Installing setuptools'
-    "${pip[@]}" 'pip>=21.3' 'setuptools>=64,<81' wheel
+    "${pip[@]}" 'pip>=21.3' 'setuptools>=77.0.3,<81' wheel
     # Both at once: each torchvision fits one torch alone.
     read -ra torch <<<"$(requirements | grep '^torch' | tr '\n' ' ')"
     if $2; then
