@@ -183,3 +183,32 @@ def test_other_data_preprocessors_are_refused_or_lifted():
 def test_progress_out_of_range(progress):
     with pytest.raises(ValueError, match='in \\[0, 1\\]'):
         _model(alignments=DANN).set_progress(progress)
+
+
+def test_features_may_be_what_goes_into_the_head():
+    """The DANN paper's network: the domain classifier beside the label predictor."""
+    model = _model(
+        backbone=dict(type='DANNDigitsBackbone'),
+        neck=None,
+        head=dict(type='StackedLinearClsHead', num_classes=10, mid_channels=[100, 100]),
+        feature_stage='neck',
+        alignments=dict(dann=dict(type='DANNHead', hidden_channels=[100])),
+    )
+    sizes = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    assert sizes['backbone.blocks.0.0.weight'] == (32, 3, 5, 5)
+    assert sizes['backbone.blocks.1.0.weight'] == (48, 32, 5, 5)
+    assert sizes['head.layers.0.fc.weight'] == (100, 768)
+    assert sizes['head.layers.2.fc.weight'] == (10, 100)
+    assert sizes['alignments.dann.classifier.0.weight'] == (100, 768)
+    assert len(sizes) == 14
+    inputs = torch.randn(5, 3, 28, 28)
+    losses = model.loss(inputs, _samples(5, num_target=2))
+    domain = model.alignments['dann'].classifier(model.backbone(inputs)[0])[:, 0]
+    softplus = torch.nn.functional.softplus
+    expected = 0.5 * (softplus(domain[:3]).mean() + softplus(-domain[3:]).mean())
+    torch.testing.assert_close(losses['loss_dann'], expected)
+
+
+def test_an_unknown_feature_stage():
+    with pytest.raises(ValueError, match="neck, pre_logits, got 'backbone'"):
+        _model(feature_stage='backbone')

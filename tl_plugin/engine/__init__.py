@@ -1,1 +1,1 @@
-from . import hooks, loops, optimizers  # noqa: F401
+from . import hooks, loops, optimizers, schedulers  # noqa: F401

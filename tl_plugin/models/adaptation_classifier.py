@@ -16,6 +16,8 @@ from tl_plugin.functional import dry_run
 from .alignments import DomainBatch
 from .data_preprocessor import TARGET, DomainDataPreprocessor
 
+FEATURE_STAGES = ('neck', 'pre_logits')
+
 
 @MODELS.register_module()
 class AdaptationClassifier(ImageClassifier):
@@ -31,6 +33,8 @@ class AdaptationClassifier(ImageClassifier):
         neck: As in ``ImageClassifier``. Defaults to None.
         head: As in ``ImageClassifier``; ``in_channels`` may be left out. Defaults to None.
         alignments: Name -> config of an :class:`Alignment`. Defaults to None.
+        feature_stage: What alignments take for the features: 'pre_logits', the input of the head's
+            last layer, or 'neck', what goes into the head. Defaults to 'pre_logits'.
         pretrained: As in ``ImageClassifier``. Defaults to None.
         train_cfg: As in ``ImageClassifier``; batch augmentations touch the source alone.
             Defaults to None.
@@ -49,6 +53,7 @@ class AdaptationClassifier(ImageClassifier):
         neck: dict | None = None,
         head: dict | None = None,
         alignments: dict[str, dict] | None = None,
+        feature_stage: str = 'pre_logits',
         pretrained: str | None = None,
         train_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
@@ -64,6 +69,11 @@ class AdaptationClassifier(ImageClassifier):
             data_preprocessor=_domain_preprocessor(data_preprocessor),
             init_cfg=init_cfg,
         )
+        if feature_stage not in FEATURE_STAGES:
+            raise ValueError(
+                f'feature_stage must be one of {", ".join(FEATURE_STAGES)}, got {feature_stage!r}'
+            )
+        self.feature_stage = feature_stage
         self.alignments = self._build_alignments(alignments or {})
 
     def _build_alignments(self, configs: dict[str, dict]) -> ModuleDict:
@@ -164,6 +174,8 @@ class AdaptationClassifier(ImageClassifier):
         return losses
 
     def _features(self, feats: Any) -> Tensor:
+        if self.feature_stage == 'neck':
+            return _one_vector(feats[-1] if isinstance(feats, (tuple, list)) else feats)
         return _one_vector(self.head.pre_logits(feats))
 
 

@@ -1,0 +1,117 @@
+"""MNIST-M: MNIST digits blended into patches of colour photographs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from mmpretrain.datasets import BaseDataset
+from mmpretrain.datasets.categories import MNIST_CATEGORITES
+from mmpretrain.registry import DATASETS
+
+from .digits import blend
+
+PATCH = 28
+
+
+def blend_into_photographs(
+    digits: np.ndarray, photographs: Sequence[np.ndarray], seed: int = 0
+) -> np.ndarray:
+    """Blends each digit into a random patch of a random photograph, as the DANN paper does.
+
+    Ganin et al., JMLR 2016, arXiv 1505.07818, section 5.2.4: ``|patch - digit|`` per pixel and
+    channel. Which patch a digit gets depends on ``(seed, its index)`` alone.
+
+    Args:
+        digits: (N, 28, 28) uint8, bright on black.
+        photographs: (H, W, 3) uint8 each, no side shorter than 28 pixels.
+        seed: Draws the patches. Defaults to 0.
+
+    Returns:
+        (N, 28, 28, 3) uint8, RGB where the photographs are.
+
+    Raises:
+        ValueError: If there are no photographs, or one is too small.
+    """
+    if not len(photographs):
+        raise ValueError('MNIST-M needs photographs to blend digits into, got none')
+    smallest = min(min(photo.shape[:2]) for photo in photographs)
+    if smallest < PATCH:
+        raise ValueError(f'every photograph must be {PATCH} pixels or more a side, got {smallest}')
+    blended = np.empty((*digits.shape, 3), dtype=np.uint8)
+    for index, digit in enumerate(digits):
+        random = np.random.default_rng((seed, index))
+        photo = photographs[random.integers(len(photographs))]
+        top, left = (random.integers(0, side - PATCH + 1) for side in photo.shape[:2])
+        blended[index] = blend(digit, photo[top : top + PATCH, left : left + PATCH])
+    return blended
+
+
+def load_photographs(folder: str | Path) -> list[np.ndarray]:
+    """All photographs of a folder in order of their names, (H, W, 3) RGB uint8 each.
+
+    Raises:
+        FileNotFoundError: If the folder holds none.
+    """
+    from PIL import Image
+
+    paths = sorted(
+        path
+        for path in Path(folder).glob('*')
+        if path.suffix.lower() in ('.jpg', '.jpeg', '.png', '.ppm', '.bmp')
+    )
+    if not paths:
+        raise FileNotFoundError(f'no photographs (jpg, png, ppm, bmp) in {Path(folder).absolute()}')
+    return [np.asarray(Image.open(path).convert('RGB')) for path in paths]
+
+
+def save_split(path: str | Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Writes images and labels of one split, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'{path.name}.partial')
+    with open(partial, 'wb') as file:
+        np.savez(file, images=images, labels=labels)
+    os.replace(partial, path)
+
+
+@DATASETS.register_module()
+class MNISTM(BaseDataset):
+    """MNIST-M as ``tools/make_mnist_m.py`` writes it: 28x28 RGB digits in photographs.
+
+    Images are in memory as ``img`` (RGB, so set ``to_rgb=False``), like mmpretrain's MNIST.
+
+    Args:
+        data_root (str): Folder with ``train.npz`` and ``test.npz``.
+        split (str): 'train' or 'test'. Defaults to 'train'.
+        **kwargs: As in :class:`mmpretrain.datasets.BaseDataset`: ``pipeline``, ``indices``, ...
+
+    Raises:
+        ValueError: If there is no such split.
+        FileNotFoundError: If the data isn't there; tells how to make it.
+    """
+
+    METAINFO = {'classes': MNIST_CATEGORITES}
+
+    def __init__(self, data_root: str, split: str = 'train', **kwargs) -> None:
+        if split not in ('train', 'test'):
+            raise ValueError(f"MNISTM has the splits 'train' and 'test', got {split!r}")
+        super().__init__(ann_file=f'{split}.npz', data_root=data_root, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """One dict an image: ``img`` and ``gt_label``."""
+        return list(_items(self.ann_file))
+
+
+def _items(path: str) -> Iterable[dict]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f'no MNIST-M at {path}: make it with\n  python tools/make_mnist_m.py --mnist '
+            f'FOLDER_OF_IDX_FILES --photographs FOLDER_OF_JPGS --out {Path(path).parent}'
+        )
+    with np.load(path, allow_pickle=False) as data:
+        images, labels = data['images'], data['labels']
+    for image, label in zip(images, labels):
+        yield dict(img=image, gt_label=int(label))

@@ -1,0 +1,3 @@
+from .inverse_decay import InverseDecayLR
+
+__all__ = ['InverseDecayLR']
