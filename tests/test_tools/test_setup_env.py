@@ -137,7 +137,7 @@ def test_a_python_that_is_too_old_is_named(checkout, tmp_path):
 
 
 def test_a_missing_venv_module_is_named(checkout, tmp_path):
-    script = f'[ "$1 $2" != "-m venv" ] && exec {sys.executable} "$@"; mkdir -p "$4"; exit 1'
+    script = f'[ "$1 $2" != "-m venv" ] && exec "{sys.executable}" "$@"; mkdir -p "$4"; exit 1'
     # The real interpreter would be asked past the stub, so that it has to name the stub.
     script = f'if [[ "$2" == *sys.executable* ]]; then echo "$0"; exit; fi; {script}'
     without = _program(tmp_path, 'without', script)
