@@ -38,6 +38,7 @@ def test_torch_alone_refuses_the_checkpoint_of_a_runner(trained):
         add_safe_globals(safe_globals())
 
 
+@pytest.mark.filterwarnings('ignore:TypedStorage')
 def test_history_of_a_runner_is_read_whole(trained):
     safe = torch.load(trained, weights_only=True)['message_hub']['log_scalars']
     with zipfile.ZipFile(trained) as archive:
