@@ -73,3 +73,24 @@ def test_images_of_two_shapes_are_refused():
 def test_an_unlabelled_source_is_refused_by_name():
     with pytest.raises(ValueError, match=r'2 of 2 source images have no label \(0.png, 1.png\)'):
         DomainDataPreprocessor()(dict(source=_batch(2, labels=False), target=_batch(2)))
+
+
+def test_a_second_view_of_the_target_comes_last():
+    weak, strong = _batch(2, value=100), _batch(2, value=200)
+    for stack in (torch.stack, list):  # as default_collate and pseudo_collate give them
+        views = [stack(weak['inputs']), stack(strong['inputs'])]
+        samples = _batch(2)['data_samples']
+        pair = dict(source=_batch(3), target=dict(inputs=views, data_samples=samples))
+        out = DomainDataPreprocessor(**NORMALISE)(pair, training=True)
+        expected = ['source'] * 3 + ['target'] * 2 + ['target_strong'] * 2
+        assert [sample.domain for sample in out['data_samples']] == expected
+        assert not any('gt_label' in sample for sample in out['data_samples'][3:])
+        for part, batch in ((out['inputs'][3:5], weak), (out['inputs'][5:], strong)):
+            plain = ClsDataPreprocessor(**NORMALISE)(dict(inputs=batch['inputs']))['inputs']
+            assert torch.equal(part, plain)
+
+
+def test_three_views_are_refused():
+    views = [torch.zeros(2, 3, 4, 4)] * 3
+    with pytest.raises(ValueError, match='this pipeline gives 3'):
+        DomainDataPreprocessor()(dict(source=_batch(2), target=dict(inputs=views)))

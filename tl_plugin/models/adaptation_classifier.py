@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from tl_plugin.functional import dry_run
 
 from .alignments import DomainBatch
-from .data_preprocessor import TARGET, DomainDataPreprocessor
+from .data_preprocessor import SOURCE, TARGET, TARGET_STRONG, DomainDataPreprocessor
 
 FEATURE_STAGES = ('neck', 'pre_logits')
 
@@ -133,40 +133,40 @@ class AdaptationClassifier(ImageClassifier):
         Raises:
             ValueError: If there are alignments and no target images.
         """
-        num_target = sum(sample.get('domain') == TARGET for sample in data_samples)
-        num_source = len(data_samples) - num_target
-        if self.alignments and not num_target:
+        rows = _domain_rows(data_samples)
+        if self.alignments and TARGET not in rows:
             raise ValueError(
                 f'alignments ({", ".join(self.alignments)}) need target images and this batch has '
                 "none: set train_cfg = dict(type='AdaptationTrainLoop', target_dataloader=..., ...)"
             )
         feats = self.extract_feat(inputs)
-        losses = self._classification_loss(feats, data_samples, num_source)
+        losses = self._classification_loss(feats, data_samples, rows[SOURCE])
         if self.alignments:
-            losses.update(self._alignment_losses(feats, data_samples, num_source))
+            losses.update(self._alignment_losses(feats, data_samples, rows))
         return losses
 
     def _classification_loss(
-        self, feats: Any, data_samples: list[DataSample], num_source: int
+        self, feats: Any, data_samples: list[DataSample], rows: slice
     ) -> dict[str, Tensor]:
-        samples = data_samples[:num_source]
-        losses = self.head.loss(_rows(feats, slice(None, num_source), len(data_samples)), samples)
+        losses = self.head.loss(_take(feats, rows, len(data_samples)), data_samples[rows])
         return {('loss_cls' if key == 'loss' else key): value for key, value in losses.items()}
 
     def _alignment_losses(
-        self, feats: Any, data_samples: list[DataSample], num_source: int
+        self, feats: Any, data_samples: list[DataSample], rows: dict[str, slice]
     ) -> dict[str, Tensor]:
         features = self._features(feats)
         needs_logits = any(alignment.needs_logits for alignment in self.alignments.values())
         logits = _one_vector(self.head(feats)) if needs_logits else None
         source, target = (
             DomainBatch(
-                features=features[rows],
-                logits=None if logits is None else logits[rows],
-                labels=_labels(data_samples[rows], features.device),
+                features=features[rows[domain]],
+                logits=None if logits is None else logits[rows[domain]],
+                labels=_labels(data_samples[rows[domain]], features.device),
             )
-            for rows in (slice(None, num_source), slice(num_source, None))
+            for domain in (SOURCE, TARGET)
         )
+        if logits is not None and TARGET_STRONG in rows:
+            target = target._replace(strong_logits=logits[rows[TARGET_STRONG]])
         losses = {}
         for name, alignment in self.alignments.items():
             losses[f'loss_{name}'] = alignment.loss_weight * alignment(source, target)
@@ -242,7 +242,17 @@ def _one_vector(output: Any) -> Tensor:
     return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
 
 
-def _rows(feats: Any, rows: slice, num_rows: int) -> Any:
+def _domain_rows(data_samples: list[DataSample]) -> dict[str, slice]:
+    """Where each domain stands in a batch; an ordinary batch is all source."""
+    domains = [sample.get('domain', SOURCE) for sample in data_samples]
+    rows, start = {}, 0
+    for name in dict.fromkeys(domains):
+        rows[name] = slice(start, start + domains.count(name))
+        start = rows[name].stop
+    return rows
+
+
+def _take(feats: Any, rows: slice, num_rows: int) -> Any:
     def take(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf

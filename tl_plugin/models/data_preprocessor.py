@@ -7,6 +7,7 @@ from mmpretrain.structures import DataSample
 
 SOURCE = 'source'
 TARGET = 'target'
+TARGET_STRONG = 'target_strong'
 
 
 @MODELS.register_module()
@@ -18,6 +19,8 @@ class DomainDataPreprocessor(ClsDataPreprocessor):
 
     Takes what :class:`PairedLoader` yields, ``dict(source=batch, target=batch)``, and returns the
     joint inputs, source first, with data samples whose ``domain`` says where each one comes from.
+    Where the target pipeline gives two views an image (``MultiView``), the second follows last, as
+    ``target_strong``.
     An ordinary batch passes through mmpretrain's ``ClsDataPreprocessor``, whose arguments it takes.
     """
 
@@ -30,26 +33,44 @@ class DomainDataPreprocessor(ClsDataPreprocessor):
         """
         if SOURCE not in data:
             return super().forward(data, training)
-        source = super().forward(data[SOURCE], training)
-        target = super().forward(_without_labels(data[TARGET]), training)
-        _check_shapes(source['inputs'], target['inputs'])
-        _check_labelled(source['data_samples'])
-        for name, batch in ((SOURCE, source), (TARGET, target)):
+        batches = {SOURCE: super().forward(data[SOURCE], training)}
+        for name, view in zip((TARGET, TARGET_STRONG), _unlabelled_views(data[TARGET])):
+            batches[name] = super().forward(view, training)
+            _check_shapes(batches[SOURCE]['inputs'], batches[name]['inputs'])
+        _check_labelled(batches[SOURCE]['data_samples'])
+        for name, batch in batches.items():
             for sample in batch['data_samples']:
                 sample.set_field(name, 'domain', field_type='metainfo')
         return {
-            'inputs': torch.cat([source['inputs'], target['inputs']]),
-            'data_samples': [*source['data_samples'], *target['data_samples']],
+            'inputs': torch.cat([batch['inputs'] for batch in batches.values()]),
+            'data_samples': [s for batch in batches.values() for s in batch['data_samples']],
         }
 
 
-def _without_labels(batch: dict) -> dict:
-    samples = batch.get('data_samples')
-    if samples is None:
-        samples = [DataSample() for _ in batch['inputs']]
+def _unlabelled_views(batch: dict) -> list[dict]:
+    inputs = batch['inputs']
+    views = inputs if _has_views(inputs) else [inputs]
+    if len(views) > 2:
+        raise ValueError(
+            'a target image comes in one view or in two, a weakly and a strongly augmented one; '
+            f'this pipeline gives {len(views)}'
+        )
+    samples = batch.get('data_samples') or [DataSample() for _ in views[0]]
     # Only what describes the image is carried over: a whitelist can't miss a kind of label.
-    unlabelled = [DataSample(metainfo=sample.metainfo) for sample in samples]
-    return {'inputs': batch['inputs'], 'data_samples': unlabelled}
+    return [
+        {
+            'inputs': view,
+            'data_samples': [DataSample(metainfo=sample.metainfo) for sample in samples],
+        }
+        for view in views
+    ]
+
+
+def _has_views(inputs: torch.Tensor | list) -> bool:
+    """A list of batches, stacked or not, in contrast to a list of images."""
+    if isinstance(inputs, torch.Tensor):
+        return False
+    return isinstance(inputs[0], (list, tuple)) or inputs[0].dim() == 4
 
 
 def _check_shapes(source: torch.Tensor, target: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ from .adaptation_loop import (
 from .domain_eval_loop import DomainTestLoop, DomainValLoop
 from .inherit import inherit_dataloader
 from .paired_loader import CyclingLoader, PairedLoader
+from .strong_view import add_strong_view
 
 __all__ = [
     'AdaptationEpochTrainLoop',
@@ -15,5 +16,6 @@ __all__ = [
     'DomainTestLoop',
     'DomainValLoop',
     'PairedLoader',
+    'add_strong_view',
     'inherit_dataloader',
 ]

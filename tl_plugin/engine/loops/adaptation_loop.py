@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from .inherit import inherit_dataloader
 from .paired_loader import CyclingLoader, PairedLoader
+from .strong_view import add_strong_view
 
 # Keeps the target's shuffle and its workers' random augmentation apart from the source's: with one
 # seed, two domains of one size would always meet in the same pairs.
@@ -33,16 +34,34 @@ class _Adaptation:
 class AdaptationEpochTrainLoop(_Adaptation, EpochBasedTrainLoop):
     """mmengine's ``EpochBasedTrainLoop`` over pairs of batches, see :func:`AdaptationTrainLoop`."""
 
-    def __init__(self, runner: Any, dataloader: Any, target_dataloader: Any, **kwargs: Any) -> None:
-        super().__init__(runner, _pair(runner, dataloader, target_dataloader), **kwargs)
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        target_dataloader: Any,
+        strong_view: Sequence[dict] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            runner, _pair(runner, dataloader, target_dataloader, strong_view), **kwargs
+        )
 
 
 @LOOPS.register_module()
 class AdaptationIterTrainLoop(_Adaptation, IterBasedTrainLoop):
     """mmengine's ``IterBasedTrainLoop`` over pairs of batches, see :func:`AdaptationTrainLoop`."""
 
-    def __init__(self, runner: Any, dataloader: Any, target_dataloader: Any, **kwargs: Any) -> None:
-        super().__init__(runner, _pair(runner, dataloader, target_dataloader), **kwargs)
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        target_dataloader: Any,
+        strong_view: Sequence[dict] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            runner, _pair(runner, dataloader, target_dataloader, strong_view), **kwargs
+        )
         # mmengine's own iterator sleeps two seconds at each restart.
         self.dataloader_iterator = CyclingLoader(self.dataloader)
 
@@ -54,6 +73,7 @@ def AdaptationTrainLoop(
     target_dataloader: Union[DataLoader, dict, None] = None,
     max_epochs: int | None = None,
     max_iters: int | None = None,
+    strong_view: Sequence[dict] | None = None,
     **kwargs: Any,
 ) -> Union[AdaptationEpochTrainLoop, AdaptationIterTrainLoop]:
     """One labelled source batch and one target batch per iteration.
@@ -68,6 +88,9 @@ def AdaptationTrainLoop(
             key by key, see :func:`inherit_dataloader`.
         max_epochs: Train by epoch, for so many.
         max_iters: Or by iteration, for so many.
+        strong_view: Transforms of a second, strongly augmented view of each target image, for
+            alignments that compare the two (:class:`PseudoLabelAlignment`). It goes through the
+            target pipeline too. Defaults to None, one view.
         **kwargs: ``val_begin``, ``val_interval``, ``dynamic_intervals``, as in mmengine's loops.
 
     Returns:
@@ -84,14 +107,14 @@ def AdaptationTrainLoop(
         )
     if max_epochs is not None:
         return AdaptationEpochTrainLoop(
-            runner, dataloader, target_dataloader, max_epochs=max_epochs, **kwargs
+            runner, dataloader, target_dataloader, strong_view, max_epochs=max_epochs, **kwargs
         )
     return AdaptationIterTrainLoop(
-        runner, dataloader, target_dataloader, max_iters=max_iters, **kwargs
+        runner, dataloader, target_dataloader, strong_view, max_iters=max_iters, **kwargs
     )
 
 
-def _pair(runner: Any, source: Any, target: Any) -> PairedLoader:
+def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoader:
     if target is None:
         raise ValueError(
             'adaptation needs target images and train_cfg.target_dataloader is missing: set it, '
@@ -100,6 +123,8 @@ def _pair(runner: Any, source: Any, target: Any) -> PairedLoader:
         )
     if isinstance(target, dict) and isinstance(source, dict):
         target = inherit_dataloader(source, target, 'train_cfg.target_dataloader')
+    if strong_view is not None:
+        target = add_strong_view(target, strong_view)
     pair = PairedLoader(
         _build(runner, source, 'source', 0), _build(runner, target, 'target', _TARGET_SEED_OFFSET)
     )

@@ -16,11 +16,14 @@ class DomainBatch(NamedTuple):
         logits: The head's scores, (N, K). None unless an alignment with ``needs_logits`` is there.
         labels: Class indices (N,), -1 for every unlabelled image. None where batch augmentation
             (mixup, cutmix) left no single label.
+        strong_logits: Scores of a strongly augmented view of the same images, (N, K). None unless
+            the train loop has a ``strong_view`` and an alignment ``needs_logits``.
     """
 
     features: Tensor
     logits: Tensor | None = None
     labels: Tensor | None = None
+    strong_logits: Tensor | None = None
 
 
 class Alignment(BaseModule):
