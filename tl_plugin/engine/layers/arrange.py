@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 import bisect
-from typing import Collection, List, Mapping, Sequence
+from typing import AbstractSet, Collection, List, Mapping, Sequence
 
 from torch import nn
 
 from .blocks import cut
 from .execution import execution_order
-from .names import children, parameters, unwrap
+from .names import children, matrix_ids, parameters, unwrap
 from .owners import KNOWS_LAYERS, Depths, ask_mmpretrain, ask_timm, classifier_names
 
 Layers = List[List[str]]
@@ -24,32 +24,35 @@ def arrange(model: nn.Module) -> tuple[Layers, list[str]]:
         The layers of the backbone, shallow to deep, and the head: all that isn't backbone. A
         model without a child named ``backbone`` is its own backbone up to its classifier.
     """
-    prefix, holder = _see_through(unwrap(model))
+    matrices = matrix_ids(model)  # before unwrapping: FSDP alone knows the shapes of its shards
+    model = unwrap(model)
+    prefix, holder = _see_through(model)
     backbone = dict(children(holder)).get('backbone')
     if backbone is None:
-        layers, head = _arrange_whole(holder)
+        layers, head = _arrange_whole(holder, matrices)
         return _prefixed(layers, prefix), [prefix + name for name in head]
     trunk = f'{prefix}backbone.'
     inner, core = _see_through(backbone)
     depths = ask_mmpretrain(holder, parameters(core), f'backbone.{inner}') or _ask(core)
     head = [name for name in parameters(model) if not name.startswith(trunk)]
-    return _prefixed(_arrange_core(core, depths), trunk + inner), head
+    return _prefixed(_arrange_core(core, depths, matrices), trunk + inner), head
 
 
-def _arrange_whole(core: nn.Module) -> tuple[Layers, list[str]]:
+def _arrange_whole(core: nn.Module, matrices: Collection[int]) -> tuple[Layers, list[str]]:
     """Arrange a network that has no backbone: its classifier, or its last layer, is the head."""
     head = classifier_names(core)
-    layers = _arrange_core(core, _ask(core), without=head)
+    layers = _arrange_core(core, _ask(core), matrices, without=head)
     if not head and layers:
         return layers[:-1], layers[-1]
     return layers, [name for name in parameters(core) if name in head]
 
 
-def _arrange_core(core: nn.Module, depths: Depths | None,
+def _arrange_core(core: nn.Module, depths: Depths | None, matrices: Collection[int],
                   without: Collection[str] = ()) -> Layers:
-    layers = _by_depth(core, depths) if depths else _by_execution(core)
+    layers = _by_depth(core, depths) if depths else _by_execution(core, matrices)
     layers = [[name for name in layer if name not in without] for layer in layers]
-    return _join_vectors([layer for layer in layers if layer], parameters(core))
+    heavy = {name for name, value in parameters(core).items() if id(value) in matrices}
+    return _join_vectors([layer for layer in layers if layer], heavy)
 
 
 def _ask(core: nn.Module) -> Depths | None:
@@ -109,16 +112,19 @@ def _in_order(names: Sequence[str], times: Mapping[str, int]) -> list[str]:
     return sorted(names, key=keys.__getitem__)
 
 
-def _by_execution(core: nn.Module) -> Layers:
+def _by_execution(core: nn.Module, matrices: Collection[int]) -> Layers:
     """Cut into units and sort them by the time at which they first run."""
-    pieces, times = cut(core), execution_order(core)
-    starts, last = [], -1
+    pieces, times = cut(core, matrices), execution_order(core)
+    units, starts = [], []
     for unit in pieces.units:
-        # A unit that didn't run (an auxiliary head in eval mode) stays behind its neighbour.
-        last = min((times[name] for name in unit if name in times), default=last)
-        starts.append(last)
+        used = [times[name] for name in unit if name in times]
+        if units and times and not used:
+            units[-1] += unit  # an auxiliary head doesn't run in eval mode
+        else:
+            units.append(list(unit))
+            starts.append(min(used, default=-1))
     order = sorted(range(len(starts)), key=starts.__getitem__)
-    layers = [list(pieces.units[i]) for i in order] or [[]]
+    layers = [units[i] for i in order] or [[]]
     starts = [starts[i] for i in order]
     for name in pieces.loose:
         index = bisect.bisect_right(starts, times.get(name, -1)) - 1
@@ -126,13 +132,11 @@ def _by_execution(core: nn.Module) -> Layers:
     return layers
 
 
-def _join_vectors(layers: Layers, values: Mapping[str, nn.Parameter]) -> Layers:
+def _join_vectors(layers: Layers, heavy: AbstractSet[str]) -> Layers:
     """Let a layer without a matrix (a norm alone) join the layer before it, or after the stem."""
     joined: Layers = []
     for layer in layers:
-        has_matrix = any(values[name].ndim > 1 for name in layer)
-        waiting = len(joined) == 1 and not any(values[name].ndim > 1 for name in joined[0])
-        if joined and (waiting or not has_matrix):
+        if joined and (heavy.isdisjoint(layer) or heavy.isdisjoint(joined[-1])):
             joined[-1].extend(layer)
         else:
             joined.append(list(layer))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Collection
 
 from torch import nn
 
@@ -28,7 +29,7 @@ class Cut:
     loose: list[str] = field(default_factory=list)
 
 
-def cut(root: nn.Module) -> Cut:
+def cut(root: nn.Module, matrices: Collection[int]) -> Cut:
     """Cut a network into units: stem, blocks, head.
 
     A block (a residual unit, a transformer layer, an inception module) stays whole. A container
@@ -37,26 +38,29 @@ def cut(root: nn.Module) -> Cut:
 
     Args:
         root: The network. It's always opened.
+        matrices: The ``id`` of its parameters that are matrices, see :func:`matrix_ids`.
 
     Returns:
         Every parameter exactly once, in a unit or loose.
     """
-    return _Cutter(root).run()
+    return _Cutter(root, matrices).run()
 
 
 class _Cutter:
+    """Opens containers and knows what is repeated in the network."""
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, matrices: Collection[int]) -> None:
         self.root = root
         self.names = {id(p): name for name, p in parameters(root).items()}
-        self.total = _weights(root)
-        kinds = Counter(type(m) for m in root.modules() if _is_composite(m))
+        self.matrices = matrices
+        self.total = self._weights(root)
+        kinds = Counter(type(m) for m in root.modules() if self._is_composite(m))
         self.repeated_kinds = {kind for kind, count in kinds.items() if count > 1}
 
     def run(self) -> Cut:
         modules, loose = self._open([self.root], forced=True)
         while len(modules) < FEWEST_UNITS:
-            largest = max(modules, key=_weights, default=None)
+            largest = max(modules, key=self._weights, default=None)
             if largest is None or not any(True for _ in children(largest)):
                 break
             index = modules.index(largest)
@@ -80,48 +84,64 @@ class _Cutter:
                 units.append(module)
                 continue
             loose += module.parameters(recurse=False)
-            inner, more = self._open([child for _, child in children(module)])
+            inner, more = self._open(_nested(module))
             units, loose = units + inner, loose + more
         return units, loose
 
     def _is_container(self, module: nn.Module, inside_block: bool = False) -> bool:
-        nested = [child for _, child in children(module)]
-        if not nested:
+        if not _nested(module):
             return False
         if _is_list(module):
-            return _holds_repeated(nested) if inside_block else self._is_open_list(module)
+            return self._is_chain(module) if inside_block else self._is_open_list(module)
         inside_block = inside_block or type(module) in self.repeated_kinds
         return self._repeats_blocks(module) or any(
-            self._is_container(child, inside_block) for child in nested)
+            self._is_container(child, inside_block) for child in _nested(module))
 
     def _is_open_list(self, module: nn.Module) -> bool:
         # A list without a forward of its own runs piece by piece, wherever the pieces stand.
-        if not isinstance(module, nn.Sequential) or any(map(_is_composite, _entries(module))):
+        if not isinstance(module, nn.Sequential) or any(map(self._is_composite, _entries(module))):
             return True
-        count = _weights(module)
-        return count > LONGEST_STEM or (count > 1 and 2 * count >= self.total)
+        count = self._weights(module)
+        is_body = module in _nested(self.root) and 2 * count >= self.total
+        return count > LONGEST_STEM or (count > 1 and is_body)
 
     def _repeats_blocks(self, module: nn.Module) -> bool:
         if type(module) not in self.repeated_kinds:
-            return _holds_repeated(_entries(module))
+            return self._has_repeated(_entries(module))
         # One of many stages, or one of many blocks? Two attentions inside a block are no reason
         # to cut it, nor are parallel branches; a list of blocks, or nothing but blocks, is what a
         # stage has.
-        nested = [child for _, child in children(module)]
-        if any(_is_list(m) and _holds_repeated([c for _, c in children(m)]) for m in nested):
+        nested = _nested(module)
+        if any(_is_list(child) and self._is_chain(child) for child in nested):
             return True
-        return len({type(child) for child in nested}) == 1 and _holds_repeated(nested)
+        return len({type(child) for child in nested}) == 1 and self._has_repeated(nested)
+
+    def _is_chain(self, module: nn.Module) -> bool:
+        """Tell a list of blocks from a list of parallel branches, which are lists themselves."""
+        is_sequence = isinstance(module, nn.Sequential)
+        return self._has_repeated(_entries(module) if is_sequence else _nested(module))
+
+    def _has_repeated(self, modules: list[nn.Module]) -> bool:
+        kinds = Counter(type(m) for m in modules if self._is_composite(m))
+        return any(count > 1 for count in kinds.values())
+
+    def _is_composite(self, module: nn.Module) -> bool:
+        return not _is_list(module) and self._weights(module) > 1
+
+    def _weights(self, module: nn.Module) -> int:
+        """Count the modules below that hold a matrix or a kernel of their own."""
+        return sum(any(id(p) in self.matrices for p in m.parameters(recurse=False))
+                   for m in module.modules())
 
 
-def _holds_repeated(modules: list[nn.Module]) -> bool:
-    kinds = Counter(type(m) for m in modules if _is_composite(m))
-    return any(count > 1 for count in kinds.values())
+def _nested(module: nn.Module) -> list[nn.Module]:
+    return [child for _, child in children(module)]
 
 
 def _entries(module: nn.Module) -> list[nn.Module]:
     """List a module's children, those of its lists in their place."""
     found = []
-    for _, child in children(module):
+    for child in _nested(module):
         found += _entries(child) if _is_list(child) else [child]
     return found
 
@@ -130,12 +150,3 @@ def _is_list(module: nn.Module) -> bool:
     if isinstance(module, nn.Sequential):
         return type(module).forward is nn.Sequential.forward
     return isinstance(module, (nn.ModuleList, nn.ModuleDict))
-
-
-def _weights(module: nn.Module) -> int:
-    """Count the modules below that hold a matrix or a kernel of their own."""
-    return sum(any(p.ndim > 1 for p in m.parameters(recurse=False)) for m in module.modules())
-
-
-def _is_composite(module: nn.Module) -> bool:
-    return not _is_list(module) and _weights(module) > 1

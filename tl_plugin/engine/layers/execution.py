@@ -17,6 +17,11 @@ from .names import parameters
 #: Image sizes tried in turn where a network doesn't say which one it takes.
 IMAGE_SIZES = (224, 256, 384, 299, 32, 28, 448, 512)
 
+#: What networks call the image size that they take.
+SIZE_ATTRIBUTES = ('img_size', 'image_size', 'input_resolution', 'img_resolution')
+
+FIRST_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 def execution_order(module: nn.Module) -> dict[str, int]:
     """Find when each parameter is first used in a forward pass.
@@ -77,33 +82,41 @@ def _tensors(value) -> Iterator[torch.Tensor]:
 
 
 def candidate_shapes(module: nn.Module) -> Iterator[tuple[int, ...]]:
-    """Yield input shapes that a network may take, the likeliest first."""
-    first = next((m for m in module.modules() if isinstance(m, _FIRST_LAYERS)), None)
+    """Yield input shapes that a network may take, the likeliest first.
+
+    Args:
+        module: A network.
+
+    Yields:
+        Shapes of a batch of 2.
+    """
+    first = next((m for m in module.modules() if isinstance(m, FIRST_LAYERS)), None)
     if isinstance(first, nn.Linear):
         yield (2, first.in_features)
     if isinstance(first, nn.Conv1d):
         yield (2, first.in_channels, 256)
     if isinstance(first, nn.Conv3d):
         yield (2, first.in_channels, 16, 112, 112)
-    channels = first.in_channels if isinstance(first, nn.Conv2d) else 3
-    for height, width in dict.fromkeys([*_declared_sizes(module), *((s, s) for s in IMAGE_SIZES)]):
-        yield (2, channels, height, width)
-
-
-_FIRST_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    # The first convolution may come after something that changes the channels.
+    channels = [first.in_channels, 3] if isinstance(first, nn.Conv2d) else [3]
+    sizes = [*_declared_sizes(module), *((size, size) for size in IMAGE_SIZES)]
+    for size, channel in itertools.product(dict.fromkeys(sizes), dict.fromkeys(channels)):
+        yield (2, channel, *size)
 
 
 def _declared_sizes(module: nn.Module) -> Iterator[tuple[int, int]]:
     """Yield the image sizes that a network or its parts declare, under any of the usual names."""
     for part in module.modules():
         described = getattr(part, 'default_cfg', None)
-        if isinstance(described, dict) and described.get('input_size'):
-            yield tuple(described['input_size'][-2:])
-        config = getattr(part, 'config', None)
-        for owner in (part, config):
-            for key in ('img_size', 'image_size', 'input_resolution', 'img_resolution'):
-                size = getattr(owner, key, None)
-                if isinstance(size, int):
-                    yield (size, size)
-                elif isinstance(size, (tuple, list)) and len(size) == 2:
-                    yield tuple(size)
+        if isinstance(described, dict):
+            yield from _as_size(described.get('input_size'))
+        for owner in (part, getattr(part, 'config', None)):
+            for key in SIZE_ATTRIBUTES:
+                yield from _as_size(getattr(owner, key, None))
+
+
+def _as_size(value) -> Iterator[tuple[int, int]]:
+    if isinstance(value, int) and value > 1:
+        yield (value, value)
+    elif isinstance(value, (tuple, list)) and len(value) in (2, 3):
+        yield tuple(value[-2:])

@@ -127,7 +127,7 @@ class LayerMap:
         for kind in _as_list(modules):
             found = [name for name, kinds in self._kinds.items() if kind in kinds]
             chosen.update(self._report('module type', kind, found))
-        if layers is None and patterns is None and modules is None:
+        if layers is None and not patterns and not modules:
             raise ValueError("Nothing to select by: give layers (':-1'), patterns (regular "
                              'expressions over parameter names) or modules (class names).')
         return [name for name in self._depths if name in chosen]

@@ -49,3 +49,21 @@ def children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Collect a module's parameters by clean name, shared ones once, in the model's order."""
     return {strip(name): value for name, value in unwrap(module).named_parameters()}
+
+
+def matrix_ids(module: nn.Module) -> set[int]:
+    """Collect the parameters that are matrices or kernels, not vectors (a bias, a norm's scale).
+
+    Args:
+        module: A module, also one under FSDP, which keeps its parameters as flat shards.
+
+    Returns:
+        The ``id`` of each.
+    """
+    found = {id(value) for value in module.parameters() if value.ndim > 1}
+    for part in module.modules():
+        flat = getattr(getattr(part, '_handle', None), 'flat_param', None)
+        if flat is not None:
+            shapes = zip(flat._params or (), flat._shapes)
+            found |= {id(value) for value, shape in shapes if len(shape) > 1}
+    return found

@@ -28,10 +28,12 @@ def parse_depths(layers: LayerSpec, num_layers: int) -> list[int]:
         >>> parse_depths([0, '-2:'], 4)
         [0, 2, 3]
     """
+    valid = f'Valid depths are 0 (stem) to {num_layers - 1} (head), or -{num_layers} to -1.'
     if isinstance(layers, (list, tuple)):
+        if not layers:
+            raise ValueError(f'layers={layers!r} selects no layer. {valid}')
         return sorted({depth for item in layers for depth in parse_depths(item, num_layers)})
     bounds = _bounds(layers)
-    valid = f'Valid depths are 0 (stem) to {num_layers - 1} (head), or -{num_layers} to -1.'
     outside = [b for b in bounds[:2] if b is not None and not -num_layers <= b <= num_layers]
     if len(bounds) == 1:
         outside = [b for b in bounds if not -num_layers <= b < num_layers]
@@ -41,22 +43,24 @@ def parse_depths(layers: LayerSpec, num_layers: int) -> list[int]:
     depths = range(num_layers)
     chosen = [depths[bounds[0]]] if len(bounds) == 1 else list(depths[slice(*bounds)])
     if not chosen:
-        raise ValueError(f'layers={layers!r} selects none of the {num_layers} layers. {valid}')
+        raise ValueError(f'layers={layers!r} selects no layer of {num_layers}. {valid}')
     return sorted(chosen)
 
 
 def _bounds(layers) -> list[int | None]:
     """Read one number, or start, stop and step."""
-    if isinstance(layers, slice):
-        return [layers.start, layers.stop, layers.step]
     if isinstance(layers, int) and not isinstance(layers, bool):
         return [layers]
-    parts = layers.split(':') if isinstance(layers, str) else []
-    if not 1 <= len(parts) <= 3 or not all(re.fullmatch(r'\s*(-?\d+)?\s*', p) for p in parts) \
-            or (len(parts) == 1 and not parts[0].strip()) or parts[2:] in (['0'], ['-0']):
+    if isinstance(layers, slice):
+        bounds = [layers.start, layers.stop, layers.step]
+    else:
+        parts = layers.split(':') if isinstance(layers, str) else []
+        readable = all(re.fullmatch(r'\s*(-?\d+)?\s*', part) for part in parts)
+        bounds = [int(p) if p.strip() else None for p in parts] if readable else []
+    if not 1 <= len(bounds) <= 3 or bounds == [None] or bounds[2:] == [0]:
         raise ValueError(f"layers={layers!r} can't be read. Write a depth (3, -1), a slice in "
                          "quotes (':-1', '0:4') or a list of these.")
-    return [int(p) if p.strip() else None for p in parts]
+    return bounds
 
 
 def match_names(pattern: str, names: Sequence[str]) -> list[str]:
