@@ -1,0 +1,3 @@
+from .label_free_score import LabelFreeScore
+
+__all__ = ['LabelFreeScore']

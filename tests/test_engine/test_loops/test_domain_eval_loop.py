@@ -62,3 +62,10 @@ def test_wrong_domains(tmp_path, domains, message):
     cfg.val_cfg = dict(type='DomainValLoop', dataloaders=domains)
     with pytest.raises(ValueError, match=message):
         train(cfg)
+
+
+def test_evaluators_of_a_domain_that_is_not_there(tmp_path):
+    cfg = toy_config(tmp_path, options=_options('val'))
+    cfg.val_cfg.evaluators = dict(drak=dict(type='Accuracy'))
+    with pytest.raises(ValueError, match='names drak, but the domains are source, dark, odd'):
+        train(cfg)

@@ -17,7 +17,9 @@ SOURCE = 'source'
 class _SeveralDomains:
     """What both loops add: one evaluation after the other, one set of metrics for all."""
 
-    def _add_domains(self, base: Any, dataloaders: dict[str, Any], key: str) -> None:
+    def _add_domains(
+        self, base: Any, dataloaders: dict[str, Any], evaluators: dict[str, Any], key: str
+    ) -> None:
         if not dataloaders:
             raise ValueError(
                 f'{type(self).__name__} evaluates several domains: name at least one beside '
@@ -25,7 +27,19 @@ class _SeveralDomains:
             )
         self._domains: dict[str, tuple[DataLoader, Evaluator]] = {}
         template = self.evaluator
-        self._add_domain(SOURCE, self.dataloader, template)
+        unknown = sorted(set(evaluators) - {SOURCE, *dataloaders})
+        if unknown:
+            raise ValueError(
+                f'{key}.evaluators names {", ".join(unknown)}, but the domains are '
+                f'{", ".join([SOURCE, *dataloaders])}'
+            )
+        evaluators = {
+            name: evaluator
+            if isinstance(evaluator, Evaluator)
+            else self.runner.build_evaluator(evaluator)
+            for name, evaluator in evaluators.items()
+        }
+        self._add_domain(SOURCE, self.dataloader, evaluators.get(SOURCE, template))
         for name, loader in dataloaders.items():
             if name in self._domains or '/' in name:
                 raise ValueError(
@@ -36,7 +50,7 @@ class _SeveralDomains:
                 if isinstance(base, dict):
                     loader = inherit_dataloader(base, loader, f'{key}.dataloaders.{name}')
                 loader = self.runner.build_dataloader(loader, seed=self.runner.seed)
-            self._add_domain(name, loader, template)
+            self._add_domain(name, loader, evaluators.get(name, template))
 
     def _add_domain(self, name: str, loader: DataLoader, template: Evaluator) -> None:
         evaluator = copy.deepcopy(template)
@@ -66,7 +80,8 @@ class _SeveralDomains:
 class DomainValLoop(_SeveralDomains, ValLoop):
     """Validates on several domains: metrics are prefixed, ``source/accuracy/top1``.
 
-    ``val_dataloader`` is the domain ``source``; ``val_evaluator`` is computed for each domain anew.
+    ``val_dataloader`` is the domain ``source``; ``val_evaluator`` is computed for each domain anew,
+    unless the domain has evaluators of its own, as one without labels needs.
 
     Args:
         runner: The runner.
@@ -74,6 +89,7 @@ class DomainValLoop(_SeveralDomains, ValLoop):
         evaluator: The config's ``val_evaluator``.
         dataloaders: Name -> loader of a further domain. What it doesn't set is inherited from
             ``val_dataloader``.
+        evaluators: Name -> metrics of a domain, instead of ``val_evaluator``. Defaults to None.
         fp16: As in mmengine's ``ValLoop``. Defaults to False.
 
     Raises:
@@ -81,10 +97,16 @@ class DomainValLoop(_SeveralDomains, ValLoop):
     """
 
     def __init__(
-        self, runner: Any, dataloader: Any, evaluator: Any, dataloaders: dict, fp16: bool = False
+        self,
+        runner: Any,
+        dataloader: Any,
+        evaluator: Any,
+        dataloaders: dict,
+        evaluators: dict | None = None,
+        fp16: bool = False,
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16=fp16)
-        self._add_domains(dataloader, dataloaders, 'val_cfg')
+        self._add_domains(dataloader, dataloaders, evaluators or {}, 'val_cfg')
 
     def run(self) -> dict:
         """Launches the validation of all domains."""
@@ -102,10 +124,16 @@ class DomainTestLoop(_SeveralDomains, TestLoop):
     """Tests on several domains, see :class:`DomainValLoop`; ``test_dataloader`` is ``source``."""
 
     def __init__(
-        self, runner: Any, dataloader: Any, evaluator: Any, dataloaders: dict, fp16: bool = False
+        self,
+        runner: Any,
+        dataloader: Any,
+        evaluator: Any,
+        dataloaders: dict,
+        evaluators: dict | None = None,
+        fp16: bool = False,
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16=fp16)
-        self._add_domains(dataloader, dataloaders, 'test_cfg')
+        self._add_domains(dataloader, dataloaders, evaluators or {}, 'test_cfg')
 
     def run(self) -> dict:
         """Launches the test of all domains."""
