@@ -1,0 +1,77 @@
+"""A ladder whose runs take seconds, climbed once for all tests that look at what came of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TINY = f"""
+_base_ = {str(ROOT / 'configs' / 'digits' / 'ladder.py')!r}
+model = dict(
+    backbone=dict(stem_channels=4, base_channels=4), head=dict(in_channels=32)
+)
+train_dataloader = dict(dataset=dict(indices=32), batch_size=8)
+val_dataloader = dict(dataset=dict(indices=20))
+test_dataloader = dict(dataset=dict(indices=30))
+train_cfg = dict(max_epochs=2, val_interval=1)
+param_scheduler = dict(T_max=2)
+default_hooks = dict(checkpoint=dict(interval=1))
+ladder = dict(
+    labelled_target_dataloader=dict(batch_size=8),
+    rungs=dict(
+        feature_extraction=dict(options=dict(_delete_=True)),
+        fine_tune=dict(options=dict(_delete_=True)),
+    ),
+)
+"""
+
+
+def write_tiny(folder, extra=''):
+    """Write the tiny ladder's config, with more lines at its end."""
+    path = Path(folder) / 'tiny.py'
+    path.write_text(TINY + extra)
+    return path
+
+
+def start_tool(*arguments):
+    """Start tools/ladder.py as a user does; its output is one text."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / 'tools' / 'ladder.py'), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
+
+
+def run_tool(*arguments):
+    """Run it to its end; returns exit code and output."""
+    process = start_tool(*arguments)
+    output, _ = process.communicate()
+    return process.returncode, output
+
+
+class Climbed:
+    """A finished climb."""
+
+    def __init__(self, config, work_dir, output):
+        self.config, self.work_dir, self.output = config, work_dir, output
+
+    @property
+    def results(self):
+        return json.loads((self.work_dir / 'results.json').read_text())
+
+
+@pytest.fixture(scope='session')
+def climbed(tmp_path_factory):
+    """All four rungs with one seed, through the tool."""
+    folder = tmp_path_factory.mktemp('ladder')
+    config = write_tiny(folder)
+    code, output = run_tool(config, '--work-dir', folder / 'work')
+    assert code == 0, output
+    return Climbed(config, folder / 'work', output)

@@ -1,0 +1,106 @@
+import pytest
+from mmengine.config import Config
+
+from tests.test_ladder.conftest import ROOT, write_tiny
+from tl_plugin.ladder.climb import plan
+from tl_plugin.ladder.ready_config import check_measures_target, content_key, place, ready_config
+from tl_plugin.ladder.rungs import Rung, read_rungs
+from tl_plugin.launch import load_config
+
+
+@pytest.fixture
+def cfg():
+    return load_config(ROOT / 'configs' / 'digits' / 'ladder.py')
+
+
+def ready(cfg, name, seed=0):
+    return ready_config(cfg, read_rungs(cfg.ladder)[name], seed)
+
+
+def test_each_kind_of_data_goes_where_the_loop_looks_for_it(cfg):
+    source = ready(cfg, 'source_only')
+    assert source.train_dataloader.dataset.quality == 'clean'
+    assert 'target_dataloader' not in source.train_cfg
+
+    few = ready(cfg, 'fine_tune')
+    assert (few.train_dataloader.dataset.quality, few.train_dataloader.dataset.split) == (
+        'field',
+        'few',
+    )
+    assert few.train_dataloader.batch_size == 25
+    assert few.train_dataloader.dataset.pipeline == source.train_dataloader.dataset.pipeline
+
+    both = ready(cfg, 'dann')
+    assert both.train_dataloader.dataset.quality == 'clean'
+    assert both.train_cfg.target_dataloader.dataset == dict(quality='field', split='train')
+
+
+def test_no_rung_trains_on_what_it_is_measured_on(cfg):
+    for name in read_rungs(cfg.ladder):
+        config = ready(cfg, name)
+        trained = [config.train_dataloader.dataset]
+        if 'target_dataloader' in config.train_cfg:
+            trained.append(config.train_cfg.target_dataloader.dataset)
+        assert {data.split for data in trained} <= {'train', 'few'}
+        assert config.test_dataloader.dataset.split == 'test'
+        assert config.test_cfg.dataloaders.target.dataset.split == 'test'
+        assert config.val_cfg.dataloaders.target.dataset.split == 'val'
+
+
+def test_options_come_last_and_the_seed_after_them(cfg):
+    rung = Rung(
+        'mine',
+        ['dann'],
+        data='source+target',
+        options=dict(model=dict(alignments=dict(dann=dict(coefficient=0.125)))),
+    )
+    config = ready_config(cfg, rung, 5)
+    assert config.model.alignments.dann.coefficient == 0.125
+    assert config.model.alignments.dann.type == 'DANNHead'
+    assert config.randomness.seed == 5
+
+
+def test_the_config_that_the_ladder_stands_on_stays_as_it_is(cfg):
+    before = cfg.to_dict()
+    for name in read_rungs(cfg.ladder):
+        ready(cfg, name)
+    assert cfg.to_dict() == before
+
+
+def test_a_ready_config_knows_nothing_of_the_ladder_and_can_be_read_back(cfg, tmp_path):
+    path = place(ready(cfg, 'dann'), tmp_path / 'dann', 'start.pth')
+    config = Config.fromfile(path)
+    assert 'ladder' not in config
+    assert config.work_dir == str(tmp_path / 'dann')
+    assert config.load_from == 'start.pth'
+    assert [metric.type for metric in config.test_evaluator] == ['Accuracy', 'DumpResults']
+    assert config.model.type == 'AdaptationClassifier'
+
+
+def test_the_key_follows_content_and_start_alone(cfg):
+    key = content_key(ready(cfg, 'fine_tune'), 'start')
+    assert key == content_key(ready(cfg, 'fine_tune'), 'start')
+    assert key != content_key(ready(cfg, 'fine_tune'), 'another start')
+    assert key != content_key(ready(cfg, 'fine_tune', seed=1), 'start')
+    cfg.optim_wrapper.optimizer.lr *= 2
+    assert key != content_key(ready(cfg, 'fine_tune'), 'start')
+
+
+def test_a_changed_start_changes_what_stands_on_it(tmp_path):
+    rungs = ['source_only', 'fine_tune']
+    keys = []
+    for number, extra in enumerate(('', 'randomness = dict(deterministic=True)\n')):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        cfg = load_config(write_tiny(folder, extra))
+        known = read_rungs(cfg.ladder)
+        jobs = plan(cfg, [known[name] for name in rungs], [0, 1], tmp_path / 'work')
+        assert [job.start for job in jobs[2:]] == jobs[:2]
+        keys.append([job.key for job in jobs])
+    assert not set(keys[0]) & set(keys[1])
+
+
+def test_a_config_without_a_target_to_measure_is_refused(cfg):
+    cfg.test_cfg = dict()
+    with pytest.raises(ValueError, match=r"tests on \['source'\]: set test_cfg = .*DomainTestLoop"):
+        check_measures_target(cfg)

@@ -1,0 +1,204 @@
+"""The ladder as its user meets it: tools/ladder.py, real runs, a terminal's text."""
+
+import json
+import re
+import signal
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from tests.test_ladder.conftest import run_tool, start_tool, write_tiny
+from tl_plugin.ladder.run_ladder import run_ladder
+from tl_plugin.ladder.run_rung import newest_checkpoint
+
+RUNGS = ['source_only', 'feature_extraction', 'fine_tune', 'dann']
+# Long enough to be interrupted.
+LONG = 'train_cfg = dict(max_epochs=40)\nparam_scheduler = dict(T_max=40)\n'
+
+
+def test_results_of_all_rungs(climbed):
+    results = climbed.results
+    assert [rung['name'] for rung in results['rungs']] == RUNGS
+    for rung in results['rungs']:
+        folder = climbed.work_dir / rung['name'] / 'seed_0'
+        predictions = json.loads((folder / 'predictions.json').read_text())
+        for domain in ('source', 'target'):
+            found = predictions[domain]
+            right = [a == b for a, b in zip(found['truth'], found['predicted'])]
+            assert len(right) == 30
+            assert rung[f'{domain}_accuracy'] == pytest.approx(100 * sum(right) / 30, abs=0.01)
+            by_seed = rung[f'{domain}_accuracy_by_seed']
+            assert by_seed == pytest.approx([rung[f'{domain}_accuracy']], abs=0.01)
+        assert rung['seconds'] > 0
+        assert rung['config'] == str(folder / 'config.py')
+    assert {'commit', 'date', 'versions', 'machine'} <= set(results)
+    assert not results['failures']
+
+
+def test_accuracy_is_what_the_stock_metric_says(climbed):
+    for name in RUNGS:
+        result = json.loads((climbed.work_dir / name / 'seed_0' / 'result.json').read_text())
+        for domain in ('source', 'target'):
+            stock = result['metrics'][f'{domain}/accuracy/top1']
+            assert result['accuracy'][domain] == pytest.approx(stock, abs=0.01)
+
+
+def test_only_the_head_trains_in_feature_extraction(climbed):
+    rungs = {rung['name']: rung for rung in climbed.results['rungs']}
+    assert rungs['feature_extraction']['trainable_parameters'] == 32 * 10 + 10
+    assert rungs['fine_tune']['trainable_parameters'] == rungs['fine_tune']['parameters']
+    start, trained = (
+        torch.load(rungs[name]['checkpoint'], weights_only=True)['state_dict']
+        for name in ('source_only', 'feature_extraction')
+    )
+    changed = {name for name in start if not torch.equal(start[name], trained[name])}
+    assert changed == {'head.fc.weight', 'head.fc.bias'}
+
+
+def test_the_table_and_the_last_lines(climbed):
+    text = climbed.output
+    for name in RUNGS:
+        assert re.search(rf'\[\d/4\] {name} \(seed 0\): source \d+\.\d%, target \d+\.\d%', text)
+        assert re.search(rf'^ +{name} +(source|labelled target)', text, re.MULTILINE)
+    last = text.strip().splitlines()[-4:]
+    assert last[0] == f'Report:  {climbed.work_dir / "report.html"}'
+    assert last[1] == f'Results: {climbed.work_dir / "results.json"}'
+    assert 'python tools/train.py' in last[3]
+
+
+def test_finished_rungs_are_kept_and_a_changed_one_is_run_again(climbed, capsys):
+    def times():
+        results = {name: climbed.work_dir / name / 'seed_0' / 'result.json' for name in RUNGS}
+        return {name: path.stat().st_mtime_ns for name, path in results.items()}
+
+    before = times()
+    option = {'ladder.rungs.feature_extraction.options.optim_wrapper.optimizer.lr': 0.01}
+    assert run_ladder(climbed.config, climbed.work_dir, cfg_options=option) == 0
+    assert capsys.readouterr().out.count('finished before, kept') == 3
+    assert {name for name in RUNGS if before[name] != times()[name]} == {'feature_extraction'}
+    assert (climbed.work_dir / 'feature_extraction' / 'seed_0.old' / 'result.json').is_file()
+
+
+def test_a_ready_config_gives_the_same_weights_without_the_ladder(climbed, tmp_path):
+    config = Config.fromfile(climbed.work_dir / 'dann' / 'seed_0' / 'config.py')
+    folder = config.work_dir
+    config.merge_from_dict({'work_dir': str(tmp_path), 'experiment_name': 'without_the_ladder'})
+    Runner.from_cfg(config).train()
+    ours, plain = (
+        torch.load(Path(path) / 'epoch_2.pth', weights_only=True)['state_dict']
+        for path in (folder, tmp_path)
+    )
+    assert all(torch.equal(ours[name], plain[name]) for name in ours)
+
+
+class Report(HTMLParser):
+    """What a reader gets from the page: text, images, links to elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.images, self.addresses, self.cells, self._cell = [], [], [], False
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == 'img':
+            self.images.append(attributes)
+        self.addresses += [attributes[key] for key in ('src', 'href') if key in attributes]
+        self._cell = tag == 'td'
+
+    def handle_data(self, data):
+        if self._cell:
+            self.cells.append(data)
+            self._cell = False
+
+
+def test_the_report_stands_alone_and_tells_the_results(climbed):
+    html = (climbed.work_dir / 'report.html').read_text()
+    report = Report()
+    report.feed(html)
+    assert len(html) < 5e6
+    assert all(address.startswith('data:image/') for address in report.addresses)
+    assert '@import' not in html
+    assert 'url(' not in html
+    # Ten samples a domain; curves and two matrices a rung.
+    assert len(report.images) >= 20 + 4 * len(RUNGS)
+    assert all(image['alt'] for image in report.images)
+    assert 'name="viewport"' in html
+    for rung in climbed.results['rungs']:
+        assert rung['name'] in report.cells
+        assert f'{rung["target_accuracy"]:.1f}' in report.cells
+        assert f'{rung["source_accuracy"]:.1f}' in report.cells
+
+
+def test_the_markdown_table_is_the_results(climbed):
+    code, output = run_tool('--markdown', climbed.work_dir / 'results.json')
+    assert code == 0, output
+    table = [line.split('|')[1:-1] for line in output.splitlines() if line.startswith('|')]
+    header = [cell.strip() for cell in table[0]]
+    rows = {row[0].strip(): [cell.strip() for cell in row] for row in table[2:]}
+    assert list(rows) == RUNGS
+    for rung in climbed.results['rungs']:
+        row = dict(zip(header, rows[rung['name']]))
+        assert row['target %'] == f'{rung["target_accuracy"]:.1f}'
+        assert row['trainable'] == f'{rung["trainable_parameters"]:,}'
+
+
+def test_a_failing_rung_is_shown_and_takes_along_only_what_starts_from_it(tmp_path, capsys):
+    config = write_tiny(
+        tmp_path,
+        'ladder = dict(rungs=dict(\n'
+        "    broken=dict(strategies=['source_only'],\n"
+        "        options=dict(train_dataloader=dict(dataset=dict(quality='dirty')))),\n"
+        "    after=dict(strategies=['source_only'], start='broken'),\n"
+        "    late=dict(strategies=['source_only']),\n"
+        '))\n',
+    )
+    work_dir = tmp_path / 'work'
+    assert run_ladder(config, work_dir, rungs=['broken', 'after', 'late']) == 1
+    said = capsys.readouterr().out
+    assert "qualities ['clean', 'field'], got 'dirty'" in said
+    assert 'run the same command again' in said
+    assert 'not run: it starts from broken (seed 0), which failed' in said
+    results = json.loads((work_dir / 'results.json').read_text())
+    assert [rung['name'] for rung in results['rungs']] == ['late']
+    assert [failure['name'] for failure in results['failures']] == ['broken', 'after']
+    assert (work_dir / 'report.html').is_file()
+    assert not list(work_dir.rglob('*.tmp'))
+    assert not (work_dir / 'broken' / 'seed_0' / 'result.json').exists()
+
+
+def test_an_interrupted_rung_goes_on_where_it_was(tmp_path):
+    """Ended from outside after a checkpoint, with the newest one cut off."""
+    config, work_dir = write_tiny(tmp_path, LONG), tmp_path / 'work'
+    folder = work_dir / 'source_only' / 'seed_0'
+    process = start_tool(config, '--work-dir', work_dir, '--rungs', 'source_only')
+    deadline = time.monotonic() + 200
+    while not (folder / 'epoch_3.pth').exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    assert not (folder / 'result.json').exists()
+    newest = max(folder.glob('*.pth'), key=lambda path: path.stat().st_mtime)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    resumed = newest_checkpoint(folder)
+    assert resumed not in (None, newest)
+    # Its process has gone too: nothing has been written since.
+    assert newest.stat().st_size == 1000
+
+    assert run_ladder(config, work_dir, rungs=['source_only']) == 0
+    log = (folder / 'console.log').read_text()
+    assert f'resumed epoch: {int(resumed.stem.split("_")[1])}' in log
+    assert json.loads((folder / 'result.json').read_text())['epochs'] == 40
+
+
+def test_a_mistake_in_the_config_is_told_before_anything_is_trained(tmp_path):
+    config = write_tiny(tmp_path, 'ladder = dict(rungs=dict(dann=dict(strategies=["dan"])))\n')
+    with pytest.raises(ValueError, match="unknown strategy 'dan'"):
+        run_ladder(config, tmp_path / 'work')
+    assert not (tmp_path / 'work').exists()

@@ -1,0 +1,105 @@
+"""A rung's ready config: a plain file that mmpretrain's own tools can run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from tl_plugin.engine.loops import inherit_dataloader
+from tl_plugin.ladder.rungs import LABELLED_TARGET, SOURCE_AND_TARGET, Rung
+from tl_plugin.strategies import apply_strategies
+
+CONFIG_NAME = 'config.py'
+PREDICTIONS_NAME = 'predictions.pkl'
+TARGET = 'target'
+
+
+def check_measures_target(cfg: Config) -> None:
+    """See to it that the config tests on a domain called target.
+
+    Raises:
+        ValueError: If it doesn't.
+    """
+    domains = (cfg.get('test_cfg') or {}).get('dataloaders') or {}
+    if TARGET not in domains:
+        raise ValueError(
+            'the ladder measures every rung on source and target, and this config tests on '
+            f'{["source", *domains]}: set test_cfg = dict(type="DomainTestLoop", '
+            'dataloaders=dict(target=dict(dataset=dict(...)))), and val_cfg likewise with '
+            'DomainValLoop'
+        )
+
+
+def ready_config(cfg: Config, rung: Rung, seed: int) -> Config:
+    """Merge a rung into a config: strategies, then training data, then the rung's options.
+
+    Args:
+        cfg: The config that the ladder stands on. It isn't changed.
+        rung: What to make of it.
+        seed: The run's seed.
+
+    Returns:
+        A config that knows nothing of the ladder, and not yet where it runs: see :func:`place`.
+    """
+    ready = apply_strategies(cfg, rung.strategies)
+    settings = ready.pop('ladder', None) or {}
+    if rung.data == LABELLED_TARGET:
+        ready.train_dataloader = inherit_dataloader(
+            ready.train_dataloader,
+            settings.get('labelled_target_dataloader'),
+            'ladder.labelled_target_dataloader',
+        )
+    elif rung.data == SOURCE_AND_TARGET:
+        ready.merge_from_dict(
+            {'train_cfg': {'target_dataloader': _plain(settings.get('target_dataloader'))}}
+        )
+    ready.merge_from_dict(_plain(rung.options))
+    ready.merge_from_dict({'randomness': {'seed': seed}})
+    return ready
+
+
+def content_key(ready: Config, start_key: str | None) -> str:
+    """Return a short hash of what decides the outcome: the config, and where it starts.
+
+    Args:
+        ready: Before :func:`place`, so that a moved folder keeps its results.
+        start_key: The key of the run it starts from.
+    """
+    content = json.dumps([ready.to_dict(), start_key], sort_keys=True, default=repr)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def place(ready: Config, folder: Path, start_checkpoint: str | None) -> Path:
+    """Give a ready config its folder and its start, and write it there.
+
+    Args:
+        ready: From :func:`ready_config`. It isn't changed.
+        folder: The run's folder.
+        start_checkpoint: What to load first. None keeps the config's own ``load_from``.
+
+    Returns:
+        The file.
+    """
+    placed = Config(ready.to_dict())
+    placed.work_dir = str(folder)
+    placed.resume = False
+    if start_checkpoint is not None:
+        placed.load_from = start_checkpoint
+    evaluators = placed.get('test_evaluator') or []
+    if not isinstance(evaluators, (list, tuple)):
+        evaluators = [evaluators]
+    dump = dict(type='DumpResults', out_file_path=str(folder / PREDICTIONS_NAME))
+    placed.test_evaluator = [*evaluators, dump]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CONFIG_NAME
+    placed.dump(path)
+    return path
+
+
+def _plain(config: Mapping | None) -> dict:
+    """A deep copy in plain dicts: merging in place would write into what it came from."""
+    return ConfigDict(config or {}).to_dict()

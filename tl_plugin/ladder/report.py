@@ -1,0 +1,150 @@
+"""The report: one HTML file that needs nothing else, no network either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import DATASETS
+
+from tl_plugin.engine.loops import inherit_dataloader
+from tl_plugin.ladder import curves
+from tl_plugin.ladder.files import read_json
+from tl_plugin.ladder.results import BASELINE, best_rung, rows
+from tl_plugin.ladder.run_rung import PREDICTIONS_JSON
+
+REPORT_NAME = 'report.html'
+TEMPLATE = Path(__file__).with_name('report.html.j2')
+DOMAINS = ('source', 'target')
+NUM_SAMPLES = 10
+
+
+def make_report(results: dict, cfg: Config) -> str:
+    """Return the report's HTML.
+
+    Args:
+        results: Content of results.json, with at least one rung.
+        cfg: The config that the ladder stands on; its test data give the sample images.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    template = environment.from_string(TEMPLATE.read_text(encoding='utf-8'))
+    predictions = {rung['name']: _predictions(rung) for rung in results['rungs']}
+    datasets = {domain: build_dataset(cfg, domain) for domain in DOMAINS}
+    classes = class_names(datasets['source'], predictions)
+    header, cells = rows(results)
+    best = best_rung(results)
+    flip = to_rgb(cfg)
+    return template.render(
+        results=results,
+        header=header,
+        table=list(zip(results['rungs'], cells)),
+        best=best,
+        baseline=next((rung for rung in results['rungs'] if rung['name'] == BASELINE), None),
+        samples={
+            domain: samples(datasets[domain], domain, classes, predictions, best['name'], flip)
+            for domain in DOMAINS
+        },
+        rungs=[
+            _rung_pictures(rung, predictions[rung['name']], classes) for rung in results['rungs']
+        ],
+    )
+
+
+def build_dataset(cfg: Config, domain: str):
+    """Build the test data set of one domain."""
+    loader = cfg.test_dataloader
+    if domain != 'source':
+        loader = inherit_dataloader(loader, cfg.test_cfg.dataloaders[domain], 'test_cfg')
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
+        return DATASETS.build(loader['dataset'])
+
+
+def class_names(dataset, predictions: dict) -> list[str]:
+    """The classes' names, or their numbers where the data set names none."""
+    names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if names:
+        return [str(name) for name in names]
+    seen = [
+        label
+        for seeds in predictions.values()
+        for seed in seeds
+        for found in seed.values()
+        for label in (*found['truth'], *found['predicted'])
+    ]
+    return [str(label) for label in range(max(seen) + 1)]
+
+
+def to_rgb(cfg: Config) -> bool:
+    """Whether the pipeline gives BGR, which the model's preprocessor turns around."""
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    return bool(preprocessor.get('to_rgb'))
+
+
+def samples(
+    dataset, domain: str, classes: Sequence[str], predictions: dict, best: str, flip: bool
+) -> list[dict]:
+    """Pick test images, as many classes as there is room for, with what two rungs say of them.
+
+    Returns:
+        Dicts of ``image`` (data URI), ``truth`` and ``said``, rung -> predicted class.
+    """
+    first = predictions[best][0][domain]
+    _, firsts = np.unique(first['truth'], return_index=True)
+    chosen = []
+    for index in firsts[:NUM_SAMPLES]:
+        inputs = np.asarray(dataset[int(index)]['inputs'])
+        image = inputs[::-1] if flip else inputs
+        said = {
+            rung: classes[predictions[rung][0][domain]['predicted'][index]]
+            for rung in dict.fromkeys([BASELINE, best])
+            if rung in predictions
+        }
+        chosen.append(
+            {
+                'image': curves.image_data_uri(np.ascontiguousarray(image.transpose(1, 2, 0))),
+                'truth': classes[first['truth'][index]],
+                'said': said,
+            }
+        )
+    return chosen
+
+
+def _rung_pictures(rung: dict, predictions: list[dict], classes: Sequence[str]) -> dict:
+    records = [curves.read_scalars(Path(folder)) for folder in rung['folders']]
+    training, validation = ([record[part] for record in records] for part in (0, 1))
+    ends = [run[-1]['loss'] for run in training if run]
+    matrices = {}
+    for domain in DOMAINS:
+        counts = curves.confusion_matrix([seed[domain] for seed in predictions], len(classes))
+        matrices[domain] = {
+            'image': curves.plot_confusion(counts, classes, domain),
+            'confused': _most_confused(counts, classes),
+        }
+    return {
+        'row': rung,
+        'loss': curves.plot_loss(training),
+        'final_loss': f'{np.mean(ends):.3f}' if ends else 'unknown',
+        'accuracy': curves.plot_accuracy(validation),
+        'confusion': matrices,
+    }
+
+
+def _most_confused(counts: np.ndarray, classes: Sequence[str], number: int = 3) -> str:
+    mistakes = counts - np.diag(np.diag(counts))
+    order = np.argsort(mistakes, axis=None)[::-1][:number]
+    pairs = [np.unravel_index(index, counts.shape) for index in order]
+    named = [
+        f'{classes[truth]} taken for {classes[said]} ({mistakes[truth, said]} times)'
+        for truth, said in pairs
+        if mistakes[truth, said]
+    ]
+    return ', '.join(named) or 'no mistakes'
+
+
+def _predictions(rung: dict) -> list[dict]:
+    return [read_json(Path(folder) / PREDICTIONS_JSON) for folder in rung['folders']]

@@ -1,0 +1,226 @@
+"""The ladder's findings: results.json, the table on the terminal, the table in a README."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import tl_plugin
+from tl_plugin.ladder.climb import Failure, Job
+from tl_plugin.ladder.files import read_json
+
+RESULTS_NAME = 'results.json'
+BASELINE = 'source_only'
+
+
+def collect(jobs: Sequence[Job], failures: Sequence[Failure], config: str) -> dict:
+    """Put all finished runs into one dict, the content of results.json.
+
+    Args:
+        jobs: All runs of the climb.
+        failures: Those that gave no result.
+        config: Name of the config that the ladder stands on.
+
+    Returns:
+        ``rungs``: a list in order of cost, see :func:`summarise`; ``failures``; and where all of it
+        comes from: ``config``, ``date``, ``commit``, ``versions``, ``machine``.
+    """
+    by_rung: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.result():
+            by_rung.setdefault(job.rung.name, []).append(job)
+    rungs = [summarise(finished) for finished in by_rung.values()]
+    baseline = next((rung for rung in rungs if rung['name'] == BASELINE), None)
+    for rung in rungs:
+        rung['target_change'] = _difference(rung, baseline, 'target_accuracy')
+        rung['source_change'] = _difference(rung, baseline, 'source_accuracy')
+    return {
+        'config': config,
+        'date': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
+        'commit': commit(),
+        'versions': versions(),
+        'machine': machine(),
+        'rungs': rungs,
+        'failures': [
+            {
+                'name': failure.job.rung.name,
+                'seed': failure.job.seed,
+                'reason': failure.reason,
+                'log': str(failure.log) if failure.log else None,
+            }
+            for failure in failures
+        ],
+    }
+
+
+def summarise(jobs: Sequence[Job]) -> dict:
+    """One rung's row: means over its seeds.
+
+    Args:
+        jobs: The rung's finished runs, one a seed.
+
+    Returns:
+        ``name``, ``about``, ``strategies``, ``data``, ``start``, ``seeds``; ``<domain>_accuracy``
+        in percent of the domain's test images, mean over seeds, ``<domain>_accuracy_by_seed`` and
+        ``<domain>_accuracy_spread`` (standard deviation over seeds, None for one seed) for every
+        domain; ``seconds`` (mean of training and testing), ``trainable_parameters``,
+        ``parameters``, ``epochs``, ``iterations``; and the first seed's ``config``, ``checkpoint``
+        and ``command``, with ``folders`` of all.
+    """
+    rung, first = jobs[0].rung, jobs[0]
+    results = [job.result() for job in jobs]
+    row = {
+        'name': rung.name,
+        'about': rung.about,
+        'strategies': list(rung.strategies),
+        'data': rung.data,
+        'start': rung.start,
+        'seeds': [job.seed for job in jobs],
+    }
+    for domain in results[0]['accuracy']:
+        values = [result['accuracy'][domain] for result in results]
+        row[f'{domain}_accuracy'] = round(statistics.fmean(values), 2)
+        row[f'{domain}_accuracy_by_seed'] = values
+        row[f'{domain}_accuracy_spread'] = (
+            round(statistics.stdev(values), 2) if len(values) > 1 else None
+        )
+    row['seconds'] = round(statistics.fmean(result['seconds'] for result in results), 1)
+    for name in ('trainable_parameters', 'parameters', 'epochs', 'iterations'):
+        row[name] = results[0][name]
+    row['config'] = str(first.config)
+    row['checkpoint'] = results[0]['checkpoint']
+    row['command'] = ' && '.join(first.commands())
+    row['folders'] = [str(job.folder) for job in jobs]
+    return row
+
+
+def commit() -> str | None:
+    """The commit of the checkout that the package runs from, ``-dirty`` if it was changed."""
+    root = Path(tl_plugin.__file__).resolve().parent.parent
+    if not (root / '.git').exists():
+        return None
+    command = ['git', '-C', str(root), 'describe', '--always', '--abbrev=12', '--dirty']
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str | None]:
+    """What the results were made with."""
+    found = {'python': platform.python_version(), 'tl_plugin': tl_plugin.__version__}
+    for name in ('mmpretrain', 'mmengine', 'torch', 'timm', 'numpy'):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def machine() -> str:
+    """The device that did the work, in words."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f'{torch.cuda.device_count()} x {torch.cuda.get_device_name()}'
+    return f'{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads'
+
+
+def rows(results: dict) -> tuple[list[str], list[list[str]]]:
+    """The table of all outputs: header and cells, as text."""
+    header = ['rung', 'trained on', 'target %', 'change', 'source %', 'change', 'time', 'trainable']
+    cells = [
+        [
+            rung['name'],
+            rung['data'].replace('_', ' '),
+            _with_spread(rung, 'target'),
+            _signed(rung['target_change']),
+            _with_spread(rung, 'source'),
+            _signed(rung['source_change']),
+            f'{rung["seconds"]:.0f} s',
+            f'{rung["trainable_parameters"]:,}',
+        ]
+        for rung in results['rungs']
+    ]
+    return header, cells
+
+
+def print_table(results: dict) -> None:
+    """Print the table on the terminal, the best target accuracy in bold."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    header, cells = rows(results)
+    table = Table(title='Accuracy on test images', box=box.SIMPLE_HEAD)
+    for column, name in enumerate(header):
+        table.add_column(name, justify='left' if column < 2 else 'right')
+    best = best_rung(results)
+    for rung, row in zip(results['rungs'], cells):
+        table.add_row(*row, style='bold' if rung is best else None)
+    console = Console()
+    # A pipe has no width, and a folded table is hard to read.
+    Console(width=None if console.is_terminal else 200).print(table)
+
+
+def markdown_table(results: dict) -> str:
+    """Return the table for a README, with a line on where it comes from.
+
+    Args:
+        results: Content of results.json.
+    """
+    header, cells = rows(results)
+    lines = ['| ' + ' | '.join(row) + ' |' for row in [header, *cells]]
+    lines.insert(1, '| --- | --- |' + ' ---: |' * (len(header) - 2))
+    seeds = max((len(rung['seeds']) for rung in results['rungs']), default=0)
+    what = 'mean ± standard deviation' if seeds > 1 else 'one run'
+    made_with = ', '.join(
+        f'{name} {results["versions"][name]}' for name in ('mmpretrain', 'mmengine', 'torch')
+    )
+    lines += [
+        '',
+        f'`{results["config"]}`, percent of test images that are right at the last epoch, {what}'
+        f'{f" over {seeds} seeds" if seeds > 1 else ""}; change against {BASELINE}, in points; '
+        f'trainable parameters. {results["machine"]}, {made_with}, '
+        f'commit {results["commit"] or "unknown"}.',
+    ]
+    return '\n'.join(lines)
+
+
+def best_rung(results: dict) -> dict | None:
+    """The rung with the highest target accuracy."""
+    return max(results['rungs'], key=lambda rung: rung['target_accuracy'], default=None)
+
+
+def read_results(path: Path) -> dict:
+    """Read a results.json.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If the file is something else.
+    """
+    results = read_json(path)
+    if results is None:
+        raise FileNotFoundError(f'no results at {path}: tools/ladder.py CONFIG writes them')
+    if 'rungs' not in results:
+        raise ValueError(f'{path} is no results.json of tools/ladder.py: it has no "rungs"')
+    return results
+
+
+def _difference(rung: dict, baseline: dict | None, name: str) -> float | None:
+    return round(rung[name] - baseline[name], 2) if baseline else None
+
+
+def _with_spread(rung: dict, domain: str) -> str:
+    spread = rung[f'{domain}_accuracy_spread']
+    return f'{rung[f"{domain}_accuracy"]:.1f}' + (f' ± {spread:.1f}' if spread is not None else '')
+
+
+def _signed(points: float | None) -> str:
+    return '' if points is None else f'{points:+.1f}'

@@ -1,0 +1,73 @@
+"""From a config to results and report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tl_plugin.ladder.climb import climb, plan
+from tl_plugin.ladder.display import make_display
+from tl_plugin.ladder.files import write_json, write_text
+from tl_plugin.ladder.ready_config import check_measures_target
+from tl_plugin.ladder.report import REPORT_NAME, make_report
+from tl_plugin.ladder.results import RESULTS_NAME, best_rung, collect, print_table
+from tl_plugin.ladder.rungs import read_rungs, select_rungs
+from tl_plugin.launch import load_config
+
+
+def run_ladder(
+    config: str | Path,
+    work_dir: Path,
+    rungs: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    cfg_options: dict | None = None,
+) -> int:
+    """Climb the ladder on a config, print the table, write results.json and report.html.
+
+    Args:
+        config: A config with a ``ladder`` and a target in ``test_cfg``.
+        work_dir: Folder of all runs, results and report.
+        rungs: Rungs to climb, by default all that the config has data for.
+        seeds: One run of each rung a seed.
+        cfg_options: Single settings over the config.
+
+    Returns:
+        0, or 1 if a run failed.
+
+    Raises:
+        ValueError: If the config can't be climbed on, or a rung doesn't exist. Nothing has been
+            trained then.
+    """
+    cfg = load_config(config, cfg_options=cfg_options)
+    check_measures_target(cfg)
+    settings = cfg.get('ladder') or {}
+    chosen, missing = select_rungs(read_rungs(settings), rungs, settings)
+    for name, need in missing.items():
+        print(f'Leaving out {name}: the config has no ladder.{need}.')
+    jobs = plan(cfg, chosen, seeds, work_dir)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with make_display(len(jobs)) as display:
+        failures = climb(jobs, display)
+    results = collect(jobs, failures, str(config))
+    write_json(work_dir / RESULTS_NAME, results)
+    if results['rungs']:
+        write_text(work_dir / REPORT_NAME, make_report(results, cfg))
+        print_table(results)
+    print_end(results, work_dir)
+    return 1 if failures else 0
+
+
+def print_end(results: dict, work_dir: Path) -> None:
+    """Say what failed, where everything is, and what to do next."""
+    for failure in results['failures']:
+        log = f' (see {failure["log"]})' if failure['log'] else ''
+        print(f'FAILED {failure["name"]} (seed {failure["seed"]}): {failure["reason"]}{log}')
+    best = best_rung(results)
+    if best is None:
+        return
+    print(f'Report:  {work_dir / REPORT_NAME}')
+    print(f'Results: {work_dir / RESULTS_NAME}')
+    print(
+        f'Next:    {best["name"]} is best on the target. Train it again, or on data of your own, '
+        f'from its ready config:\n           {best["command"].split(" && ")[0]}'
+    )

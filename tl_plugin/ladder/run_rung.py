@@ -1,0 +1,128 @@
+"""One run in a process of its own: train, then test once, at the last epoch.
+
+``python -m tl_plugin.ladder.run_rung FOLDER --key KEY`` runs ``FOLDER/config.py``. It goes on from
+the newest whole checkpoint in the folder, if there is one, and writes ``result.json`` last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+
+from tl_plugin.ladder.files import write_json
+from tl_plugin.ladder.progress import ProgressHook, read_progress
+from tl_plugin.ladder.ready_config import CONFIG_NAME, PREDICTIONS_NAME
+from tl_plugin.launch import build_runner, prepare
+
+RESULT_NAME = 'result.json'
+PREDICTIONS_JSON = 'predictions.json'
+
+
+def run_rung(folder: Path, key: str) -> None:
+    """Train and test the config in a folder; leave ``result.json`` and ``predictions.json``.
+
+    Args:
+        folder: Holds ``config.py``.
+        key: What the result is filed under, see :func:`~tl_plugin.ladder.ready_config.content_key`.
+    """
+    checkpoint = newest_checkpoint(folder)
+    # A config without a file name: the runner writes the config it runs into its folder under that
+    # name, and this one is resumed or not, which the ready config must not remember.
+    cfg = Config(Config.fromfile(folder / CONFIG_NAME).to_dict())
+    runner = build_runner(prepare(cfg, resume=str(checkpoint) if checkpoint else None))
+    progress = ProgressHook(folder, read_progress(folder).elapsed if checkpoint else 0.0)
+    runner.register_hook(progress)
+    runner.train()
+    metrics = runner.test()
+    predictions = read_predictions(folder)
+    write_json(folder / PREDICTIONS_JSON, predictions)
+    write_json(
+        folder / RESULT_NAME,
+        {
+            'key': key,
+            'accuracy': {name: accuracy(found) for name, found in predictions.items()},
+            'metrics': _scalars(metrics),
+            'classes': list(runner.test_loop.dataloader.dataset.metainfo.get('classes') or []),
+            'seconds': round(progress.elapsed, 1),
+            'epochs': runner.epoch,
+            'iterations': runner.iter,
+            'checkpoint': str(newest_checkpoint(folder)),
+            'finished': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
+            **count_parameters(runner.model),
+        },
+    )
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that can be read; mmengine may be killed while it writes one."""
+    for path in sorted(folder.glob('*.pth'), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            torch.load(path, map_location='cpu', mmap=True, weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            message = f'Passed over {path}, which is not whole: {error}'
+            print_log(message, logger='current', level=logging.WARNING)
+        else:
+            return path
+    return None
+
+
+def read_predictions(folder: Path) -> dict[str, dict[str, list]]:
+    """Gather what was dumped per domain: ``truth``, ``predicted``, ``confidence``, in order."""
+    dumped = Path(PREDICTIONS_NAME)
+    predictions = {}
+    for path in sorted(folder.glob(f'{dumped.stem}.*{dumped.suffix}')):
+        with path.open('rb') as file:
+            samples = pickle.load(file)  # written a moment ago by this very process
+        predictions[path.suffixes[0].lstrip('.')] = {
+            'truth': [int(sample['gt_label'][0]) for sample in samples],
+            'predicted': [int(sample['pred_label'][0]) for sample in samples],
+            'confidence': [round(float(sample['pred_score'].max()), 4) for sample in samples],
+        }
+        path.unlink()
+    return predictions
+
+
+def accuracy(predictions: dict[str, list]) -> float:
+    """Percent of predictions that are right.
+
+    >>> accuracy({'truth': [1, 2, 2], 'predicted': [1, 1, 2]})
+    66.667
+    """
+    pairs = list(zip(predictions['truth'], predictions['predicted']))
+    return round(100 * sum(truth == predicted for truth, predicted in pairs) / len(pairs), 3)
+
+
+def count_parameters(model: torch.nn.Module) -> dict[str, int]:
+    """Count a model's parameters, all and those that train."""
+    model = model.module if is_model_wrapper(model) else model
+    return {
+        'trainable_parameters': sum(p.numel() for p in model.parameters() if p.requires_grad),
+        'parameters': sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
+    numbers = (int, float)
+    return {name: float(value) for name, value in metrics.items() if isinstance(value, numbers)}
+
+
+def main() -> None:
+    """Run the folder named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('folder', type=Path)
+    parser.add_argument('--key', required=True)
+    arguments = parser.parse_args()
+    run_rung(arguments.folder, arguments.key)
+
+
+if __name__ == '__main__':
+    main()

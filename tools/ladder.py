@@ -1,0 +1,73 @@
+"""Climbs the ladder of strategies on one config and says what each of them gains and costs."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import arguments  # noqa: F401  (finds the package beside a checkout's tools)
+from mmengine.config import DictAction
+
+from tl_plugin.launch import default_work_dir
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='Finished rungs are kept, an interrupted one goes on: run the same command again.',
+    )
+    parser.add_argument(
+        'config', nargs='?', help='config with a `ladder`, or package::path of one in a package'
+    )
+    parser.add_argument(
+        '--rungs', nargs='+', metavar='NAME', help='climb these alone, with those they start from'
+    )
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='runs of each rung')
+    parser.add_argument('--work-dir', type=Path, help='folder of all runs, results and report')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override single settings of the config: key=value; of one rung: '
+        'ladder.rungs.dann.options.train_cfg.max_epochs=5',
+    )
+    parser.add_argument(
+        '--markdown',
+        type=Path,
+        metavar='RESULTS',
+        help='train nothing: print the table of a results.json for a README',
+    )
+    args = parser.parse_args()
+    if (args.config is None) == (args.markdown is None):
+        parser.error('give a config to climb with, or --markdown RESULTS to print a table')
+    return args
+
+
+def main():
+    args = parse_args()
+    if args.markdown:
+        from tl_plugin.ladder.results import markdown_table, read_results
+
+        print(markdown_table(read_results(args.markdown)))
+        return 0
+    from tl_plugin.ladder.run_ladder import run_ladder
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return run_ladder(
+            args.config,
+            rungs=args.rungs,
+            seeds=args.seeds,
+            work_dir=args.work_dir or Path(default_work_dir(args.config)),
+            cfg_options=args.cfg_options,
+        )
+    except KeyboardInterrupt:
+        print(f'\nInterrupted. This goes on where it stopped:\n  {shlex.join(sys.argv)}')
+        return 130
+
+
+if __name__ == '__main__':
+    sys.exit(main())
