@@ -63,8 +63,12 @@ def run_rung(folder: Path, key: str) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that can be read; mmengine may be killed while it writes one."""
-    for path in sorted(folder.glob('*.pth'), key=lambda path: path.stat().st_mtime, reverse=True):
+    """Return the newest checkpoint of the run's course; mmengine may be killed while it writes one.
+
+    ``best_*`` is none: it may have been chosen by labels that a rung must not profit from.
+    """
+    found = [path for path in folder.glob('*.pth') if not path.name.startswith('best_')]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             torch.load(path, map_location='cpu', mmap=True, weights_only=True)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
