@@ -84,6 +84,9 @@ def tiny_config(work_dir, model: dict = TINY_VIT, **changes: Any) -> Config:
         randomness=dict(seed=0), experiment_name=f'tiny_{abs(hash(str(work_dir)))}',
         env_cfg=dict(dist_cfg=dict(backend='gloo')), visualizer=None))
     cfg.merge_from_dict(copy.deepcopy(changes))
+    if not cfg.train_cfg.by_epoch:
+        # The loop by iteration sleeps for two seconds each time a finite sampler ends.
+        cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True, seed=0)
     return cfg
 
 

@@ -64,6 +64,15 @@ def set_trainable(runner: Runner, frozen: Collection[str]) -> bool:
     return bool(changed)
 
 
+def frozen_here(model: nn.Module) -> frozenset[str]:
+    """Name the parameters that :func:`set_trainable` has frozen, and that it can thaw.
+
+    Args:
+        model: The model, with or without its wrapper.
+    """
+    return _FROZEN.get(unwrap(model), frozenset())
+
+
 def optimizers(runner: Runner) -> list[Optimizer]:
     """List the torch optimizers of a runner: one, or several in an ``OptimWrapperDict``.
 
@@ -89,6 +98,26 @@ def not_in_optimizer(runner: Runner, names: Collection[str]) -> list[str]:
     }
     values = parameters(runner.model)
     return [name for name in names if id(values[name]) not in held]
+
+
+def check_in_optimizer(runner: Runner, names: Collection[str]) -> None:
+    """Check that parameters which train now or later can be changed by the optimizer.
+
+    Args:
+        runner: A runner whose ``optim_wrapper`` is built.
+        names: Parameter names of the unwrapped model.
+
+    Raises:
+        ValueError: No optimizer group holds some of them.
+    """
+    missing = not_in_optimizer(runner, names)
+    if missing:
+        raise ValueError(
+            f'{len(missing)} parameters are to train but no optimizer group holds them, so that '
+            f'they would never change: {", ".join(missing[:5])}. The optimizer constructor left '
+            'them out because they were frozen when it ran. Use optim_wrapper.constructor='
+            "'LayerwiseLROptimWrapperConstructor', which holds every parameter, or take "
+            'frozen_stages out of the config.')
 
 
 def refuse_unsupported(runner: Runner) -> None:
@@ -126,14 +155,7 @@ def _check_trained(runner: Runner, values: dict[str, nn.Parameter], wanted: dict
         raise ValueError(
             f'All {len(values)} parameters would be frozen and nothing would train. Leave out the '
             "deepest layer, the head: layers=':-1'.")
-    missing = not_in_optimizer(runner, thawed)
-    if missing:
-        raise ValueError(
-            f'{len(missing)} parameters are to train but no optimizer group holds them, so that '
-            f'they would never change: {", ".join(missing[:5])}. The optimizer constructor left '
-            'them out because they were frozen when it ran. Use optim_wrapper.constructor='
-            "'LayerwiseLROptimWrapperConstructor', which holds every parameter, or take "
-            'frozen_stages out of the config.')
+    check_in_optimizer(runner, thawed)
 
 
 def _wrap_again(runner: Runner, model: nn.Module) -> None:

@@ -76,8 +76,7 @@ class FrozenPartHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         """Set the modes again: the loop has just called ``model.train()``."""
-        if self._modes is not None:
-            self._modes.apply()
+        self.apply_modes(runner)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None,
                          outputs=None) -> None:
@@ -109,6 +108,12 @@ class FrozenPartHook(Hook):
             self._log(runner, occasion)
             if self.check_ranks:
                 self._checks_in = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+
+    def apply_modes(self, runner: Runner) -> None:
+        """Set the modes of all frozen parts."""
+        for hook in _frozen_part_hooks(runner):
+            if hook._modes is not None:
+                hook._modes.apply()
 
     def _log(self, runner: Runner, occasion: str) -> None:
         values = parameters(runner.model)

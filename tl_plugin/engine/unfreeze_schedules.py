@@ -1,0 +1,193 @@
+"""When each layer of a frozen part begins to train."""
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Sequence, Union
+
+from .layers import LayerMap
+from .layers.selection import LayerSpec, parse_depths
+
+#: A whole number of epochs or iterations, or a fraction of the run between 0 and 1.
+Time = Union[int, float]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One step of unfreezing.
+
+    Attributes:
+        start: When it begins; None where a metric decides.
+        depths: The layers that begin to train.
+        names: Their parameters.
+    """
+
+    start: Time | None
+    depths: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Every:
+    """The deepest frozen layer first, then the next, every so often.
+
+    Attributes:
+        every: Time from one step to the next.
+        begin: Time of the first step. Defaults to ``every``.
+        layers_per_step: Layers that begin to train together. Defaults to 1.
+        by_epoch: Whether times count epochs, or else iterations. Defaults to True.
+    """
+
+    every: Time
+    begin: Time | None = None
+    layers_per_step: int = 1
+    by_epoch: bool = True
+
+    def phases(self, layers: LayerMap, claim: Sequence[str]) -> list[Phase]:
+        """List the phases of a frozen part, in their order."""
+        steps = _deepest_first(layers, claim, self.layers_per_step)
+        begin = self.every if self.begin is None else self.begin
+        if isinstance(begin, float) != isinstance(self.every, float):
+            raise ValueError(f'begin={begin} and every={self.every}: give both as whole numbers '
+                             'or both as fractions.')
+        return [_phase(begin + index * self.every, depths, layers, claim)
+                for index, depths in enumerate(steps)]
+
+
+@dataclass(frozen=True)
+class Until:
+    """The deepest frozen layer first, evenly spread, the last one at a given time.
+
+    Attributes:
+        until: When the last layer begins to train, as a fraction of the run.
+        layers_per_step: Layers that begin to train together. Defaults to 1.
+        by_epoch: Whether steps fall on whole epochs, or else on iterations. Defaults to True.
+    """
+
+    until: float
+    layers_per_step: int = 1
+    by_epoch: bool = True
+
+    def phases(self, layers: LayerMap, claim: Sequence[str]) -> list[Phase]:
+        """List the phases of a frozen part, in their order."""
+        if not isinstance(self.until, float):
+            raise ValueError(f'until={self.until}: expected a fraction of the run, such as 0.5.')
+        steps = _deepest_first(layers, claim, self.layers_per_step)
+        return [_phase(self.until * (index + 1) / len(steps), depths, layers, claim)
+                for index, depths in enumerate(steps)]
+
+
+@dataclass(frozen=True)
+class Milestones:
+    """Given layers at given times.
+
+    Attributes:
+        milestones: Pairs of a time and the layers that begin to train then, in order of time:
+            ``[(0.5, ':-1')]`` is a linear probe, then fine-tuning.
+        by_epoch: Whether times count epochs, or else iterations. Defaults to True.
+    """
+
+    milestones: Sequence[tuple[Time, LayerSpec]]
+    by_epoch: bool = True
+
+    def phases(self, layers: LayerMap, claim: Sequence[str]) -> list[Phase]:
+        """List the phases of a frozen part, in their order."""
+        if not isinstance(self.milestones, (list, tuple)) or not self.milestones or not all(
+                isinstance(item, (list, tuple)) and len(item) == 2 for item in self.milestones):
+            raise ValueError("milestones must be pairs of a time and layers, such as [(5, '-3:-1'),"
+                             f" (10, '0:-3')], got {self.milestones!r}.")
+        found, begun = [], {}
+        for start, spec in self.milestones:
+            depths = parse_depths(spec, layers.num_layers)
+            again = [depth for depth in depths if depth in begun]
+            if again:
+                raise ValueError(
+                    f'Overlapping milestones: {spec!r} at {start} has depths {again}, which begin '
+                    f'to train at {begun[again[0]]} already. Name each layer once.')
+            phase = _phase(start, depths, layers, claim)
+            if not phase.names:
+                raise ValueError(f'The milestone {spec!r} at {start} has depths {depths}, none of '
+                                 'which the hook freezes.')
+            begun.update(dict.fromkeys(depths, start))
+            found.append(phase)
+        return found
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """The deepest frozen layer first, the next each time a metric stops improving.
+
+    Attributes:
+        monitor: The metric's name, as validation logs it: ``'accuracy/top1'``.
+        patience: Validations without improvement until the next step. Defaults to 1.
+        min_delta: What counts as improvement. Defaults to 0.
+        rule: ``'greater'`` or ``'less'`` is better. Defaults to ``'less'`` for a loss, and else
+            to ``'greater'``.
+        layers_per_step: Layers that begin to train together. Defaults to 1.
+    """
+
+    monitor: str
+    patience: int = 1
+    min_delta: float = 0.0
+    rule: str | None = None
+    layers_per_step: int = 1
+
+    by_epoch = False
+
+    def __post_init__(self) -> None:
+        if self.rule not in (None, 'greater', 'less'):
+            raise ValueError(f"rule={self.rule!r}: expected 'greater' or 'less'.")
+        if self.patience < 1:
+            raise ValueError(f'patience={self.patience}: expected 1 or more.')
+
+    def phases(self, layers: LayerMap, claim: Sequence[str]) -> list[Phase]:
+        """List the phases of a frozen part, in their order."""
+        return [_phase(None, depths, layers, claim)
+                for depths in _deepest_first(layers, claim, self.layers_per_step)]
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether a value of the metric is better than the best so far."""
+        rule = self.rule or ('less' if 'loss' in self.monitor else 'greater')
+        sign = 1 if rule == 'greater' else -1
+        return best is None or sign * (value - best) > self.min_delta
+
+
+_KINDS = dict(every=Every, until=Until, milestones=Milestones, monitor=Plateau)
+Schedule = Union[Every, Until, Milestones, Plateau]
+
+
+def read_schedule(cfg: dict) -> Schedule:
+    """Read a schedule from a config.
+
+    Args:
+        cfg: The fields of one of the classes above: ``dict(every=1)``, ``dict(until=0.5)``,
+            ``dict(milestones=[...])`` or ``dict(monitor='accuracy/top1')``.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: If it is none or several of them, or has other fields.
+    """
+    kinds = [kind for key, kind in _KINDS.items() if isinstance(cfg, dict) and key in cfg]
+    if len(kinds) != 1:
+        raise ValueError(f'A schedule has exactly one of {", ".join(_KINDS)}, got {cfg!r}.')
+    known = [field.name for field in fields(kinds[0])]
+    unknown = sorted(set(cfg) - set(known))
+    if unknown:
+        raise ValueError(f'A schedule with {known[0]!r} has no option {unknown[0]!r}. '
+                         f'Known options: {", ".join(known)}.')
+    if not isinstance(cfg.get('layers_per_step', 1), int) or cfg.get('layers_per_step', 1) < 1:
+        raise ValueError(f'layers_per_step={cfg["layers_per_step"]!r}: expected 1 or more.')
+    return kinds[0](**cfg)
+
+
+def _deepest_first(layers: LayerMap, claim: Sequence[str], step: int) -> list[list[int]]:
+    depths = sorted({layers.depth(name) for name in claim}, reverse=True)
+    return [depths[index:index + step] for index in range(0, len(depths), step)]
+
+
+def _phase(start: Time | None, depths: Sequence[int], layers: LayerMap,
+           claim: Sequence[str]) -> Phase:
+    inside = set(claim)
+    names = tuple(n for depth in depths for n in layers.names(depth) if n in inside)
+    return Phase(start, tuple(depths), names)
