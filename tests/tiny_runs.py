@@ -82,7 +82,8 @@ def tiny_config(work_dir, model: dict = TINY_VIT, **changes: Any) -> Config:
             logger=dict(type='LoggerHook', interval=1),
             checkpoint=dict(type='CheckpointHook', interval=1)),
         randomness=dict(seed=0), experiment_name=f'tiny_{abs(hash(str(work_dir)))}',
-        env_cfg=dict(dist_cfg=dict(backend='gloo')), visualizer=None))
+        env_cfg=dict(dist_cfg=dict(backend='gloo')), visualizer=None),
+        format_python_code=False)  # formatting takes longer than training here
     cfg.merge_from_dict(copy.deepcopy(changes))
     if not cfg.train_cfg.by_epoch:
         # The loop by iteration sleeps for two seconds each time a finite sampler ends.
