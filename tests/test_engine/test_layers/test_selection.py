@@ -27,7 +27,8 @@ def test_depths_are_read_like_slices(spec, expected):
 @pytest.mark.parametrize('spec, message', [
     (5, 'asks for depth 5.*0 .stem. to 4'), (-6, 'depth -6'), ('0:6', 'depth 6'),
     ('-7:', 'depth -7'), ('3:3', 'selects no layer'), ([], 'selects no layer'),
-    ('', "can't be read"), ('a:b', "can't be read"), ('1:2:3:4', "can't be read"), ('::0', "can't be read"),
+    ('', "can't be read"), ('a:b', "can't be read"), ('1:2:3:4', "can't be read"),
+    ('::0', "can't be read"),
     (1.5, "can't be read"), (True, "can't be read"), (slice(0, 4, 0), "can't be read"),
     ([0, 9], 'depth 9'), (None, "can't be read")])
 def test_what_depths_cannot_be(spec, message):

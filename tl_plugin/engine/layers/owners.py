@@ -27,8 +27,9 @@ def ask_mmpretrain(owner: nn.Module, names: Collection[str], prefix: str = '') -
 
     Returns:
         The depth by name, None for a parameter that the owner leaves to what follows the
-        backbone (its final norm). None in all where there's no method or where it fails on a
-        parameter, as it does for ResNet-18.
+        backbone (its final norm). None in all where there's no method, where it fails on a
+        parameter, as it does for ResNet-18, or where it leaves out most, as it does for HiViT,
+        whose blocks it looks for under a name they don't have.
     """
     method = getattr(owner, 'get_layer_depth', None)
     if not callable(method):
@@ -36,12 +37,13 @@ def ask_mmpretrain(owner: nn.Module, names: Collection[str], prefix: str = '') -
     try:
         answers = [_depth_and_count(method, prefix + name) for name in names]
     except Exception as error:  # the host raises whatever comes: IndexError, KeyError, ...
-        _log_failure(method, error)
+        _log_failure(method, f'{type(error).__name__}: {error}')
         return None
-    return {
-        name: depth if depth < count - 1 else None
-        for name, (depth, count) in zip(names, answers)
-    }
+    placed = {name: depth for name, (depth, count) in zip(names, answers) if depth < count - 1}
+    if 2 * len(placed) < len(names):
+        _log_failure(method, f'it places {len(placed)} of {len(names)} parameters')
+        return None
+    return {name: placed.get(name) for name in names}
 
 
 def _depth_and_count(method: Callable, name: str) -> tuple[int, int]:
@@ -72,7 +74,7 @@ def ask_timm(owner: nn.Module, names: Collection[str]) -> Depths | None:
     try:
         groups = group_parameters(named, matcher(coarse=False), reverse=True)
     except Exception as error:  # matchers are foreign code too
-        _log_failure(matcher, error)
+        _log_failure(matcher, f'{type(error).__name__}: {error}')
         return None
     return {name: groups.get(name) for name in names}
 
@@ -95,7 +97,7 @@ def classifier_names(core: nn.Module) -> set[str]:
     return {name for name, value in parameters(core).items() if id(value) in owned}
 
 
-def _log_failure(method: Callable, error: Exception) -> None:
+def _log_failure(method: Callable, reason: str) -> None:
     name = getattr(method, '__qualname__', repr(method))
-    print_log(f'{name} gives no depths ({type(error).__name__}: {error}); the layers are found in '
-              'another way.', logger='current', level=logging.DEBUG)
+    print_log(f'{name} gives no depths ({reason}); the layers are found in another way.',
+              logger='current', level=logging.DEBUG)
