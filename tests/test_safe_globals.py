@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copyreg
 import io
 import os
 import pickle
@@ -196,6 +197,27 @@ def test_an_attack_is_refused_and_runs_nothing(attack, tmp_path):
     assert not marker.exists()
     assert HistoryBuffer._statistics_methods == methods
     assert np.dtype('f8').isnative and np.array([1.0]) + 1 == 2
+
+
+@pytest.mark.parametrize(
+    'change',
+    [{'more': 1}, {'_log_history': [1.0]}, {'max_length': '1'}, {'statistics_methods': None}],
+)
+def test_a_history_with_other_parts_is_refused(change, tmp_path):
+    class Forged(HistoryBuffer):
+        def __getstate__(self):
+            return {**super().__getstate__(), **change}
+
+        def __reduce__(self):
+            # Pickled by its class's name, as the original is.
+            return copyreg.__newobj__, (HistoryBuffer,), self.__getstate__()
+
+        __class__ = HistoryBuffer
+
+    path = tmp_path / 'checkpoint.pth'
+    torch.save(Forged([1.0], [1]), path)
+    with pytest.raises(ValueError, match='refused to read'):
+        torch.load(path)
 
 
 def test_a_checkpoint_cannot_change_the_statistics_of_other_buffers(tmp_path):

@@ -106,18 +106,23 @@ class CheckpointHistory(HistoryBuffer):
         raise _refuse('a HistoryBuffer that is filled from its saved state', args)
 
     def __setstate__(self, state: dict) -> None:
-        fields = {'max_length', '_log_history', '_count_history', 'statistics_methods'}
-        if type(state) is not dict or not set(state) <= fields:
-            raise _refuse('the log history of a HistoryBuffer', state)
+        arrays = ('_log_history', '_count_history')
+        fields = {'max_length', 'statistics_methods', *arrays}
+        if type(state) is not dict or set(state) != fields:
+            raise _refuse(f'a HistoryBuffer of {sorted(fields)}', state)
+        if any(type(state[name]) is not CheckpointArray for name in arrays):
+            raise _refuse('the numpy arrays of a HistoryBuffer', [state[name] for name in arrays])
+        if type(state['max_length']) is not int or type(state['statistics_methods']) is not dict:
+            raise _refuse('the settings of a HistoryBuffer', state)
         self._set_default_statistics()
-        for name, method in state.get('statistics_methods', {}).items():
+        for name, method in state['statistics_methods'].items():
             # The original puts whatever it finds there into the class, for every other buffer too.
             if self._statistics_methods.get(name) is not method:
                 raise _refuse('the registered statistics of a HistoryBuffer', (name, method))
         self.__class__ = HistoryBuffer
-        for name in ('_log_history', '_count_history'):
+        for name in arrays:
             setattr(self, name, np.array(state[name]))
-        self.max_length = int(state['max_length'])
+        self.max_length = state['max_length']
 
 
 def empty_bytes(*args: Any) -> bytes:
