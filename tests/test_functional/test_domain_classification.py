@@ -44,3 +44,14 @@ def test_accuracy_is_balanced_accuracy():
 def test_empty_domain_is_refused(num_source, num_target):
     with pytest.raises(ValueError, match=f'{num_source} source and {num_target} target'):
         domain_classification_loss(torch.zeros(num_source), torch.zeros(num_target))
+
+
+def test_weights_are_sample_weights():
+    logits, labels, source, target = _domains()
+    weights = np.random.default_rng(1).uniform(0.5, 1.5, size=len(labels))
+    terms = weights * np.logaddexp(0, np.where(labels == 0, logits, -logits))
+    expected = 0.5 * (terms[labels == 0].mean() + terms[labels == 1].mean())
+    parts = torch.tensor(weights).split([7, 3])
+    for shape in ((-1,), (-1, 1)):  # with and without the channel that a linear layer leaves
+        found = domain_classification_loss(source.view(shape), target.view(shape), 0.0, *parts)
+        assert found.item() == pytest.approx(expected, abs=1e-12)

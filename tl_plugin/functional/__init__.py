@@ -1,17 +1,54 @@
 """Maths on tensors: imports torch and nothing of ours."""
 
+from .checks import check_images
+from .class_confusion import class_confusion
+from .coral import coral_loss, covariance
 from .domain_classification import domain_accuracy, domain_classification_loss
 from .dry_run import candidate_shapes, dry_run
+from .entropy import entropy_loss, marginal_entropy, prediction_entropy
+from .feature_norm import feature_norms, hard_feature_norm_loss, stepwise_feature_norm_loss
+from .gather import gather_ranks
+from .gradient_penalty import input_gradient_penalty
 from .gradient_reversal import gradient_reversal
 from .hollow import hollow_copy
+from .kernels import gaussian_kernel, squared_distances
+from .margin_disparity import log_one_minus_softmax, margin_disparity_loss
+from .mmd import BANDWIDTHS, joint_maximum_mean_discrepancy, maximum_mean_discrepancy
+from .multilinear_map import multilinear_map, random_multilinear_map
+from .precision import full_precision
 from .schedules import sigmoid_ramp
+from .spectral_penalty import batch_spectral_penalty, largest_singular_values
 
 __all__ = [
+    'BANDWIDTHS',
+    'batch_spectral_penalty',
     'candidate_shapes',
+    'check_images',
+    'class_confusion',
+    'coral_loss',
+    'covariance',
     'domain_accuracy',
     'domain_classification_loss',
     'dry_run',
+    'entropy_loss',
+    'feature_norms',
+    'full_precision',
+    'gather_ranks',
+    'gaussian_kernel',
     'gradient_reversal',
+    'hard_feature_norm_loss',
     'hollow_copy',
+    'input_gradient_penalty',
+    'joint_maximum_mean_discrepancy',
+    'largest_singular_values',
+    'log_one_minus_softmax',
+    'margin_disparity_loss',
+    'marginal_entropy',
+    'maximum_mean_discrepancy',
+    'multilinear_map',
+    'prediction_entropy',
+    'random_multilinear_map',
     'sigmoid_ramp',
+    'squared_distances',
+    'stepwise_feature_norm_loss',
 ]

@@ -5,7 +5,11 @@ from torch import Tensor
 
 
 def domain_classification_loss(
-    source_logits: Tensor, target_logits: Tensor, label_smoothing: float = 0.0
+    source_logits: Tensor,
+    target_logits: Tensor,
+    label_smoothing: float = 0.0,
+    source_weights: Tensor | None = None,
+    target_weights: Tensor | None = None,
 ) -> Tensor:
     """Binary cross-entropy of a domain classifier, each domain with weight one half.
 
@@ -16,6 +20,9 @@ def domain_classification_loss(
         source_logits: Logits of "this is target" for source images, (N,) or (N, 1).
         target_logits: The same for target images, (M,) or (M, 1).
         label_smoothing: Domain labels become this and one minus this. In [0, 0.5). Defaults to 0.
+        source_weights: Factors of the source images' terms, (N,), mean 1 to keep the scale. None
+            for all equal. Defaults to None.
+        target_weights: The same for target images, (M,).
 
     Returns:
         A 0-d tensor, ln 2 = 0.693 where the classifier can't tell the domains apart.
@@ -30,12 +37,16 @@ def domain_classification_loss(
         )
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f'label_smoothing must be in [0, 0.5), got {label_smoothing}')
-    source_label = source_logits.new_full((), label_smoothing).expand_as(source_logits)
-    target_label = target_logits.new_full((), 1 - label_smoothing).expand_as(target_logits)
-    return 0.5 * (
-        F.binary_cross_entropy_with_logits(source_logits, source_label)
-        + F.binary_cross_entropy_with_logits(target_logits, target_label)
-    )
+    source = _binary_cross_entropy(source_logits, label_smoothing, source_weights)
+    target = _binary_cross_entropy(target_logits, 1 - label_smoothing, target_weights)
+    return 0.5 * (source + target)
+
+
+def _binary_cross_entropy(logits: Tensor, label: float, weights: Tensor | None) -> Tensor:
+    labels = logits.new_full((), label).expand_as(logits)
+    if weights is not None:
+        weights = weights.view_as(logits)
+    return F.binary_cross_entropy_with_logits(logits, labels, weights)
 
 
 def domain_accuracy(source_logits: Tensor, target_logits: Tensor) -> Tensor:
