@@ -15,6 +15,12 @@
 #        loss_weight      weight of the domain loss
 #        coefficient      final reversal coefficient; gamma: how fast it rises (None: constant)
 #        label_smoothing  of the domain labels
+#        spectral_norm    True bounds the domain classifier's slope layer by layer
+#        gradient_penalty weight of its squared slope at the features; not together with norm='BN'
+# Note   A bottleneck goes between backbone and head, as a neck that has its own Linear, norm and ReLU:
+#        model.neck=dict(type='LinearNeck', in_channels=2048, out_channels=256, gap_dim=2,
+#        norm_cfg=dict(type='BN1d'), act_cfg=dict(type='ReLU'), _delete_=True); gap_dim=0 and no
+#        pooling where the backbone gives vectors. Leave head.in_channels out (None).
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(

@@ -1,4 +1,28 @@
+from .afn import AFNAlignment
 from .base import Alignment, DomainBatch
+from .bsp import BSPAlignment
+from .cdan_head import CDANHead
+from .dan import DANAlignment
 from .dann_head import DANNHead
+from .deep_coral import DeepCORALAlignment
+from .entropy_minimization import EntropyMinimization
+from .information_maximization import InformationMaximization
+from .jan import JANAlignment
+from .mcc import MCCAlignment
+from .mdd_head import MDDHead
 
-__all__ = ['Alignment', 'DANNHead', 'DomainBatch']
+__all__ = [
+    'AFNAlignment',
+    'Alignment',
+    'BSPAlignment',
+    'CDANHead',
+    'DANAlignment',
+    'DANNHead',
+    'DeepCORALAlignment',
+    'DomainBatch',
+    'EntropyMinimization',
+    'InformationMaximization',
+    'JANAlignment',
+    'MCCAlignment',
+    'MDDHead',
+]

@@ -1,0 +1,47 @@
+"""Small domains and alignments for the tests of this folder."""
+
+from __future__ import annotations
+
+import torch
+from mmpretrain.registry import MODELS
+
+from tl_plugin.models.alignments import Alignment, DomainBatch
+
+FEATURES, CLASSES = 6, 3
+
+
+def domain(size: int, labels: bool = True, seed: int = 0, scale: float = 1.0) -> DomainBatch:
+    """Random features and logits that take a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(size, FEATURES, generator=generator) * scale
+    logits = torch.randn(size, CLASSES, generator=generator) * scale
+    return DomainBatch(
+        features=features.requires_grad_(),
+        logits=logits.requires_grad_(),
+        labels=torch.arange(size) % CLASSES if labels else torch.full((size,), -1),
+    )
+
+
+def build(name: str, progress: float = 0.5, **kwargs) -> Alignment:
+    """An alignment with weights that depend on nothing but its arguments."""
+    torch.manual_seed(0)
+    cfg = dict(type=name, in_features=FEATURES, num_classes=CLASSES, **kwargs)
+    alignment = MODELS.build(cfg)
+    alignment.set_progress(progress)
+    return alignment
+
+
+def numpy_parts(*batches: DomainBatch) -> list:
+    """Features and logits of each batch as arrays of doubles."""
+    return [
+        [part.detach().double().numpy() for part in (batch.features, batch.logits)]
+        for batch in batches
+    ]
+
+
+def softmax(logits):
+    """In numpy, as a textbook has it."""
+    import numpy as np
+
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=1, keepdims=True)

@@ -1,0 +1,212 @@
+"""One contract for every registered alignment."""
+
+import inspect
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import tl_plugin.models.alignments as alignments
+from tests.distributed import run_distributed
+from tl_plugin.models.alignments import Alignment, DomainBatch
+
+from .batches import build, domain
+
+ALIGNMENTS = [
+    name
+    for name, kind in vars(alignments).items()
+    if inspect.isclass(kind) and issubclass(kind, Alignment) and not inspect.isabstract(kind)
+]
+# Beside their defaults, what makes them compute something else.
+VARIANTS = {
+    'AFNAlignment': [dict(radius=25.0)],
+    'CDANHead': [dict(entropy_conditioning=True), dict(max_channels=17, random_channels=8)],
+    'DANAlignment': [dict(unbiased=False)],
+    'DANNHead': [dict(spectral_norm=True), dict(gradient_penalty=0.1), dict(norm='BN')],
+    'InformationMaximization': [dict(diversity_weight=0.5)],
+    'JANAlignment': [dict(unbiased=False)],
+}
+CASES = [
+    pytest.param(name, kwargs, id='-'.join([name, *kwargs]))
+    for name in ALIGNMENTS
+    for kwargs in [{}, *VARIANTS.get(name, [])]
+]
+# By design: they look at the target alone.
+TARGET_ONLY = {'EntropyMinimization', 'InformationMaximization', 'MCCAlignment'}
+
+
+def _gradient(batch):
+    grads = [x.grad for x in (batch.features, batch.logits) if x.grad is not None]
+    return sum(float(grad.abs().sum()) for grad in grads)
+
+
+@pytest.mark.parametrize('name', ALIGNMENTS)
+def test_builds_by_name_and_by_dotted_path(name):
+    kind = getattr(alignments, name)
+    assert type(build(name)) is kind
+    assert type(build(f'{kind.__module__}.{name}')) is kind
+
+
+@pytest.mark.parametrize('name', ALIGNMENTS)
+def test_negative_weight_is_refused(name):
+    with pytest.raises(ValueError, match='loss_weight must be >= 0, got -1'):
+        build(name, loss_weight=-1)
+
+
+@pytest.mark.parametrize(('name', 'kwargs'), CASES)
+class TestContract:
+    @pytest.mark.parametrize(('num_source', 'num_target'), [(5, 3), (3, 5), (4, 4)])
+    def test_gradient_reaches_the_domains(self, name, kwargs, num_source, num_target):
+        alignment = build(name, **kwargs)
+        source, target = domain(num_source), domain(num_target, labels=False, seed=1)
+        loss = alignment(source, target)
+        assert loss.dim() == 0 and torch.isfinite(loss)
+        loss.backward()
+        assert _gradient(target) > 0
+        assert (_gradient(source) > 0) is (name not in TARGET_ONLY)
+        assert all(weight.grad is not None for weight in alignment.parameters())
+
+    def test_needs_logits_says_what_is_read(self, name, kwargs):
+        alignment = build(name, **kwargs)
+        batches = [domain(4)._replace(logits=None), domain(4, seed=1)._replace(logits=None)]
+        if not alignment.needs_logits:
+            assert torch.isfinite(alignment(*batches))
+        else:
+            with pytest.raises((AttributeError, TypeError), match='NoneType'):
+                alignment(*batches)
+
+    def test_labels_change_nothing(self, name, kwargs):
+        losses = set()
+        for labels in (None, torch.full((3,), -1), torch.tensor([2, 0, 1])):
+            target = domain(3, seed=1)._replace(labels=labels)
+            losses.add(build(name, **kwargs)(domain(5)._replace(labels=None), target).item())
+        assert len(losses) == 1
+
+    @pytest.mark.parametrize(('num_source', 'num_target'), [(4, 1), (1, 4), (1, 1)])
+    def test_one_image_in_a_domain(self, name, kwargs, num_source, num_target):
+        alignment = build(name, **kwargs)
+        source, target = domain(num_source), domain(num_target, labels=False, seed=1)
+        loss = alignment(source, target)
+        loss.backward()
+        assert torch.isfinite(loss)
+        for batch in (source, target):
+            for part in (batch.features, batch.logits):
+                assert part.grad is None or torch.isfinite(part.grad).all()
+
+    def test_an_empty_domain_is_refused(self, name, kwargs):
+        with pytest.raises(ValueError, match='0 target'):
+            build(name, **kwargs)(domain(4), domain(0, labels=False))
+        if name not in TARGET_ONLY:
+            with pytest.raises(ValueError, match='0 source'):
+                build(name, **kwargs)(domain(0), domain(4, labels=False))
+
+    @pytest.mark.parametrize('features', ['equal', 'zero', 'huge'])
+    def test_collapsed_and_huge_features_keep_it_finite(self, name, kwargs, features):
+        scale = {'equal': 0.0, 'zero': 0.0, 'huge': 1e4}[features]
+        offset = 3.0 if features == 'equal' else 0.0
+        alignment, batches = build(name, **kwargs), []
+        for batch in (domain(4, scale=scale), domain(3, seed=1, scale=scale)):
+            parts = [(part.detach() + offset).requires_grad_() for part in batch[:2]]
+            batches.append(DomainBatch(*parts))
+        loss = alignment(*batches)
+        loss.backward()
+        assert torch.isfinite(loss)
+        for batch in batches:
+            for part in (batch.features, batch.logits):
+                assert part.grad is None or torch.isfinite(part.grad).all()
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    def test_half_precision(self, name, kwargs, dtype):
+        """Under autocast it computes what it computes in full precision from the same inputs."""
+        results = []
+        for autocast in (False, True):
+            alignment = build(name, **kwargs).eval()  # no dropout
+            batches = [domain(5, scale=300.0), domain(3, seed=1, scale=300.0)]
+            halves = [tuple(part.to(dtype) for part in batch[:2]) for batch in batches]
+            if not autocast:
+                halves = [tuple(part.float() for part in parts) for parts in halves]
+            with torch.autocast('cpu', dtype=dtype, enabled=autocast):
+                loss = alignment(*(DomainBatch(*parts) for parts in halves))
+            (1e-3 * loss).backward()  # half precision could not hold the gradient of a large loss
+            results.append((loss, [batch.features.grad for batch in batches]))
+        (expected, expected_grads), (found, found_grads) = results
+        assert found.dtype == torch.float32
+        # An adversary's own layers run in half precision, as they should.
+        rough = any(True for _ in alignment.parameters())
+        torch.testing.assert_close(found, expected, rtol=0.05 if rough else 1e-5, atol=1e-6)
+        for grad, other in zip(found_grads, expected_grads):
+            if grad is not None:
+                assert torch.isfinite(grad).all()
+                if not rough:
+                    torch.testing.assert_close(grad, other, rtol=0.02, atol=1e-5)
+
+    def test_nothing_logged_counts_as_a_loss(self, name, kwargs):
+        alignment = build(name, **kwargs)
+        alignment(domain(4), domain(4, seed=1))
+        assert not any('loss' in key for key in alignment.diagnostics)
+        assert not any(value.requires_grad for value in alignment.diagnostics.values())
+        assert all(value.dim() == 0 for value in alignment.diagnostics.values())
+
+    def test_a_checkpoint_restores_it(self, name, kwargs):
+        alignment, other = build(name, **kwargs), build(name, **kwargs)
+        assert not any('progress' in key for key in alignment.state_dict())
+        for tensor in (*alignment.parameters(), *alignment.buffers()):
+            if tensor.is_floating_point() and tensor.dim():
+                tensor.data.mul_(1.5)
+        other.load_state_dict(alignment.state_dict())
+        losses = [each.eval()(domain(4), domain(3, seed=1)) for each in (alignment, other)]
+        assert torch.equal(*losses)
+
+
+# A dropout mask and a batch's statistics differ from process to process, alignment or not.
+ONE_PROCESS_ONLY = {'norm'}
+
+
+def _joint_batch():
+    batches = domain(6), domain(4, seed=1)
+    return [[part.detach() for part in batch[:2]] for batch in batches]
+
+
+def _loss_and_gradients(name, kwargs, batch):
+    alignment = build(name, **kwargs)
+    for module in alignment.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    leaves = [[part.clone().requires_grad_() for part in parts] for parts in batch]
+    loss = alignment(*(DomainBatch(*parts) for parts in leaves))
+    loss.backward()
+    inputs = [[part.grad for part in parts] for parts in leaves]
+    return loss.detach(), inputs, [weight.grad for weight in alignment.parameters()]
+
+
+def _on_every_rank(cases):
+    """Each case on this rank's half of the joint batch, averaged over ranks as DDP does."""
+    results = []
+    for name, kwargs in cases:
+        half = [[part[dist.get_rank() :: 2] for part in parts] for parts in _joint_batch()]
+        loss, inputs, weights = _loss_and_gradients(name, kwargs, half)
+        for tensor in (loss, *weights):
+            dist.all_reduce(tensor)
+            tensor /= dist.get_world_size()
+        results.append((loss, inputs, weights))
+    return results
+
+
+def test_two_processes_agree_with_one():
+    cases = [case.values for case in CASES if not ONE_PROCESS_ONLY & set(case.values[1])]
+    assert {name for name, _ in cases} == set(ALIGNMENTS)
+    ranks = run_distributed(_on_every_rank, cases)
+    for index, (name, kwargs) in enumerate(cases):
+        loss, inputs, weights = _loss_and_gradients(name, kwargs, _joint_batch())
+        for rank, results in enumerate(ranks):
+            found_loss, found_inputs, found_weights = results[index]
+            message = f'{name} {kwargs} rank {rank}'
+            close = dict(rtol=1e-4, atol=1e-6, msg=message)
+            torch.testing.assert_close(found_loss, loss, **close)
+            for found, expected in zip(found_weights, weights):
+                torch.testing.assert_close(found, expected, **close)
+            for found_parts, expected_parts in zip(found_inputs, inputs):
+                for found, expected in zip(found_parts, expected_parts):
+                    assert (found is None) == (expected is None), message
+                    if found is not None:
+                        torch.testing.assert_close(found / 2, expected[rank::2], **close)

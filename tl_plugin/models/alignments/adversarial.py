@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as normalize_spectrum
+
+from tl_plugin.functional import sigmoid_ramp
+
+from .base import Alignment
+
+
+class AdversarialAlignment(Alignment):
+    """An alignment whose network plays against the features, behind a gradient reversal.
+
+    Args:
+        coefficient: The reversal coefficient at the end of training. Defaults to 1.
+        gamma: Steepness of the coefficient's rise over training, see
+            :func:`tl_plugin.functional.sigmoid_ramp`; None keeps it constant. Defaults to 10.
+        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``init_cfg``: see
+            :class:`Alignment`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self, coefficient: float = 1.0, gamma: float | None = 10.0, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        name = type(self).__name__
+        if coefficient < 0:
+            raise ValueError(f'{name}: coefficient must be >= 0, got {coefficient}')
+        if gamma is not None and gamma <= 0:
+            raise ValueError(f'{name}: gamma must be > 0 or None (constant), got {gamma}')
+        self.coefficient = coefficient
+        self.gamma = gamma
+
+    def current_coefficient(self) -> Tensor:
+        """The reversal coefficient at the present progress, a 0-d tensor."""
+        if self.gamma is None:
+            return torch.full_like(self.progress, self.coefficient)
+        return self.coefficient * sigmoid_ramp(self.progress, self.gamma)
+
+
+def mlp(
+    in_features: int,
+    hidden_channels: Sequence[int],
+    out_features: int = 1,
+    norm: str | None = None,
+    dropout: float = 0.0,
+    spectral_norm: bool = False,
+) -> nn.Sequential:
+    """The network of an adversary: linear layers, each but the last with norm, ReLU and dropout.
+
+    Args:
+        in_features: Width of its input.
+        hidden_channels: Widths of the hidden layers, possibly empty.
+        out_features: Width of its output. Defaults to 1.
+        norm: 'BN' or None. Defaults to None.
+        dropout: Probability of dropout after each hidden layer. Defaults to 0.
+        spectral_norm: Divide each weight matrix by its largest singular value. Defaults to False.
+
+    Raises:
+        ValueError: If ``norm`` or ``dropout`` is out of its range.
+    """
+    if norm not in (None, 'BN'):
+        raise ValueError(f"norm must be 'BN' or None, got {norm!r}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f'dropout must be in [0, 1), got {dropout}')
+    layers: list[nn.Module] = []
+    widths = [in_features, *hidden_channels]
+    for width, hidden in zip(widths, widths[1:]):
+        layers.append(nn.Linear(width, hidden))
+        if norm == 'BN':
+            layers.append(nn.BatchNorm1d(hidden))
+        layers.append(nn.ReLU(inplace=True))
+        if dropout > 0:
+            layers.append(nn.Dropout(dropout))
+    layers.append(nn.Linear(widths[-1], out_features))
+    if spectral_norm:
+        layers = [normalize_spectrum(m) if isinstance(m, nn.Linear) else m for m in layers]
+    return nn.Sequential(*layers)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import torch
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from tl_plugin.functional import (
+    gather_ranks,
+    multilinear_map,
+    prediction_entropy,
+    random_multilinear_map,
+)
+
+from .base import DomainBatch
+from .dann_head import DANNHead
+
+
+@MODELS.register_module()
+class CDANHead(DANNHead):
+    """A domain classifier that sees features and class predictions together (CDAN, CDAN+E).
+
+    It gets the outer product of each image's features and class probabilities, so that it tells
+    apart, and the features mend, what differs within a class. No gradient flows through the
+    probabilities. Long et al., "Conditional Adversarial Domain Adaptation", NeurIPS 2018, arXiv
+    1705.10667.
+
+    Logs what :class:`DANNHead` does.
+
+    Args:
+        entropy_conditioning: CDAN+E: weigh each image by 1 + exp(-entropy of its prediction), so
+            that it is the certain images that are aligned. As in the authors' code the weights are
+            divided by their mean over the domain (over all processes) and pass no gradient.
+            Defaults to False.
+        max_channels: Largest outer product; a larger one is replaced by a random projection.
+            Defaults to 4096, as in the paper.
+        random_channels: Width of that projection. Defaults to 1024, as in the paper.
+        **kwargs: See :class:`DANNHead`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    needs_logits = True
+
+    def __init__(
+        self,
+        entropy_conditioning: bool = False,
+        max_channels: int = 4096,
+        random_channels: int = 1024,
+        **kwargs,
+    ) -> None:
+        if random_channels < 1:
+            raise ValueError(f'CDANHead: random_channels must be >= 1, got {random_channels}')
+        self.max_channels = max_channels
+        self.random_channels = random_channels
+        super().__init__(**kwargs)
+        self.entropy_conditioning = entropy_conditioning
+        if self.is_random():
+            # Drawn once; in the checkpoint, since a resumed classifier knows no others.
+            shape = self.in_features, random_channels
+            self.register_buffer('feature_projection', torch.randn(shape))
+            shape = self.num_classes, random_channels
+            self.register_buffer('prediction_projection', torch.randn(shape))
+
+    def is_random(self) -> bool:
+        """Whether the outer product is too large and replaced by a random projection."""
+        return self.in_features * self.num_classes > self.max_channels
+
+    def classifier_width(self) -> int:
+        """Width of what the domain classifier sees."""
+        return self.random_channels if self.is_random() else self.in_features * self.num_classes
+
+    def classifier_inputs(self, batch: DomainBatch) -> Tensor:
+        """The (projected) outer product of features and predictions."""
+        predictions = batch.logits.detach().softmax(dim=1)
+        if self.is_random():
+            return random_multilinear_map(
+                batch.features, predictions, self.feature_projection, self.prediction_projection
+            )
+        return multilinear_map(batch.features, predictions)
+
+    def image_weights(self, batch: DomainBatch) -> Tensor | None:
+        """CDAN+E's weights."""
+        if not self.entropy_conditioning:
+            return None
+        weights = 1 + torch.exp(-prediction_entropy(batch.logits.detach()))
+        return weights / gather_ranks(weights).mean()

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import logging
+
+from mmengine.logging import print_log
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from tl_plugin.functional import coral_loss, gather_ranks
+
+from .base import Alignment, DomainBatch
+
+
+@MODELS.register_module()
+class DeepCORALAlignment(Alignment):
+    """Distance between the covariances of the domains' features (Deep CORAL).
+
+    See :func:`tl_plugin.functional.coral_loss`. Sun and Saenko, "Deep CORAL: Correlation Alignment
+    for Deep Domain Adaptation", ECCV 2016 workshops, arXiv 1607.01719. It couples all images of a
+    batch and is computed on those of all processes together. A batch with a single image of a
+    domain, which has no covariance, is skipped with a warning.
+
+    Args:
+        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``init_cfg``: see
+            :class:`Alignment`. The paper sets the weight so that this loss and the classification
+            loss end up about equal.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self._warned = False
+
+    def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
+        """The squared distance, divided by 4 D²."""
+        ours, theirs = gather_ranks(source.features), gather_ranks(target.features)
+        if 1 in (len(ours), len(theirs)):
+            return self._skip(ours, theirs)
+        return coral_loss(ours, theirs)
+
+    def _skip(self, source: Tensor, target: Tensor) -> Tensor:
+        # Not an error: the last batch of a pass may be one image, after hours of training.
+        if not self._warned:
+            print_log(
+                f'Deep CORAL skips batches with a single image of a domain (here {len(source)} '
+                f'source and {len(target)} target): no covariance. `drop_last=True` in the loaders '
+                'avoids them; a batch size of 1 would skip all',
+                logger='current',
+                level=logging.WARNING,
+            )
+            self._warned = True
+        return 0.0 * (source.sum() + target.sum()).float()

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from tl_plugin.functional import entropy_loss
+
+from .base import Alignment, DomainBatch
+
+
+@MODELS.register_module()
+class EntropyMinimization(Alignment):
+    """Mean entropy of the target's predictions.
+
+    Pushes the classes' boundaries out of dense regions of the target. Grandvalet and Bengio,
+    "Semi-supervised Learning by Entropy Minimization", NeurIPS 2004. It looks at the target alone.
+
+    Args:
+        loss_weight: Factor of the loss. Defaults to 0.1: at full weight it settles on the first
+            guess, or on one class for all.
+        **kwargs: ``in_features``, ``num_classes``, ``init_cfg``: see :class:`Alignment`.
+    """
+
+    needs_logits = True
+
+    def __init__(self, loss_weight: float = 0.1, **kwargs) -> None:
+        super().__init__(loss_weight=loss_weight, **kwargs)
+
+    def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
+        """The mean entropy of the target, in nats."""
+        return entropy_loss(target.logits)

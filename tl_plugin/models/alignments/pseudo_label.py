@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Any
+
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from tl_plugin.functional.pseudo_labels import (
+    cosine_ramp,
+    pseudo_label_loss,
+    relative_threshold,
+)
+
+from .base import Alignment, DomainBatch
+
+
+@MODELS.register_module()
+class PseudoLabelAlignment(Alignment):
+    """Self-training: a strong view of a target image learns the confident prediction on a weak one.
+
+    Sohn et al., "FixMatch", NeurIPS 2020, arXiv 2001.07685; the relative threshold and the ramp
+    are those of Berthelot et al., "AdaMatch", ICLR 2022, arXiv 2106.04732.
+
+    Needs ``train_cfg.strong_view``. Logs ``confident``, the share of target images that counted.
+
+    Args:
+        threshold: The least confidence that counts, in [0, 1]. Defaults to 0.9.
+        relative: Whether the threshold is relative to the confidence on the source, which keeps
+            counting images when the model is unsure of everything. Defaults to True.
+        ramp: Whether the loss fades in over the first half of training. Defaults to True.
+        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``init_cfg``: see
+            :class:`Alignment`.
+
+    Raises:
+        ValueError: If the threshold is out of range.
+    """
+
+    needs_logits = True
+
+    def __init__(
+        self, threshold: float = 0.9, relative: bool = True, ramp: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= threshold <= 1:
+            raise ValueError(
+                f'PseudoLabelAlignment: threshold must be in [0, 1], got {threshold}'
+            )
+        self.threshold = threshold
+        self.relative = relative
+        self.ramp = ramp
+
+    def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
+        """The loss on the strong views of the target."""
+        if target.strong_logits is None:
+            raise ValueError(
+                'PseudoLabelAlignment needs a strongly augmented view of each target image: set '
+                "train_cfg.strong_view = [dict(type='RandAugment', ...)]"
+            )
+        threshold = self.threshold
+        if self.relative:
+            threshold = relative_threshold(source.logits, self.threshold)
+        loss, confident = pseudo_label_loss(target.logits, target.strong_logits, threshold)
+        self.log(confident=confident.float().mean())
+        return cosine_ramp(self.progress) * loss if self.ramp else loss
