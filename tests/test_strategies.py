@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from tests.toy import stock_config, toy_config, train
+from tests.toy import stock_config, target, toy_config, train
 from tl_plugin.strategies import apply_strategies, available_strategies, overlay_path
 
 # Families of backbones, with and without batch augmentation, small images where they take them.
@@ -22,6 +22,13 @@ STOCK_CONFIGS = {
     'poolformer/poolformer-s12_32xb128_in1k.py': 64,
 }
 GAP = dict(type='GlobalAveragePooling')
+# An alignment sees one vector of features and one of scores, whatever the network. What only adds
+# another one than dann is tried on these: batch augmentation, tokens, a head with a hidden layer.
+ALIGNMENT_CONFIGS = (
+    'resnet/resnet50_8xb16-mixup_cifar10.py',
+    'deit/deit-tiny_4xb256_in1k.py',
+    'mobilenet_v3/mobilenet-v3-small_8xb128_in1k.py',
+)
 TIMM_BACKBONES = ('resnet18', 'vit_tiny_patch16_224', 'convnext_atto')
 
 
@@ -106,16 +113,42 @@ def test_every_overlay_says_what_when_paper_and_options():
             assert word in text, (name, word)
 
 
+def _only_adds_alignments(overlay):
+    changes = Config.fromfile(overlay)._cfg_dict.to_dict()
+    changes.pop('custom_imports')
+    alignments = changes.get('model', {}).pop('alignments', None)
+    return bool(alignments) and changes == dict(
+        model=dict(type='AdaptationClassifier'), train_cfg=dict(type='AdaptationTrainLoop')
+    )
+
+
+def _overlays_for(path):
+    """Every overlay, but on most configs dann alone of those that only add alignments."""
+    return [
+        name
+        for name, overlay in available_strategies().items()
+        if name == 'dann' or path in ALIGNMENT_CONFIGS or not _only_adds_alignments(overlay)
+    ]
+
+
+def test_few_overlays_are_left_out():
+    everywhere = {'source_only', 'feature_extraction', 'fine_tune', 'dann'}
+    for path in STOCK_CONFIGS:
+        assert everywhere <= set(_overlays_for(path))
+    for path in ALIGNMENT_CONFIGS:
+        assert path in STOCK_CONFIGS and _overlays_for(path) == list(available_strategies())
+
+
 @pytest.mark.parametrize('path', STOCK_CONFIGS)
 def test_every_overlay_trains_stock_configs(path, tmp_path):
-    for name in sorted(available_strategies()):
+    for name in _overlays_for(path):
         cfg = stock_config(path, tmp_path / name, [name], image_size=STOCK_CONFIGS[path])
         runner = train(cfg)
         assert runner.iter == 1, name
         logged = runner.message_hub.log_scalars
         assert torch.isfinite(torch.tensor(logged['train/loss'].current())), name
-        if name == 'dann':
-            assert 'train/loss_dann' in logged
+        for alignment in cfg.model.get('alignments', {}):
+            assert f'train/loss_{alignment}' in logged, name
 
 
 @pytest.mark.parametrize('model_name', TIMM_BACKBONES)
@@ -145,3 +178,13 @@ def test_strategies_compose(tmp_path):
     assert not any(p.requires_grad for p in runner.model.backbone.parameters())
     assert all(p.requires_grad for p in runner.model.alignments.parameters())
     assert {group['name'] for group in runner.optim_wrapper.param_groups if 'name' in group}
+
+
+def test_all_alignments_combine(tmp_path):
+    names = [name for name, path in available_strategies().items() if _only_adds_alignments(path)]
+    runner = train(toy_config(tmp_path, names, target(), max_epochs=1))
+    logged = runner.message_hub.log_scalars
+    losses = [key for key in logged if key.startswith('train/loss_')]
+    assert set(losses) == {'train/loss_cls', *(f'train/loss_{name}' for name in names)}
+    total = sum(logged[key].current() for key in losses)
+    assert logged['train/loss'].current() == pytest.approx(total, rel=1e-4)
