@@ -56,9 +56,7 @@ class PooledTimmBackbone(PooledBackbone):
             model_name, pretrained=pretrained, in_chans=in_channels, num_classes=0, **kwargs)
         config = getattr(self.timm_model, 'pretrained_cfg', {})
         if checkpoint_path:
-            classifier = config.get('classifier') or ()
-            load_weights(self.timm_model, checkpoint_path,
-                         (classifier, ) if isinstance(classifier, str) else classifier,
+            load_weights(self.timm_model, checkpoint_path, removed_modules(self.timm_model),
                          lambda state: _as_timm(state, self.timm_model))
         size = kwargs.get('img_size') or (config.get('input_size') or (3, 224, 224))[1:]
         size = (size, size) if isinstance(size, int) else tuple(size)
@@ -102,15 +100,37 @@ def _check_arguments(model_name: str, pretrained: bool, checkpoint_path: str,
         check_name(model_name.split('.')[0], timm.list_models(), 'timm')
 
 
+def removed_modules(model: nn.Module) -> list[str]:
+    """Name the modules that timm left out of a model without classes.
+
+    Args:
+        model: A timm model built with ``num_classes=0``.
+
+    Returns:
+        Their names. Of ``'head.linear'`` it is ``'head'`` where all of the head is gone.
+    """
+    modules = dict(model.named_modules())
+    names = []
+    for classifier in _as_tuple(getattr(model, 'pretrained_cfg', {}).get('classifier')):
+        parts = classifier.split('.')
+        paths = ['.'.join(parts[:i]) for i in range(1, len(parts) + 1)]
+        names.append(next((path for path in paths[:-1]
+                           if isinstance(modules.get(path), nn.Identity)), classifier))
+    return names
+
+
+def _as_tuple(names: str | tuple | list | None) -> tuple[str, ...]:
+    return (names, ) if isinstance(names, str) else tuple(names or ())
+
+
 def _as_timm(state: StateDict, model: nn.Module) -> StateDict:
     """Convert a checkpoint as timm does it when it downloads one."""
     from timm.models import adapt_input_conv
 
     convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
     state = convert(state, model) if convert else dict(state)
-    first = getattr(model, 'pretrained_cfg', {}).get('first_conv') or ()
     own = model.state_dict()
-    for name in [first] if isinstance(first, str) else first:
+    for name in _as_tuple(getattr(model, 'pretrained_cfg', {}).get('first_conv')):
         name = f'{name}.weight'
         if name in state and name in own and state[name].shape != own[name].shape:
             state[name] = adapt_input_conv(own[name].shape[1], state[name])

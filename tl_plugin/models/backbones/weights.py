@@ -35,11 +35,16 @@ def load_weights(network: nn.Module, path: str, classifier: Collection[str] = ()
             mismatched ones.
     """
     wanted = network.state_dict()
-    state, dropped = _without(_inside(_read(path), wanted), classifier)
+    whole = _inside(_read(path), wanted)
+    state, dropped = _without(whole, classifier)
     problems = _differences(wanted, state)
     if problems and convert is not None:
-        state, more = _without(convert(state), classifier)
-        dropped, problems = dropped + more, _differences(wanted, state)
+        try:
+            converted, removed = _without(convert(whole), classifier)
+        except Exception as error:  # converters are made for one model and break on any other
+            problems.append(f'converting it failed ({type(error).__name__}: {error})')
+        else:
+            state, dropped, problems = converted, removed, _differences(wanted, converted)
     if problems:
         raise ValueError(
             f'{path} does not fit {type(network).__name__}: {"; ".join(problems)}. Check the model '
