@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import copy
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .hollow import hollow_copy
+from .hollow import detached_copy, hollow_copy
 
 # Tried in this order after what the network says of itself.
 _IMAGE_SIZES = (224, 256, 384, 299, 32, 28, 64, 128, 448, 512)
@@ -57,10 +57,8 @@ def _run_hollow(module: nn.Module, forward: Callable, shape: tuple[int, ...]) ->
 
 def _run_for_real(module: nn.Module, forward: Callable, shape: tuple[int, ...]) -> Any:
     device = next((weight.device for weight in module.parameters()), torch.device('cpu'))
-    network = copy.deepcopy(module)
-    network.eval()
     with torch.random.fork_rng(), torch.no_grad():
-        return forward(network, torch.zeros(shape, device=device))
+        return forward(detached_copy(module), torch.zeros(shape, device=device))
 
 
 def candidate_shapes(module: nn.Module) -> Iterator[tuple[int, ...]]:
@@ -72,10 +70,11 @@ def candidate_shapes(module: nn.Module) -> Iterator[tuple[int, ...]]:
         yield (2, first.in_channels, 256)
     if isinstance(first, nn.Conv3d):
         yield (2, first.in_channels, 16, 112, 112)
-    channels = first.in_channels if isinstance(first, nn.Conv2d) else 3
+    # What comes before the first convolution may change the channels (timm's csatv2).
+    channels = [first.in_channels, 3] if isinstance(first, nn.Conv2d) else [3]
     sizes = [*_declared_sizes(module), *((size, size) for size in _IMAGE_SIZES)]
-    for height, width in dict.fromkeys(sizes):
-        yield (2, channels, height, width)
+    for size, channel in itertools.product(dict.fromkeys(sizes), dict.fromkeys(channels)):
+        yield (2, channel, *size)
 
 
 def _declared_sizes(module: nn.Module) -> Iterator[tuple[int, int]]:

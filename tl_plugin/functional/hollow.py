@@ -5,7 +5,7 @@ import copy
 import logging
 from contextlib import contextmanager
 from itertools import chain
-from typing import Iterator
+from typing import Any, Iterator
 
 import torch
 from torch import nn
@@ -38,13 +38,27 @@ def hollow_copy(model: nn.Module) -> Iterator[nn.Module]:
     # Handing the hollow tensors to deepcopy as if it had copied them already is what keeps the
     # real ones from ever being duplicated.
     memo = {id(t): _hollow(t, mode) for t in chain(model.parameters(), model.buffers())}
-    hollow = copy.deepcopy(model, memo)
-    hollow.eval()  # returns None where a backbone of mmpretrain overrides `train`
-    for module in hollow.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            hooks.clear()
+    hollow = detached_copy(model, memo)
     with torch.random.fork_rng(devices=[]), mode, torch.no_grad(), _quiet():
         yield hollow
+
+
+def detached_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Copy a model for a trial run: in eval mode, and without the hooks that others hung on it.
+
+    Args:
+        model: Any module.
+        memo: As in :func:`copy.deepcopy`. Defaults to None.
+
+    Returns:
+        The copy.
+    """
+    copied = copy.deepcopy(model, memo)
+    copied.eval()  # returns None where a backbone of mmpretrain overrides `train`
+    for module in copied.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return copied
 
 
 def _hollow(tensor: torch.Tensor, mode) -> torch.Tensor:

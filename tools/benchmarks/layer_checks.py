@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from tl_plugin.engine.layers import LayerMap
-from tl_plugin.engine.layers.execution import candidate_shapes
-from tl_plugin.functional.hollow import hollow_copy
+from tl_plugin.functional import dry_run
 
 FEWEST_LAYERS = 3
 
@@ -82,18 +81,18 @@ def module_order(network: nn.Module) -> dict[str, int]:
     Returns:
         The number by module name, ``{}`` where the network can't be run.
     """
-    for shape in candidate_shapes(network):
+    def run(copied: nn.Module, inputs: torch.Tensor) -> dict[str, int]:
         order: dict[str, int] = {}
-        try:
-            with hollow_copy(network) as hollow:
-                for name, module in hollow.named_modules():
-                    if not list(module.children()):
-                        module.register_forward_pre_hook(_recorder(name, order))
-                hollow(torch.empty(shape))
-            return order
-        except Exception:  # a wrong guess of the image size fails in any way; the next one follows
-            continue
-    return {}
+        for name, module in copied.named_modules():
+            if not list(module.children()):
+                module.register_forward_pre_hook(_recorder(name, order))
+        copied(inputs)
+        return order
+
+    try:
+        return dry_run(network, run)
+    except RuntimeError:
+        return {}
 
 
 def _recorder(name: str, order: dict[str, int]) -> Callable:

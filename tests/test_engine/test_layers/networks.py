@@ -45,11 +45,18 @@ class DataDependent(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem, self.middle, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.middle, self.stem, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
 
     def forward(self, x):
         x = self.middle(self.stem(x))
         return self.head(x if x.sum().item() > 0 else -x)
+
+
+class Unrunnable(DataDependent):
+    """No forward pass at all on one tensor."""
+
+    def forward(self, source, target):
+        raise AssertionError
 
 
 def layer_names(model, layers):

@@ -8,7 +8,7 @@ from torch import nn
 
 from tl_plugin.engine.layers import LayerMap
 
-from .networks import Block, DataDependent, Shuffled, layer_names
+from .networks import Block, DataDependent, Shuffled, Unrunnable, layer_names
 
 HEAD = dict(type='LinearClsHead', num_classes=3, in_channels=8)
 GAP = dict(type='GlobalAveragePooling')
@@ -85,9 +85,13 @@ def test_layers_follow_execution_not_registration():
     assert layers_of(Shuffled()) == layer_names(Shuffled(), Shuffled.LAYERS)
 
 
-def test_without_a_forward_pass_registration_decides():
+def test_a_network_that_looks_into_its_data_runs_for_real():
     assert layers_of(DataDependent()) == layer_names(DataDependent(),
                                                      [['stem'], ['middle'], ['head']])
+
+
+def test_without_a_forward_pass_registration_decides():
+    assert layers_of(Unrunnable()) == layer_names(Unrunnable(), [['middle'], ['stem'], ['head']])
 
 
 def test_every_backbone_parameter_is_above_neck_head_and_discriminators():

@@ -1,0 +1,56 @@
+import copy
+
+import torch
+from torch import nn
+
+from tl_plugin.functional.hollow import detached_copy, hollow_copy
+
+
+class Caching(nn.Module):
+    """Changes itself, its buffers and the random state in its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.linear.weight = nn.Parameter(torch.rand(3, 3))
+        self.tied = self.linear.weight
+        self.norm = nn.BatchNorm1d(3)
+        self.register_buffer('count', torch.zeros(()))
+        self.cache = {}
+
+    def forward(self, x):
+        self.count += 1
+        self.cache['x'] = x
+        return self.norm(self.linear(x) @ self.tied) + torch.rand(3)
+
+
+def test_the_original_stays_as_it_is():
+    model = Caching().train()
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    state, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    with hollow_copy(model) as hollow:
+        assert tuple(hollow(torch.empty(5, 3)).shape) == (5, 3)
+        assert hollow.tied is hollow.linear.weight
+        assert not hollow.training
+    assert model.cache == {}
+    assert seen == []
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_without_memory_runs_too():
+    with torch.device('meta'):
+        model = Caching()
+    with hollow_copy(model) as hollow:
+        assert hollow(torch.empty(2, 3)).device.type == 'cpu'
+
+
+def test_a_detached_copy_has_its_values_but_not_its_hooks():
+    model = Caching()
+    model.linear.register_forward_pre_hook(lambda *_: 1 / 0)
+    copied = detached_copy(model)
+    copied(torch.rand(2, 3))
+    assert torch.equal(copied.linear.weight, model.linear.weight)
+    assert copied.linear.weight is not model.linear.weight
