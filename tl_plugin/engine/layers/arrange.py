@@ -49,7 +49,7 @@ def _arrange_whole(core: nn.Module, matrices: Collection[int]) -> tuple[Layers, 
 
 def _arrange_core(core: nn.Module, depths: Depths | None, matrices: Collection[int],
                   without: Collection[str] = ()) -> Layers:
-    layers = _by_depth(core, depths) if depths else _by_execution(core, matrices)
+    layers = _by_depth(core, depths, matrices) if depths else _by_execution(core, matrices)
     layers = [[name for name in layer if name not in without] for layer in layers]
     heavy = {name for name, value in parameters(core).items() if id(value) in matrices}
     return _join_vectors([layer for layer in layers if layer], heavy)
@@ -84,24 +84,30 @@ def _see_through(module: nn.Module) -> tuple[str, nn.Module]:
     return prefix, inner
 
 
-def _by_depth(core: nn.Module, depths: Depths) -> Layers:
+def _by_depth(core: nn.Module, depths: Depths, matrices: Collection[int]) -> Layers:
     """Group by the owner's depths; what it doesn't place follows what runs before it."""
     if None in depths.values():
-        depths = _place_rest(core, depths)
+        depths = _place_rest(depths, _times(core, matrices))
     layers: dict[int, list[str]] = {}
     for name, depth in depths.items():
         layers.setdefault(depth, []).append(name)
     return [layers[depth] for depth in sorted(layers)]
 
 
-def _place_rest(core: nn.Module, depths: Depths) -> dict[str, int]:
+def _place_rest(depths: Depths, times: Mapping[str, int]) -> dict[str, int]:
     placed = [depth for depth in depths.values() if depth is not None]
     current = min(placed, default=0)
     result = dict(depths)
-    for name in _in_order(list(depths), execution_order(core)):
+    for name in _in_order(list(depths), times):
         current = current if depths[name] is None else depths[name]
         result[name] = current
     return result
+
+
+def _times(core: nn.Module, matrices: Collection[int]) -> dict[str, int]:
+    """Find when parameters are first used; never under FSDP, whose flat shards can't be run."""
+    sharded = any(value.ndim < 2 and id(value) in matrices for value in core.parameters())
+    return {} if sharded else execution_order(core)
 
 
 def _in_order(names: Sequence[str], times: Mapping[str, int]) -> list[str]:
@@ -114,7 +120,7 @@ def _in_order(names: Sequence[str], times: Mapping[str, int]) -> list[str]:
 
 def _by_execution(core: nn.Module, matrices: Collection[int]) -> Layers:
     """Cut into units and sort them by the time at which they first run."""
-    pieces, times = cut(core, matrices), execution_order(core)
+    pieces, times = cut(core, matrices), _times(core, matrices)
     units, starts = [], []
     for unit in pieces.units:
         used = [times[name] for name in unit if name in times]
