@@ -44,7 +44,8 @@ def test_phases_of_a_run_of_twenty(schedule, expected):
 
 
 def test_steps_too_close_for_a_short_run_begin_together():
-    assert steps(plan(4, until=0.5)) == [(1, (4, 3, 2)), (2, (1, 0))]
+    assert steps(plan(4, until=0.5)) == [(1, (4, 3, 2, 1)), (2, (0,))]
+    assert steps(plan(1, until=0.5)) == [(0, (4, 3, 2, 1, 0))]
 
 
 def test_only_what_is_frozen_is_unfrozen():

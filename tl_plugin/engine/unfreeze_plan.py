@@ -68,11 +68,13 @@ def _place(start: Time | None, length: int, unit: str) -> int:
     if not whole and not (isinstance(start, float) and 0 < start < 1):
         raise ValueError(f'{start!r} is no time: give a whole number of {unit}s or a fraction of '
                          'the run between 0 and 1.')
-    placed = start if whole else max(1, round(start * length))
-    if placed < 1:
-        raise ValueError(f'Unfreezing at {unit} {placed}: what trains from the start is not to '
+    if not whole:
+        # Never before the first step nor after the last, as long as there are two.
+        return min(max(1, int(start * length + 1e-9)), length - 1)
+    if start < 1:
+        raise ValueError(f'Unfreezing at {unit} {start}: what trains from the start is not to '
                          'be frozen at all. The first possible one is 1.')
-    return placed
+    return start
 
 
 def _check_end(schedule: Schedule, phases: list[Phase], length: int, unit: str) -> None:
