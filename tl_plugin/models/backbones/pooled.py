@@ -4,11 +4,10 @@ from __future__ import annotations
 import difflib
 from typing import Collection
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from tl_plugin.functional.hollow import hollow_copy
+from tl_plugin.functional import dry_run
 
 
 class PooledBackbone(BaseModule):
@@ -55,11 +54,10 @@ class PooledBackbone(BaseModule):
         """
         return (self.pool(self.network()(x)), )
 
-    def settle(self, input_shape: tuple[int, int, int], source: str) -> None:
+    def settle(self, source: str) -> None:
         """Measure the width and protect the weights, once the network is built.
 
         Args:
-            input_shape: (C, H, W) of an image that the network takes.
             source: What loaded weights into the network, '' for random ones.
 
         Raises:
@@ -70,8 +68,7 @@ class PooledBackbone(BaseModule):
             raise ValueError(f'init_cfg={self.init_cfg} would overwrite the weights from '
                              f'{source}. Give one of the two.')
         self.network().is_init = True
-        with hollow_copy(self) as hollow:
-            pooled, = hollow(torch.empty(2, *input_shape))
+        pooled, = dry_run(self, lambda backbone, images: backbone(images))
         if not isinstance(pooled, Tensor) or pooled.ndim != 2 or len(pooled) != 2:
             raise ValueError(f'{type(self.network()).__name__} gives '
                              f'{getattr(pooled, "shape", type(pooled).__name__)} for 2 images, '

@@ -54,13 +54,10 @@ class PooledTimmBackbone(PooledBackbone):
         _check_arguments(model_name, pretrained, checkpoint_path, kwargs)
         self.timm_model = timm.create_model(
             model_name, pretrained=pretrained, in_chans=in_channels, num_classes=0, **kwargs)
-        config = getattr(self.timm_model, 'pretrained_cfg', {})
         if checkpoint_path:
             load_weights(self.timm_model, checkpoint_path, removed_modules(self.timm_model),
                          lambda state: _as_timm(state, self.timm_model))
-        size = kwargs.get('img_size') or (config.get('input_size') or (3, 224, 224))[1:]
-        size = (size, size) if isinstance(size, int) else tuple(size)
-        self.settle((in_channels, *size), 'pretrained' if pretrained else checkpoint_path)
+        self.settle('pretrained' if pretrained else checkpoint_path)
 
     def network(self) -> nn.Module:
         """Give the timm model."""
@@ -96,7 +93,7 @@ def _check_arguments(model_name: str, pretrained: bool, checkpoint_path: str,
         if name in kwargs:
             raise ValueError(f'PooledTimmBackbone takes no {name}: it gives pooled features. Set '
                              'the classes in the head; for feature maps use TIMMBackbone.')
-    if ':' not in model_name:  # no 'hf-hub:' or 'local-dir:'
+    if ':' not in model_name and not timm.is_model(model_name):  # no 'hf-hub:' or 'local-dir:'
         check_name(model_name.split('.')[0], timm.list_models(), 'timm')
 
 

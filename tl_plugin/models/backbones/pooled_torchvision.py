@@ -52,7 +52,7 @@ class PooledTorchvisionBackbone(PooledBackbone):
         if checkpoint_path:
             load_weights(self.torchvision_model, checkpoint_path,
                          (classifier, 'aux1', 'aux2', 'AuxLogits'))
-        self.settle((3, 224, 224), f'weights={weights}' if weights else checkpoint_path)
+        self.settle(f'weights={weights}' if weights else checkpoint_path)
 
     def network(self) -> nn.Module:
         """Give the torchvision model."""
