@@ -1,7 +1,7 @@
 # The ladder on embedded digits: python tools/ladder.py configs/digits/ladder.py
 _base_ = 'source_only.py'
 
-# The few labels make two batches an epoch, so a longer schedule costs seconds.
+# The few labels make two batches an epoch, so that many epochs take seconds.
 few_labels = dict(
     train_cfg=dict(max_epochs=60, val_interval=10),
     param_scheduler=dict(T_max=60),
@@ -14,17 +14,28 @@ ladder = dict(
     ),
     rungs=dict(
         feature_extraction=dict(options=few_labels),
-        fine_tune=dict(options=few_labels),
+        # Backgrounds, noise and light are for the shallow layers, so these move like the others.
+        fine_tune=dict(
+            options=dict(
+                optim_wrapper=dict(
+                    paramwise_cfg=dict(base_lr_mult=1.0, head_lr_mult=1.0, layer_decay_rate=1.0)
+                ),
+                **few_labels,
+            )
+        ),
         dann=dict(
             start='source_only',
             options=dict(
                 model=dict(
                     alignments=dict(
-                        dann=dict(hidden_channels=[256], norm='BN', coefficient=0.3)
+                        dann=dict(hidden_channels=[256], norm='BN', coefficient=0.1)
                     )
                 ),
                 optim_wrapper=dict(optimizer=dict(lr=0.001)),
+                train_cfg=dict(max_epochs=30),
+                param_scheduler=dict(T_max=30),
             ),
         ),
     ),
 )
+del few_labels
