@@ -10,7 +10,7 @@ HALFWAY = Progress('training', 30, 60, 2, 4, 0.5, 12.0, 11.6)
 
 def test_progress_in_words():
     assert describe(Progress()) == 'starting'
-    assert describe(HALFWAY) == 'epoch 2/4, loss 0.500, about 12 s left'
+    assert describe(HALFWAY) == 'epoch 2/4, loss 0.500, 12 s left'
     assert describe(HALFWAY._replace(epoch=0, max_epochs=0)).startswith('iteration 30/60, ')
     assert describe(HALFWAY._replace(phase='testing')) == 'testing'
 

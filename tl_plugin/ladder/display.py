@@ -21,7 +21,7 @@ def describe(progress: Progress) -> str:
     """Put a moment of a run into words.
 
     >>> describe(Progress('training', 30, 60, 2, 4, 0.5, 12.0, 11.6))
-    'epoch 2/4, loss 0.500, about 12 s left'
+    'epoch 2/4, loss 0.500, 12 s left'
     """
     if progress.phase != 'training' or not progress.iteration:
         return progress.phase
@@ -32,7 +32,7 @@ def describe(progress: Progress) -> str:
     if progress.loss is not None:
         parts.append(f'loss {progress.loss:.3f}')
     if progress.remaining is not None:
-        parts.append(f'about {_duration(progress.remaining)} left')
+        parts.append(f'{_duration(progress.remaining)} left')
     return ', '.join(parts)
 
 
@@ -103,16 +103,15 @@ class BarDisplay(Display):
     """A bar for the climb and one for the run that is under way."""
 
     def __init__(self, total: int) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         super().__init__(total)
+        # All of it in 80 columns.
         self._bars = Progress(
-            TextColumn('{task.description}'),
-            BarColumn(),
-            TextColumn('{task.fields[text]}'),
-            TimeElapsedColumn(),
+            TextColumn('{task.description}'), BarColumn(10), TextColumn('{task.fields[text]}')
         )
-        self._whole = self._bars.add_task('ladder', total=total, text=f'0/{total} runs')
+        self._started = time.monotonic()
+        self._whole = self._bars.add_task('ladder', total=total, text=self._count())
         self._run = None
 
     def __enter__(self) -> Display:
@@ -134,6 +133,7 @@ class BarDisplay(Display):
             completed=progress.iteration,
             text=describe(progress),
         )
+        self._bars.update(self._whole, completed=self.done, text=self._count())
 
     def finish(self, label: str, text: str) -> None:
         """It has ended well."""
@@ -151,7 +151,10 @@ class BarDisplay(Display):
             self._run = None
         self._bars.console.print(f'{label} {escape(text)}', highlight=False)
         self.done += 1
-        self._bars.update(self._whole, completed=self.done, text=f'{self.done}/{self.total} runs')
+        self._bars.update(self._whole, completed=self.done, text=self._count())
+
+    def _count(self) -> str:
+        return f'{self.done}/{self.total} runs, {_duration(time.monotonic() - self._started)}'
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,91 @@
+"""The report on data that isn't the digits: class folders, files read as BGR."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from tl_plugin.ladder.files import write_json
+from tl_plugin.ladder.report import build_dataset, class_names, make_report, samples, to_rgb
+
+COLOURS = dict(green=(0, 200, 0), red=(200, 0, 0))
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    for domain, dark in (('source', 1), ('target', 2)):
+        for name, colour in COLOURS.items():
+            folder = tmp_path / domain / name
+            folder.mkdir(parents=True)
+            pixels = np.full((40, 60, 3), np.array(colour) // dark, dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / 'image.png')
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(type='ImageClassifier'),
+            data_preprocessor=dict(to_rgb=True),
+            test_dataloader=dict(
+                dataset=dict(
+                    type='CustomDataset', data_root=str(tmp_path / 'source'), pipeline=pipeline
+                )
+            ),
+            test_cfg=dict(
+                dataloaders=dict(target=dict(dataset=dict(data_root=str(tmp_path / 'target'))))
+            ),
+        )
+    )
+
+
+PREDICTIONS = dict(
+    source=dict(truth=[0, 1], predicted=[0, 1], confidence=[1.0, 1.0]),
+    target=dict(truth=[0, 1], predicted=[1, 1], confidence=[1.0, 1.0]),
+)
+
+
+def colour_of(uri):
+    return Image.open(io.BytesIO(base64.b64decode(uri.split(',')[1]))).getpixel((30, 20))
+
+
+def test_samples_show_the_colours_of_the_files(cfg):
+    for domain, dark in (('source', 1), ('target', 2)):
+        dataset = build_dataset(cfg, domain)
+        classes = class_names(dataset, {})
+        assert classes == list(COLOURS)
+        rungs = dict(source_only=[PREDICTIONS])
+        shown = samples(dataset, domain, classes, rungs, 'source_only', to_rgb(cfg))
+        assert [sample['truth'] for sample in shown] == classes
+        for sample in shown:
+            expected = tuple(value // dark for value in COLOURS[sample['truth']])
+            assert colour_of(sample['image']) == expected
+    assert shown[0]['said'] == dict(source_only='red')
+
+
+def test_classes_without_names_are_numbers():
+    assert class_names(None, dict(dann=[PREDICTIONS])) == ['0', '1']
+
+
+def test_a_report_escapes_what_it_is_told_and_names_failures(cfg, tmp_path):
+    folder = tmp_path / 'work' / 'source_only' / 'seed_0'
+    folder.mkdir(parents=True)
+    write_json(folder / 'predictions.json', PREDICTIONS)
+    rung = dict(
+        name='source_only', about='', data='source', start=None, seeds=[0], seconds=1.0,
+        source_accuracy=100.0, source_accuracy_spread=None, source_change=0.0,
+        target_accuracy=50.0, target_accuracy_spread=None, target_change=0.0,
+        iterations=1, trainable_parameters=1, parameters=1, folders=[str(folder)],
+        command='python tools/train.py a && python tools/test.py a b',
+    )
+    results = dict(
+        config='<script>', date='', machine='', commit=None, versions={}, rungs=[rung],
+        failures=[dict(name='dann', seed=0, reason='ValueError: <b>', log=None)],
+    )
+    html = make_report(results, cfg)
+    assert '<script>' not in html
+    assert 'dann (seed 0): ValueError: &lt;b&gt;' in html
+    assert re.search(r'right on 100\.0% of the source\s+images is right on 50\.0% of', html)
+    assert 'green taken for red (1 times)' in html
