@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -10,18 +11,28 @@ def test_one_process_gets_its_own_rows():
     assert gather_ranks(rows) is rows
 
 
-def _gather():
+def _gather(sizes):
     rank = dist.get_rank()
-    rows = torch.tensor([[1.0 + rank], [10.0 + rank]], requires_grad=True)
+    rows = torch.full((sizes[rank], 1), 10.0 * rank) + torch.arange(sizes[rank])[:, None]
+    rows.requires_grad_()
     everything = gather_ranks(rows)
     # Each rank weighs the rows in its own way: the gradient must come from all of them.
-    (everything.squeeze(1) * torch.arange(1.0, 7.0) * (rank + 1)).sum().backward()
-    return everything.tolist(), rows.grad.tolist(), gather_ranks(rows.detach()).requires_grad
+    weights = torch.arange(1.0, 1.0 + len(everything)) * (rank + 1)
+    (everything.squeeze(1) * weights).sum().backward()
+    return (
+        everything.squeeze(1).tolist(),
+        rows.grad.squeeze(1).tolist(),
+        gather_ranks(rows.detach()).requires_grad,
+    )
 
 
-def test_rows_in_the_order_of_ranks_and_gradients_of_all_losses():
-    results = run_distributed(_gather, world_size=3)
-    for rank, (everything, grad, requires_grad) in enumerate(results):
-        assert everything == [[1.0], [10.0], [2.0], [11.0], [3.0], [12.0]]
-        assert grad == [[6.0 * (2 * rank + 1)], [6.0 * (2 * rank + 2)]]
+@pytest.mark.parametrize('sizes', [(2, 2, 2), (2, 0, 3)])
+def test_rows_in_the_order_of_ranks_and_gradients_of_all_losses(sizes):
+    expected = [10.0 * rank + index for rank, size in enumerate(sizes) for index in range(size)]
+    offset = 0
+    results = run_distributed(_gather, sizes, world_size=3)
+    for (everything, grad, requires_grad), size in zip(results, sizes):
+        assert everything == expected
+        assert grad == [6.0 * (offset + index + 1) for index in range(size)]  # 6 = 1 + 2 + 3
         assert not requires_grad
+        offset += size

@@ -51,6 +51,15 @@ def test_gradient_of_the_kernel():
     assert torch.autograd.gradcheck(lambda x: gaussian_kernel(x, [0.5, 2.0], 1.5), points)
 
 
+def test_the_mean_distance_is_a_constant():
+    """Else spreading all points would pay."""
+    points, same = (torch.tensor(_points(4, 3), requires_grad=True) for _ in range(2))
+    scale = float(squared_distances(points.detach()).sum() / 12)
+    gaussian_kernel(points, [0.5, 2.0])[0].sum().backward()
+    gaussian_kernel(same, [0.5, 2.0], scale)[0].sum().backward()
+    torch.testing.assert_close(points.grad, same.grad)
+
+
 def test_equal_points_have_kernel_one_and_no_gradient():
     points = torch.full((4, 3), 2.0, requires_grad=True)
     kernel = gaussian_kernel(points, [0.25, 1.0])

@@ -19,6 +19,7 @@ def prediction_entropy(logits: Tensor) -> Tensor:
         (N,), in nats: 0 for a certain prediction, ln K for one that knows nothing.
 
     Example:
+        >>> import torch
         >>> prediction_entropy(torch.tensor([[0.0, 0.0], [0.0, 1e4]]))
         tensor([0.6931, 0.0000])
     """
@@ -41,6 +42,7 @@ def marginal_entropy(logits: Tensor) -> Tensor:
         ValueError: If there is no image.
 
     Example:
+        >>> import torch
         >>> marginal_entropy(torch.tensor([[0.0, 1e4], [1e4, 0.0]]))
         tensor(0.6931)
     """

@@ -10,15 +10,23 @@ class _GatherRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+        ctx.sizes = [int(size) for size in _all_gather(torch.tensor(len(rows), device=rows.device))]
+        # Backends want tensors of one size, or hang: a short batch is filled up and cut again.
+        filled = rows.new_zeros(max(ctx.sizes), *rows.shape[1:])
+        filled[: len(rows)] = rows
+        return torch.cat([part[:size] for part, size in zip(_all_gather(filled), ctx.sizes)])
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         grad = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
-        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+        return grad.split(ctx.sizes)[dist.get_rank()]
+
+
+def _all_gather(tensor: Tensor) -> list[Tensor]:
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor)
+    return parts
 
 
 def gather_ranks(rows: Tensor) -> Tensor:
@@ -29,10 +37,11 @@ def gather_ranks(rows: Tensor) -> Tensor:
     averages are those of one process with the joint batch.
 
     Args:
-        rows: One row an image, (N, ...), the same N in every process.
+        rows: One row an image, (N, ...). N may differ between processes, the rest may not.
 
     Returns:
-        (N * processes, ...) in the order of ranks; ``rows`` itself in a single process.
+        The rows of all processes in the order of ranks, (sum of all N, ...); ``rows`` itself in a
+        single process.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows

@@ -8,6 +8,7 @@ from torch import Tensor
 from .precision import full_precision
 
 
+@torch.compiler.disable  # it can't differentiate a gradient: this part of a step stays as written
 def input_gradient_penalty(network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     r"""Mean squared norm of a network's gradient by its inputs, :math:`E \|\nabla_x D(x)\|^2`.
 

@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from tl_plugin.models.alignments import CDANHead
+
 from .batches import build, domain, numpy_parts, softmax
 
 
@@ -72,6 +74,17 @@ def test_large_products_are_projected(max_channels, width, is_random):
     assert head.classifier_inputs(domain(5)).shape == (5, width)
     names = {'feature_projection', 'prediction_projection'}
     assert names <= set(head.state_dict()) if is_random else not names & set(head.state_dict())
+
+
+def test_projections_do_not_depend_on_the_seed():
+    """Ranks may have seeds of their own, and must agree."""
+    heads = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        heads.append(CDANHead(in_features=6, num_classes=3, max_channels=1, random_channels=8))
+    assert torch.equal(heads[0].feature_projection, heads[1].feature_projection)
+    assert torch.equal(heads[0].prediction_projection, heads[1].prediction_projection)
+    assert not torch.equal(heads[0].feature_projection[:3], heads[0].prediction_projection)
 
 
 def test_projections_are_fixed_and_not_trained():

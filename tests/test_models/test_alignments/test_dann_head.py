@@ -122,6 +122,15 @@ class TestDANNHead:
         weights = [head.classifier[0].weight.grad for head in (plain, penalised)]
         assert not torch.allclose(*weights)
 
+    def test_a_compiled_step_can_be_penalised(self):
+        head = build('DANNHead', hidden_channels=[8], gradient_penalty=0.1)
+        grads = []
+        for forward in (head, torch.compile(head, backend='aot_eager')):
+            head.zero_grad()
+            forward(domain(4), domain(3, seed=1)).backward()
+            grads.append([weight.grad.clone() for weight in head.parameters()])
+        torch.testing.assert_close(*grads)
+
     def test_a_penalised_classifier_stays_flat(self):
         slopes = []
         for penalty in (0.0, 10.0):

@@ -56,11 +56,12 @@ class CDANHead(DANNHead):
         super().__init__(**kwargs)
         self.entropy_conditioning = entropy_conditioning
         if self.is_random():
-            # Drawn once; in the checkpoint, since a resumed classifier knows no others.
-            shape = self.in_features, random_channels
-            self.register_buffer('feature_projection', torch.randn(shape))
-            shape = self.num_classes, random_channels
-            self.register_buffer('prediction_projection', torch.randn(shape))
+            # Of a generator of their own: processes may be seeded differently, and mmengine's DDP
+            # doesn't bring buffers into line. In the checkpoint: a resumed classifier knows no others.
+            generator = torch.Generator().manual_seed(0)
+            for name, width in (('feature', self.in_features), ('prediction', self.num_classes)):
+                projection = torch.randn(width, random_channels, generator=generator)
+                self.register_buffer(f'{name}_projection', projection)
 
     def is_random(self) -> bool:
         """Whether the outer product is too large and replaced by a random projection."""
