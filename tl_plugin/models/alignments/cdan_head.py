@@ -57,7 +57,7 @@ class CDANHead(DANNHead):
         self.entropy_conditioning = entropy_conditioning
         if self.is_random():
             # Of a generator of their own: processes may be seeded differently, and mmengine's DDP
-            # doesn't bring buffers into line. In the checkpoint: a resumed classifier knows no others.
+            # doesn't bring buffers into line. In the checkpoint, as the classifier knows no others.
             generator = torch.Generator().manual_seed(0)
             for name, width in (('feature', self.in_features), ('prediction', self.num_classes)):
                 projection = torch.randn(width, random_channels, generator=generator)
