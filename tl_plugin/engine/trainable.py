@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from .frozen_stages import set_aside_frozen_stages
+from .freezing.stages import set_aside_frozen_stages
 from .layers.names import parameters, unwrap
 from .layers.selection import nearest
 

@@ -10,9 +10,9 @@ from mmengine.hooks import Hook
 
 from tests.distributed import run_distributed
 from tests.tiny_runs import TINY_RESNET, TINY_VIT, state_of, tiny_runner
-from tl_plugin.engine.freeze_policy import modules_of_part
+from tl_plugin.engine.freezing.policy import modules_of_part
+from tl_plugin.engine.freezing.rank_check import check_ranks_equal
 from tl_plugin.engine.hooks import FreezeHook
-from tl_plugin.engine.rank_check import check_ranks_equal
 
 
 def noisy_vit(**backbone):

@@ -1,18 +1,19 @@
 """What all hooks share that keep a part of the model frozen."""
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Collection, Sequence
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
 
-from ..checkpointed import let_gradients_pass
-from ..freeze_policy import FreezePolicy, FrozenModes
+from ..freezing.checkpointed import let_gradients_pass
+from ..freezing.policy import FreezePolicy, FrozenModes
+from ..freezing.rank_check import check_ranks_equal
 from ..layers import LayerMap
 from ..layers.names import parameters
 from ..layers.selection import LayerSpec
-from ..rank_check import check_ranks_equal
 from ..trainable import set_trainable
 
 
@@ -70,7 +71,7 @@ class FrozenPartHook(Hook):
             return  # a test run, or one more run of the same runner
         self.layer_map = LayerMap.from_model(runner.model)
         self.claim = frozenset(self.select(self.layer_map))
-        self._refuse_overlap(runner)
+        refuse_overlaps(_frozen_part_hooks(runner))
         let_gradients_pass(runner.model, runner.cfg.get('activation_checkpointing'))
         self.hold(runner, self.claim, 'before the run')
 
@@ -125,14 +126,23 @@ class FrozenPartHook(Hook):
             f'{self.policy.norm}, affine {self.policy.norm_affine}; dropout: '
             f'{self.policy.dropout}; droppath: {self.policy.droppath}.', logger='current')
 
-    def _refuse_overlap(self, runner: Runner) -> None:
-        for other in _frozen_part_hooks(runner):
-            shared = self.claim & other.claim if other is not self else None
-            if shared and not (self.fixed and other.fixed and self.policy == other.policy):
-                raise ValueError(
-                    f'{type(other).__name__} and {type(self).__name__} both decide about '
-                    f'{len(shared)} parameters, {min(shared)} among them, and not alike. Give '
-                    'each hook layers of its own, or drop one of the two.')
+
+def refuse_overlaps(hooks: Sequence[FrozenPartHook]) -> None:
+    """Check that no two hooks disagree about a parameter.
+
+    Args:
+        hooks: Hooks, with what they claim.
+
+    Raises:
+        ValueError: If two do.
+    """
+    for one, other in combinations(hooks, 2):
+        shared = one.claim & other.claim
+        if shared and not (one.fixed and other.fixed and one.policy == other.policy):
+            raise ValueError(
+                f'{type(one).__name__} and {type(other).__name__} both decide about '
+                f'{len(shared)} parameters, {min(shared)} among them, and not alike. Give '
+                'each hook layers of its own, or drop one of the two.')
 
 
 def _frozen_part_hooks(runner: Runner) -> list[FrozenPartHook]:

@@ -7,14 +7,13 @@ from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop, Priority, Runner, get_priority
 from mmpretrain.registry import HOOKS
 
-from ..layers import LayerMap
+from ..freezing.plan import UnfreezePlan, depths_text, plan_table
+from ..freezing.plateau import PlateauState
+from ..freezing.schedules import Plateau, read_schedule
+from ..freezing.warmup import PhaseWarmup
 from ..layers.names import parameters
 from ..layers.selection import LayerSpec
-from ..lr_warmup import PhaseWarmup
-from ..plateau_state import PlateauState
 from ..trainable import check_in_optimizer, frozen_here
-from ..unfreeze_plan import UnfreezePlan, depths_text, plan_table
-from ..unfreeze_schedules import Phase, Plateau, read_schedule
 from .frozen_part_hook import FrozenPartHook
 
 
@@ -85,14 +84,6 @@ class GradualUnfreezeHook(FrozenPartHook):
         self._plateau: PlateauState | None = None
         self._begun = 0
         self._training = False
-
-    def phases(self, layer_map: LayerMap) -> list[Phase]:
-        """List the phases, whatever the length of the run.
-
-        Args:
-            layer_map: The layers of the model.
-        """
-        return self.schedule.phases(layer_map, self.select(layer_map))
 
     def before_run(self, runner: Runner) -> None:
         """Freeze, make the plan and show it."""

@@ -6,8 +6,8 @@ from typing import Collection, Iterable
 
 from torch import nn
 
-from .layers.names import parameters, unwrap
-from .module_kinds import is_droppath, is_norm, norm_parameters
+from ..layers.names import parameters, unwrap
+from ..module_kinds import is_droppath, is_norm, norm_parameters
 
 _CHOICES = dict(
     norm=('eval', 'train'), norm_affine=('frozen', 'trained'), dropout=('eval', 'train'),

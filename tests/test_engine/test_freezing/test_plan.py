@@ -4,9 +4,9 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from tl_plugin.engine.freezing.plan import UnfreezePlan, plan_table
+from tl_plugin.engine.freezing.schedules import read_schedule
 from tl_plugin.engine.layers import LayerMap
-from tl_plugin.engine.unfreeze_plan import UnfreezePlan, plan_table
-from tl_plugin.engine.unfreeze_schedules import read_schedule
 
 MODEL = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)))
 LAYERS = LayerMap.from_model(MODEL)

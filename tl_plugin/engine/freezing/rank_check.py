@@ -7,7 +7,7 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from .layers.names import parameters
+from ..layers.names import parameters
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

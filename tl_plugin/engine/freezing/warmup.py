@@ -5,9 +5,9 @@ from typing import Collection, Sequence
 
 from mmengine.runner import Runner
 
-from .layers.names import parameters
-from .trainable import optimizers
-from .unfreeze_schedules import Phase
+from ..layers.names import parameters
+from ..trainable import optimizers
+from .schedules import Phase
 
 
 class PhaseWarmup:

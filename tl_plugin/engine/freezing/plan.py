@@ -7,10 +7,10 @@ from typing import Mapping, Sequence
 
 from torch import nn
 
-from .layers import LayerMap
-from .layers.names import parameters
-from .tables import as_text, make_table
-from .unfreeze_schedules import Every, Phase, Plateau, Schedule, Time, Until
+from ..layers import LayerMap
+from ..layers.names import parameters
+from ..tables import as_text, make_table
+from .schedules import Every, Phase, Plateau, Schedule, Time, Until
 
 
 @dataclass(frozen=True)

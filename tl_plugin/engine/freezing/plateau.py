@@ -6,7 +6,7 @@ import logging
 from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from .unfreeze_schedules import Plateau
+from .schedules import Plateau
 
 
 class PlateauState:

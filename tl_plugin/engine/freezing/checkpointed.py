@@ -7,7 +7,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from .layers.names import unwrap
+from ..layers.names import unwrap
 
 _WATCHED: WeakSet = WeakSet()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Sequence, Union
 
-from .layers import LayerMap
-from .layers.selection import LayerSpec, parse_depths
+from ..layers import LayerMap
+from ..layers.selection import LayerSpec, parse_depths
 
 #: A whole number of epochs or iterations, or a fraction of the run between 0 and 1.
 Time = Union[int, float]

@@ -1,0 +1,220 @@
+"""What a config will train: its layers, when they train, how fast, before any training."""
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import HOOKS, MODELS
+from torch import nn
+
+from tl_plugin.engine.freezing.plan import times_by_name
+from tl_plugin.engine.freezing.stages import set_aside_frozen_stages
+from tl_plugin.engine.hooks.frozen_part_hook import FrozenPartHook, refuse_overlaps
+from tl_plugin.engine.hooks.gradual_unfreeze_hook import GradualUnfreezeHook
+from tl_plugin.engine.layers import LayerMap
+from tl_plugin.engine.layers.names import parameters
+from tl_plugin.engine.module_kinds import is_norm
+from tl_plugin.engine.optimizers.scheduler_check import warn_of_absolute_rates
+from tl_plugin.engine.tables import make_table
+
+START, NEVER = 'the start', 'never'
+
+
+def layer_report(cfg: Config) -> dict[str, Any]:
+    """Work out what a config trains, without data, weights or a Runner.
+
+    Args:
+        cfg: A config, with its strategies merged.
+
+    Returns:
+        Plain values, fit for JSON: ``layers`` (for each depth: ``modules``, ``weights``,
+        ``trains`` (number of weights by when they begin to), ``lr``, ``weight_decay``, ``norm``
+        (number of norm layers by mode), ``groups``), ``groups`` of the optimizer, ``totals``.
+
+    Raises:
+        ValueError: The config's hooks or optimizer can't work with its model or each other.
+    """
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
+        model = _build_model(cfg)
+        optim_wrapper = _build_optimizer(cfg, model)
+        hooks = _frozen_part_hooks(cfg)
+    layer_map = LayerMap.from_model(model)
+    for hook in hooks:
+        hook.claim = frozenset(hook.select(layer_map))
+    refuse_overlaps(hooks)
+    begins = _begins(model, layer_map, hooks)
+    groups = _groups(model, optim_wrapper)
+    norms = _norm_modes(model, layer_map, hooks)
+    sizes = {name: value.numel() for name, value in parameters(model).items()}
+    layers = [_layer(depth, layer_map, sizes, begins, groups, norms)
+              for depth in range(layer_map.num_layers)]
+    _warn_of_schedulers(cfg, groups)
+    weights = Counter()
+    for name, size in sizes.items():
+        weights[begins[name]] += size
+    return dict(
+        model=_kind(cfg.model), backbone=_kind(cfg.model.get('backbone') or {}), layers=layers,
+        groups=[{k: v for k, v in group.items() if k != 'names'} for group in groups],
+        totals=dict(weights=sum(sizes.values()), tensors=len(sizes), trained=weights[START],
+                    trained_in_the_end=sum(sizes.values()) - weights[NEVER],
+                    groups=len(groups)))
+
+
+def layer_table(report: dict[str, Any]):
+    """Lay out a report as a rich table.
+
+    Args:
+        report: What :func:`layer_report` returned.
+    """
+    rows = [(layer['depth'], _shortened(layer['modules']), f'{layer["weights"]:,}',
+             _trains(layer['trains']), _values(layer['lr']), _values(layer['weight_decay']),
+             _counts(layer['norm']), _shortened([n.split('/', 1)[-1] for n in layer['groups']]))
+            for layer in report['layers']]
+    totals = report['totals']
+    now, end = (f'{100 * totals[key] / totals["weights"]:.1f} %'
+                for key in ('trained', 'trained_in_the_end'))
+    footer = ('', f'{totals["tensors"]} tensors', f'{totals["weights"]:,}',
+              f'{now} at the start, {end} in the end', '', '', '', f'{totals["groups"]} groups')
+    columns = ('depth', 'modules', 'weights', 'trains from', 'lr', 'weight decay', 'norm layers',
+               'optimizer groups')
+    return make_table(f'{report["model"]} {report["backbone"]}', columns, rows, footer)
+
+
+def _build_model(cfg: Config) -> nn.Module:
+    model = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:  # handed down as by a Runner
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    _leave_out_weights(model)
+    return MODELS.build(model)
+
+
+def _leave_out_weights(cfg: Any) -> None:
+    """Make a model config load no weights while it is built: none are needed here."""
+    if isinstance(cfg, dict):
+        if cfg.get('pretrained') is True:
+            cfg['pretrained'] = False
+        cfg.pop('checkpoint_path', None)
+    for value in cfg.values() if isinstance(cfg, dict) else cfg:
+        if isinstance(value, (dict, list, tuple)):
+            _leave_out_weights(value)
+
+
+def _build_optimizer(cfg: Config, model: nn.Module) -> OptimWrapper | None:
+    given = cfg.get('optim_wrapper')
+    if not given or 'optimizer' not in given:
+        return None
+    # Another wrapper, such as that of mixed precision, changes no group but may want a GPU.
+    parts = ('optimizer', 'constructor', 'paramwise_cfg')
+    return build_optim_wrapper(model, Config({k: given[k] for k in parts if k in given})._cfg_dict)
+
+
+def _frozen_part_hooks(cfg: Config) -> list[FrozenPartHook]:
+    found = []
+    for given in cfg.get('custom_hooks') or []:
+        kind = HOOKS.get(given['type']) if isinstance(given['type'], str) else given['type']
+        if kind is not None and issubclass(kind, FrozenPartHook):
+            given = copy.deepcopy(given)
+            given.pop('priority', None)
+            found.append(HOOKS.build(given))
+    return found
+
+
+def _begins(model: nn.Module, layer_map: LayerMap, hooks: list[FrozenPartHook]) -> dict[str, str]:
+    """Say for each parameter when it begins to train."""
+    thawed = set_aside_frozen_stages(model) if hooks else set()
+    begins = {name: START if value.requires_grad or name in thawed else NEVER
+              for name, value in parameters(model).items()}
+    for hook in hooks:
+        times = {}
+        if isinstance(hook, GradualUnfreezeHook):
+            phases = hook.schedule.phases(layer_map, sorted(hook.claim))
+            times = times_by_name(phases, hook.schedule)
+        for name in hook.policy.frozen_names(model, hook.claim):
+            if begins[name] == START:
+                begins[name] = times.get(name, NEVER)
+    return begins
+
+
+def _groups(model: nn.Module, optim_wrapper: OptimWrapper | None) -> list[dict[str, Any]]:
+    if optim_wrapper is None:
+        return []
+    names = {id(value): name for name, value in parameters(model).items()}
+    return [
+        dict(name=group.get('name', f'group_{index:03d}'), lr=group['lr'],
+             weight_decay=group.get('weight_decay', 0), tensors=len(group['params']),
+             weights=sum(value.numel() for value in group['params']),
+             names=[names[id(value)] for value in group['params']])
+        for index, group in enumerate(optim_wrapper.optimizer.param_groups)]
+
+
+def _norm_modes(model: nn.Module, layer_map: LayerMap,
+                hooks: list[FrozenPartHook]) -> list[Counter]:
+    """Count the norm layers of each layer by the mode they start in."""
+    names = {id(value): name for name, value in parameters(model).items()}
+    parts = [(hook.claim, hook.policy) for hook in hooks]
+    modes = [Counter() for _ in range(layer_map.num_layers)]
+    kept = {id(module) for part in model.modules() if getattr(part, 'norm_eval', None) is True
+            for module in part.modules()}
+    for module in model.modules():
+        own = {names[id(v)] for v in module.parameters(recurse=False) if id(v) in names}
+        if is_norm(module) and own:
+            mode = 'eval (norm_eval)' if id(module) in kept else 'train'
+            for part, policy in parts:
+                if own <= part:
+                    mode = policy.norm + (
+                        '' if policy.norm_affine == 'frozen' else ', affine trained')
+            modes[layer_map.depth(min(own))][mode] += 1
+    return modes
+
+
+def _layer(depth: int, layer_map: LayerMap, sizes: dict[str, int], begins: dict[str, str],
+           groups: list[dict], norms: list[Counter]) -> dict[str, Any]:
+    names = set(layer_map.names(depth))
+    trains = Counter()
+    for name in names:
+        trains[begins[name]] += sizes[name]
+    mine = [group for group in groups if names.intersection(group['names'])]
+    return dict(
+        depth=depth, modules=layer_map.modules(depth), weights=sum(sizes[name] for name in names),
+        tensors=len(names), trains=dict(sorted(trains.items(), key=lambda item: -item[1])),
+        lr=sorted({group['lr'] for group in mine}, reverse=True),
+        weight_decay=sorted({group['weight_decay'] for group in mine}, reverse=True),
+        norm=dict(norms[depth]), groups=[group['name'] for group in mine])
+
+
+def _warn_of_schedulers(cfg: Config, groups: list[dict]) -> None:
+    schedulers = cfg.get('param_scheduler') or []
+    if len({group['lr'] for group in groups}) > 1:
+        warn_of_absolute_rates([schedulers] if isinstance(schedulers, dict) else schedulers)
+    if not groups:
+        print_log('The config has no optim_wrapper, so no learning rates are known.',
+                  logger='current', level=logging.WARNING)
+
+
+def _kind(cfg: dict) -> str:
+    kind = cfg.get('type', '')
+    return kind if isinstance(kind, str) else kind.__name__
+
+
+def _shortened(names: list[str], count: int = 3) -> str:
+    return ', '.join(names[:count]) + (f' and {len(names) - count} more' if names[count:] else '')
+
+
+def _trains(trains: dict[str, int]) -> str:
+    if len(trains) == 1:
+        return next(iter(trains))
+    return ', '.join(f'{when}: {weights:,}' for when, weights in trains.items())
+
+
+def _values(values: list[float]) -> str:
+    return ' / '.join(f'{value:.4g}' for value in values)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ', '.join(f'{count} {mode}' for mode, count in counts.items())

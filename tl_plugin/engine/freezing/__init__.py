@@ -1,0 +1,1 @@
+"""What the hooks that freeze and unfreeze are made of."""
