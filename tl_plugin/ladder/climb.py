@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -175,8 +176,7 @@ def failure_reason(code: int, log: Path) -> str:
         hint = ', the machine may be out of memory' if code == -signal.SIGKILL else ''
         return f'ended by {signal.Signals(-code).name}{hint}'
     for line in reversed(_tail(log, 50)):
-        name, separator, _ = line.partition(':')
-        if separator and name.isidentifier() and name.endswith(('Error', 'Exception', 'Interrupt')):
+        if re.match(r'[\w.]*(Error|Exception|Interrupt)\b', line):
             return line
     return f'exit code {code}'
 

@@ -1,0 +1,73 @@
+import signal
+
+import pytest
+
+from tests.test_ladder.conftest import write_tiny
+from tl_plugin.ladder.climb import Failure, failure_reason, failure_report, make_folder, plan
+from tl_plugin.ladder.rungs import read_rungs
+from tl_plugin.launch import load_config
+
+TRACEBACK = """Traceback (most recent call last):
+  File "x.py", line 3, in <module>
+    raise error
+{}
+  what more there is to say
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    cfg = load_config(write_tiny(tmp_path))
+    return plan(cfg, [read_rungs(cfg.ladder)['source_only']], [0], tmp_path / 'work')[0]
+
+
+@pytest.mark.parametrize(
+    ('error', 'code', 'reason'),
+    [
+        ('ValueError: no such thing', 1, 'ValueError: no such thing'),
+        ('KeyboardInterrupt', 130, 'KeyboardInterrupt'),
+        ('torch.OutOfMemoryError: CUDA out of memory.', 1, 'torch.OutOfMemoryError: CUDA out of'),
+        ('no error at all', 3, 'exit code 3'),
+        ('ValueError: caught', -signal.SIGKILL, 'ended by SIGKILL, the machine may be out of mem'),
+        ('', -signal.SIGSEGV, 'ended by SIGSEGV'),
+    ],
+)
+def test_what_ended_a_run_is_named(tmp_path, error, code, reason):
+    log = tmp_path / 'console.log'
+    log.write_text(TRACEBACK.format(error))
+    assert failure_reason(code, log).startswith(reason)
+
+
+def test_a_report_of_a_failure_shows_the_log_the_cure_and_the_command(job, tmp_path):
+    log = tmp_path / 'console.log'
+    log.write_text(TRACEBACK.format('torch.OutOfMemoryError: CUDA out of memory.'))
+    report = failure_report(Failure(job, failure_reason(1, log), log))
+    assert 'what more there is to say' in report
+    assert '--cfg-options train_dataloader.batch_size=' in report
+    assert f'python tools/train.py {job.config}' in report
+
+
+def test_a_folder_is_kept_for_its_own_job_and_set_aside_for_another(job):
+    make_folder(job)
+    (job.folder / 'epoch_1.pth').touch()
+    make_folder(job)
+    assert (job.folder / 'epoch_1.pth').exists()
+    (job.folder / 'job.json').write_text('{"key": "another"}')
+    make_folder(job)
+    old = job.folder.with_name('seed_0.old')
+    assert not (job.folder / 'epoch_1.pth').exists()
+    assert (old / 'epoch_1.pth').exists()
+    (job.folder / 'job.json').unlink()  # somebody's own files, or a third config's
+    (job.folder / 'notes.txt').touch()
+    make_folder(job)
+    assert not (job.folder / 'notes.txt').exists()
+    assert (old / 'notes.txt').exists()
+
+
+def test_a_result_of_another_config_is_no_result(job):
+    make_folder(job)
+    result = job.folder / 'result.json'
+    result.write_text(f'{{"key": "{job.key}"}}')
+    assert job.result()
+    result.write_text('{"key": "another"}')
+    assert job.result() is None
