@@ -16,6 +16,7 @@ from .margin_disparity import log_one_minus_softmax, margin_disparity_loss
 from .mmd import BANDWIDTHS, joint_maximum_mean_discrepancy, maximum_mean_discrepancy
 from .multilinear_map import multilinear_map, random_multilinear_map
 from .precision import full_precision
+from .pseudo_labels import cosine_ramp, pseudo_label_loss, relative_threshold
 from .schedules import sigmoid_ramp
 from .spectral_penalty import batch_spectral_penalty, largest_singular_values
 
@@ -26,6 +27,7 @@ __all__ = [
     'check_images',
     'class_confusion',
     'coral_loss',
+    'cosine_ramp',
     'covariance',
     'domain_accuracy',
     'domain_classification_loss',
@@ -47,7 +49,9 @@ __all__ = [
     'maximum_mean_discrepancy',
     'multilinear_map',
     'prediction_entropy',
+    'pseudo_label_loss',
     'random_multilinear_map',
+    'relative_threshold',
     'sigmoid_ramp',
     'squared_distances',
     'stepwise_feature_norm_loss',

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import check_images
+
 
 def pseudo_label_loss(
     weak_logits: Tensor, strong_logits: Tensor, threshold: float | Tensor
@@ -30,11 +32,12 @@ def pseudo_label_loss(
         >>> confident
         tensor([ True, False])
     """
-    if weak_logits.shape != strong_logits.shape or weak_logits.numel() == 0:
+    if weak_logits.shape != strong_logits.shape:
         raise ValueError(
             'a pseudo-label loss needs both views of the same target images, got scores of shape '
             f'{tuple(weak_logits.shape)} and {tuple(strong_logits.shape)}'
         )
+    check_images('a pseudo-label loss', target=weak_logits)
     confidence, label = weak_logits.detach().float().softmax(1).max(1)
     confident = confidence >= threshold
     losses = F.cross_entropy(strong_logits.float(), label, reduction='none')
@@ -53,7 +56,11 @@ def relative_threshold(source_logits: Tensor, threshold: float) -> Tensor:
 
     Returns:
         A 0-d tensor without gradient.
+
+    Raises:
+        ValueError: If there is no image.
     """
+    check_images('a relative threshold', source=source_logits)
     return threshold * source_logits.detach().float().softmax(1).max(1).values.mean()
 
 

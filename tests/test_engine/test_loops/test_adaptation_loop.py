@@ -121,36 +121,3 @@ def test_two_processes_end_with_equal_weights(tmp_path, strategies):
         # Each rank has its own batch statistics, as without the plugin, unless they are frozen.
         if 'running' not in key or 'feature_extraction' in strategies:
             np.testing.assert_array_equal(value, ranks[1][key], err_msg=key)
-
-
-def _rank_gradient(features):
-    """DANN on this rank's half of a batch, averaged over ranks as DDP does."""
-    import torch.distributed as dist
-
-    half = [part[dist.get_rank() :: 2] for part in features]
-    weights, inputs = _dann_gradient(half)
-    for gradient in weights:
-        dist.all_reduce(gradient)
-    return [gradient / 2 for gradient in weights], inputs
-
-
-def _dann_gradient(features):
-    from tl_plugin.models import DANNHead, DomainBatch
-
-    torch.manual_seed(0)
-    head = DANNHead(in_features=4, num_classes=3, hidden_channels=[8])
-    head.set_progress(0.5)
-    source, target_ = (part.clone().requires_grad_() for part in features)
-    head(DomainBatch(source), DomainBatch(target_)).backward()
-    return [weight.grad for weight in head.parameters()], [source.grad, target_.grad]
-
-
-def test_two_processes_agree_with_one_on_the_joint_batch():
-    features = torch.randn(8, 4), torch.randn(6, 4) + 1
-    weights, inputs = _dann_gradient(features)
-    ranks = run_distributed(_rank_gradient, features)
-    for rank, (found_weights, found_inputs) in enumerate(ranks):
-        for expected, found in zip(weights, found_weights):
-            torch.testing.assert_close(found, expected)
-        for expected, found in zip(inputs, found_inputs):
-            torch.testing.assert_close(found / 2, expected[rank::2])

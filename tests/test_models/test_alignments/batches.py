@@ -10,15 +10,26 @@ from tl_plugin.models.alignments import Alignment, DomainBatch
 FEATURES, CLASSES = 6, 3
 
 
+#: Fields of a DomainBatch that carry gradient.
+PARTS = ('features', 'logits', 'strong_logits')
+
+
+def parts(batch: DomainBatch) -> dict[str, torch.Tensor]:
+    """What of a batch carries gradient, by field."""
+    return {name: getattr(batch, name) for name in PARTS if getattr(batch, name) is not None}
+
+
 def domain(size: int, labels: bool = True, seed: int = 0, scale: float = 1.0) -> DomainBatch:
     """Random features and logits that take a gradient."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(size, FEATURES, generator=generator) * scale
     logits = torch.randn(size, CLASSES, generator=generator) * scale
+    strong_logits = torch.randn(size, CLASSES, generator=generator) * scale
     return DomainBatch(
         features=features.requires_grad_(),
         logits=logits.requires_grad_(),
         labels=torch.arange(size) % CLASSES if labels else torch.full((size,), -1),
+        strong_logits=strong_logits.requires_grad_(),
     )
 
 

@@ -10,7 +10,7 @@ import tl_plugin.models.alignments as alignments
 from tests.distributed import run_distributed
 from tl_plugin.models.alignments import Alignment, DomainBatch
 
-from .batches import build, domain
+from .batches import build, domain, parts
 
 ALIGNMENTS = [
     name
@@ -25,6 +25,7 @@ VARIANTS = {
     'DANNHead': [dict(spectral_norm=True), dict(gradient_penalty=0.1), dict(norm='BN')],
     'InformationMaximization': [dict(diversity_weight=0.5)],
     'JANAlignment': [dict(unbiased=False)],
+    'PseudoLabelAlignment': [dict(relative=False, threshold=0.4), dict(ramp=False)],
 }
 CASES = [
     pytest.param(name, kwargs, id='-'.join([name, *kwargs]))
@@ -32,11 +33,16 @@ CASES = [
     for kwargs in [{}, *VARIANTS.get(name, [])]
 ]
 # By design: they look at the target alone.
-TARGET_ONLY = {'EntropyMinimization', 'InformationMaximization', 'MCCAlignment'}
+TARGET_ONLY = {
+    'EntropyMinimization',
+    'InformationMaximization',
+    'MCCAlignment',
+    'PseudoLabelAlignment',
+}
 
 
 def _gradient(batch):
-    grads = [x.grad for x in (batch.features, batch.logits) if x.grad is not None]
+    grads = [part.grad for part in parts(batch).values() if part.grad is not None]
     return sum(float(grad.abs().sum()) for grad in grads)
 
 
@@ -90,7 +96,7 @@ class TestContract:
         loss.backward()
         assert torch.isfinite(loss)
         for batch in (source, target):
-            for part in (batch.features, batch.logits):
+            for part in parts(batch).values():
                 assert part.grad is None or torch.isfinite(part.grad).all()
 
     def test_an_empty_domain_is_refused(self, name, kwargs):
@@ -106,13 +112,14 @@ class TestContract:
         offset = 3.0 if features == 'equal' else 0.0
         alignment, batches = build(name, **kwargs), []
         for batch in (domain(4, scale=scale), domain(3, seed=1, scale=scale)):
-            parts = [(part.detach() + offset).requires_grad_() for part in batch[:2]]
-            batches.append(DomainBatch(*parts))
+            moved = {key: part.detach() + offset for key, part in parts(batch).items()}
+            moved = {key: part.requires_grad_() for key, part in moved.items()}
+            batches.append(DomainBatch(**moved))
         loss = alignment(*batches)
         loss.backward()
         assert torch.isfinite(loss)
         for batch in batches:
-            for part in (batch.features, batch.logits):
+            for part in parts(batch).values():
                 assert part.grad is None or torch.isfinite(part.grad).all()
 
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -122,11 +129,11 @@ class TestContract:
         for autocast in (False, True):
             alignment = build(name, **kwargs).eval()  # no dropout
             batches = [domain(5, scale=300.0), domain(3, seed=1, scale=300.0)]
-            halves = [tuple(part.to(dtype) for part in batch[:2]) for batch in batches]
+            halves = [{key: part.to(dtype) for key, part in parts(b).items()} for b in batches]
             if not autocast:
-                halves = [tuple(part.float() for part in parts) for parts in halves]
+                halves = [{key: part.float() for key, part in h.items()} for h in halves]
             with torch.autocast('cpu', dtype=dtype, enabled=autocast):
-                loss = alignment(*(DomainBatch(*parts) for parts in halves))
+                loss = alignment(*(DomainBatch(**half) for half in halves))
             (1e-3 * loss).backward()  # half precision could not hold the gradient of a large loss
             results.append((loss, [batch.features.grad for batch in batches]))
         (expected, expected_grads), (found, found_grads) = results
@@ -164,7 +171,7 @@ ONE_PROCESS_ONLY = {'norm'}
 
 def _joint_batch():
     batches = domain(6), domain(4, seed=1)
-    return [[part.detach() for part in batch[:2]] for batch in batches]
+    return [{key: part.detach() for key, part in parts(batch).items()} for batch in batches]
 
 
 def _loss_and_gradients(name, kwargs, batch):
@@ -172,10 +179,10 @@ def _loss_and_gradients(name, kwargs, batch):
     for module in alignment.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    leaves = [[part.clone().requires_grad_() for part in parts] for parts in batch]
-    loss = alignment(*(DomainBatch(*parts) for parts in leaves))
+    leaves = [{key: part.clone().requires_grad_() for key, part in b.items()} for b in batch]
+    loss = alignment(*(DomainBatch(**leaf) for leaf in leaves))
     loss.backward()
-    inputs = [[part.grad for part in parts] for parts in leaves]
+    inputs = [[part.grad for part in leaf.values()] for leaf in leaves]
     return loss.detach(), inputs, [weight.grad for weight in alignment.parameters()]
 
 
@@ -183,7 +190,8 @@ def _on_every_rank(cases):
     """Each case on this rank's half of the joint batch, averaged over ranks as DDP does."""
     results = []
     for name, kwargs in cases:
-        half = [[part[dist.get_rank() :: 2] for part in parts] for parts in _joint_batch()]
+        rank = dist.get_rank()
+        half = [{key: part[rank::2] for key, part in b.items()} for b in _joint_batch()]
         loss, inputs, weights = _loss_and_gradients(name, kwargs, half)
         for tensor in (loss, *weights):
             dist.all_reduce(tensor)

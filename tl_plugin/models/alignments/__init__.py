@@ -10,6 +10,7 @@ from .information_maximization import InformationMaximization
 from .jan import JANAlignment
 from .mcc import MCCAlignment
 from .mdd_head import MDDHead
+from .pseudo_label import PseudoLabelAlignment
 
 __all__ = [
     'AFNAlignment',
@@ -25,4 +26,5 @@ __all__ = [
     'JANAlignment',
     'MCCAlignment',
     'MDDHead',
+    'PseudoLabelAlignment',
 ]

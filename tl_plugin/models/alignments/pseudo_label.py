@@ -5,8 +5,9 @@ from typing import Any
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from tl_plugin.functional.pseudo_labels import (
+from tl_plugin.functional import (
     cosine_ramp,
+    gather_ranks,
     pseudo_label_loss,
     relative_threshold,
 )
@@ -58,7 +59,7 @@ class PseudoLabelAlignment(Alignment):
             )
         threshold = self.threshold
         if self.relative:
-            threshold = relative_threshold(source.logits, self.threshold)
+            threshold = relative_threshold(gather_ranks(source.logits.detach()), self.threshold)
         loss, confident = pseudo_label_loss(target.logits, target.strong_logits, threshold)
         self.log(confident=confident.float().mean())
         return cosine_ramp(self.progress) * loss if self.ramp else loss
