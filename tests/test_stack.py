@@ -96,6 +96,15 @@ def test_import_costs_at_most_three_tenths_beyond_mmpretrain():
     assert min(costs) <= 0.3, f'seconds beyond `import mmpretrain`: {costs}'
 
 
+def test_a_config_of_a_package_is_read_without_a_warning(tmp_path):
+    (tmp_path / 'mine.py').write_text("_base_ = 'mmpretrain::_base_/default_runtime.py'")
+    code = 'import tl_plugin; from mmengine import Config; Config.fromfile("mine.py")'
+    command = [sys.executable, '-c', code]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert 'pkg_resources' not in result.stderr
+
+
 def test_rooms_register_at_first_use_and_are_reachable():
     code = (
         'import sys, tl_plugin\n'

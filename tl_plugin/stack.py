@@ -68,6 +68,9 @@ def register_config_scope() -> None:
     # mmengine looks for a distribution of this name, finds none (ours is mmpretrain-tl-plugin)
     # and then asks Python where the module lies, which is right for an editable install too.
     MODULE2PACKAGE.setdefault('tl_plugin', 'tl_plugin')
+    # It does so through pkg_resources, which warns three times in every run. The requirement of
+    # a setuptools that has it is the cure, so nobody needs to be told.
+    warnings.filterwarnings('ignore', message='pkg_resources is deprecated', category=UserWarning)
 
 
 def _stack_error(problems: list[tuple[str, str]]) -> ImportError:
