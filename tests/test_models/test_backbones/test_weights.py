@@ -43,6 +43,14 @@ def test_every_usual_layout_of_a_checkpoint_loads(wrap, source, tmp_path):
     assert_loaded(load(tmp_path / 'weights.pth'), source)
 
 
+@pytest.mark.parametrize('name', ['levit_384_s8', 'deit_tiny_distilled_patch16_224'])
+def test_both_classifiers_of_a_distilled_model_are_dropped(name, tmp_path):
+    source = timm.create_model(name).state_dict()
+    assert any('head_dist' in key for key in source)
+    torch.save(source, tmp_path / 'weights.pth')
+    assert_loaded(load(tmp_path / 'weights.pth', name), source)
+
+
 def test_safetensors_load(source, tmp_path):
     save_file(source, tmp_path / 'weights.safetensors')
     assert_loaded(load(tmp_path / 'weights.safetensors'), source)

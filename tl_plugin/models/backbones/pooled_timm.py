@@ -113,7 +113,12 @@ def removed_modules(model: nn.Module) -> list[str]:
         paths = ['.'.join(parts[:i]) for i in range(1, len(parts) + 1)]
         names.append(next((path for path in paths[:-1]
                            if isinstance(modules.get(path), nn.Identity)), classifier))
-    return names
+    # A distilled model has a second one, which not every config of timm mentions.
+    found = model.get_classifier() if hasattr(model, 'get_classifier') else ()
+    found = found if isinstance(found, (tuple, list)) else (found, )
+    names += [name for name, module in modules.items()
+              if isinstance(module, nn.Identity) and any(module is part for part in found)]
+    return list(dict.fromkeys(names))
 
 
 def _as_tuple(names: str | tuple | list | None) -> tuple[str, ...]:
