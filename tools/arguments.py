@@ -10,6 +10,8 @@ if (ROOT / 'tl_plugin' / '__init__.py').is_file():
     # A tool of a checkout uses the package beside it, installed or not.
     sys.path.insert(0, str(ROOT))
 
+# First of all imports, because it names whatever is missing.
+import tl_plugin  # noqa: E402, F401, I001
 from mmengine.config import DictAction  # noqa: E402
 
 

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-import mmengine
 from arguments import add_config_arguments, add_launch_arguments, parse
 from mmengine.dist import is_main_process
+from mmengine.fileio import dump
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from tl_plugin.cpu_launch import leave_cpu_group
@@ -67,7 +67,7 @@ def main():
     metrics = build_runner(cfg).test()
     if args.out_item == 'metrics' and is_main_process():
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        mmengine.dump(metrics, args.out)
+        dump(metrics, args.out)
     leave_cpu_group()
 
 

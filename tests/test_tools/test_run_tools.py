@@ -59,6 +59,20 @@ def test_the_tools_of_a_checkout_use_the_package_beside_them(tmp_path):
     assert 'the copy was used' in result.stderr
 
 
+@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
+def test_a_missing_package_is_named_by_the_tools(tool, tmp_path):
+    (tmp_path / 'mmengine.py').write_text('raise ModuleNotFoundError("from the depths")')
+    (tmp_path / 'sitecustomize.py').write_text(
+        'from importlib import metadata; real = metadata.version\n'
+        'metadata.version = lambda name: "0.1" if name == "mmengine" else real(name)\n'
+    )
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path)}
+    command = [sys.executable, str(ROOT / 'tools' / tool), '--help']
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode != 0 and 'found 0.1' in result.stderr
+    assert '-m pip install "mmengine' in result.stderr and 'the depths' not in result.stderr
+
+
 def test_two_processes_measure_what_one_measures(folder):
     checkpoint = folder / 'work_dirs' / 'toy_feature_extraction' / 'epoch_1.pth'
     arguments = ['--work-dir', 'tested', '--out-item', 'metrics', '--out']
