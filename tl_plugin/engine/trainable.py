@@ -135,11 +135,25 @@ def refuse_unsupported(runner: Runner) -> None:
                 'then. Use DDP or FSDP, or freeze before the model is built')
     elif kind == 'MMSeparateDistributedDataParallel':
         cure = 'each child has a reducer of its own. Use MMDistributedDataParallel'
-    elif getattr(runner.model, '_use_orig_params', True) is False:
-        cure = ('it flattens parameters that must all be frozen or all be trained. Set '
-                'use_orig_params=True in the model wrapper')
     if cure:
         raise NotImplementedError(f'Freezing and unfreezing do not work with {kind}: {cure}.')
+    refuse_flattened(runner.model)
+
+
+def refuse_flattened(model: nn.Module) -> None:
+    """Raise a clear error for FSDP that hides the parameters of a model.
+
+    Args:
+        model: The model, with its wrapper.
+
+    Raises:
+        NotImplementedError: FSDP without ``use_orig_params``.
+    """
+    if getattr(model, '_use_orig_params', True) is False:
+        raise NotImplementedError(
+            f'{type(model).__name__} has flattened the parameters, so that layers can neither be '
+            'frozen nor have learning rates of their own. Set use_orig_params=True in the model '
+            'wrapper.')
 
 
 def _check_names(frozen: Collection[str], values: dict[str, nn.Parameter]) -> None:

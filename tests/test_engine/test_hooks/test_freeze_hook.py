@@ -212,6 +212,22 @@ def test_checkpointing_inside_a_backbone(tmp_path):
     assert all(set(layers.names(depth)) <= runner.moved for depth in range(3, layers.num_layers))
 
 
+def test_gradients_that_get_lost_are_told(tmp_path):
+    # TinyViT recomputes in the reentrant way without looking whether its input needs gradients.
+    arch = dict(channels=[8, 8, 16, 16], num_heads=[1, 1, 2, 2], depths=[1, 2, 2, 1])
+    model = dict(
+        type='ImageClassifier',
+        backbone=dict(type='TinyViT', arch=arch, img_size=(32, 32), window_size=[2, 2, 2, 2]),
+        head=dict(type='LinearClsHead', num_classes=4, in_channels=16),
+        data_preprocessor=dict(num_classes=4))
+    told = 'parameters are to train but got no gradient in the first iteration: backbone.stages.'
+    for checkpoint in (True, False):
+        model['backbone']['use_checkpoint'] = checkpoint
+        work_dir = tmp_path / str(checkpoint)
+        train(work_dir, model, dict(layers='0:3'), size=32, train_cfg=dict(max_epochs=1))
+        assert (told in next(work_dir.glob('*/*.log')).read_text()) == checkpoint
+
+
 def test_moving_averages_keep_frozen_weights_to_the_bit(tmp_path):
     runner = tiny_runner(tmp_path, TINY_RESNET, custom_hooks=[
         dict(type='FreezeHook', layers=':-1'), dict(type='EMAHook', momentum=0.3),
@@ -292,6 +308,18 @@ def test_mixed_precision(tmp_path):
     runner = train(tmp_path, TINY_RESNET, dict(layers=':-1'),
                    optim_wrapper=dict(type='AmpOptimWrapper'))
     assert not of_backbone(runner.moved)
+
+
+def test_a_frozen_trunk_costs_no_backward_pass(tmp_path):
+    runner = train(tmp_path, TINY_VIT, dict(layers='0:3'), train_cfg=dict(max_epochs=1))
+    backbone = runner.model.backbone
+    outputs = {}
+    for index, layer in enumerate(backbone.layers):
+        layer.register_forward_hook(
+            lambda module, inputs, output, index=index: outputs.update({index: output}))
+    backbone(torch.randn(2, 3, 16, 16))
+    assert {index: output.requires_grad for index, output in outputs.items()} == {
+        0: False, 1: False, 2: True}
 
 
 def test_log_says_what_is_frozen(tmp_path):

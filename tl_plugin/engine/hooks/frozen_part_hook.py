@@ -9,12 +9,13 @@ from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
 
 from ..freezing.checkpointed import let_gradients_pass
+from ..freezing.gradient_check import GradientCheck
 from ..freezing.policy import FreezePolicy, FrozenModes
 from ..freezing.rank_check import check_ranks_equal
 from ..layers import LayerMap
 from ..layers.names import parameters
 from ..layers.selection import LayerSpec
-from ..trainable import set_trainable
+from ..trainable import refuse_unsupported, set_trainable
 
 
 class FrozenPartHook(Hook):
@@ -55,6 +56,8 @@ class FrozenPartHook(Hook):
         self.claim: frozenset[str] = frozenset()
         self.part: frozenset[str] = frozenset()
         self._modes: FrozenModes | None = None
+        self._changed = False
+        self._gradients: GradientCheck | None = None
         self._checks_in = 0
 
     def select(self, layer_map: LayerMap) -> list[str]:
@@ -69,6 +72,7 @@ class FrozenPartHook(Hook):
         """Freeze, once the optimizer holds every parameter."""
         if self.claim or not isinstance(runner._train_loop, BaseLoop):
             return  # a test run, or one more run of the same runner
+        refuse_unsupported(runner)
         self.layer_map = LayerMap.from_model(runner.model)
         self.claim = frozenset(self.select(self.layer_map))
         refuse_overlaps(_frozen_part_hooks(runner))
@@ -78,10 +82,16 @@ class FrozenPartHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         """Set the modes again: the loop has just called ``model.train()``."""
         self.apply_modes(runner)
+        if self._changed:
+            self._changed = False
+            self._gradients = GradientCheck(runner.model)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None,
                          outputs=None) -> None:
-        """Check the ranks after the first step that follows a change."""
+        """Check gradients and ranks after the first step that follows a change."""
+        if self._gradients is not None:
+            self._gradients.finish()
+            self._gradients = None
         if self._checks_in:
             self._checks_in -= 1
             if not self._checks_in:
@@ -105,6 +115,7 @@ class FrozenPartHook(Hook):
         for hook in hooks:
             # Wrapping with SyncBatchNorm makes new norm modules, so that all look again.
             hook._modes = FrozenModes(runner.model, hook.part, hook.policy)
+        self._changed = self._changed or changed
         if changed:
             self._log(runner, occasion)
             if self.check_ranks:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from fnmatch import fnmatch
-from typing import NamedTuple
+from typing import Collection, NamedTuple
 
 from mmengine.logging import print_log
 from torch import nn
@@ -38,15 +38,15 @@ class GroupRules:
         model: The unwrapped model.
         layers: Its layers.
         options: The options.
-        dimensions: Number of dimensions by ``id`` of the parameter.
+        matrices: ``id`` of each parameter with two or more dimensions.
     """
 
     def __init__(self, model: nn.Module, layers: LayerMap, options: LayerwiseOptions,
-                 dimensions: dict[int, int]) -> None:
+                 matrices: Collection[int]) -> None:
         self.model = model
         self.layers = layers
         self.options = options
-        self.dimensions = dimensions
+        self.matrices = matrices
         self.undecayed = no_weight_decay(model)
         self.patterns = options.patterns()
         self.matches = dict.fromkeys(self.patterns, 0)
@@ -108,7 +108,7 @@ class GroupRules:
             (is_norm(module), options.norm_decay_mult),
             (_is_bias(name), options.bias_decay_mult),
             (_is_depthwise(module), options.dwconv_decay_mult),
-            (self.dimensions[id(value)] <= 1, options.flat_decay_mult),
+            (id(value) not in self.matrices, options.flat_decay_mult),
         ]
         return next((mult for applies, mult in rules if applies and mult is not None), 1.0)
 

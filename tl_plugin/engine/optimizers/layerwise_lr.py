@@ -8,11 +8,11 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIMIZERS
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..layers import LayerMap
-from ..layers.names import parameters, unwrap
+from ..layers.names import matrix_ids, parameters, unwrap
 from ..tables import as_text, make_table
+from ..trainable import refuse_flattened
 from .group_rules import GroupRules, Setting
 from .options import LayerwiseOptions
 from .scheduler_check import watch_schedulers
@@ -88,7 +88,9 @@ class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
         Args:
             model: The model, with or without its wrapper.
         """
-        self._dimensions = _dimensions(model)
+        refuse_flattened(model)
+        # Before unwrapping: FSDP alone knows the shapes of its flat shards.
+        self._layers, self._matrices = LayerMap.from_model(model), matrix_ids(model)
         optim_wrapper = super().__call__(unwrap(model))
         groups = optim_wrapper.optimizer.param_groups
         if len({group['lr'] for group in groups}) > 1:
@@ -103,7 +105,7 @@ class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
             module: The unwrapped model.
             **kwargs: Not used.
         """
-        rules = GroupRules(module, LayerMap.from_model(module), self.options, self._dimensions)
+        rules = GroupRules(module, self._layers, self.options, self._matrices)
         values = parameters(module)
         members: dict[Setting, list[str]] = {}
         for name, setting in rules.settings().items():
@@ -130,14 +132,6 @@ def _title(setting: Setting, layer_lr_mult: float) -> str:
         parts.append(f'lr_x{setting.lr_mult / (layer_lr_mult or 1)}')
     parts += [f'{key}={value}' for key, value in setting.extras]
     return '/'.join(parts)
-
-
-def _dimensions(model: nn.Module) -> dict[int, int]:
-    """Count each parameter's dimensions, which FSDP's flat shards don't show."""
-    if isinstance(model, FullyShardedDataParallel):
-        with FullyShardedDataParallel.summon_full_params(model, writeback=False):
-            return {id(value): value.ndim for value in model.parameters()}
-    return {id(value): value.ndim for value in model.parameters()}
 
 
 def _table(groups: list[dict], members: dict[str, list[str]]) -> str:

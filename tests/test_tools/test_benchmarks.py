@@ -1,0 +1,40 @@
+"""The benchmarks run, small, and their counts are exact; times depend on the machine."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[2] / 'tools' / 'benchmarks'
+
+
+def run(name, *arguments):
+    done = subprocess.run([sys.executable, str(BENCHMARKS / name), *arguments],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_optimizer_step(tmp_path):
+    out = tmp_path / 'steps.json'
+    run('optimizer_step.py', '--widths', '24', '--steps', '2', '--out', str(out))
+    result, = json.loads(out.read_text())['results']
+    groups = {name: row['groups'] for name, row in result['constructors'].items()}
+    # 14 layers, each with and without weight decay, against one group for each tensor.
+    assert groups == {'LayerwiseLROptimWrapperConstructor': 28,
+                      'LearningRateDecayOptimWrapperConstructor': 152}
+    assert result['ratio'] > 0
+
+
+def test_frozen_savings(tmp_path):
+    out = tmp_path / 'savings.json'
+    run('frozen_savings.py', '--width', '24', '--steps', '1', '--batch-size', '1', '--frozen', '0',
+        '7', '13', '--out', str(out))
+    rows = json.loads(out.read_text())['rows']
+    for row in rows:
+        ours, usual = (row['ways'][way]['bytes_per_step']
+                       for way in ('set_trainable', 'find_unused_parameters'))
+        assert usual == 4 * row['weights']
+        assert ours == 4 * (row['weights'] - row['frozen_weights'])
+    assert [row['frozen_weights'] > 0 for row in rows] == [False, True, True]
