@@ -57,14 +57,18 @@ def inversions(groups: Mapping[str, int], layers: LayerMap) -> list[tuple[str, s
 
 
 def out_of_order(model: nn.Module, layers: LayerMap) -> list[str]:
-    """Say which layers start to run after a deeper one, seen by hooks on all modules."""
+    """Say which layers start to run after a deeper one, seen by hooks on all modules.
+
+    Modules with a matrix or a kernel count. A norm may be grouped otherwise by its owner: timm keeps
+    the norms that follow each stage of EfficientViM with its head.
+    """
     trunk = getattr(model, 'backbone', model)
     prefix = 'backbone.' if trunk is not model else ''
     order = module_order(trunk)
     starts: dict[int, int] = {}
-    for name, _ in model.named_parameters():
+    for name, value in model.named_parameters():
         time = order.get(name[len(prefix):].rpartition('.')[0])
-        if name.startswith(prefix) and time is not None:
+        if name.startswith(prefix) and value.ndim > 1 and time is not None:
             depth = layers.depth(name)
             starts[depth] = min(time, starts.get(depth, time))
     depths = sorted(starts)
