@@ -7,6 +7,14 @@ few_labels = dict(
     param_scheduler=dict(T_max=60),
     default_hooks=dict(checkpoint=dict(interval=20)),
 )
+adapted = dict(
+    model=dict(
+        alignments=dict(dann=dict(hidden_channels=[256], norm='BN', coefficient=0.1)),
+    ),
+    optim_wrapper=dict(optimizer=dict(lr=0.001)),
+    train_cfg=dict(max_epochs=30),
+    param_scheduler=dict(T_max=30),
+)
 ladder = dict(
     target_dataloader=dict(dataset=dict(quality='field', split='train')),
     labelled_target_dataloader=dict(
@@ -23,19 +31,15 @@ ladder = dict(
                 **few_labels,
             )
         ),
-        dann=dict(
+        dann=dict(start='source_only', options=adapted),
+        dann_pseudo_label=dict(
+            strategies=['dann', 'pseudo_label'],
+            data='source+target',
             start='source_only',
-            options=dict(
-                model=dict(
-                    alignments=dict(
-                        dann=dict(hidden_channels=[256], norm='BN', coefficient=0.1)
-                    )
-                ),
-                optim_wrapper=dict(optimizer=dict(lr=0.001)),
-                train_cfg=dict(max_epochs=30),
-                param_scheduler=dict(T_max=30),
-            ),
+            about='Beside that, learns its own confident predictions on strongly augmented target '
+            'images, still without target labels.',
+            options=adapted,
         ),
     ),
 )
-del few_labels
+del few_labels, adapted
