@@ -59,7 +59,7 @@ def inversions(groups: Mapping[str, int], layers: LayerMap) -> list[tuple[str, s
 def out_of_order(model: nn.Module, layers: LayerMap) -> list[str]:
     """Say which layers start to run after a deeper one, seen by hooks on all modules.
 
-    Modules with a matrix or a kernel count. A norm may be grouped otherwise by its owner: timm keeps
+    Modules with a matrix or a kernel count. Its owner may group a norm otherwise: timm keeps
     the norms that follow each stage of EfficientViM with its head.
     """
     trunk = getattr(model, 'backbone', model)

@@ -72,10 +72,10 @@ def mmpretrain_model(name: str) -> nn.Module:
 
 def _build(function: Callable, *args, **kwargs) -> nn.Module:
     failure = None
-    # A model that computes with its weights while it's built needs real ones.
-    for weights in (weightless, nullcontext):
+    # A model that computes while it's built needs real buffers, or even real weights.
+    for context in (torch.device('meta'), weightless(), nullcontext()):
         try:
-            with weights():
+            with context:
                 return function(*args, **kwargs)
         except Exception as error:  # any stock model may fail in its own way
             failure = error
