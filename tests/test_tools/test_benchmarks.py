@@ -11,7 +11,7 @@ BENCHMARKS = Path(__file__).parents[2] / 'tools' / 'benchmarks'
 
 def run(name, *arguments):
     done = subprocess.run([sys.executable, str(BENCHMARKS / name), *arguments],
-                          capture_output=True, text=True)
+                          capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -29,12 +29,10 @@ def test_optimizer_step(tmp_path):
 
 def test_frozen_savings(tmp_path):
     out = tmp_path / 'savings.json'
-    run('frozen_savings.py', '--width', '24', '--steps', '1', '--batch-size', '1', '--frozen', '0',
-        '7', '13', '--out', str(out))
-    rows = json.loads(out.read_text())['rows']
-    for row in rows:
-        ours, usual = (row['ways'][way]['bytes_per_step']
-                       for way in ('set_trainable', 'find_unused_parameters'))
-        assert usual == 4 * row['weights']
-        assert ours == 4 * (row['weights'] - row['frozen_weights'])
-    assert [row['frozen_weights'] > 0 for row in rows] == [False, True, True]
+    run('frozen_savings.py', '--width', '24', '--steps', '1', '--batch-size', '1', '--frozen', '7',
+        '--out', str(out))
+    row, = json.loads(out.read_text())['rows']
+    ours, usual = (row['ways'][way]['bytes_per_step']
+                   for way in ('set_trainable', 'find_unused_parameters'))
+    assert usual == 4 * row['weights']
+    assert ours == 4 * (row['weights'] - row['frozen_weights']) < usual

@@ -58,7 +58,8 @@ def make_runner(args, work_dir, find_unused):
             find_unused_parameters=find_unused),
         train_cfg=dict(by_epoch=False, max_iters=1), train_dataloader=dict(
             batch_size=1, dataset=[0], sampler=dict(type='DefaultSampler')),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)))))
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3))),
+        format_python_code=False))  # formatting takes longer than a step
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     return runner
 
@@ -130,7 +131,9 @@ def work(rank, args, folder):
 def main():
     args = parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(work, (args, folder), args.processes)
+        # Nothing has run yet in this process, so that it can be forked with its imports.
+        torch.multiprocessing.start_processes(
+            work, (args, folder), args.processes, start_method='fork')
         rows = json.loads(Path(folder, 'rows.json').read_text())
     result = dict(processes=args.processes, width=args.width, batch_size=args.batch_size,
                   steps=args.steps, torch=torch.__version__, rows=rows)
