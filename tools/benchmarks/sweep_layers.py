@@ -6,7 +6,7 @@ module hooks), and nothing is inverted against timm's own ``group_matcher``. Mod
 torchvision are checked whole and as pooled backbones in a classifier. Weights live on the meta
 device, so that memory doesn't matter.
 
-    python tools/benchmarks/sweep_layers.py --only torchvision
+    python tools/benchmarks/sweep_layers.py --only torchvision --workers 2
     python tools/benchmarks/sweep_layers.py --sample 8 --out /tmp/sample.json
 """
 from __future__ import annotations
@@ -17,7 +17,9 @@ import logging
 import sys
 import time
 import warnings
+from functools import partial
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Iterator
 
@@ -133,13 +135,15 @@ def main() -> int:
     quieten()
     results: dict[str, dict] = {}
     console = Console()
-    for library in args.only:
-        names = sample(NAMES[library](), args.sample)
-        results[library] = {}
-        for name in track(names, description=library, console=console):
-            results[library][name] = sweep_one(library, name)
-            if len(results[library]) % 20 == 0:
-                write(args.out, results)
+    with get_context('forkserver').Pool(args.workers, initializer=quieten) as pool:
+        for library in args.only:
+            names = sample(NAMES[library](), args.sample)
+            results[library] = {}
+            done = pool.imap(partial(sweep_one, library), names)
+            for name, result in zip(names, track(done, library, len(names), console=console)):
+                results[library][name] = result
+                if len(results[library]) % 20 == 0:
+                    write(args.out, results)
     write(args.out, results)
     console.print(table(results))
     console.print(f'Written to {args.out}')
@@ -182,6 +186,8 @@ def parse_args() -> argparse.Namespace:
                         help='which libraries (default: all)')
     parser.add_argument('--sample', type=int, metavar='N',
                         help='check only N models of each library, evenly spread')
+    parser.add_argument('--workers', type=int, default=1,
+                        help='processes, of about 1 GB each (default: %(default)s)')
     parser.add_argument('--out', type=Path,
                         default=Path('work_dirs/benchmarks/sweep_layers.json'),
                         help='where the results go, as JSON (default: %(default)s)')
