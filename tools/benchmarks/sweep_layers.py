@@ -133,16 +133,16 @@ def main() -> int:
     """Run the sweep; the exit code is 1 if a model failed."""
     args = parse_args()
     quieten()
-    results: dict[str, dict] = {}
+    results = json.loads(args.out.read_text())['results'] if args.resume else {}
     console = Console()
     with get_context('forkserver').Pool(args.workers, initializer=quieten) as pool:
         for library in args.only:
-            names = sample(NAMES[library](), args.sample)
-            results[library] = {}
+            found = results.setdefault(library, {})
+            names = [n for n in sample(NAMES[library](), args.sample) if n not in found]
             done = pool.imap(partial(sweep_one, library), names)
             for name, result in zip(names, track(done, library, len(names), console=console)):
-                results[library][name] = result
-                if len(results[library]) % 20 == 0:
+                found[name] = result
+                if len(found) % 20 == 0:
                     write(args.out, results)
     write(args.out, results)
     console.print(table(results))
@@ -186,6 +186,8 @@ def parse_args() -> argparse.Namespace:
                         help='which libraries (default: all)')
     parser.add_argument('--sample', type=int, metavar='N',
                         help='check only N models of each library, evenly spread')
+    parser.add_argument('--resume', action='store_true',
+                        help='keep the results that --out has from a run that was cut off')
     parser.add_argument('--workers', type=int, default=1,
                         help='processes, of about 1 GB each (default: %(default)s)')
     parser.add_argument('--out', type=Path,
