@@ -21,10 +21,9 @@ esac
 
 setup_env lite "$@"
 cd "$ROOT"
-# As many threads as this process may use, but small networks gain nothing from more than a few.
-cores=$("$PYTHON" -c 'import os
-print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores < 8 ? cores : 8))}
-say "Climbing the ladder on embedded data, $OMP_NUM_THREADS threads"
+# One thread: the network is small, and threads that wait for each other on a busy machine make it
+# many times slower.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+say 'Climbing the ladder on embedded data'
 exec "$PYTHON" -u tools/ladder.py configs/digits/ladder.py --work-dir work_dirs/quickstart \
     ${REST[@]+"${REST[@]}"}
