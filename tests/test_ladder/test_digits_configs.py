@@ -8,7 +8,7 @@ from tl_plugin.ladder.ready_config import ready_config
 from tl_plugin.ladder.rungs import read_rungs
 
 DIGITS = ROOT / 'configs' / 'digits'
-RUNGS = ['source_only', 'feature_extraction', 'fine_tune', 'dann']
+RUNGS = ['source_only', 'feature_extraction', 'fine_tune', 'dann', 'dann_pseudo_label']
 
 
 @pytest.mark.parametrize('name', RUNGS)
