@@ -86,7 +86,7 @@ class GradualUnfreezeHook(FrozenPartHook):
         self._training = False
 
     def before_run(self, runner: Runner) -> None:
-        """Freeze, make the plan and show it."""
+        """Freeze and make the plan."""
         first = not self.claim
         super().before_run(runner)
         if not first or not self.claim:
@@ -104,19 +104,18 @@ class GradualUnfreezeHook(FrozenPartHook):
         check_in_optimizer(runner, sorted(self.claim & frozen_here(runner.model)))
         if isinstance(self.schedule, Plateau):
             self._plateau = PlateauState(runner, self)
+
+    def before_train(self, runner: Runner) -> None:
+        """Show the plan, and take in what a resumed checkpoint has changed."""
+        self._training = True
         frozen = [n for n, value in parameters(runner.model).items() if not value.requires_grad]
         print_log(plan_table(self.plan.phases, self.schedule, self.layer_map, runner.model,
                              frozen), logger='current')
-
-    def before_train(self, runner: Runner) -> None:
-        """Go to the phase of the epoch or iteration at which the run starts or resumes."""
-        self._training = True
         if self._plateau is not None:
             self._plateau.load(runner)
         if self.warmup_iters:
             self._warmup = PhaseWarmup(runner, self.plan.phases, self.claim & frozen_here(
                 runner.model), self.warmup_iters)
-        self._advance(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Make up for a validation that a checkpoint came before."""
