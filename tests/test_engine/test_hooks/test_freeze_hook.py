@@ -239,14 +239,15 @@ def test_moving_averages_keep_frozen_weights_to_the_bit(tmp_path):
 
 
 def test_modules_that_do_more_in_train_than_set_a_flag(tmp_path):
-    # LeViT's attention caches its biases when it goes to eval mode.
+    # LeViT's attention caches its biases when it goes to eval mode, and drops them in between.
     model = dict(
         type='ImageClassifier',
         backbone=dict(type='LeViT', arch='128s', img_size=64, drop_path_rate=0.5),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(type='LeViTClsHead', num_classes=4, in_channels=384, distillation=False,
                   topk=(1,)), data_preprocessor=dict(num_classes=4))
-    runner = train(tmp_path, model, dict(layers=':-1'), train_cfg=dict(max_epochs=1), size=64)
+    runner = train(tmp_path, model, dict(layers=':-1'), size=64,
+                   train_cfg=dict(max_epochs=2, val_interval=9))
     assert not of_backbone(runner.moved)
     assert runner.watch.same
 
