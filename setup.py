@@ -11,8 +11,12 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 NEEDS = run_path(str(ROOT / 'tl_plugin' / '_requirements.py'))
 VERSION = run_path(str(ROOT / 'tl_plugin' / 'version.py'))['__version__']
-# OpenMMLab's tools look for these in the folder `.mim` of an installed package.
-SHIPPED = ('configs', 'tools', 'model-index.yml')
+# What OpenMMLab's tools look for in the folder `.mim` of an installed package, and where it is here.
+SHIPPED = {
+    'configs': 'configs',
+    'tools': 'tools',
+    'model-index.yml': 'configs/model-index.yml',
+}
 
 
 class BuildWithConfigs(build_py):
@@ -27,8 +31,8 @@ class BuildWithConfigs(build_py):
         mim = package / 'tl_plugin' / '.mim'
         shutil.rmtree(mim, ignore_errors=True)
         mim.mkdir(parents=True)
-        for name in SHIPPED:
-            self._place(ROOT / name, mim / name)
+        for name, source in SHIPPED.items():
+            self._place(ROOT / source, mim / name)
 
     def _place(self, source, target):
         if self.editable_mode:
