@@ -11,7 +11,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 NEEDS = run_path(str(ROOT / 'tl_plugin' / '_requirements.py'))
 VERSION = run_path(str(ROOT / 'tl_plugin' / 'version.py'))['__version__']
-# What OpenMMLab's tools look for in the folder `.mim` of an installed package, and where it is here.
+# What OpenMMLab's tools look for in the folder `.mim` of a package, and where it lies here.
 SHIPPED = {
     'configs': 'configs',
     'tools': 'tools',
