@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 import tl_plugin  # noqa: F401  registers the components that the configs name
 from tests.distributed import CPU_MODEL_WRAPPER
 
-#: Normalises batches by position, so that no rank's data depend on another's.
+#: Normalises each image by itself, so that batches may be split over ranks.
 TINY_VIT = dict(
     type='ImageClassifier',
     backbone=dict(

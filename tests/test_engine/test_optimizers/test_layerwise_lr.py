@@ -184,6 +184,11 @@ def test_optimizer_without_lr_or_weight_decay():
     # torch's own defaults
     assert found['head.layers.head.weight'] == (1e-3, 1e-2)
     assert found['backbone.ln1.weight'] == (5e-4, 0.)
+    # mmpretrain's
+    found = settings_by_name(*build(TINY_VIT, optimizer=dict(type='Adan'), norm_decay_mult=0.5))
+    assert found['head.layers.head.weight'] == (1e-3, 0.)
+    with pytest.raises(ValueError, match='give the optimizer Adafactor an lr'):
+        build(TINY_VIT, optimizer=dict(type='Adafactor', lr=None))
     _, wrapper = build(TINY_VIT, optimizer=dict(type='Rprop', lr=0.1), norm_decay_mult=0.)
     assert all('weight_decay' not in group for group in wrapper.optimizer.param_groups)
 

@@ -130,12 +130,14 @@ class FrozenPartHook(Hook):
     def _log(self, runner: Runner, occasion: str) -> None:
         values = parameters(runner.model)
         frozen = [value for value in values.values() if not value.requires_grad]
-        print_log(
-            f'{type(self).__name__}, {occasion}: {len(frozen)} of {len(values)} parameters are '
-            f'frozen, {sum(v.numel() for v in frozen):,} of '
-            f'{sum(v.numel() for v in values.values()):,} weights. Norm layers there: '
-            f'{self.policy.norm}, affine {self.policy.norm_affine}; dropout: '
-            f'{self.policy.dropout}; droppath: {self.policy.droppath}.', logger='current')
+        message = (f'{type(self).__name__}, {occasion}: {len(frozen)} of {len(values)} parameters '
+                   f'are frozen, {sum(v.numel() for v in frozen):,} of '
+                   f'{sum(v.numel() for v in values.values()):,} weights.')
+        if self.part:
+            message += (f' Norm layers there: {self.policy.norm}, affine '
+                        f'{self.policy.norm_affine}; dropout: {self.policy.dropout}; droppath: '
+                        f'{self.policy.droppath}.')
+        print_log(message, logger='current')
 
 
 def refuse_overlaps(hooks: Sequence[FrozenPartHook]) -> None:

@@ -72,7 +72,9 @@ class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def _validate_cfg(self) -> None:
         """Take learning rate and weight decay from the optimizer where the config has none."""
         kind = self.optimizer_cfg['type']
-        kind = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
+        if isinstance(kind, str):
+            with OPTIMIZERS.switch_scope_and_registry(None) as registry:
+                kind = registry.get(kind)
         defaults = {} if kind is None else inspect.signature(kind).parameters
         for name, attribute in (('lr', 'base_lr'), ('weight_decay', 'base_wd')):
             default = getattr(defaults.get(name), 'default', None)
