@@ -185,6 +185,7 @@ def test_a_pipeline_that_writes_into_an_image_leaves_the_next_epoch_alone():
     np.testing.assert_array_equal(images('field', 'few'), before)
 
 
+@pytest.mark.slow  # a time, which a busy machine misses
 def test_all_splits_build_in_a_second():
     render.cache_clear()
     load_digits(), load_sample_images()  # the import of scikit-learn isn't ours
