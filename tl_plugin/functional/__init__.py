@@ -3,9 +3,11 @@
 from .checks import check_images
 from .class_confusion import class_confusion
 from .coral import coral_loss, covariance
+from .distillation import distillation_loss
 from .domain_classification import domain_accuracy, domain_classification_loss
 from .dry_run import candidate_shapes, dry_run
 from .entropy import entropy_loss, marginal_entropy, prediction_entropy
+from .feature_distance import feature_map_distance
 from .feature_norm import feature_norms, hard_feature_norm_loss, stepwise_feature_norm_loss
 from .gather import gather_ranks
 from .gradient_penalty import input_gradient_penalty
@@ -19,20 +21,25 @@ from .precision import full_precision
 from .pseudo_labels import cosine_ramp, pseudo_label_loss, relative_threshold
 from .schedules import sigmoid_ramp
 from .spectral_penalty import batch_spectral_penalty, largest_singular_values
+from .spectral_shrinkage import batch_spectral_shrinkage
+from .starting_point import starting_point_penalty
 
 __all__ = [
     'BANDWIDTHS',
     'batch_spectral_penalty',
+    'batch_spectral_shrinkage',
     'candidate_shapes',
     'check_images',
     'class_confusion',
     'coral_loss',
     'cosine_ramp',
     'covariance',
+    'distillation_loss',
     'domain_accuracy',
     'domain_classification_loss',
     'dry_run',
     'entropy_loss',
+    'feature_map_distance',
     'feature_norms',
     'full_precision',
     'gather_ranks',
@@ -54,5 +61,6 @@ __all__ = [
     'relative_threshold',
     'sigmoid_ramp',
     'squared_distances',
+    'starting_point_penalty',
     'stepwise_feature_norm_loss',
 ]

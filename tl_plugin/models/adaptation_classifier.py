@@ -9,12 +9,14 @@ from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten
 
 from tl_plugin.functional import dry_run
 
 from .alignments import DomainBatch
 from .data_preprocessor import SOURCE, TARGET, TARGET_STRONG, DomainDataPreprocessor
+from .regularizers import Regularizers
+from .rows import channel_dim, one_vector, take_rows
 
 FEATURE_STAGES = ('neck', 'pre_logits')
 
@@ -24,15 +26,17 @@ class AdaptationClassifier(ImageClassifier):
     """mmpretrain's ``ImageClassifier`` plus alignments between a source and a target domain.
 
     One forward over [source; target]; the head's loss on the labelled rows becomes ``loss_cls``,
-    each alignment's loss ``loss_<name>``, what it logs ``<name>_<key>``. Prediction, test and
-    export are ``ImageClassifier``'s. Without alignments it is an ``ImageClassifier`` that finds its
-    head's ``in_channels`` by itself.
+    each alignment's loss ``loss_<name>``, what it logs ``<name>_<key>``, each regularizer's loss
+    ``loss_<name>``, too. Prediction, test and export are ``ImageClassifier``'s. Without alignments
+    and regularizers it is an ``ImageClassifier`` that finds its head's ``in_channels`` by itself.
 
     Args:
         backbone: As in ``ImageClassifier``.
         neck: As in ``ImageClassifier``. Defaults to None.
         head: As in ``ImageClassifier``; ``in_channels`` may be left out. Defaults to None.
         alignments: Name -> config of an :class:`Alignment`. Defaults to None.
+        regularizers: Name -> config of a :class:`Regularizer`. Those that compare with the source
+            model need a :class:`SourceModelHook` in ``custom_hooks``. Defaults to None.
         feature_stage: What alignments take for the features: 'pre_logits', the input of the head's
             last layer, or 'neck', what goes into the head. Defaults to 'pre_logits'.
         pretrained: As in ``ImageClassifier``. Defaults to None.
@@ -44,7 +48,7 @@ class AdaptationClassifier(ImageClassifier):
 
     Raises:
         ValueError: If an explicit ``head.in_channels`` isn't the width of the features, the name of
-            an alignment can't be one, or the data preprocessor can't take pairs of batches.
+            a loss can't be one, or the data preprocessor can't take pairs of batches.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class AdaptationClassifier(ImageClassifier):
         neck: dict | None = None,
         head: dict | None = None,
         alignments: dict[str, dict] | None = None,
+        regularizers: dict[str, dict] | None = None,
         feature_stage: str = 'pre_logits',
         pretrained: str | None = None,
         train_cfg: dict | None = None,
@@ -75,6 +80,7 @@ class AdaptationClassifier(ImageClassifier):
             )
         self.feature_stage = feature_stage
         self.alignments = self._build_alignments(alignments or {})
+        self.regularizers = Regularizers(regularizers or {}, taken=('cls', *self.alignments))
 
     def _build_alignments(self, configs: dict[str, dict]) -> ModuleDict:
         configs = {name: cfg for name, cfg in configs.items() if cfg is not None}
@@ -92,7 +98,7 @@ class AdaptationClassifier(ImageClassifier):
                 f'alignments read head.pre_logits(features), which {type(self.head).__name__} '
                 'has not; use a head that derives from mmpretrain ClsHead'
             )
-        features = dry_run(self, lambda model, x: model._features(model.extract_feat(x)))
+        features = dry_run(self, lambda model, x: model.features_of(model.extract_feat(x)))
         default = {
             'in_features': features.shape[1],
             'num_classes': getattr(self.head, 'num_classes', None) or self._num_logits(),
@@ -102,8 +108,7 @@ class AdaptationClassifier(ImageClassifier):
         )
 
     def _num_logits(self) -> int:
-        logits = dry_run(self, lambda model, x: model.head(model.extract_feat(x)))
-        return _one_vector(logits).shape[1]
+        return dry_run(self, lambda model, x: model.logits_of(model.extract_feat(x))).shape[1]
 
     def set_progress(self, progress: float) -> None:
         """Tells which part of training is done; the train loop does so before every step.
@@ -128,7 +133,7 @@ class AdaptationClassifier(ImageClassifier):
                 :class:`DomainDataPreprocessor` sets it.
 
         Returns:
-            ``loss_cls``, ``loss_<alignment>`` and diagnostics, 0-d each.
+            ``loss_cls``, ``loss_<alignment>``, ``loss_<regularizer>`` and diagnostics, 0-d each.
 
         Raises:
             ValueError: If there are alignments and no target images.
@@ -139,24 +144,26 @@ class AdaptationClassifier(ImageClassifier):
                 f'alignments ({", ".join(self.alignments)}) need target images and this batch has '
                 "none: set train_cfg = dict(type='AdaptationTrainLoop', target_dataloader=..., ...)"
             )
-        feats = self.extract_feat(inputs)
+        with self.regularizers.reading(self) as maps:
+            feats = self.extract_feat(inputs)
         losses = self._classification_loss(feats, data_samples, rows[SOURCE])
         if self.alignments:
             losses.update(self._alignment_losses(feats, data_samples, rows))
+        losses.update(self.regularizers(self, inputs, feats, maps, rows))
         return losses
 
     def _classification_loss(
         self, feats: Any, data_samples: list[DataSample], rows: slice
     ) -> dict[str, Tensor]:
-        losses = self.head.loss(_take(feats, rows, len(data_samples)), data_samples[rows])
+        losses = self.head.loss(take_rows(feats, rows, len(data_samples)), data_samples[rows])
         return {('loss_cls' if key == 'loss' else key): value for key, value in losses.items()}
 
     def _alignment_losses(
         self, feats: Any, data_samples: list[DataSample], rows: dict[str, slice]
     ) -> dict[str, Tensor]:
-        features = self._features(feats)
+        features = self.features_of(feats)
         needs_logits = any(alignment.needs_logits for alignment in self.alignments.values())
-        logits = _one_vector(self.head(feats)) if needs_logits else None
+        logits = self.logits_of(feats) if needs_logits else None
         source, target = (
             DomainBatch(
                 features=features[rows[domain]],
@@ -173,10 +180,15 @@ class AdaptationClassifier(ImageClassifier):
             losses.update({f'{name}_{key}': log for key, log in alignment.diagnostics.items()})
         return losses
 
-    def _features(self, feats: Any) -> Tensor:
+    def features_of(self, feats: Any) -> Tensor:
+        """One vector an image, (N, D), out of what ``extract_feat`` gives."""
         if self.feature_stage == 'neck':
-            return _one_vector(feats[-1] if isinstance(feats, (tuple, list)) else feats)
-        return _one_vector(self.head.pre_logits(feats))
+            return one_vector(feats[-1] if isinstance(feats, (tuple, list)) else feats)
+        return one_vector(self.head.pre_logits(feats))
+
+    def logits_of(self, feats: Any) -> Tensor:
+        """The head's scores, (N, K), of what ``extract_feat`` gives."""
+        return one_vector(self.head(feats))
 
 
 def _build(cfg: Any) -> nn.Module | None:
@@ -225,21 +237,7 @@ def _feature_width(backbone: nn.Module, neck: nn.Module | None) -> int:
     feats = dry_run(stages, lambda network, inputs: network(inputs))
     last = feats[-1] if isinstance(feats, (tuple, list)) else feats
     last = tree_flatten(last)[0][-1]  # [patch tokens, class token]: heads read the class token
-    return last.shape[_channel_dim(last)]
-
-
-def _channel_dim(features: Tensor) -> int:
-    """Where the channels are: (N, D), (N, tokens, D) or (N, D, H, W)."""
-    return 2 if features.dim() == 3 else 1
-
-
-def _one_vector(output: Any) -> Tensor:
-    """One vector an image: maps and tokens averaged, several outputs side by side."""
-    vectors = []
-    for leaf in tree_flatten(output)[0]:
-        positions = [dim for dim in range(1, leaf.dim()) if dim != _channel_dim(leaf)]
-        vectors.append(leaf.mean(positions) if positions else leaf)
-    return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
+    return last.shape[channel_dim(last)]
 
 
 def _domain_rows(data_samples: list[DataSample]) -> dict[str, slice]:
@@ -250,21 +248,6 @@ def _domain_rows(data_samples: list[DataSample]) -> dict[str, slice]:
         rows[name] = slice(start, start + domains.count(name))
         start = rows[name].stop
     return rows
-
-
-def _take(feats: Any, rows: slice, num_rows: int) -> Any:
-    def take(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        if leaf.shape[:1] != (num_rows,):
-            raise ValueError(
-                f'features of a batch of {num_rows} images must have {num_rows} rows, got a tensor '
-                f'of shape {tuple(leaf.shape)}: this backbone or neck mixes images and cannot be '
-                'split into domains'
-            )
-        return leaf[rows]
-
-    return tree_map(take, feats)
 
 
 def _labels(samples: list[DataSample], device: torch.device) -> Tensor | None:

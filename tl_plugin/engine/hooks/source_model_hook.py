@@ -1,0 +1,79 @@
+"""Remembers the model as it was when the run began."""
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+
+from ..layers.names import unwrap
+
+#: mmpretrain's and mmengine's tools for publishing a checkpoint drop what is in here.
+HOOK_MESSAGES = 'hook_msgs'
+_KEY = 'source_model'
+
+
+@HOOKS.register_module()
+class SourceModelHook(Hook):
+    """Remembers the weights that the run begins with, for the model's regularizers.
+
+    They are taken once, after ``load_from`` and before the first step; a resumed run gets them back
+    out of its checkpoint. They are in checkpoints alone, beside ``state_dict``: a published or
+    exported model carries none of it. Several of these hooks, as several overlays bring, do what
+    one does.
+
+    Raises:
+        ValueError: If the model has no regularizers, or the checkpoint to resume from is that of a
+            run without.
+        NotImplementedError: Under FSDP and DeepSpeed, where no process holds the whole model.
+    """
+
+    # Before hooks that change weights or running statistics when training begins.
+    priority = 'VERY_HIGH'
+
+    def __init__(self) -> None:
+        self._saved: dict | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Remember the model, or get back what the run remembered when it began."""
+        regularizers = _regularizers(runner)
+        _refuse_sharded(runner)
+        if not runner.iter:
+            regularizers.remember(unwrap(runner.model))
+            if not runner._has_loaded:
+                print_log('The source model is the network as it was built, with whatever weights '
+                          'its backbone brought: this run has no load_from.', logger='current')
+            return
+        if self._saved is None and regularizers.needs_source_model:
+            raise ValueError(
+                'This checkpoint remembers no source model, because its run had no regularizer '
+                'that needs one: go on without them, or start a new run with load_from.')
+        regularizers.remember(unwrap(runner.model), self._saved)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the remembered weights into the checkpoint."""
+        state = _regularizers(runner).source_state()
+        if state is not None:
+            checkpoint.setdefault(HOOK_MESSAGES, {})[_KEY] = state
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep what the checkpoint remembers; only a resumed run uses it."""
+        self._saved = checkpoint.get(HOOK_MESSAGES, {}).get(_KEY)
+
+
+def _regularizers(runner: Runner):
+    regularizers = getattr(unwrap(runner.model), 'regularizers', None)
+    if regularizers is None:
+        raise ValueError(
+            'SourceModelHook remembers the source model for the regularizers of an '
+            f"AdaptationClassifier, and this model is a {type(unwrap(runner.model)).__name__}: set "
+            "model.type='AdaptationClassifier'.")
+    return regularizers
+
+
+def _refuse_sharded(runner: Runner) -> None:
+    kind = type(runner.model).__name__ + type(getattr(runner, 'strategy', None)).__name__
+    if any(name in kind for name in ('FullySharded', 'FSDP', 'DeepSpeed', 'ColossalAI')):
+        raise NotImplementedError(
+            f'Regularizers need a copy of the whole model on each process, and {kind} divides it: '
+            'train with DistributedDataParallel.')

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from tl_plugin.engine.layers import LayerOutputs
+
+IMAGES = ('source', 'target', 'both')
+
+
+class ModelView(NamedTuple):
+    """What a regularizer sees of a model: its weights, and what it says to some images.
+
+    Attributes:
+        weights: Parameters of backbone, neck and head by name.
+        features: ``head.pre_logits``, one vector an image, (N, D). None unless a regularizer
+            ``reads`` the images.
+        logits: The head's scores, (N, K). None unless a regularizer ``reads`` them.
+        maps: Outputs of the layers that the regularizer names, shallow to deep.
+    """
+
+    weights: Mapping[str, Tensor]
+    features: Tensor | None = None
+    logits: Tensor | None = None
+    maps: Sequence[Tensor] = ()
+
+
+class Regularizer(BaseModule):
+    """A loss that keeps what the model knew when the run began.
+
+    A subclass implements :meth:`forward` and is registered in ``MODELS``. One that isn't a mean
+    over images reads them through :func:`tl_plugin.functional.gather_ranks`.
+
+    Args:
+        loss_weight: Factor of the loss. Not negative.
+        images: Whose images it looks at: 'source', 'target' or 'both'. An ordinary batch, of a run
+            without adaptation, is all source. Defaults to 'source': what the source model says of
+            target images is what adaptation wants to change.
+        init_cfg: Of mmengine's ``BaseModule``. Defaults to None.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    #: What :meth:`forward` reads of both models: 'weights', 'features', 'logits', 'maps'.
+    reads: tuple[str, ...] = ()
+
+    #: Whether it compares with the source model. Without, its ``source`` argument is None.
+    needs_source_model = True
+
+    def __init__(
+        self, loss_weight: float, images: str = 'source', init_cfg: dict | None = None
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        name = type(self).__name__
+        if loss_weight < 0:
+            raise ValueError(f'{name}: loss_weight must be >= 0, got {loss_weight}')
+        if images not in IMAGES:
+            raise ValueError(f'{name}: images must be one of {", ".join(IMAGES)}, got {images!r}')
+        self.loss_weight = loss_weight
+        self.images = images
+        #: Where ``ModelView.maps`` comes from; a regularizer that reads maps sets it.
+        self.outputs: LayerOutputs | None = None
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the source model has to run."""
+        return any(field != 'weights' for field in self.reads)
+
+    def prepare(self, classifier: nn.Module) -> None:
+        """Looks at the classifier once, before training. Does nothing by default.
+
+        Args:
+            classifier: The :class:`AdaptationClassifier`.
+        """
+
+    @abstractmethod
+    def forward(self, source: ModelView | None, adapted: ModelView) -> Tensor:
+        """The regularizer's loss, not yet weighted.
+
+        Args:
+            source: The model as it was when the run began. Nothing in it gets a gradient.
+            adapted: The model that trains, on the same images.
+
+        Returns:
+            A 0-d tensor.
+        """

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from tl_plugin.engine.layers import LayerOutputs
+from tl_plugin.engine.layers.selection import LayerSpec
+from tl_plugin.functional import feature_map_distance
+
+from .base import ModelView, Regularizer
+
+_DEFAULT_LAYERS = 4
+
+
+@MODELS.register_module()
+class DELTARegularizer(Regularizer):
+    """Feature maps stay near the source model's (DELTA).
+
+    Li et al., "DELTA: Deep Learning Transfer using Feature Map with Attention for Convolutional
+    Networks", ICLR 2019, arXiv 1901.09229, with all channels attended alike, see
+    :func:`tl_plugin.functional.feature_map_distance`. Weights may move as long as what they compute
+    stays. Costs a forward pass of the source model without gradient.
+
+    Args:
+        layers: Depths whose outputs are compared: ``'4:-1'``, ``[2, 5]``; the head has none.
+            Defaults to None, four spread evenly over the backbone, its last one among them.
+        loss_weight: Factor of the loss. Defaults to 0.01.
+        **kwargs: ``images``, ``init_cfg``: see :class:`Regularizer`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    reads = ('maps',)
+
+    def __init__(
+        self, layers: LayerSpec | None = None, loss_weight: float = 0.01, **kwargs
+    ) -> None:
+        super().__init__(loss_weight=loss_weight, **kwargs)
+        self.layers = layers
+
+    def prepare(self, classifier: nn.Module) -> None:
+        """Finds the layers."""
+        at_most = _DEFAULT_LAYERS if self.layers is None else None
+        self.outputs = LayerOutputs(classifier, self.layers, at_most)
+
+    def forward(self, source: ModelView, adapted: ModelView) -> Tensor:
+        """The distance, summed over the layers, mean over the images."""
+        return feature_map_distance(source.maps, adapted.maps)

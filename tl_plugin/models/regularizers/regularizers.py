@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from mmengine.model import ModuleDict
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from ..data_preprocessor import SOURCE, TARGET
+from ..rows import take_rows
+from .base import ModelView, Regularizer
+from .source_model import SourceModel
+
+Maps = dict
+
+
+class Regularizers(ModuleDict):
+    """All regularizers of a classifier, and the source model that they compare with.
+
+    Args:
+        configs: Name -> config of a :class:`Regularizer`; None switches one off.
+        taken: Names that other losses have.
+
+    Raises:
+        ValueError: If a name can't be one.
+    """
+
+    def __init__(self, configs: dict[str, dict | None], taken: tuple[str, ...] = ()) -> None:
+        configs = {name: cfg for name, cfg in configs.items() if cfg is not None}
+        for name in configs:
+            if not name.isidentifier() or 'loss' in name or name in taken:
+                raise ValueError(
+                    'the name of a regularizer must be a Python identifier without "loss" in it '
+                    f'that no other loss has ({", ".join(taken)} are taken), got {name!r}: it '
+                    'becomes loss_<name> in the log'
+                )
+        super().__init__({name: MODELS.build(cfg) for name, cfg in configs.items()})
+        self.source_model: SourceModel | None = None
+
+    @property
+    def needs_source_model(self) -> bool:
+        """Whether any of them compares with the source model."""
+        return any(regularizer.needs_source_model for regularizer in self.values())
+
+    def remember(self, classifier: nn.Module, state: dict[str, Tensor] | None = None) -> None:
+        """Takes the classifier as it is for the source model.
+
+        Args:
+            classifier: The classifier whose regularizers these are.
+            state: What :meth:`source_state` gave the run that is resumed. Defaults to None.
+        """
+        if self.needs_source_model:
+            self.source_model = SourceModel(classifier, state)
+        for regularizer in self.values():
+            regularizer.prepare(classifier)
+
+    def source_state(self) -> dict[str, Tensor] | None:
+        """Weights of the source model, None where no regularizer needs it."""
+        return None if self.source_model is None else self.source_model.state()
+
+    @contextmanager
+    def reading(self, classifier: nn.Module) -> Iterator[Maps]:
+        """Keeps what the layers put out that regularizers name, in every pass in the context.
+
+        Args:
+            classifier: The classifier, or the source model's.
+
+        Yields:
+            Name of a regularizer -> depth -> output.
+        """
+        with ExitStack() as stack:
+            yield {
+                name: stack.enter_context(regularizer.outputs.read(classifier))
+                for name, regularizer in self.items()
+                if regularizer.outputs is not None
+            }
+
+    def forward(
+        self, classifier: nn.Module, inputs: Tensor, feats: Any, maps: Maps, rows: dict[str, slice]
+    ) -> dict[str, Tensor]:
+        """The losses of one batch, weighted.
+
+        Args:
+            classifier: The classifier that trains.
+            inputs: Its images.
+            feats: What its ``extract_feat`` gave for them.
+            maps: What :meth:`reading` kept meanwhile.
+            rows: Where each domain stands in the batch.
+
+        Returns:
+            ``loss_<name>`` of each regularizer, 0-d.
+
+        Raises:
+            ValueError: If nobody remembered the source model, or a domain is missing.
+        """
+        if not self:
+            return {}
+        if self.needs_source_model and self.source_model is None:
+            raise ValueError(
+                f'the regularizers ({", ".join(self)}) need the model as it was when the run began:'
+                " add dict(type='SourceModelHook') to custom_hooks, as the overlays do"
+            )
+        weights = _weights(classifier)
+        losses = {}
+        for images in dict.fromkeys(regularizer.images for regularizer in self.values()):
+            members = {name: each for name, each in self.items() if each.images == images}
+            part = _part(images, rows)
+            adapted_feats = take_rows(feats, part, len(inputs))
+            adapted = _view(classifier, weights, adapted_feats, members)
+            source, source_maps = self._source_view(inputs[part], members)
+            for name, regularizer in members.items():
+                loss = regularizer(
+                    _with_maps(source, source_maps.get(name)),
+                    _with_maps(adapted, take_rows(maps.get(name), part, len(inputs))),
+                )
+                losses[f'loss_{name}'] = regularizer.loss_weight * loss
+        return {f'loss_{name}': losses[f'loss_{name}'] for name in self}
+
+    def _source_view(
+        self, inputs: Tensor, members: dict[str, Regularizer]
+    ) -> tuple[ModelView | None, Maps]:
+        """One pass of the source model for all who look at the same images, if any of them do."""
+        members = {name: each for name, each in members.items() if each.needs_source_model}
+        if not members:
+            return None, {}
+        classifier = self.source_model.classifier
+        if not any(regularizer.reads_images for regularizer in members.values()):
+            return ModelView(_weights(classifier)), {}
+        with torch.no_grad(), self.reading(classifier) as maps:
+            feats = classifier.extract_feat(inputs)
+            return _view(classifier, _weights(classifier), feats, members), maps
+
+
+def _weights(classifier: nn.Module) -> dict[str, Tensor]:
+    losses = ('alignments.', 'regularizers.')
+    named = classifier.named_parameters()
+    return {name: value for name, value in named if not name.startswith(losses)}
+
+
+def _part(images: str, rows: dict[str, slice]) -> slice:
+    if images != SOURCE and TARGET not in rows:
+        raise ValueError(
+            f'a regularizer with images={images!r} needs target images and this batch has none: '
+            "adapt with train_cfg = dict(type='AdaptationTrainLoop', ...), or set images='source'"
+        )
+    if images == 'both':
+        return slice(rows[SOURCE].start, rows[TARGET].stop)
+    return rows[images]
+
+
+def _view(
+    classifier: nn.Module, weights: dict[str, Tensor], feats: Any, members: dict[str, Regularizer]
+) -> ModelView:
+    fields = {field for regularizer in members.values() for field in regularizer.reads}
+    return ModelView(
+        weights,
+        features=classifier.features_of(feats) if 'features' in fields else None,
+        logits=classifier.logits_of(feats) if 'logits' in fields else None,
+    )
+
+
+def _with_maps(view: ModelView | None, maps: dict[int, Tensor] | None) -> ModelView | None:
+    if view is None or maps is None:
+        return view
+    return view._replace(maps=[maps[depth] for depth in sorted(maps)])

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import types
+from typing import Any
+
+from mmengine.model import ModuleDict
+from torch import Tensor, nn
+
+from tl_plugin.functional.hollow import detached_copy
+
+
+class SourceModel:
+    """A classifier as it was when the run began: frozen, in eval mode, without its losses.
+
+    It isn't a module, so that nobody who goes through a model's parameters and buffers meets it:
+    neither optimizer nor ``DistributedDataParallel``, which would broadcast it, nor ``EMAHook``,
+    which pairs the buffers of two models by their order. Nor does it come into ``state_dict``.
+
+    Args:
+        classifier: An :class:`AdaptationClassifier`. It is copied and stays untouched.
+        state: Weights and buffers to take instead of the classifier's. Defaults to None.
+
+    Raises:
+        RuntimeError: If ``state`` doesn't fit the classifier.
+    """
+
+    def __init__(self, classifier: nn.Module, state: dict[str, Tensor] | None = None) -> None:
+        losses = (classifier.alignments, classifier.regularizers)
+        memo = {id(modules): ModuleDict() for modules in losses}
+        self.classifier = detached_copy(classifier, memo)
+        for module in self.classifier.modules():
+            # A function that was put there, as activation checkpointing does, belongs to the
+            # original: it would compute with the weights that train.
+            if isinstance(vars(module).get('forward'), types.FunctionType):
+                del module.forward
+        self.classifier.requires_grad_(False)
+        if state is not None:
+            self.classifier.load_state_dict(state)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SourceModel:
+        return self  # it never changes, and copies of the classifier needn't take its memory
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and buffers by name, on the CPU, for a checkpoint."""
+        return {name: value.cpu() for name, value in self.classifier.state_dict().items()}

@@ -1,0 +1,49 @@
+"""What comes out of backbones and necks, whatever its form: one vector an image, some rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+
+
+def channel_dim(features: Tensor) -> int:
+    """Where the channels are: (N, D), (N, tokens, D) or (N, D, H, W)."""
+    return 2 if features.dim() == 3 else 1
+
+
+def one_vector(output: Any) -> Tensor:
+    """One vector an image: maps and tokens averaged, several outputs side by side."""
+    vectors = []
+    for leaf in tree_flatten(output)[0]:
+        positions = [dim for dim in range(1, leaf.dim()) if dim != channel_dim(leaf)]
+        vectors.append(leaf.mean(positions) if positions else leaf)
+    return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
+
+
+def take_rows(feats: Any, rows: slice, num_rows: int) -> Any:
+    """Some images' part of whatever a network gives for a batch.
+
+    Args:
+        feats: Tensors, in lists, tuples and dicts.
+        rows: Which images.
+        num_rows: How many images the batch has.
+
+    Raises:
+        ValueError: If a tensor hasn't one row an image.
+    """
+
+    def take(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if leaf.shape[:1] != (num_rows,):
+            raise ValueError(
+                f'features of a batch of {num_rows} images must have {num_rows} rows, got a tensor '
+                f'of shape {tuple(leaf.shape)}: this backbone or neck mixes images and cannot be '
+                'split into domains'
+            )
+        return leaf[rows]
+
+    return tree_map(take, feats)
