@@ -12,7 +12,7 @@ from tl_plugin.functional import dry_run
 FEWEST_LAYERS = 3
 
 #: A layer with more than this part of all parameter tensors means that layers weren't found.
-COLLAPSED = 0.75
+COLLAPSED = 0.8
 
 
 def problems(model: nn.Module, head: Collection[str] | None = None,
@@ -38,9 +38,10 @@ def problems(model: nn.Module, head: Collection[str] | None = None,
         found.append(f'the layers hold {sizes} parameters')
     if head is not None and set(layers.names(-1)) != set(head):
         found.append(f'the deepest layer is {layers.modules(-1)}')
-    found += [f'timm has {first} before {second}' for first, second in
-              inversions(groups or {}, layers)[:3]]
-    return layers, found + out_of_order(model, layers)
+    groups = groups or {}
+    found += [f'timm has {first} before {second}'
+              for first, second in inversions(groups, layers)[:3]]
+    return layers, found + out_of_order(model, layers, groups)
 
 
 def inversions(groups: Mapping[str, int], layers: LayerMap) -> list[tuple[str, str]]:
@@ -56,11 +57,11 @@ def inversions(groups: Mapping[str, int], layers: LayerMap) -> list[tuple[str, s
     return pairs
 
 
-def out_of_order(model: nn.Module, layers: LayerMap) -> list[str]:
+def out_of_order(model: nn.Module, layers: LayerMap, groups: Mapping[str, int]) -> list[str]:
     """Say which layers start to run after a deeper one, seen by hooks on all modules.
 
-    Modules with a matrix or a kernel count. Its owner may group a norm otherwise: timm keeps
-    the norms that follow each stage of EfficientViM with its head.
+    Modules with a matrix or a kernel count. Where the owner orders two layers so, it decides:
+    timm keeps what its matcher doesn't know, as a shared position embedding, with the head.
     """
     trunk = getattr(model, 'backbone', model)
     prefix = 'backbone.' if trunk is not model else ''
@@ -73,7 +74,14 @@ def out_of_order(model: nn.Module, layers: LayerMap) -> list[str]:
             starts[depth] = min(time, starts.get(depth, time))
     depths = sorted(starts)
     return [f'{layers.modules(a)} of depth {a} run after {layers.modules(b)} of depth {b}'
-            for a, b in zip(depths, depths[1:]) if starts[a] > starts[b]]
+            for a, b in zip(depths, depths[1:])
+            if starts[a] > starts[b] and not _ordered(groups, layers.names(a), layers.names(b))]
+
+
+def _ordered(groups: Mapping[str, int], first: list[str], second: list[str]) -> bool:
+    if not all(name in groups for name in (*first, *second)):
+        return False
+    return max(map(groups.get, first)) < min(map(groups.get, second))
 
 
 def module_order(network: nn.Module) -> dict[str, int]:

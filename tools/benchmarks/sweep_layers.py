@@ -78,10 +78,10 @@ def _outside_backbone(model: nn.Module) -> list[str] | None:
 
 
 def _timm_head(model: nn.Module) -> list[str] | None:
-    found = model.get_classifier() if hasattr(model, 'get_classifier') else ()
-    modules = found if isinstance(found, (tuple, list)) else [found]
-    inside = {id(p) for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
-    return [name for name, value in model.named_parameters() if id(value) in inside] or None
+    names = model.pretrained_cfg.get('classifier') or ()
+    heads = (names, ) if isinstance(names, str) else names
+    return [name for name, _ in model.named_parameters()
+            if any(name.startswith(f'{head}.') for head in heads)] or None
 
 
 def _timm_groups(model: nn.Module) -> dict[str, int]:

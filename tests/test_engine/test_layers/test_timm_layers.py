@@ -64,6 +64,11 @@ def test_order_of_execution_agrees_with_timm(name):
     assert found.num_layers >= 0.7 * len(set(expected.values()))
 
 
+def test_an_auxiliary_classifier_is_head():
+    found = LayerMap.from_model(build('volo_d1_224'))
+    assert found.modules(-1) == ['aux_head', 'head']
+
+
 def test_inversions_are_noticed():
     model = build('resnet18')
     expected = reference(model)

@@ -9,7 +9,7 @@ from typing import Callable, Collection, Dict, Optional
 from mmengine.logging import print_log
 from torch import nn
 
-from .names import parameters
+from .names import parameters, strip
 
 #: Methods by which a network says what it knows of its own layers.
 KNOWS_LAYERS = ('get_layer_depth', 'group_matcher', 'get_classifier')
@@ -92,7 +92,11 @@ def classifier_names(core: nn.Module) -> set[str]:
     if not callable(get_classifier):
         return set()
     found = get_classifier()
-    modules = found if isinstance(found, (tuple, list)) else [found]
+    modules = list(found) if isinstance(found, (tuple, list)) else [found]
+    # The config also names those that aren't asked for a prediction: VOLO's auxiliary head.
+    paths = (getattr(core, 'pretrained_cfg', None) or {}).get('classifier') or ()
+    paths = [paths] if isinstance(paths, str) else paths
+    modules += [part for name, part in core.named_modules() if strip(name) in paths]
     owned = {id(p) for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
     return {name for name, value in parameters(core).items() if id(value) in owned}
 
