@@ -1,0 +1,11 @@
+# EfficientNet-Lite0 with its ImageNet weights (tools/convert_efficientnet_lite0.py), and the peers'
+# bottleneck before the head: 1280 -> 256, batch norm, ReLU.
+model = dict(
+    type='AdaptationClassifier',
+    backbone=dict(
+        type='PooledTimmBackbone', model_name='tf_efficientnet_lite0',
+        checkpoint_path='data/weights/tf_efficientnet_lite0.pth'),
+    neck=dict(
+        type='LinearNeck', in_channels=1280, out_channels=256, gap_dim=0,
+        norm_cfg=dict(type='BN1d'), act_cfg=dict(type='ReLU')),
+    head=dict(type='LinearClsHead', num_classes=7, in_channels=256, topk=(1,)))
