@@ -8,6 +8,7 @@ from .domain_classification import domain_accuracy, domain_classification_loss
 from .dry_run import candidate_shapes, dry_run
 from .entropy import entropy_loss, marginal_entropy, prediction_entropy
 from .feature_distance import feature_map_distance
+from .feature_health import effective_rank, relative_spread
 from .feature_norm import feature_norms, hard_feature_norm_loss, stepwise_feature_norm_loss
 from .gather import gather_ranks
 from .gradient_penalty import input_gradient_penalty
@@ -38,6 +39,7 @@ __all__ = [
     'domain_accuracy',
     'domain_classification_loss',
     'dry_run',
+    'effective_rank',
     'entropy_loss',
     'feature_map_distance',
     'feature_norms',
@@ -58,6 +60,7 @@ __all__ = [
     'prediction_entropy',
     'pseudo_label_loss',
     'random_multilinear_map',
+    'relative_spread',
     'relative_threshold',
     'sigmoid_ramp',
     'squared_distances',

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_flatten
 
 from tl_plugin.functional import dry_run
 
-from .alignments import DomainBatch
+from .adversary_health import feature_health, gradient_ratio
+from .alignments import AdversarialAlignment, DomainBatch
 from .data_preprocessor import SOURCE, TARGET, TARGET_STRONG, DomainDataPreprocessor
 from .regularizers import Regularizers
 from .rows import channel_dim, one_vector, take_rows
@@ -81,6 +82,7 @@ class AdaptationClassifier(ImageClassifier):
         self.feature_stage = feature_stage
         self.alignments = self._build_alignments(alignments or {})
         self.regularizers = Regularizers(regularizers or {}, taken=('cls', *self.alignments))
+        self._measures_health = False
 
     def _build_alignments(self, configs: dict[str, dict]) -> ModuleDict:
         configs = {name: cfg for name, cfg in configs.items() if cfg is not None}
@@ -124,6 +126,23 @@ class AdaptationClassifier(ImageClassifier):
         for alignment in self.alignments.values():
             alignment.set_progress(progress)
 
+    def adversaries(self) -> dict[str, AdversarialAlignment]:
+        """The alignments that play against the features, by name."""
+        return {
+            name: alignment
+            for name, alignment in self.alignments.items()
+            if isinstance(alignment, AdversarialAlignment)
+        }
+
+    def measure_health(self, active: bool = True) -> None:
+        """Switches on or off what costs a little: in each loss, the health of the adaptation.
+
+        Beside the losses come ``<name>_gradient_ratio`` of each adversary, its gradient at the
+        features in units of the classification loss's, and ``feature_norm``, ``feature_rank`` and
+        ``feature_spread`` of both domains together.
+        """
+        self._measures_health = active
+
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Losses of a joint batch (source first, then target) or of an ordinary one.
 
@@ -150,7 +169,18 @@ class AdaptationClassifier(ImageClassifier):
         if self.alignments:
             losses.update(self._alignment_losses(feats, data_samples, rows))
         losses.update(self.regularizers(self, inputs, feats, maps, rows))
+        if self._measures_health and self.alignments and torch.is_grad_enabled():
+            losses.update(self._health(feats, losses))
         return losses
+
+    def _health(self, feats: Any, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        ratios = {
+            f'{name}_gradient_ratio': gradient_ratio(
+                losses[f'loss_{name}'], losses['loss_cls'], feats
+            )
+            for name in self.adversaries()
+        }
+        return {key: ratio for key, ratio in ratios.items() if ratio is not None}
 
     def _classification_loss(
         self, feats: Any, data_samples: list[DataSample], rows: slice
@@ -178,6 +208,8 @@ class AdaptationClassifier(ImageClassifier):
         for name, alignment in self.alignments.items():
             losses[f'loss_{name}'] = alignment.loss_weight * alignment(source, target)
             losses.update({f'{name}_{key}': log for key, log in alignment.diagnostics.items()})
+        if self._measures_health:
+            losses.update(feature_health(features))
         return losses
 
     def features_of(self, feats: Any) -> Tensor:

@@ -1,7 +1,14 @@
-"""Which weights train, and when."""
+"""Which weights train, and when; what watches over training."""
+from .adversary_monitor_hook import AdversaryMonitorHook
 from .exact_resume_hook import ExactResumeHook
 from .freeze_hook import FreezeHook
 from .gradual_unfreeze_hook import GradualUnfreezeHook
 from .source_model_hook import SourceModelHook
 
-__all__ = ['ExactResumeHook', 'FreezeHook', 'GradualUnfreezeHook', 'SourceModelHook']
+__all__ = [
+    'AdversaryMonitorHook',
+    'ExactResumeHook',
+    'FreezeHook',
+    'GradualUnfreezeHook',
+    'SourceModelHook',
+]

@@ -1,3 +1,4 @@
+from .adversarial import AdversarialAlignment
 from .afn import AFNAlignment
 from .base import Alignment, DomainBatch
 from .bsp import BSPAlignment
@@ -14,6 +15,7 @@ from .pseudo_label import PseudoLabelAlignment
 
 __all__ = [
     'AFNAlignment',
+    'AdversarialAlignment',
     'Alignment',
     'BSPAlignment',
     'CDANHead',

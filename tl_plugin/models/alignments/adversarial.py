@@ -36,12 +36,23 @@ class AdversarialAlignment(Alignment):
             raise ValueError(f'{name}: gamma must be > 0 or None (constant), got {gamma}')
         self.coefficient = coefficient
         self.gamma = gamma
+        # Not in the checkpoint: whoever backs off knows how far, and says so again on resume.
+        self.register_buffer('backoff', torch.ones(()), persistent=False)
+
+    #: Accuracy of an adversary that knows nothing, where it logs an ``accuracy``.
+    chance = 0.5
+
+    def set_backoff(self, factor: float) -> None:
+        """Weakens the reversal: the coefficient is multiplied by a factor in [0, 1]."""
+        if not 0 <= factor <= 1:
+            raise ValueError(f'{type(self).__name__}: a back-off is in [0, 1], got {factor}')
+        self.backoff.fill_(factor)
 
     def current_coefficient(self) -> Tensor:
         """The reversal coefficient at the present progress, a 0-d tensor."""
         if self.gamma is None:
-            return torch.full_like(self.progress, self.coefficient)
-        return self.coefficient * sigmoid_ramp(self.progress, self.gamma)
+            return self.coefficient * self.backoff
+        return self.coefficient * self.backoff * sigmoid_ramp(self.progress, self.gamma)
 
 
 def mlp(
