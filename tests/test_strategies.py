@@ -23,7 +23,7 @@ STOCK_CONFIGS = {
 }
 GAP = dict(type='GlobalAveragePooling')
 # An alignment sees one vector of features and one of scores, whatever the network. What only adds
-# another one than dann is tried on these: mixed labels, and tokens with a thousand classes.
+# another loss than dann is tried on these: mixed labels, and tokens with a thousand classes.
 ALIGNMENT_CONFIGS = (
     'resnet/resnet50_8xb16-mixup_cifar10.py',
     'deit/deit-tiny_4xb256_in1k.py',
@@ -112,21 +112,27 @@ def test_every_overlay_says_what_when_paper_and_options():
             assert word in text, (name, word)
 
 
-def _only_adds_alignments(overlay):
+# What an overlay that adds an alignment or a regularizer says besides.
+ADDING_LOSSES = dict(
+    train_cfg=dict(type='AdaptationTrainLoop'), custom_hooks=[dict(type='SourceModelHook')]
+)
+
+
+def _only_adds_losses(overlay):
     changes = Config.fromfile(overlay)._cfg_dict.to_dict()
     changes.pop('custom_imports')
-    alignments = changes.get('model', {}).pop('alignments', None)
-    return bool(alignments) and changes == dict(
-        model=dict(type='AdaptationClassifier'), train_cfg=dict(type='AdaptationTrainLoop')
-    )
+    model = changes.pop('model', {})
+    losses = {**model.pop('alignments', {}), **model.pop('regularizers', {})}
+    rest = {key: value for key, value in changes.items() if value != ADDING_LOSSES.get(key)}
+    return bool(losses) and model == dict(type='AdaptationClassifier') and not rest
 
 
 def _overlays_for(path):
-    """Every overlay, but on most configs dann alone of those that only add alignments."""
+    """Every overlay, but on most configs dann alone of those that only add losses."""
     return [
         name
         for name, overlay in available_strategies().items()
-        if name == 'dann' or path in ALIGNMENT_CONFIGS or not _only_adds_alignments(overlay)
+        if name == 'dann' or path in ALIGNMENT_CONFIGS or not _only_adds_losses(overlay)
     ]
 
 
@@ -146,8 +152,8 @@ def test_every_overlay_trains_stock_configs(path, tmp_path):
         assert runner.iter == 1, name
         logged = runner.message_hub.log_scalars
         assert torch.isfinite(torch.tensor(logged['train/loss'].current())), name
-        for alignment in cfg.model.get('alignments', {}):
-            assert f'train/loss_{alignment}' in logged, name
+        for loss in (*cfg.model.get('alignments', {}), *cfg.model.get('regularizers', {})):
+            assert f'train/loss_{loss}' in logged, name
 
 
 @pytest.mark.parametrize('model_name', TIMM_BACKBONES)
@@ -179,8 +185,8 @@ def test_strategies_compose(tmp_path):
     assert {group['name'] for group in runner.optim_wrapper.param_groups if 'name' in group}
 
 
-def test_all_alignments_combine(tmp_path):
-    names = [name for name, path in available_strategies().items() if _only_adds_alignments(path)]
+def test_all_losses_combine(tmp_path):
+    names = [name for name, path in available_strategies().items() if _only_adds_losses(path)]
     runner = train(toy_config(tmp_path, names, target(), max_epochs=1))
     logged = runner.message_hub.log_scalars
     losses = [key for key in logged if key.startswith('train/loss_')]
