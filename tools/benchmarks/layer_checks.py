@@ -12,7 +12,7 @@ from tl_plugin.functional import dry_run
 FEWEST_LAYERS = 3
 
 #: A layer with more than this part of all parameter tensors means that layers weren't found.
-COLLAPSED = 0.8
+COLLAPSED = 0.75
 
 
 def problems(model: nn.Module, head: Collection[str] | None = None,
