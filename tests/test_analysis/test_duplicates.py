@@ -1,0 +1,78 @@
+"""Copies are found however they were changed, and different images aren't."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.data import astronaut, cat, chelsea, coffee
+
+from tl_plugin.analysis.duplicates import find_duplicates
+from tl_plugin.analysis.scan import look_at
+from tl_plugin.datasets.images import ImageItem
+
+PICTURES = [image[::2, ::2].copy() for image in (astronaut(), coffee(), chelsea()[:, 200:])]
+
+
+def jpeg(image, quality):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, 'JPEG', quality=quality)
+    return np.array(Image.open(file))
+
+
+CHANGES = dict(
+    compressed=lambda x: jpeg(x, 10),
+    smaller=lambda x: cv2.resize(x, None, fx=0.3, fy=0.3, interpolation=cv2.INTER_AREA),
+    larger=lambda x: cv2.resize(x, None, fx=2, fy=2),
+    darker=lambda x: x // 2,
+    grey=lambda x: np.repeat(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY)[:, :, None], 3, 2),
+    noisy=lambda x: np.clip(
+        x + np.random.default_rng(0).normal(0, 12, x.shape), 0, 255).astype(np.uint8),
+)  # fmt: skip
+
+
+def groups(images, domains=None, splits=None, labels=None):
+    splits, labels = splits or [''] * len(images), labels or [None] * len(images)
+    items = [
+        ImageItem(str(number), label, split, image)
+        for number, (image, label, split) in enumerate(zip(images, labels, splits))
+    ]
+    records = [look_at(item) for item in items]
+    return find_duplicates(items, domains or ['source'] * len(images), records)
+
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_a_changed_copy_is_near_and_not_exact(change):
+    found = groups([*PICTURES, CHANGES[change](PICTURES[1])])
+    assert [(group.names, group.exact) for group in found] == [(('1', '3'), False)]
+
+
+def test_equal_pixels_are_exact():
+    (group,) = groups([PICTURES[0], PICTURES[1], PICTURES[0].copy()])
+    assert group.names == ('0', '2') and group.exact
+
+
+def test_different_images_and_plain_ones_are_no_copies():
+    plain = [np.full((40, 40, 3), value, np.uint8) for value in (9, 9, 200)]
+    assert groups([*PICTURES, cat()[::2, ::2], *plain]) == []
+
+
+def test_groups_say_what_they_mean():
+    copy = PICTURES[0]
+    (group,) = groups([copy, copy, copy], splits=['train', 'train', 'train'])
+    assert not (group.leaks or group.crosses_domains or group.contradicts)
+    (group,) = groups([copy, copy], splits=['train', 'test'], labels=['a', 'b'])
+    assert group.leaks and group.contradicts
+    (group,) = groups([copy, copy], ['source', 'target'], splits=['train', 'test'])
+    assert group.crosses_domains and not group.leaks
+
+
+def test_a_chain_is_one_group():
+    image = PICTURES[0]
+    (group,) = groups([image, CHANGES['smaller'](image), image.copy(), PICTURES[1]])
+    assert group.names == ('0', '1', '2') and not group.exact
+
+
+def test_too_few_images():
+    assert groups([]) == groups(PICTURES[:1]) == []

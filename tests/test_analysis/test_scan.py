@@ -1,0 +1,113 @@
+"""The scan in processes finds what one process finds, and survives its readers."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.test_analysis.hostile_files import FAULTS, photo, write_hostile_files
+from tl_plugin.analysis.image_quality import measure
+from tl_plugin.analysis.reading import UNREADABLE
+from tl_plugin.analysis.scan import CHUNK, look_at, scan
+from tl_plugin.datasets.images import ImageItem
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope='module')
+def items(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('hostile') / 'files'
+    write_hostile_files(folder)
+    for number in range(3 * CHUNK):
+        Image.fromarray(photo(number)).save(folder / f'{number:03}.png')
+    return [ImageItem(str(path)) for path in sorted(folder.iterdir())]
+
+
+def test_processes_find_what_one_finds_in_order(items):
+    counts = []
+    alone, together = scan(items, 1), scan(items, 2, counts.append)
+    assert alone == together
+    assert sum(counts) == len(items) == 3 * CHUNK + len(FAULTS)
+    for item, record in zip(items, together):
+        name = os.path.basename(item.name)
+        assert record.faults == FAULTS.get(name, ())
+
+
+def test_a_record_says_what_the_image_is(items):
+    (item,) = [item for item in items if item.name.endswith('000.png')]
+    record = look_at(item)
+    bits = record.quality.pop('bits_per_pixel')
+    assert bits == 8 * os.path.getsize(item.name) / photo()[:, :, 0].size
+    assert record.quality == measure(photo())
+    assert record.format == 'PNG' and len(record.hash) == 8
+
+
+def test_pixels_without_a_file_are_looked_at():
+    grey = photo()[:, :, 0]
+    for pixels in (grey, grey[:, :, None]):
+        record = look_at(ImageItem('train/0', pixels=pixels))
+        assert record.quality['saturation'] == 0 and 'bits_per_pixel' not in record.quality
+
+
+@dataclass(frozen=True)
+class DeadlyItem(ImageItem):
+    """Ends the process that opens it, unless that is the one of the tests."""
+
+    @property
+    def pixels(self):
+        if multiprocessing.parent_process() is not None:
+            os._exit(1)
+        return None
+
+    @pixels.setter
+    def pixels(self, value):
+        pass
+
+
+def test_a_file_that_kills_its_reader_is_named_and_the_others_go_on(items):
+    deadly = (3, len(items) - 5)
+    given = [
+        DeadlyItem(item.name) if number in deadly else item for number, item in enumerate(items)
+    ]
+    expected = scan(items, 1)
+    for number, record in enumerate(scan(given, 2)):
+        if number in deadly:
+            assert record.faults == ('crashed_reader',)
+        else:
+            assert record == expected[number]
+
+
+def test_no_images_are_no_records():
+    assert scan([]) == []
+
+
+def test_one_colour_more_changes_the_digest():
+    pixels = np.zeros((20, 20, 3), np.uint8)
+    other = pixels.copy()
+    other[3, 4, 1] = 1
+    assert look_at(ImageItem('a', pixels=pixels)).digest != look_at(
+        ImageItem('a', pixels=other)).digest
+
+
+@pytest.mark.slow  # imports torch three times
+def test_a_script_that_cannot_start_processes_reads_alone(items, tmp_path):
+    """Without the guard of ``__main__`` every new process would start the script again."""
+    script = tmp_path / 'script.py'
+    script.write_text(
+        'from tl_plugin.analysis.scan import scan\n'
+        'from tl_plugin.datasets.images import ImageItem\n'
+        f'names = {[item.name for item in items]!r}\n'
+        'found = scan([ImageItem(name) for name in names], 2)\n'
+        'print(len(found), sum(record.readable for record in found))\n'
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=100,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    readable = sum(not set(faults) & set(UNREADABLE) for faults in FAULTS.values()) + 3 * CHUNK
+    assert f'{len(items)} {readable}' in done.stdout, done.stderr[-3000:]
