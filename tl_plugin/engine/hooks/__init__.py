@@ -1,4 +1,5 @@
 """Which weights train, and when; what watches over training."""
+from .adabn_hook import AdaBNHook
 from .adversary_monitor_hook import AdversaryMonitorHook
 from .exact_resume_hook import ExactResumeHook
 from .freeze_hook import FreezeHook
@@ -6,6 +7,7 @@ from .gradual_unfreeze_hook import GradualUnfreezeHook
 from .source_model_hook import SourceModelHook
 
 __all__ = [
+    'AdaBNHook',
     'AdversaryMonitorHook',
     'ExactResumeHook',
     'FreezeHook',

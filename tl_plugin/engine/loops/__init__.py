@@ -4,6 +4,7 @@ from .adaptation_loop import (
     AdaptationTrainLoop,
 )
 from .domain_eval_loop import DomainTestLoop, DomainValLoop
+from .evaluate import evaluate
 from .inherit import inherit_dataloader
 from .paired_loader import CyclingLoader, PairedLoader
 from .strong_view import add_strong_view
@@ -17,5 +18,6 @@ __all__ = [
     'DomainValLoop',
     'PairedLoader',
     'add_strong_view',
+    'evaluate',
     'inherit_dataloader',
 ]

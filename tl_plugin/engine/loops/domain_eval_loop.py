@@ -17,6 +17,9 @@ SOURCE = 'source'
 class _SeveralDomains:
     """What both loops add: one evaluation after the other, one set of metrics for all."""
 
+    #: The domain that is being evaluated.
+    domain = SOURCE
+
     def _add_domains(
         self, base: Any, dataloaders: dict[str, Any], evaluators: dict[str, Any], key: str
     ) -> None:
@@ -52,6 +55,11 @@ class _SeveralDomains:
                 loader = self.runner.build_dataloader(loader, seed=self.runner.seed)
             self._add_domain(name, loader, evaluators.get(name, template))
 
+    @property
+    def domains(self) -> dict[str, tuple[DataLoader, Evaluator]]:
+        """Loader and metrics of each domain, in the order of evaluation."""
+        return self._domains
+
     def _add_domain(self, name: str, loader: DataLoader, template: Evaluator) -> None:
         evaluator = copy.deepcopy(template)
         if hasattr(loader.dataset, 'metainfo'):
@@ -66,6 +74,7 @@ class _SeveralDomains:
     def _evaluate_domains(self) -> dict[str, Any]:
         metrics = {}
         for name, (loader, evaluator) in self._domains.items():
+            self.domain = name
             # Where `run_iter` and the hooks that log progress look.
             self.dataloader, self.evaluator = loader, evaluator
             for idx, data_batch in enumerate(loader):
