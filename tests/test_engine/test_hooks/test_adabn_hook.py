@@ -4,7 +4,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
-from tests.toy import loader, toy_config, train
+from tests.toy import loader, stock_config, toy_config, train
 from tl_plugin.engine.batch_statistics import norm_layers
 
 TARGET = dict(dataset=dict(labels='true', shift=0.6, size=12, seed=7))
@@ -98,6 +98,13 @@ def test_two_processes_agree_with_one(tmp_path, checkpoint):
     runner.test()
     expected = norm_layers(runner.model)['backbone.bn1'].running_var
     torch.testing.assert_close(variance, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_stock_config_adapts_at_the_end(tmp_path):
+    hook = {'custom_hooks': [dict(type='AdaBNHook', target_dataloader=loader(2, size=4, seed=3))]}
+    runner = train(stock_config('regnet/regnetx-400mf_8xb128_in1k.py', tmp_path, options=hook,
+                                image_size=64))  # fmt: skip
+    assert all(layer.running_mean.abs().sum() > 0 for layer in norm_layers(runner.model).values())
 
 
 def test_what_it_refuses(tmp_path):
