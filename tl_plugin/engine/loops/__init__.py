@@ -7,6 +7,7 @@ from .domain_eval_loop import DomainTestLoop, DomainValLoop
 from .evaluate import evaluate
 from .inherit import inherit_dataloader
 from .paired_loader import CyclingLoader, PairedLoader
+from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 from .strong_view import add_strong_view
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     'DomainTestLoop',
     'DomainValLoop',
     'PairedLoader',
+    'ResumableEpochTrainLoop',
+    'ResumableIterTrainLoop',
     'add_strong_view',
     'evaluate',
     'inherit_dataloader',

@@ -6,16 +6,18 @@ from typing import Any, Union
 
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
+from ..resume.replayable_loader import ReplayableLoader
+from ..resume.seeds import SOURCE, TARGET
 from .inherit import inherit_dataloader
-from .paired_loader import CyclingLoader, PairedLoader
+from .paired_loader import PairedLoader
+from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 from .strong_view import add_strong_view
 
-# Keeps the target's shuffle and its workers' random augmentation apart from the source's: with one
-# seed, two domains of one size would always meet in the same pairs.
+# Keeps the target's shuffle apart from the source's: with one seed, two domains of one size would
+# always meet in the same pairs.
 _TARGET_SEED_OFFSET = 1_000_003
 
 
@@ -31,7 +33,7 @@ class _Adaptation:
 
 
 @LOOPS.register_module()
-class AdaptationEpochTrainLoop(_Adaptation, EpochBasedTrainLoop):
+class AdaptationEpochTrainLoop(_Adaptation, ResumableEpochTrainLoop):
     """mmengine's ``EpochBasedTrainLoop`` over pairs of batches, see :func:`AdaptationTrainLoop`."""
 
     def __init__(
@@ -48,7 +50,7 @@ class AdaptationEpochTrainLoop(_Adaptation, EpochBasedTrainLoop):
 
 
 @LOOPS.register_module()
-class AdaptationIterTrainLoop(_Adaptation, IterBasedTrainLoop):
+class AdaptationIterTrainLoop(_Adaptation, ResumableIterTrainLoop):
     """mmengine's ``IterBasedTrainLoop`` over pairs of batches, see :func:`AdaptationTrainLoop`."""
 
     def __init__(
@@ -62,8 +64,6 @@ class AdaptationIterTrainLoop(_Adaptation, IterBasedTrainLoop):
         super().__init__(
             runner, _pair(runner, dataloader, target_dataloader, strong_view), **kwargs
         )
-        # mmengine's own iterator sleeps two seconds at each restart.
-        self.dataloader_iterator = CyclingLoader(self.dataloader)
 
 
 @LOOPS.register_module()
@@ -126,7 +126,10 @@ def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoad
     if strong_view is not None:
         target = add_strong_view(target, strong_view)
     pair = PairedLoader(
-        _build(runner, source, 'source', 0), _build(runner, target, 'target', _TARGET_SEED_OFFSET)
+        ReplayableLoader.of(_build(runner, source, 'source', 0), runner.seed, SOURCE),
+        ReplayableLoader.of(
+            _build(runner, target, 'target', _TARGET_SEED_OFFSET), runner.seed, TARGET
+        ),
     )
     _check_classes(runner.model, pair.source.dataset, pair.target.loader.dataset)
     print_log(
@@ -142,18 +145,19 @@ def _build(runner: Any, loader: Any, domain: str, seed_offset: int) -> DataLoade
     if not isinstance(loader, dict):
         return loader
     diff_rank_seed = runner._randomness_cfg.get('diff_rank_seed', False)
+    empty = ValueError(f'the {domain} data set has no images: {_where(loader)}')
     try:
-        loader = runner.build_dataloader(
+        built = runner.build_dataloader(
             loader, seed=runner.seed + seed_offset, diff_rank_seed=diff_rank_seed
         )
     except ValueError as error:
         # How mmengine says that a data set has no image, from the depths of its serialisation.
         if 'need at least one array to concatenate' not in str(error):
             raise
-        raise ValueError(f'the {domain} data set has no images: {_where(loader)}') from error
-    if len(loader.dataset) == 0:
-        raise ValueError(f'the {domain} data set has no images')
-    return loader
+        raise empty from error
+    if len(built.dataset) == 0:
+        raise empty
+    return built
 
 
 def _where(loader: dict) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 from mmengine.dataset import InfiniteSampler
 from torch.utils.data import DataLoader
 
+from ..resume.replayable_loader import seek, set_epoch
+
 
 class CyclingLoader:
     """Goes round a loader for ever and reshuffles it each pass.
@@ -15,7 +17,8 @@ class CyclingLoader:
 
     Args:
         loader: Anything with a length that can be iterated; its sampler's ``set_epoch`` is called
-            with the number of the pass.
+            with the number of the pass. A :class:`ReplayableLoader` starts at any batch without
+            reading those before it.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -30,29 +33,23 @@ class CyclingLoader:
 
     def seek(self, position: int) -> None:
         """Makes batch number ``position``, counted from 0, the next one."""
-        if position == self.position:
-            return
-        offset = self._start_pass(position)
-        for _ in range(offset):
-            next(self._iterator)
-        self.position = position
+        if position != self.position:
+            self.position, self._iterator = position, None
 
     def __next__(self) -> Any:
         if self._iterator is None:
-            self._start_pass(self.position)
+            self._start_pass()
         try:
             batch = next(self._iterator)
         except StopIteration:
-            self._start_pass(self.position)
+            self._start_pass()
             batch = next(self._iterator)
         self.position += 1
         return batch
 
-    def _start_pass(self, position: int) -> int:
-        number, offset = (0, position) if self._endless else divmod(position, len(self.loader))
-        set_epoch(self.loader, number)
-        self._iterator = iter(self.loader)
-        return offset
+    def _start_pass(self) -> None:
+        place = (0, self.position) if self._endless else divmod(self.position, len(self.loader))
+        self._iterator = seek(self.loader, *place)
 
 
 class PairedLoader:
@@ -87,22 +84,27 @@ class PairedLoader:
         self.dataset = source.dataset
         self.batch_size = source.batch_size
         self.sampler = _PairedSampler(self)
-        self._epoch = 0
+        self._epoch = self._batch = 0
 
     def __len__(self) -> int:
         return len(self.source)
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the number of the next pass over the source, counted from 0."""
-        self._epoch = epoch
+        self._epoch, self._batch = epoch, 0
         set_epoch(self.source, epoch)
 
+    def seek(self, number: int, batch: int = 0) -> None:
+        """Makes batch number ``batch`` of pass ``number`` over the source the next one."""
+        self._epoch, self._batch = number, batch
+
     def __iter__(self) -> Iterator[dict]:
-        self.target.seek(self._epoch * len(self.source))
-        for batch in self.source:
-            yield {'source': batch, 'target': next(self.target)}
+        number, first = self._epoch, self._batch
         # So that passes go on where nobody counts them.
-        self._epoch += 1
+        self._epoch, self._batch = number + 1, 0
+        self.target.seek(number * len(self.source) + first)
+        for batch in seek(self.source, number, first):
+            yield {'source': batch, 'target': next(self.target)}
 
 
 class _PairedSampler:
@@ -111,12 +113,3 @@ class _PairedSampler:
 
     def set_epoch(self, epoch: int) -> None:
         self.loader.set_epoch(epoch)
-
-
-def set_epoch(loader: Any, epoch: int) -> None:
-    """Tells a loader's sampler which pass comes, so that each has its own shuffle."""
-    batch_sampler = getattr(loader, 'batch_sampler', None)
-    for sampler in (getattr(loader, 'sampler', None), getattr(batch_sampler, 'sampler', None)):
-        if hasattr(sampler, 'set_epoch'):
-            sampler.set_epoch(epoch)
-            return

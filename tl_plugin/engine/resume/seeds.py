@@ -1,0 +1,40 @@
+"""Random numbers as a pure function of where a run is, so that nothing has to be saved."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+
+#: Streams of random numbers that must never meet: the samples of each loader, the order within a
+#: pass, and the main process.
+SOURCE, TARGET = 0, 1
+ORDER, MODEL = 2**31, 2**31 + 1
+
+
+def seeds_from(*key: int) -> list[int]:
+    """Three independent 32-bit seeds from a few non-negative numbers.
+
+    >>> seeds_from(0, 1, 2) == seeds_from(0, 1, 2), seeds_from(0, 1, 2) == seeds_from(0, 2, 1)
+    (True, False)
+    """
+    return np.random.SeedSequence(key).generate_state(3).tolist()
+
+
+def seed_sample(*key: int) -> None:
+    """Seeds Python, numpy and torch's CPU generator: all that a data pipeline draws from.
+
+    ``torch.manual_seed`` would also queue a call for every GPU, in each worker and for each image.
+    """
+    for_python, for_numpy, for_torch = seeds_from(*key)
+    random.seed(for_python)
+    np.random.seed(for_numpy)
+    torch.default_generator.manual_seed(for_torch)
+
+
+def seed_process(*key: int) -> None:
+    """Seeds Python, numpy and torch on all devices: mixup, dropout, stochastic depth."""
+    seed_sample(*key)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seeds_from(*key)[2])
