@@ -54,3 +54,13 @@ def test_a_detached_copy_has_its_values_but_not_its_hooks():
     copied(torch.rand(2, 3))
     assert torch.equal(copied.linear.weight, model.linear.weight)
     assert copied.linear.weight is not model.linear.weight
+
+
+def test_a_detached_copy_of_a_recomputing_module_computes_with_its_own_weights():
+    inner = torch.nn.Linear(2, 2)
+    original = inner.forward
+    inner.forward = lambda inputs: original(inputs)  # as mmengine's activation checkpointing does
+    copied = detached_copy(torch.nn.Sequential(inner))
+    expected = copied(torch.ones(1, 2))
+    torch.nn.init.zeros_(inner.weight)
+    assert torch.equal(copied(torch.ones(1, 2)), expected)

@@ -35,10 +35,8 @@ def feature_map_distance(source: Sequence[Tensor], adapted: Sequence[Tensor]) ->
         A 0-d tensor, not negative.
 
     Raises:
-        ValueError: If there are no maps or no images, or the two models' differ in shape.
+        ValueError: If there are no images, or the two models' maps differ in shape.
     """
-    if not adapted:
-        raise ValueError('the distance of feature maps needs the maps of a layer, got none')
     shapes = [[tuple(maps.shape) for maps in model] for model in (source, adapted)]
     if shapes[0] != shapes[1]:
         raise ValueError(

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import types
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Iterator
@@ -58,6 +59,10 @@ def detached_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mo
     for module in copied.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
+        # A function put there, as activation checkpointing does, is bound to the original module:
+        # the copy would compute with its weights.
+        if isinstance(vars(module).get('forward'), types.FunctionType):
+            del module.forward
     return copied
 
 

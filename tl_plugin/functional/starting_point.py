@@ -23,14 +23,12 @@ def starting_point_penalty(start: Sequence[Tensor], weights: Sequence[Tensor]) -
         A 0-d tensor, not negative.
 
     Raises:
-        ValueError: If there are no weights, or the two lists don't fit together.
+        ValueError: If the two lists don't fit together.
 
     Example:
         >>> starting_point_penalty([torch.zeros(2)], [torch.tensor([3.0, 4.0])])
         tensor(12.5000)
     """
-    if not weights:
-        raise ValueError('the distance from the starting point needs weights, got none')
     shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (start, weights)]
     if shapes[0] != shapes[1]:
         raise ValueError(

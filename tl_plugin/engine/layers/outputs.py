@@ -1,6 +1,7 @@
 """What the layers of a model put out in a forward pass."""
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from functools import partial
 from typing import Iterator
@@ -80,7 +81,7 @@ class LayerOutputs:
 def _spread(depths: list[int], count: int) -> list[int]:
     if count >= len(depths):
         return depths
-    return [depths[round((index + 1) * len(depths) / count) - 1] for index in range(count)]
+    return [depths[math.ceil(part * len(depths) / count) - 1] for part in range(1, count + 1)]
 
 
 def _keep(found: dict[int, Tensor], depth: int, module: nn.Module, inputs, output) -> None:

@@ -112,6 +112,8 @@ class Regularizers(ModuleDict):
             adapted = _view(classifier, weights, adapted_feats, members)
             source, source_maps = self._source_view(inputs[part], members)
             for name, regularizer in members.items():
+                if name in maps:
+                    _check_maps(maps[name], name, regularizer, classifier)
                 loss = regularizer(
                     _with_maps(source, source_maps.get(name)),
                     _with_maps(adapted, take_rows(maps.get(name), part, len(inputs))),
@@ -160,6 +162,27 @@ def _view(
         features=classifier.features_of(feats) if 'features' in fields else None,
         logits=classifier.logits_of(feats) if 'logits' in fields else None,
     )
+
+
+def _check_maps(
+    maps: dict[int, Tensor], name: str, regularizer: Regularizer, classifier: nn.Module
+) -> None:
+    for depth, modules in regularizer.outputs.modules.items():
+        trains = any(
+            value.requires_grad
+            for module in modules
+            for value in classifier.get_submodule(module).parameters()
+        )
+        if depth not in maps:
+            what = 'did not run in this forward pass'
+        elif trains and torch.is_grad_enabled() and not maps[depth].requires_grad:
+            what = 'lies within activation checkpointing, where outputs have no gradient'
+        else:
+            continue
+        raise ValueError(
+            f'the layer of depth {depth} ({", ".join(modules)}) {what}: name other layers in '
+            f'model.regularizers.{name}.layers'
+        )
 
 
 def _with_maps(view: ModelView | None, maps: dict[int, Tensor] | None) -> ModelView | None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import types
 from typing import Any
 
 from mmengine.model import ModuleDict
@@ -28,11 +27,6 @@ class SourceModel:
         losses = (classifier.alignments, classifier.regularizers)
         memo = {id(modules): ModuleDict() for modules in losses}
         self.classifier = detached_copy(classifier, memo)
-        for module in self.classifier.modules():
-            # A function that was put there, as activation checkpointing does, belongs to the
-            # original: it would compute with the weights that train.
-            if isinstance(vars(module).get('forward'), types.FunctionType):
-                del module.forward
         self.classifier.requires_grad_(False)
         if state is not None:
             self.classifier.load_state_dict(state)
