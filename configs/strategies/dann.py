@@ -17,6 +17,8 @@
 #        label_smoothing  of the domain labels
 #        spectral_norm    True bounds the domain classifier's slope layer by layer
 #        gradient_penalty weight of its squared slope at the features; not together with norm='BN'
+# Options of AdaptationClassifier (model.*)
+#        batch_statistics 'per_domain' normalises each domain by its own batch; 'joint' both by one
 # Note   A bottleneck goes between backbone and head, as a neck that has its own Linear, norm and ReLU:
 #        model.neck=dict(type='LinearNeck', in_channels=2048, out_channels=256, gap_dim=2,
 #        norm_cfg=dict(type='BN1d'), act_cfg=dict(type='ReLU'), _delete_=True); gap_dim=0 and no

@@ -86,5 +86,13 @@ def test_two_processes_pool_what_they_see():
 def test_nothing_to_adapt_or_nothing_to_see():
     with pytest.raises(ValueError, match='no batch norm with running statistics'):
         estimate_batch_statistics(nn.Linear(2, 2), [], None)
-    with pytest.raises(ValueError, match='no batch of target images came through the norm layer 1'):
+    with pytest.raises(ValueError, match='no batch of target images came through the norm layers'):
         estimate_batch_statistics(_network(), [], None)
+
+
+def test_a_layer_that_no_image_comes_through_stays():
+    network = _network()
+    network.unused = nn.BatchNorm1d(2)
+    batches = _batches()
+    assert estimate_batch_statistics(network, batches, lambda x: network[:7](x)) == 2
+    assert torch.equal(network.unused.running_mean, torch.zeros(2))

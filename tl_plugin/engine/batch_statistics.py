@@ -42,11 +42,10 @@ def estimate_batch_statistics(
     with _watching(model, moments), torch.no_grad():
         for batch in batches:
             forward(batch)
-    for name, layer in layers.items():
-        mean, variance = moments[layer].over_ranks(name)
-        layer.running_mean.copy_(mean)
-        layer.running_var.copy_(variance)
-    return len(layers)
+    found = [moments[layer].set_statistics(layer) for layer in layers.values()]
+    if not any(found):
+        raise ValueError('no batch of target images came through the norm layers')
+    return sum(found)
 
 
 def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -72,17 +71,19 @@ class _Moments:
         self.count += values.shape[1]
         self.sums += torch.stack([values.sum(1), values.square().sum(1)])
 
-    def over_ranks(self, name: str) -> tuple[Tensor, Tensor]:
-        """Mean and unbiased variance of what all processes saw."""
+    def set_statistics(self, layer: _BatchNorm) -> bool:
+        """Mean and unbiased variance of what all processes saw; False where they saw nothing."""
         totals = torch.cat([self.sums.flatten(), self.sums.new_tensor([self.count])])
         if get_world_size() > 1:
             all_reduce(totals)
         count = totals[-1]
         if count < 2:
-            raise ValueError(f'no batch of target images came through the norm layer {name}')
+            return False  # part of a loss, such as a discriminator's
         total, squares = totals[:-1].view(2, -1)
         mean = total / count
-        return mean, (squares - count * mean.square()).clamp(min=0) / (count - 1)
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_((squares - count * mean.square()).clamp(min=0) / (count - 1))
+        return True
 
 
 @contextmanager

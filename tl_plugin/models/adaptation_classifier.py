@@ -1,25 +1,36 @@
 from __future__ import annotations
 
-import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.model import ModuleDict
 from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
-
-from tl_plugin.functional import dry_run
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from .adversary_health import feature_health, gradient_ratio
-from .alignments import AdversarialAlignment, DomainBatch
-from .data_preprocessor import SOURCE, TARGET, TARGET_STRONG, DomainDataPreprocessor
+from .alignments import AdversarialAlignment, Alignments, DomainBatch
+from .data_preprocessor import SOURCE, TARGET, TARGET_STRONG
+from .domain_batches import (
+    Rows,
+    domain_rows,
+    labelled_rows,
+    labelled_samples,
+    labels_of,
+    sources_of,
+    weights_of,
+)
+from .fitting import build_module, domain_preprocessor, fit_head
 from .regularizers import Regularizers
-from .rows import channel_dim, one_vector, take_rows
+from .rows import one_vector, take_rows
+from .source_statistics import SourceStatistics
+from .teacher import Teacher
 
 FEATURE_STAGES = ('neck', 'pre_logits')
+BATCH_STATISTICS = ('joint', 'per_domain')
 
 
 @MODELS.register_module()
@@ -40,6 +51,10 @@ class AdaptationClassifier(ImageClassifier):
             model need a :class:`SourceModelHook` in ``custom_hooks``. Defaults to None.
         feature_stage: What alignments take for the features: 'pre_logits', the input of the head's
             last layer, or 'neck', what goes into the head. Defaults to 'pre_logits'.
+        batch_statistics: 'joint', one forward over both domains, or 'per_domain': a forward each,
+            with running statistics of their own (as domain-specific batch normalization, Chang et
+            al., CVPR 2019, arXiv 1906.03950, with shared weights). Prediction takes the target's,
+            unless :meth:`set_domain` says otherwise. Defaults to 'joint'.
         pretrained: As in ``ImageClassifier``. Defaults to None.
         train_cfg: As in ``ImageClassifier``; batch augmentations touch the source alone.
             Defaults to None.
@@ -60,57 +75,35 @@ class AdaptationClassifier(ImageClassifier):
         alignments: dict[str, dict] | None = None,
         regularizers: dict[str, dict] | None = None,
         feature_stage: str = 'pre_logits',
+        batch_statistics: str = 'joint',
         pretrained: str | None = None,
         train_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        backbone, neck = _build(backbone), _build(neck)
+        backbone, neck = build_module(backbone), build_module(neck)
         super().__init__(
             backbone=backbone,
             neck=neck,
-            head=_fit_head(head, backbone, neck),
+            head=fit_head(head, backbone, neck),
             pretrained=pretrained,
             train_cfg=train_cfg,
-            data_preprocessor=_domain_preprocessor(data_preprocessor),
+            data_preprocessor=domain_preprocessor(data_preprocessor),
             init_cfg=init_cfg,
         )
-        if feature_stage not in FEATURE_STAGES:
-            raise ValueError(
-                f'feature_stage must be one of {", ".join(FEATURE_STAGES)}, got {feature_stage!r}'
-            )
+        _check('feature_stage', feature_stage, FEATURE_STAGES)
+        _check('batch_statistics', batch_statistics, BATCH_STATISTICS)
         self.feature_stage = feature_stage
-        self.alignments = self._build_alignments(alignments or {})
+        self._domain = TARGET
+        self.source_statistics = SourceStatistics(self) if batch_statistics != 'joint' else None
+        self.alignments = Alignments(alignments or {}, self)
         self.regularizers = Regularizers(regularizers or {}, taken=('cls', *self.alignments))
+        momentum = self.alignments.teacher_momentum
+        self.teacher = None if momentum is None else Teacher(self, momentum)
+        # Neither is in the checkpoint: who sets them also knows them on resume.
+        self.register_buffer('class_weights', None, persistent=False)
+        self._pseudo_labels: Tensor | None = None
         self._measures_health = False
-
-    def _build_alignments(self, configs: dict[str, dict]) -> ModuleDict:
-        configs = {name: cfg for name, cfg in configs.items() if cfg is not None}
-        for name in configs:
-            if not name.isidentifier() or 'loss' in name:
-                raise ValueError(
-                    f'the name of an alignment must be a Python identifier without "loss" in it, '
-                    f'got {name!r}: it becomes loss_<name> in the log, and mmengine adds up every '
-                    'value that has "loss" in its name'
-                )
-        if not configs:
-            return ModuleDict()
-        if not hasattr(self.head, 'pre_logits'):
-            raise ValueError(
-                f'alignments read head.pre_logits(features), which {type(self.head).__name__} '
-                'has not; use a head that derives from mmpretrain ClsHead'
-            )
-        features = dry_run(self, lambda model, x: model.features_of(model.extract_feat(x)))
-        default = {
-            'in_features': features.shape[1],
-            'num_classes': getattr(self.head, 'num_classes', None) or self._num_logits(),
-        }
-        return ModuleDict(
-            {name: MODELS.build(cfg, default_args=default) for name, cfg in configs.items()}
-        )
-
-    def _num_logits(self) -> int:
-        return dry_run(self, lambda model, x: model.logits_of(model.extract_feat(x))).shape[1]
 
     def set_progress(self, progress: float) -> None:
         """Tells which part of training is done; the train loop does so before every step.
@@ -128,11 +121,7 @@ class AdaptationClassifier(ImageClassifier):
 
     def adversaries(self) -> dict[str, AdversarialAlignment]:
         """The alignments that play against the features, by name."""
-        return {
-            name: alignment
-            for name, alignment in self.alignments.items()
-            if isinstance(alignment, AdversarialAlignment)
-        }
+        return self.alignments.adversaries()
 
     def measure_health(self, active: bool = True) -> None:
         """Switches on or off what costs a little: in each loss, the health of the adaptation.
@@ -142,6 +131,57 @@ class AdaptationClassifier(ImageClassifier):
         ``feature_spread`` of both domains together.
         """
         self._measures_health = active
+
+    def set_domain(self, domain: str) -> None:
+        """Tells whose images are predicted from now on, where statistics are kept by domain.
+
+        Args:
+            domain: 'source'; any other name means the target.
+        """
+        self._domain = domain
+
+    def set_class_weights(self, weights: Tensor | None) -> None:
+        """Weighs source images by class, in the classification loss and in alignments that can.
+
+        Args:
+            weights: One a class, (K,), mean 1 over the source images; None for equal ones.
+        """
+        device = next(self.parameters()).device
+        self.class_weights = None if weights is None else weights.float().to(device)
+
+    def set_pseudo_labels(self, labels: Tensor | None) -> None:
+        """Gives target images labels that a hook has found, for alignments that read them.
+
+        Args:
+            labels: By index in the target data set, -1 for none; None takes them away.
+        """
+        self._pseudo_labels = labels
+
+    def extract_feat(self, inputs: Tensor, stage: str = 'neck') -> Any:
+        """As in ``ImageClassifier``, with the batch statistics of the domain."""
+        if self.source_statistics is None or self._domain != SOURCE:
+            return super().extract_feat(inputs, stage)
+        with self.source_statistics.in_place(self):
+            return super().extract_feat(inputs, stage)
+
+    @contextmanager
+    def _images_of(self, domain: str) -> Iterator[None]:
+        before, self._domain = self._domain, domain
+        try:
+            yield
+        finally:
+            self._domain = before
+
+    def _extract(self, inputs: Tensor, rows: dict[str, slice]) -> Any:
+        if self.source_statistics is None:
+            return self.extract_feat(inputs)
+        split = rows[SOURCE].stop if SOURCE in rows else 0
+        feats = []
+        for domain, part in ((SOURCE, inputs[:split]), (TARGET, inputs[split:])):
+            if len(part):
+                with self._images_of(domain):
+                    feats.append(self.extract_feat(part))
+        return feats[0] if len(feats) == 1 else tree_map(_join, *feats)
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Losses of a joint batch (source first, then target) or of an ordinary one.
@@ -157,23 +197,25 @@ class AdaptationClassifier(ImageClassifier):
         Raises:
             ValueError: If there are alignments and no target images.
         """
-        rows = _domain_rows(data_samples)
+        rows = domain_rows(data_samples)
         if self.alignments and TARGET not in rows:
             raise ValueError(
                 f'alignments ({", ".join(self.alignments)}) need target images and this batch has '
                 "none: set train_cfg = dict(type='AdaptationTrainLoop', target_dataloader=..., ...)"
             )
         with self.regularizers.reading(self) as maps:
-            feats = self.extract_feat(inputs)
-        losses = self._classification_loss(feats, data_samples, rows[SOURCE])
+            feats = self._extract(inputs, rows)
+        losses = self._classification_loss(feats, data_samples, labelled_rows(data_samples, rows))
         if self.alignments:
-            losses.update(self._alignment_losses(feats, data_samples, rows))
+            losses.update(self._alignment_losses(inputs, feats, data_samples, rows))
         losses.update(self.regularizers(self, inputs, feats, maps, rows))
         if self._measures_health and self.alignments and torch.is_grad_enabled():
             losses.update(self._health(feats, losses))
         return losses
 
     def _health(self, feats: Any, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        if 'loss_cls' not in losses:
+            return {}
         ratios = {
             f'{name}_gradient_ratio': gradient_ratio(
                 losses[f'loss_{name}'], losses['loss_cls'], feats
@@ -183,34 +225,66 @@ class AdaptationClassifier(ImageClassifier):
         return {key: ratio for key, ratio in ratios.items() if ratio is not None}
 
     def _classification_loss(
-        self, feats: Any, data_samples: list[DataSample], rows: slice
+        self, feats: Any, data_samples: list[DataSample], rows: Rows
     ) -> dict[str, Tensor]:
-        losses = self.head.loss(take_rows(feats, rows, len(data_samples)), data_samples[rows])
+        samples = labelled_samples(data_samples, rows)
+        if not samples:
+            return {}
+        options = {}
+        if self.class_weights is not None:
+            options['weight'] = weights_of(samples, self.class_weights)
+        losses = self.head.loss(take_rows(feats, rows, len(data_samples)), samples, **options)
         return {('loss_cls' if key == 'loss' else key): value for key, value in losses.items()}
 
     def _alignment_losses(
-        self, feats: Any, data_samples: list[DataSample], rows: dict[str, slice]
+        self,
+        inputs: Tensor,
+        feats: Any,
+        data_samples: list[DataSample],
+        rows: dict[str, slice],
     ) -> dict[str, Tensor]:
         features = self.features_of(feats)
-        needs_logits = any(alignment.needs_logits for alignment in self.alignments.values())
-        logits = self.logits_of(feats) if needs_logits else None
+        logits = self.logits_of(feats) if self.alignments.needs_logits else None
         source, target = (
             DomainBatch(
-                features=features[rows[domain]],
-                logits=None if logits is None else logits[rows[domain]],
-                labels=_labels(data_samples[rows[domain]], features.device),
+                features=features[part],
+                logits=None if logits is None else logits[part],
+                labels=labels_of(data_samples[part], features.device),
             )
-            for domain in (SOURCE, TARGET)
+            for part in (rows.get(SOURCE, slice(0, 0)), rows[TARGET])
         )
-        if logits is not None and TARGET_STRONG in rows:
-            target = target._replace(strong_logits=logits[rows[TARGET_STRONG]])
-        losses = {}
-        for name, alignment in self.alignments.items():
-            losses[f'loss_{name}'] = alignment.loss_weight * alignment(source, target)
-            losses.update({f'{name}_{key}': log for key, log in alignment.diagnostics.items()})
+        source = source._replace(**self._about_source(data_samples[: len(source.features)]))
+        target = target._replace(**self._about_target(inputs, logits, data_samples, rows))
+        losses = self.alignments(source, target)
         if self._measures_health:
             losses.update(feature_health(features))
         return losses
+
+    def _about_source(self, samples: list[DataSample]) -> dict[str, Tensor | None]:
+        device = next(self.parameters()).device
+        weights = self.class_weights
+        return dict(
+            domains=sources_of(samples, self.alignments.num_sources, device),
+            weights=None if weights is None else weights_of(samples, weights),
+        )
+
+    def _about_target(
+        self,
+        inputs: Tensor,
+        logits: Tensor | None,
+        data_samples: list[DataSample],
+        rows: dict[str, slice],
+    ) -> dict[str, Tensor]:
+        found = {}
+        if logits is not None and TARGET_STRONG in rows:
+            found['strong_logits'] = logits[rows[TARGET_STRONG]]
+        if self.teacher is not None:
+            self.teacher.follow(self)
+            found['teacher_logits'] = self.teacher(self, inputs[rows[TARGET]])
+        if self._pseudo_labels is not None:
+            indices = [sample.sample_idx for sample in data_samples[rows[TARGET]]]
+            found['pseudo_labels'] = self._pseudo_labels[indices].to(inputs.device)
+        return found
 
     def features_of(self, feats: Any) -> Tensor:
         """One vector an image, (N, D), out of what ``extract_feat`` gives."""
@@ -223,68 +297,10 @@ class AdaptationClassifier(ImageClassifier):
         return one_vector(self.head(feats))
 
 
-def _build(cfg: Any) -> nn.Module | None:
-    # A list of configs, as HRNet's necks are, builds a sequence of them.
-    return cfg if cfg is None or isinstance(cfg, nn.Module) else MODELS.build(cfg)
+def _check(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f'{name} must be one of {", ".join(known)}, got {value!r}')
 
 
-def _domain_preprocessor(cfg: Any) -> Any:
-    if cfg is None or isinstance(cfg, dict):
-        cfg = dict(cfg or {})
-        kind = cfg.get('type')
-        if kind is None or (isinstance(kind, str) and kind.split('.')[-1] == 'ClsDataPreprocessor'):
-            cfg['type'] = DomainDataPreprocessor
-        return cfg
-    if not isinstance(cfg, DomainDataPreprocessor):
-        raise ValueError(
-            'AdaptationClassifier gets pairs of batches and needs a DomainDataPreprocessor, '
-            f'got {type(cfg).__name__}'
-        )
-    return cfg
-
-
-def _fit_head(head: Any, backbone: nn.Module, neck: nn.Module | None) -> Any:
-    """Fills in ``in_channels`` where it is missing, refuses one that doesn't fit."""
-    if not isinstance(head, dict):
-        return head
-    head_class = MODELS.get(head['type']) if isinstance(head['type'], str) else head['type']
-    parameters = inspect.signature(head_class).parameters if head_class else {}
-    if 'in_channels' not in parameters:
-        return head
-    width = _feature_width(backbone, neck)
-    given = head.get('in_channels')
-    if given is None:
-        return {**head, 'in_channels': width}
-    if isinstance(given, int) and given != width:
-        raise ValueError(
-            f'head.in_channels is {given}, but {type(backbone).__name__}'
-            f'{" with " + type(neck).__name__ if neck is not None else ""} gives features of width '
-            f'{width}: set in_channels={width}, or leave it out'
-        )
-    return head
-
-
-def _feature_width(backbone: nn.Module, neck: nn.Module | None) -> int:
-    stages = nn.Sequential(backbone, *([neck] if neck is not None else []))
-    feats = dry_run(stages, lambda network, inputs: network(inputs))
-    last = feats[-1] if isinstance(feats, (tuple, list)) else feats
-    last = tree_flatten(last)[0][-1]  # [patch tokens, class token]: heads read the class token
-    return last.shape[channel_dim(last)]
-
-
-def _domain_rows(data_samples: list[DataSample]) -> dict[str, slice]:
-    """Where each domain stands in a batch; an ordinary batch is all source."""
-    domains = [sample.get('domain', SOURCE) for sample in data_samples]
-    rows, start = {}, 0
-    for name in dict.fromkeys(domains):
-        rows[name] = slice(start, start + domains.count(name))
-        start = rows[name].stop
-    return rows
-
-
-def _labels(samples: list[DataSample], device: torch.device) -> Tensor | None:
-    if any('gt_score' in sample for sample in samples):
-        return None  # mixed images have no single label
-    labels = [sample.gt_label[:1] if 'gt_label' in sample else None for sample in samples]
-    unlabelled = torch.full((1,), -1, dtype=torch.long, device=device)
-    return torch.cat([unlabelled if label is None else label.to(device) for label in labels])
+def _join(*parts: Any) -> Any:
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]

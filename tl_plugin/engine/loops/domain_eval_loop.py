@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.evaluator import Evaluator
+from mmengine.model import is_model_wrapper
 from mmengine.runner import TestLoop, ValLoop
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 from .inherit import inherit_dataloader
 
 SOURCE = 'source'
+TARGET = 'target'
 
 
 class _SeveralDomains:
@@ -74,7 +76,7 @@ class _SeveralDomains:
     def _evaluate_domains(self) -> dict[str, Any]:
         metrics = {}
         for name, (loader, evaluator) in self._domains.items():
-            self.domain = name
+            self._announce(name)
             # Where `run_iter` and the hooks that log progress look.
             self.dataloader, self.evaluator = loader, evaluator
             for idx, data_batch in enumerate(loader):
@@ -82,7 +84,19 @@ class _SeveralDomains:
             found = evaluator.evaluate(len(loader.dataset))
             metrics.update({f'{name}/{metric}': value for metric, value in found.items()})
         self.dataloader, self.evaluator = self._domains[SOURCE]
+        announce_domain(self.runner.model, TARGET)
         return metrics
+
+    def _announce(self, name: str) -> None:
+        self.domain = name
+        announce_domain(self.runner.model, name)
+
+
+def announce_domain(model: Any, name: str) -> None:
+    """Tells a model that keeps statistics by domain whose images come; it predicts the target's."""
+    model = model.module if is_model_wrapper(model) else model
+    if hasattr(model, 'set_domain'):
+        model.set_domain(name)
 
 
 @LOOPS.register_module()

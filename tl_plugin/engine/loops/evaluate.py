@@ -6,6 +6,8 @@ import torch
 from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
 
+from .domain_eval_loop import TARGET, announce_domain
+
 
 @torch.no_grad()
 def evaluate(runner: Runner, loop: Any) -> dict[str, Any]:
@@ -24,6 +26,7 @@ def evaluate(runner: Runner, loop: Any) -> dict[str, Any]:
     found = {}
     domains = getattr(loop, 'domains', {'': (loop.dataloader, loop.evaluator)})
     for name, (loader, evaluator) in domains.items():
+        announce_domain(model, name or TARGET)
         for batch in loader:
             with autocast(enabled=loop.fp16):
                 outputs = model.val_step(batch)
@@ -31,6 +34,7 @@ def evaluate(runner: Runner, loop: Any) -> dict[str, Any]:
         metrics = evaluator.evaluate(len(loader.dataset))
         prefix = f'{name}/' if name else ''
         found.update({f'{prefix}{key}': value for key, value in metrics.items()})
+    announce_domain(model, TARGET)
     for module, mode in modes.items():
         module.training = mode
     return found

@@ -1,5 +1,6 @@
 from .adversarial import AdversarialAlignment
 from .afn import AFNAlignment
+from .alignments import Alignments
 from .base import Alignment, DomainBatch
 from .bsp import BSPAlignment
 from .cdan_head import CDANHead
@@ -17,6 +18,7 @@ __all__ = [
     'AFNAlignment',
     'AdversarialAlignment',
     'Alignment',
+    'Alignments',
     'BSPAlignment',
     'CDANHead',
     'DANAlignment',

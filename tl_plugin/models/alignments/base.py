@@ -18,12 +18,21 @@ class DomainBatch(NamedTuple):
             (mixup, cutmix) left no single label.
         strong_logits: Scores of a strongly augmented view of the same images, (N, K). None unless
             the train loop has a ``strong_view`` and an alignment ``needs_logits``.
+        teacher_logits: Scores of the mean teacher, (N, K). None unless an alignment has a
+            ``teacher_momentum``.
+        domains: Which of several sources each image is from, (N,). None where the data don't say.
+        weights: What each image counts, mean 1 over the domain, (N,). None for equal ones.
+        pseudo_labels: Labels that a hook has found, (N,), -1 for none. None without such a hook.
     """
 
     features: Tensor
     logits: Tensor | None = None
     labels: Tensor | None = None
     strong_logits: Tensor | None = None
+    teacher_logits: Tensor | None = None
+    domains: Tensor | None = None
+    weights: Tensor | None = None
+    pseudo_labels: Tensor | None = None
 
 
 class Alignment(BaseModule):
@@ -46,6 +55,12 @@ class Alignment(BaseModule):
 
     #: Whether :meth:`forward` reads ``DomainBatch.logits``, which cost one more head forward.
     needs_logits = False
+
+    #: How slowly a mean teacher follows, for one that reads ``DomainBatch.teacher_logits``.
+    teacher_momentum: float | None = None
+
+    #: How many sources it tells apart by ``DomainBatch.domains``; 1 takes them all for one.
+    num_sources = 1
 
     def __init__(
         self,

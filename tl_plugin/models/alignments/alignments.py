@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.model import ModuleDict
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from tl_plugin.functional import dry_run
+
+from .adversarial import AdversarialAlignment
+from .base import DomainBatch
+
+
+class Alignments(ModuleDict):
+    """All alignments of a classifier.
+
+    Args:
+        configs: Name -> config of an :class:`Alignment`; None switches one off.
+        classifier: The :class:`AdaptationClassifier`, whose widths they take.
+
+    Raises:
+        ValueError: If a name can't be one, or the classifier's head has no features to give.
+    """
+
+    def __init__(self, configs: dict[str, dict | None], classifier: nn.Module) -> None:
+        configs = {name: cfg for name, cfg in configs.items() if cfg is not None}
+        for name in configs:
+            if not name.isidentifier() or 'loss' in name:
+                raise ValueError(
+                    f'the name of an alignment must be a Python identifier without "loss" in it, '
+                    f'got {name!r}: it becomes loss_<name> in the log, and mmengine adds up every '
+                    'value that has "loss" in its name'
+                )
+        widths = _widths(classifier) if configs else {}
+        super().__init__(
+            {name: MODELS.build(cfg, default_args=widths) for name, cfg in configs.items()}
+        )
+
+    def adversaries(self) -> dict[str, AdversarialAlignment]:
+        """Those that play against the features, by name."""
+        return {
+            name: alignment
+            for name, alignment in self.items()
+            if isinstance(alignment, AdversarialAlignment)
+        }
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether one of them reads the head's scores."""
+        return any(alignment.needs_logits for alignment in self.values())
+
+    @property
+    def num_sources(self) -> int | None:
+        """How many sources the data have to tell apart; None where that matters to none."""
+        known = [alignment.num_sources for alignment in self.values()]
+        return min((number for number in known if number > 1), default=None)
+
+    @property
+    def teacher_momentum(self) -> float | None:
+        """That of the one mean teacher; None where nobody reads it."""
+        momenta = {alignment.teacher_momentum for alignment in self.values()} - {None}
+        if len(momenta) > 1:
+            raise ValueError(
+                f'a classifier has one teacher, got several teacher_momentum: {sorted(momenta)}'
+            )
+        return next(iter(momenta), None)
+
+    def forward(self, source: DomainBatch, target: DomainBatch) -> dict[str, Tensor]:
+        """``loss_<name>`` of each, weighted, and ``<name>_<key>`` of what it logs."""
+        found = {}
+        for name, alignment in self.items():
+            found[f'loss_{name}'] = alignment.loss_weight * alignment(source, target)
+            found.update({f'{name}_{key}': log for key, log in alignment.diagnostics.items()})
+        return found
+
+
+def _widths(classifier: Any) -> dict[str, int]:
+    head = classifier.head
+    if not hasattr(head, 'pre_logits'):
+        raise ValueError(
+            f'alignments read head.pre_logits(features), which {type(head).__name__} '
+            'has not; use a head that derives from mmpretrain ClsHead'
+        )
+    features = dry_run(classifier, lambda model, x: model.features_of(model.extract_feat(x)))
+    num_classes = getattr(head, 'num_classes', None)
+    if not num_classes:
+        logits = dry_run(classifier, lambda model, x: model.logits_of(model.extract_feat(x)))
+        num_classes = logits.shape[1]
+    return {'in_features': features.shape[1], 'num_classes': num_classes}

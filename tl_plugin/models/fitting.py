@@ -1,0 +1,66 @@
+"""Fits the parts of a classifier together."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from mmpretrain.registry import MODELS
+from torch import nn
+from torch.utils._pytree import tree_flatten
+
+from tl_plugin.functional import dry_run
+
+from .data_preprocessor import DomainDataPreprocessor
+from .rows import channel_dim
+
+
+def build_module(cfg: Any) -> nn.Module | None:
+    """Builds a backbone or neck, if it isn't built yet."""
+    # A list of configs, as HRNet's necks are, builds a sequence of them.
+    return cfg if cfg is None or isinstance(cfg, nn.Module) else MODELS.build(cfg)
+
+
+def domain_preprocessor(cfg: Any) -> Any:
+    """Makes a stock preprocessor one that takes pairs of batches, refuses what can't be one."""
+    if cfg is None or isinstance(cfg, dict):
+        cfg = dict(cfg or {})
+        kind = cfg.get('type')
+        if kind is None or (isinstance(kind, str) and kind.split('.')[-1] == 'ClsDataPreprocessor'):
+            cfg['type'] = DomainDataPreprocessor
+        return cfg
+    if not isinstance(cfg, DomainDataPreprocessor):
+        raise ValueError(
+            'AdaptationClassifier gets pairs of batches and needs a DomainDataPreprocessor, '
+            f'got {type(cfg).__name__}'
+        )
+    return cfg
+
+
+def fit_head(head: Any, backbone: nn.Module, neck: nn.Module | None) -> Any:
+    """Fills in ``in_channels`` where it is missing, refuses one that doesn't fit."""
+    if not isinstance(head, dict):
+        return head
+    head_class = MODELS.get(head['type']) if isinstance(head['type'], str) else head['type']
+    parameters = inspect.signature(head_class).parameters if head_class else {}
+    if 'in_channels' not in parameters:
+        return head
+    width = _feature_width(backbone, neck)
+    given = head.get('in_channels')
+    if given is None:
+        return {**head, 'in_channels': width}
+    if isinstance(given, int) and given != width:
+        raise ValueError(
+            f'head.in_channels is {given}, but {type(backbone).__name__}'
+            f'{" with " + type(neck).__name__ if neck is not None else ""} gives features of width '
+            f'{width}: set in_channels={width}, or leave it out'
+        )
+    return head
+
+
+def _feature_width(backbone: nn.Module, neck: nn.Module | None) -> int:
+    stages = nn.Sequential(backbone, *([neck] if neck is not None else []))
+    feats = dry_run(stages, lambda network, inputs: network(inputs))
+    last = feats[-1] if isinstance(feats, (tuple, list)) else feats
+    last = tree_flatten(last)[0][-1]  # [patch tokens, class token]: heads read the class token
+    return last.shape[channel_dim(last)]

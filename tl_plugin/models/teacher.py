@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .rows import one_vector
+
+_PARTS = ('backbone.', 'neck.', 'head.')
+
+
+class Teacher(nn.Module):
+    r"""Weights of a classifier that follow its own slowly, and what it would say with them.
+
+    Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017, arXiv 1703.01780:
+    :math:`\theta' \leftarrow \alpha \theta' + (1 - \alpha) \theta` with
+    :math:`\alpha = \min(m, t / (t + 1))` after t updates, so that the first one copies and the mean
+    of the first few isn't held back by where it began. Running statistics follow, too.
+
+    All of it is buffers: in the checkpoint, and nothing that optimizers or freezing see.
+
+    Args:
+        classifier: Whose backbone, neck and head are followed.
+        momentum: m, in [0, 1).
+
+    Raises:
+        ValueError: If the momentum is out of its range.
+    """
+
+    def __init__(self, classifier: nn.Module, momentum: float) -> None:
+        super().__init__()
+        if not 0 <= momentum < 1:
+            raise ValueError(f'teacher_momentum must be in [0, 1), got {momentum}')
+        self.momentum = momentum
+        for name, value in _state(classifier).items():
+            self.register_buffer(_key(name), value.detach().clone())
+        self.register_buffer('updates', torch.zeros(()))
+
+    @torch.no_grad()
+    def follow(self, classifier: nn.Module) -> None:
+        """One update. Called before each step it is the same as after each, and resumes exactly."""
+        ours, theirs = [], []
+        for name, value in _state(classifier).items():
+            own = self._buffers[_key(name)]
+            if own.is_floating_point():
+                ours.append(own)
+                theirs.append(value.detach())
+            else:
+                own.copy_(value)
+        share = 1 - (self.updates / (self.updates + 1)).clamp(max=self.momentum)
+        steps = torch._foreach_sub(theirs, ours)
+        torch._foreach_mul_(steps, share)
+        torch._foreach_add_(ours, steps)
+        self.updates += 1
+
+    @torch.no_grad()
+    def forward(self, classifier: nn.Module, inputs: Tensor) -> Tensor:
+        """Scores of images, (N, K), by the classifier in eval mode with the teacher's weights."""
+        state = {name: self._buffers[_key(name)] for name in _state(classifier)}
+        with _in_eval_mode(classifier):
+            scores = torch.func.functional_call(classifier, state, (inputs,), dict(mode='tensor'))
+        return one_vector(scores)
+
+
+def _state(classifier: nn.Module) -> dict[str, Tensor]:
+    named = [*classifier.named_parameters(), *classifier.named_buffers()]
+    return {name: value for name, value in named if name.startswith(_PARTS)}
+
+
+def _key(name: str) -> str:
+    return name.replace('.', '/')
+
+
+@contextmanager
+def _in_eval_mode(classifier: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in classifier.modules()]
+    classifier.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
