@@ -14,6 +14,7 @@ from .gather import gather_ranks
 from .gradient_penalty import input_gradient_penalty
 from .gradient_reversal import gradient_reversal
 from .hollow import hollow_copy
+from .interpolation import interpolate_weights
 from .kernels import gaussian_kernel, squared_distances
 from .margin_disparity import log_one_minus_softmax, margin_disparity_loss
 from .mmd import BANDWIDTHS, joint_maximum_mean_discrepancy, maximum_mean_discrepancy
@@ -50,6 +51,7 @@ __all__ = [
     'hard_feature_norm_loss',
     'hollow_copy',
     'input_gradient_penalty',
+    'interpolate_weights',
     'joint_maximum_mean_discrepancy',
     'largest_singular_values',
     'log_one_minus_softmax',

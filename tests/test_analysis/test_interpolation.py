@@ -1,0 +1,170 @@
+"""Interpolation between two trained models: exact ends, honest choice, an ordinary checkpoint."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from tests.toy import target, toy_config, train
+from tl_plugin.analysis.interpolation import (
+    Interpolation,
+    Point,
+    choose,
+    load_weights,
+    plain_model_config,
+)
+from tl_plugin.functional import interpolate_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+DOMAINS = {
+    'val_cfg': dict(type='DomainValLoop', dataloaders=dict(target=dict(dataset=dict(shift=0.5)))),
+    'test_cfg': dict(type='DomainTestLoop', dataloaders=dict(target=dict(dataset=dict(shift=0.5)))),
+}
+
+
+def _config(folder, **options):
+    return toy_config(folder, ('dann',), {**target(), **DOMAINS, **options}, max_epochs=1)
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory):
+    """A source model and what DANN made of it."""
+    folder = tmp_path_factory.mktemp('interpolation')
+    train(toy_config(folder / 'source', max_epochs=1))
+    source = folder / 'source' / 'epoch_1.pth'
+    train(_config(folder / 'adapted', load_from=str(source)))
+    return source, folder / 'adapted' / 'epoch_1.pth'
+
+
+def _interpolation(checkpoints, folder, options=None, **kwargs):
+    cfg = plain_model_config(_config(folder, **(options or {})))
+    cfg.experiment_name = f'interpolation_{torch.rand(1).item()}'
+    weights = [load_weights(path)[0] for path in checkpoints]
+    return Interpolation(Runner.from_cfg(cfg), *weights, **kwargs)
+
+
+class TestWeights:
+    def test_values_are_numpys(self):
+        source, adapted = ({'w': torch.randn(3, 4), 'n': torch.tensor(step)} for step in (3, 5))
+        for alpha in (0.0, 0.3, 1.0):
+            found = interpolate_weights(source, adapted, alpha)
+            expected = (1 - alpha) * source['w'].numpy() + alpha * adapted['w'].numpy()
+            np.testing.assert_allclose(found['w'], expected, rtol=1e-6, atol=1e-7)
+            assert found['n'] == 5
+
+    def test_the_ends_are_the_models_to_the_bit(self):
+        source, adapted = ({'w': torch.randn(100) * 1e3} for _ in range(2))
+        assert torch.equal(interpolate_weights(source, adapted, 0.0)['w'], source['w'])
+        assert torch.equal(interpolate_weights(source, adapted, 1.0)['w'], adapted['w'])
+
+    def test_heads_of_different_widths_are_told(self):
+        source, adapted = ({'head.fc.weight': torch.zeros(width, 4)} for width in (3, 5))
+        message = r'head.fc.weight has the shape \(3, 4\) .* \(5, 4\) .* the same classes'
+        with pytest.raises(ValueError, match=message):
+            interpolate_weights(source, adapted, 0.5)
+
+    def test_different_networks_are_told(self):
+        message = 'head.bias is only in the adapted one'
+        with pytest.raises(ValueError, match=message):
+            interpolate_weights({}, {'head.bias': torch.zeros(1)}, 0.5)
+
+
+class TestChoice:
+    POINTS = [
+        Point(0.0, 90.0, 50.0, 'own'), Point(1.0, 80.0, 70.0, 'own'),
+        Point(0.2, 89.0, 60.0, 'estimated'), Point(0.4, 89.5, 60.0, 'estimated'),
+        Point(0.6, 88.9, 68.0, 'estimated'),
+    ]  # fmt: skip
+
+    def test_best_target_within_the_budget_and_of_equals_the_better_source(self):
+        assert choose(self.POINTS, budget=1.0).point.alpha == 0.4
+        assert choose(self.POINTS, budget=0.0).point == self.POINTS[0]
+        assert choose(self.POINTS, budget=1.1).point.alpha == 0.6
+
+    def test_best_mean(self):
+        assert choose(self.POINTS, 'mean').point.alpha == 0.6
+        assert 'mean' in choose(self.POINTS, 'mean').why
+
+    def test_wrong_arguments(self):
+        with pytest.raises(ValueError, match="budget, mean, got 'median'"):
+            choose(self.POINTS, 'median')
+        with pytest.raises(ValueError, match='at least 0 points, got -1'):
+            choose(self.POINTS, budget=-1)
+
+
+class TestSweep:
+    def test_ends_as_they_are_are_what_the_checkpoints_are(self, checkpoints, tmp_path):
+        points = list(_interpolation(checkpoints, tmp_path).sweep([0.0, 0.5, 1.0]))
+        assert [(point.alpha, point.statistics) for point in points] == [
+            (0, 'own'), (1, 'own'), (0, 'estimated'), (0.5, 'estimated'), (1, 'estimated')
+        ]  # fmt: skip
+        for point, path in zip(points, checkpoints):
+            cfg = _config(tmp_path, load_from=str(path))
+            cfg.experiment_name = f'test_{torch.rand(1).item()}'
+            found = Runner.from_cfg(cfg).test()  # here the test images are the validation images
+            assert point.source == found['source/accuracy/top1']
+            assert point.target == found['target/accuracy/top1']
+
+    def test_statistics_are_those_of_the_named_domains(self, checkpoints, tmp_path):
+        means = {}
+        for domains in (['source'], ['target'], None):
+            interpolation = _interpolation(checkpoints, tmp_path, statistics=domains)
+            weights = interpolation.weights(Point(0.0, 0.0, 0.0, 'estimated'))
+            again = interpolation.weights(Point(0.0, 0.0, 0.0, 'estimated'))
+            assert all(torch.equal(value, again[name]) for name, value in weights.items())
+            means[tuple(interpolation.statistics)] = weights['backbone.bn1.running_mean']
+        source, target_, both = means.values()
+        assert list(means)[2] == ('source', 'target')
+        # 12 source images and 9 target images (a last one by itself gives no statistics).
+        assert not torch.allclose(source, target_)
+        torch.testing.assert_close(both, (12 * source + 8 * target_) / 20)
+
+    def test_without_estimating_statistics_are_interpolated(self, checkpoints, tmp_path):
+        interpolation = _interpolation(checkpoints, tmp_path, statistics=[])
+        points = list(interpolation.sweep([0.0, 0.5, 1.0]))
+        assert [point.statistics for point in points] == ['own', 'own', 'interpolated']
+        source, adapted = (load_weights(path)[0] for path in checkpoints)
+        name = 'backbone.bn1.running_var'
+        found = interpolation.weights(points[-1])[name]
+        torch.testing.assert_close(found, (source[name] + adapted[name]) / 2)
+
+    def test_what_the_config_lacks_is_named(self, checkpoints, tmp_path):
+        with pytest.raises(ValueError, match="set val_cfg = dict\\(type='DomainValLoop'"):
+            _interpolation(checkpoints, tmp_path, {'val_cfg': dict(_delete_=True)})
+        with pytest.raises(ValueError, match='statistics of target need training images'):
+            train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=1)
+            _interpolation(checkpoints, tmp_path, {'train_cfg': train_cfg}, statistics=['target'])
+        with pytest.raises(ValueError, match='no source/f1, but source/accuracy/top1'):
+            list(_interpolation(checkpoints, tmp_path, metric='f1').sweep([0.5]))
+        with pytest.raises(FileNotFoundError, match=r'no checkpoint at .*missing\.pth'):
+            load_weights(tmp_path / 'missing.pth')
+
+
+def test_the_tool_writes_what_it_says(checkpoints, tmp_path):
+    cfg = _config(tmp_path)
+    cfg.custom_imports = dict(imports=['tests.toy', 'tl_plugin'])
+    cfg.dump(str(tmp_path / 'config.py'))
+    command = [sys.executable, str(ROOT / 'tools/interpolate.py'), str(tmp_path / 'config.py'),
+               *map(str, checkpoints), '--alphas', '0', '0.5', '--rule', 'mean',
+               '--work-dir', str(tmp_path / 'out')]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / 'out/interpolation.json').read_text())
+    chosen = found['chosen']
+    assert len(found['points']) == 4 and f'Chosen: alpha {chosen["alpha"]:g}' in done.stdout
+    assert (tmp_path / 'out/interpolation.png').read_bytes().startswith(b'\x89PNG')
+    # An ordinary checkpoint: tested, it has the accuracy that the table says.
+    written = tmp_path / 'out/interpolated.pth'
+    assert set(torch.load(written)['state_dict']) == set(load_weights(checkpoints[0])[0])
+    cfg = _config(tmp_path / 'test', load_from=str(written))
+    cfg.experiment_name = 'written'
+    metrics = Runner.from_cfg(cfg).test()
+    assert metrics['target/accuracy/top1'] == pytest.approx(chosen['target'])
+    assert metrics['source/accuracy/top1'] == pytest.approx(chosen['source'])

@@ -1,0 +1,228 @@
+"""What lies between the source model and the adapted one: WiSE-FT, measured on both domains."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader, Runner, set_random_seed
+from torch import Tensor
+
+from tl_plugin.engine.batch_statistics import estimate_batch_statistics, norm_layers
+from tl_plugin.engine.loops.evaluate import evaluate
+from tl_plugin.engine.loops.inherit import inherit_dataloader
+from tl_plugin.functional import interpolate_weights
+
+RULES = ('budget', 'mean')
+_LOSSES = ('alignments.', 'regularizers.')
+
+
+class Point(NamedTuple):
+    """One model between the two, and what it is worth.
+
+    Attributes:
+        alpha: 0 is the source model, 1 the adapted one.
+        source: Metric on source validation images, in percent.
+        target: Metric on target validation images, in percent.
+        statistics: Of batches: 'estimated' anew at this alpha, 'interpolated' like weights, or
+            the checkpoint's 'own'.
+    """
+
+    alpha: float
+    source: float
+    target: float
+    statistics: str
+
+
+class Choice(NamedTuple):
+    """A point and why it was chosen."""
+
+    point: Point
+    why: str
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Reads a classifier's weights and the ``meta`` of its checkpoint, without alignments.
+
+    Args:
+        path: A checkpoint of mmengine, on disk or at any address that it reads.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no weights.
+    """
+    if '://' not in str(path) and not Path(path).is_file():
+        raise FileNotFoundError(f'no checkpoint at {Path(path).absolute()}')
+    checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+    if 'state_dict' not in checkpoint:
+        raise ValueError(
+            f'{path} holds no state_dict but {", ".join(map(str, list(checkpoint)[:5]))}: expected '
+            'a checkpoint of mmengine'
+        )
+    weights = checkpoint['state_dict']
+    kept = {name: value for name, value in weights.items() if not name.startswith(_LOSSES)}
+    return kept, checkpoint.get('meta', {})
+
+
+def plain_model_config(cfg: Config) -> Config:
+    """A copy of a config whose model has neither alignments nor regularizers, to evaluate."""
+    cfg = copy.deepcopy(cfg)
+    for name in ('alignments', 'regularizers'):
+        cfg.model.pop(name, None)
+    cfg.load_from, cfg.resume = None, False
+    return cfg
+
+
+class Interpolation:
+    """Sweeps from the source model to the adapted one.
+
+    Args:
+        runner: Of the config of both, whose validation is a ``DomainValLoop`` with the domains
+            ``source`` and ``target``.
+        source: The source model's weights.
+        adapted: The adapted model's weights.
+        statistics: Whose training images batch norms take their statistics from, at each alpha
+            anew: any of 'source' (``train_dataloader``) and 'target'
+            (``train_cfg.target_dataloader``). None takes what of these the config has; an empty
+            one leaves statistics interpolated. Networks without batch norm need none.
+        statistics_images: How many images of each domain at most. Defaults to 1000.
+        metric: What of the validation counts. Defaults to 'accuracy/top1'.
+
+    Raises:
+        ValueError: If the config doesn't have what this needs.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        source: dict[str, Tensor],
+        adapted: dict[str, Tensor],
+        statistics: Sequence[str] | None = None,
+        statistics_images: int = 1000,
+        metric: str = 'accuracy/top1',
+    ) -> None:
+        self.runner = runner
+        self.source, self.adapted = source, adapted
+        self.statistics_images = statistics_images
+        self.metric = metric
+        domains = getattr(runner.val_loop, 'domains', {})
+        if 'target' not in domains:
+            raise ValueError(
+                'interpolation needs validation images of both domains: val_dataloader is the '
+                "source, set val_cfg = dict(type='DomainValLoop', "
+                'dataloaders=dict(target=dict(dataset=...)))'
+            )
+        configs = _train_loaders(runner.cfg)
+        wanted = list(configs) if statistics is None else list(statistics)
+        missing = [name for name in wanted if name not in configs]
+        if missing:
+            raise ValueError(
+                f'batch statistics of {", ".join(missing)} need training images, and this config '
+                f'has those of {", ".join(configs) or "no domain"}: the source is '
+                'train_dataloader, the target train_cfg.target_dataloader'
+            )
+        self.statistics = wanted if norm_layers(runner.model) else []
+        self._loaders = [
+            runner.build_dataloader(configs[name], seed=runner.seed) for name in self.statistics
+        ]
+
+    def sweep(self, alphas: Sequence[float]) -> Iterator[Point]:
+        """Measures both models as they are, then every alpha between them and at their ends.
+
+        Args:
+            alphas: Each in [0, 1].
+
+        Yields:
+            Every point, as soon as it is measured.
+        """
+        for alpha in (0.0, 1.0):
+            yield self._measure(alpha, 'own')
+        for alpha in sorted(alphas):
+            if self._loaders:
+                yield self._measure(alpha, 'estimated')
+            elif alpha not in (0, 1):
+                yield self._measure(alpha, 'interpolated')
+
+    def weights(self, point: Point) -> dict[str, Tensor]:
+        """The ``state_dict`` of a point's model, which is then the runner's."""
+        model = self.runner.model
+        model.load_state_dict(interpolate_weights(self.source, self.adapted, point.alpha))
+        if point.statistics == 'estimated':
+            # The same images, augmented alike, at every alpha.
+            set_random_seed(self.runner.seed)
+            estimate_batch_statistics(
+                model,
+                self._batches(),
+                lambda batch: model(**model.data_preprocessor(batch, False), mode='tensor'),
+            )
+        return {name: value.cpu().clone() for name, value in model.state_dict().items()}
+
+    def _measure(self, alpha: float, statistics: str) -> Point:
+        self.weights(Point(alpha, 0.0, 0.0, statistics))
+        return self._point(alpha, statistics)
+
+    def _point(self, alpha: float, statistics: str) -> Point:
+        found = evaluate(self.runner, self.runner.val_loop)
+        values = []
+        for domain in ('source', 'target'):
+            name = f'{domain}/{self.metric}'
+            if name not in found:
+                raise ValueError(
+                    f'the validation gives no {name}, but {", ".join(found)}: name one of them '
+                    '(without the domain) as the metric'
+                )
+            values.append(float(found[name]))
+        return Point(alpha, *values, statistics)
+
+    def _batches(self) -> Iterator[dict]:
+        for loader in self._loaders:
+            count = max(self.statistics_images // loader.batch_size, 1)
+            yield from (batch for batch in islice(loader, count) if len(batch['inputs']) > 1)
+
+
+def _train_loaders(cfg: Config) -> dict[str, dict]:
+    source = cfg.get('train_dataloader')
+    found = {} if source is None else {'source': source}
+    target = (cfg.get('train_cfg') or {}).get('target_dataloader')
+    if target is not None:
+        found['target'] = inherit_dataloader(source, target, 'train_cfg.target_dataloader')
+    return found
+
+
+def choose(points: Sequence[Point], rule: str = 'budget', budget: float = 1.0) -> Choice:
+    """Chooses a point by validation alone.
+
+    Args:
+        points: Those of a sweep, the source model with its own statistics among them.
+        rule: 'budget': best on the target among those that lose at most ``budget`` points of the
+            source model's source accuracy; of equals the better one on the source. 'mean': the
+            best mean of both.
+        budget: In points of percent. Defaults to 1.
+
+    Returns:
+        The point and why.
+
+    Raises:
+        ValueError: If there is no such rule, or the budget is negative.
+    """
+    if rule not in RULES:
+        raise ValueError(f'rule must be one of {", ".join(RULES)}, got {rule!r}')
+    if budget < 0:
+        raise ValueError(f'the budget must be at least 0 points, got {budget}')
+    if rule == 'mean':
+        best = max(points, key=lambda point: (point.source + point.target, -point.alpha))
+        return Choice(best, 'best mean of source and target validation accuracy')
+    before = next(point for point in points if not point.alpha and point.statistics == 'own')
+    floor = before.source - budget
+    # Metrics are printed with digits that rounding may have moved.
+    allowed = [point for point in points if point.source >= floor - 1e-6]
+    best = max(allowed, key=lambda point: (point.target, point.source, -point.alpha))
+    return Choice(
+        best,
+        'best target validation accuracy among those that lose at most '
+        f"{budget:g} points of the source model's {before.source:.2f} on the source",
+    )

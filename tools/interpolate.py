@@ -1,0 +1,128 @@
+"""Weights between a source model and the adapted one (WiSE-FT): a sweep, a curve, a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+
+from arguments import add_config_arguments
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='CONFIG is that of both models and validates on both domains (DomainValLoop). '
+        'Nothing is chosen on test images.',
+    )
+    add_config_arguments(parser)
+    parser.add_argument('source', help='checkpoint of the source model')
+    parser.add_argument('adapted', help='checkpoint of the adapted model')
+    parser.add_argument(
+        '--alphas', nargs='+', type=float, help='parts of the way; by default 0, 0.1, ... 1'
+    )
+    parser.add_argument(
+        '--statistics',
+        nargs='*',
+        choices=['source', 'target'],
+        help='whose training images batch norms take their statistics from, at each alpha: source '
+        '(train_dataloader), target (train_cfg.target_dataloader); by default what the config has; '
+        'without a name they are interpolated',
+    )
+    parser.add_argument(
+        '--statistics-images', type=int, default=1000, help='of each domain (default: 1000)'
+    )
+    parser.add_argument(
+        '--rule',
+        choices=['budget', 'mean'],
+        default='budget',
+        help='budget: best on the target that loses at most --budget points on the source; mean: '
+        'best mean of both',
+    )
+    parser.add_argument(
+        '--budget', type=float, default=1.0, help='points of source accuracy (default: 1)'
+    )
+    parser.add_argument('--metric', default='accuracy/top1', help='what counts, on both domains')
+    parser.add_argument(
+        '--work-dir', type=Path, help='where checkpoint, curve and JSON go; by default '
+        'interpolation/ beside the adapted checkpoint'
+    )  # fmt: skip
+    args = parser.parse_args()
+    args.alphas = args.alphas or [step / 10 for step in range(11)]
+    if not all(0 <= alpha <= 1 for alpha in args.alphas):
+        parser.error(f'--alphas are parts of the way in [0, 1], got {args.alphas}')
+    if args.budget < 0 or args.statistics_images < 2:
+        parser.error('--budget must be at least 0 and --statistics-images at least 2')
+    return args
+
+
+def main():
+    args = parse_args()
+    # What is logged on the way stays out of the table.
+    with contextlib.redirect_stdout(sys.stderr):
+        from rich.console import Console
+        from rich.progress import track
+
+        from tl_plugin.analysis import interpolation_report as report
+        from tl_plugin.analysis.interpolation import (
+            Interpolation,
+            choose,
+            load_weights,
+            plain_model_config,
+        )
+        from tl_plugin.engine.resume.files import write_whole
+        from tl_plugin.launch import build_runner, load_config, prepare
+
+        folder = args.work_dir or Path(args.adapted).parent / 'interpolation'
+        (source, _), (adapted, meta) = (load_weights(path) for path in (args.source, args.adapted))
+        cfg = plain_model_config(load_config(args.config, args.strategy, args.cfg_options))
+        cfg.log_level = 'WARNING'
+        interpolation = Interpolation(
+            build_runner(prepare(cfg, work_dir=folder)),
+            source,
+            adapted,
+            args.statistics,
+            args.statistics_images,
+            args.metric,
+        )
+        measured = interpolation.sweep(args.alphas)
+        progress = dict(total=len(args.alphas) + 2, console=Console(stderr=True))
+        points = list(track(measured, 'Evaluating', **progress))
+        choice = choose(points, args.rule, args.budget)
+
+        about = dict(
+            source=str(args.source),
+            adapted=str(args.adapted),
+            config=str(args.config),
+            metric=args.metric,
+            rule=args.rule,
+            budget=args.budget,
+            statistics=interpolation.statistics,
+            statistics_images=args.statistics_images,
+        )
+        found = report.interpolation_json(points, choice, **about)
+        checkpoint = folder / 'interpolated.pth'
+        write_whole(checkpoint, _checkpoint(interpolation, choice.point, meta, about))
+        write_whole(folder / 'interpolation.json', (json.dumps(found, indent=2) + '\n').encode())
+        write_whole(folder / 'interpolation.png', report.interpolation_picture(points, choice))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(report.interpolation_table(points, choice))
+    console.print(f'Chosen: alpha {choice.point.alpha:g}, {choice.why}.', highlight=False)
+    console.print(f'Written: {checkpoint}, interpolation.json, interpolation.png', soft_wrap=True)
+
+
+def _checkpoint(interpolation, point, meta, about) -> bytes:
+    import torch
+
+    about = {**about, 'alpha': point.alpha, 'batch_statistics': point.statistics}
+    buffer = io.BytesIO()
+    content = {'meta': {**meta, 'interpolation': about}, 'state_dict': interpolation.weights(point)}
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+if __name__ == '__main__':
+    main()
