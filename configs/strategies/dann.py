@@ -17,8 +17,12 @@
 #        label_smoothing  of the domain labels
 #        spectral_norm    True bounds the domain classifier's slope layer by layer
 #        gradient_penalty weight of its squared slope at the features; not together with norm='BN'
+#        num_sources      with several sources, so many: told apart from each other, too
 # Options of AdaptationClassifier (model.*)
 #        batch_statistics 'per_domain' normalises each domain by its own batch; 'joint' both by one
+# Several sources    train_dataloader.dataset=dict(type='SeveralSources', datasets=[...])
+# Few target labels  data_preprocessor.labelled_target=few.txt lists, a path a line, the target images
+#        that keep their labels; they count like source images in the classification loss
 # Note   A bottleneck goes between backbone and head, as a neck that has its own Linear, norm and ReLU:
 #        model.neck=dict(type='LinearNeck', in_channels=2048, out_channels=256, gap_dim=2,
 #        norm_cfg=dict(type='BN1d'), act_cfg=dict(type='ReLU'), _delete_=True); gap_dim=0 and no

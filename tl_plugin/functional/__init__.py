@@ -4,7 +4,12 @@ from .checks import check_images
 from .class_confusion import class_confusion
 from .coral import coral_loss, covariance
 from .distillation import distillation_loss
-from .domain_classification import domain_accuracy, domain_classification_loss
+from .domain_classification import (
+    domain_accuracy,
+    domain_classification_loss,
+    several_domains_accuracy,
+    several_domains_loss,
+)
 from .dry_run import candidate_shapes, dry_run
 from .entropy import entropy_loss, marginal_entropy, prediction_entropy
 from .feature_distance import feature_map_distance
@@ -64,6 +69,8 @@ __all__ = [
     'random_multilinear_map',
     'relative_spread',
     'relative_threshold',
+    'several_domains_accuracy',
+    'several_domains_loss',
     'sigmoid_ramp',
     'squared_distances',
     'starting_point_penalty',

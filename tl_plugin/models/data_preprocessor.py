@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+
+from .labelled_images import LabelledImages, labels_to_keep
 
 SOURCE = 'source'
 TARGET = 'target'
@@ -14,15 +19,39 @@ TARGET_STRONG = 'target_strong'
 class DomainDataPreprocessor(ClsDataPreprocessor):
     """Turns a pair of batches into one and drops the target's labels.
 
-    This is the one place where target labels are dropped, so that no loss can see them. Both
+    This is the one place where target labels are dropped, so that no loss can see them, but those
+    of images that are listed. Both
     batches are normalised alike; mixup and cutmix touch the source alone.
 
     Takes what :class:`PairedLoader` yields, ``dict(source=batch, target=batch)``, and returns the
     joint inputs, source first, with data samples whose ``domain`` says where each one comes from.
     Where the target pipeline gives two views an image (``MultiView``), the second follows last, as
     ``target_strong``.
-    An ordinary batch passes through mmpretrain's ``ClsDataPreprocessor``, whose arguments it takes.
+    A target batch alone, ``dict(target=batch)``, is what adaptation without a source gets. An
+    ordinary batch passes through mmpretrain's ``ClsDataPreprocessor``.
+
+    Args:
+        *args: As in ``ClsDataPreprocessor``.
+        labelled_target: The few target images that keep their labels, for adaptation with some:
+            indices, paths, or a text file of paths, see :class:`LabelledImages`. No other label is
+            ever kept. Defaults to None: none is.
+        **kwargs: As in ``ClsDataPreprocessor``.
+
+    Raises:
+        FileNotFoundError: If the list isn't there.
+        ValueError: If it names no image.
     """
+
+    def __init__(
+        self, *args: Any, labelled_target: str | Sequence[int | str] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.labelled_target = None if labelled_target is None else LabelledImages(labelled_target)
+
+    def check_target(self, dataset: Any) -> None:
+        """Refuses a target data set in which a listed image isn't, or has no label."""
+        if self.labelled_target is not None:
+            self.labelled_target.check(dataset)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Preprocesses an ordinary batch or a pair of batches.
@@ -31,13 +60,19 @@ class DomainDataPreprocessor(ClsDataPreprocessor):
             ValueError: If the images of the two domains differ in shape, or a source image has no
                 label.
         """
-        if SOURCE not in data:
+        if SOURCE not in data and TARGET not in data:
             return super().forward(data, training)
-        batches = {SOURCE: super().forward(data[SOURCE], training)}
-        for name, view in zip((TARGET, TARGET_STRONG), _unlabelled_views(data[TARGET])):
+        batches = {}
+        if SOURCE in data:
+            batches[SOURCE] = super().forward(data[SOURCE], training)
+            _check_labelled(batches[SOURCE]['data_samples'])
+        views = _unlabelled_views(data[TARGET])
+        for name, view in zip((TARGET, TARGET_STRONG), views):
             batches[name] = super().forward(view, training)
-            _check_shapes(batches[SOURCE]['inputs'], batches[name]['inputs'])
-        _check_labelled(batches[SOURCE]['data_samples'])
+            first = next(iter(batches.values()))
+            _check_shapes(first['inputs'], batches[name]['inputs'])
+        if self.labelled_target is not None:
+            self._give_back(batches[TARGET]['data_samples'], data[TARGET].get('data_samples') or [])
         for name, batch in batches.items():
             for sample in batch['data_samples']:
                 sample.set_field(name, 'domain', field_type='metainfo')
@@ -45,6 +80,14 @@ class DomainDataPreprocessor(ClsDataPreprocessor):
             'inputs': torch.cat([batch['inputs'] for batch in batches.values()]),
             'data_samples': [s for batch in batches.values() for s in batch['data_samples']],
         }
+
+
+    def _give_back(self, samples: list[DataSample], originals: list[DataSample]) -> None:
+        for sample, original, keeps in zip(
+            samples, originals, labels_to_keep(originals, self.labelled_target)
+        ):
+            if keeps:
+                sample.set_gt_label(original.gt_label.to(self.device))
 
 
 def _unlabelled_views(batch: dict) -> list[dict]:

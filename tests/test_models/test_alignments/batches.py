@@ -30,6 +30,7 @@ def domain(size: int, labels: bool = True, seed: int = 0, scale: float = 1.0) ->
         logits=logits.requires_grad_(),
         labels=torch.arange(size) % CLASSES if labels else torch.full((size,), -1),
         strong_logits=strong_logits.requires_grad_(),
+        domains=torch.arange(size) % 2,
     )
 
 

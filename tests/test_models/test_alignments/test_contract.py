@@ -22,7 +22,7 @@ VARIANTS = {
     'AFNAlignment': [dict(radius=25.0)],
     'CDANHead': [dict(entropy_conditioning=True), dict(max_channels=17, random_channels=8)],
     'DANAlignment': [dict(unbiased=False)],
-    'DANNHead': [dict(spectral_norm=True), dict(gradient_penalty=0.1), dict(norm='BN')],
+    'DANNHead': [dict(spectral_norm=True), dict(gradient_penalty=0.1), dict(norm='BN'), dict(num_sources=2)],
     'InformationMaximization': [dict(diversity_weight=0.5)],
     'JANAlignment': [dict(unbiased=False)],
     'PseudoLabelAlignment': [dict(relative=False, threshold=0.4), dict(ramp=False)],
@@ -114,7 +114,7 @@ class TestContract:
         for batch in (domain(4, scale=scale), domain(3, seed=1, scale=scale)):
             moved = {key: part.detach() + offset for key, part in parts(batch).items()}
             moved = {key: part.requires_grad_() for key, part in moved.items()}
-            batches.append(DomainBatch(**moved))
+            batches.append(DomainBatch(**moved, domains=batch.domains))
         loss = alignment(*batches)
         loss.backward()
         assert torch.isfinite(loss)
@@ -133,7 +133,10 @@ class TestContract:
             if not autocast:
                 halves = [{key: part.float() for key, part in h.items()} for h in halves]
             with torch.autocast('cpu', dtype=dtype, enabled=autocast):
-                loss = alignment(*(DomainBatch(**half) for half in halves))
+                numbers = [batch.domains for batch in batches]
+                loss = alignment(
+                    *(DomainBatch(**h, domains=d) for h, d in zip(halves, numbers))
+                )
             (1e-3 * loss).backward()  # half precision could not hold the gradient of a large loss
             results.append((loss, [batch.features.grad for batch in batches]))
         (expected, expected_grads), (found, found_grads) = results
@@ -171,7 +174,14 @@ ONE_PROCESS_ONLY = {'norm'}
 
 def _joint_batch():
     batches = domain(6), domain(4, seed=1)
-    return [{key: part.detach() for key, part in parts(batch).items()} for batch in batches]
+    return [
+        {**{key: part.detach() for key, part in parts(batch).items()}, 'domains': batch.domains}
+        for batch in batches
+    ]
+
+
+def _leaf(part):
+    return part.clone().requires_grad_() if part.is_floating_point() else part
 
 
 def _loss_and_gradients(name, kwargs, batch):
@@ -179,7 +189,7 @@ def _loss_and_gradients(name, kwargs, batch):
     for module in alignment.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    leaves = [{key: part.clone().requires_grad_() for key, part in b.items()} for b in batch]
+    leaves = [{key: _leaf(part) for key, part in b.items()} for b in batch]
     loss = alignment(*(DomainBatch(**leaf) for leaf in leaves))
     loss.backward()
     inputs = [[part.grad for part in leaf.values()] for leaf in leaves]

@@ -132,6 +132,7 @@ def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoad
         ),
     )
     _check_classes(runner.model, pair.source.dataset, pair.target.loader.dataset)
+    check_labelled_target(runner.model, pair.target.loader.dataset)
     print_log(
         f'Adaptation: {len(pair.source.dataset)} source images in {len(pair.source)} batches of '
         f'{pair.source.batch_size}, {len(pair.target.loader.dataset)} target images in '
@@ -189,6 +190,14 @@ def _check_classes(model: Any, source: Any, target: Any) -> None:
         )
     if not target_classes:
         print_log('The target data names no classes: taken as unlabelled.', 'current', logging.INFO)
+
+
+def check_labelled_target(model: Any, dataset: Any) -> None:
+    """Has the data preprocessor look for the target images whose labels it is to keep."""
+    model = model.module if is_model_wrapper(model) else model
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    if hasattr(preprocessor, 'check_target'):
+        preprocessor.check_target(dataset)
 
 
 def _classes(dataset: Any) -> Sequence[str]:

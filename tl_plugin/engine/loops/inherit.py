@@ -12,7 +12,8 @@ def inherit_dataloader(base: dict, override: dict | None, key: str) -> dict:
     """A loader config that takes from ``base`` whatever ``override`` doesn't set, key by key.
 
     A dataset of the same type inherits key by key too (pipeline, metainfo, classes); one of another
-    type inherits the pipeline alone, because its other arguments may mean something else.
+    type inherits the pipeline alone, because its other arguments may mean something else. Where
+    ``base`` joins several data sets (``SeveralSources``), the first of them is inherited from.
 
     Args:
         base: The stock loader, ``train_dataloader`` say.
@@ -37,7 +38,9 @@ def inherit_dataloader(base: dict, override: dict | None, key: str) -> dict:
             f'{key} names no data: set at least {key}.dataset, for example '
             f'--cfg-options {key}.dataset.data_root=PATH; what it leaves out is inherited'
         )
-    inherited = base.get(_DATASET_KEY)
+    inherited = _first_of_several(base.get(_DATASET_KEY), dataset)
+    if inherited is not None:
+        base[_DATASET_KEY] = inherited
     if _type(dataset) not in (None, _type(inherited)):
         pipeline = _find_pipeline(inherited)
         base[_DATASET_KEY] = {} if pipeline is None else {'pipeline': pipeline}
@@ -45,6 +48,12 @@ def inherit_dataloader(base: dict, override: dict | None, key: str) -> dict:
     if merged[_DATASET_KEY] == inherited:
         raise ValueError(f'{key}.dataset is the source data itself: point it to the target')
     return merged
+
+
+def _first_of_several(inherited: Any, dataset: Any) -> Any:
+    """Several source data sets as one: what names no type of its own is like the first of them."""
+    parts = inherited.get('datasets') if isinstance(inherited, dict) else None
+    return parts[0] if parts and _type(dataset) is None and 'datasets' not in dataset else inherited
 
 
 def _type(dataset: Any) -> Any:

@@ -36,11 +36,10 @@ class AdversarialAlignment(Alignment):
             raise ValueError(f'{name}: gamma must be > 0 or None (constant), got {gamma}')
         self.coefficient = coefficient
         self.gamma = gamma
+        #: Accuracy of an adversary that knows nothing, where it logs an ``accuracy``.
+        self.chance = 0.5
         # Not in the checkpoint: whoever backs off knows how far, and says so again on resume.
         self.register_buffer('backoff', torch.ones(()), persistent=False)
-
-    #: Accuracy of an adversary that knows nothing, where it logs an ``accuracy``.
-    chance = 0.5
 
     def set_backoff(self, factor: float) -> None:
         """Weakens the reversal: the coefficient is multiplied by a factor in [0, 1]."""

@@ -81,8 +81,10 @@ class CDANHead(DANNHead):
         return multilinear_map(batch.features, predictions)
 
     def image_weights(self, batch: DomainBatch) -> Tensor | None:
-        """CDAN+E's weights."""
+        """CDAN+E's weights, times those that the images have anyway."""
         if not self.entropy_conditioning:
-            return None
+            return batch.weights
         weights = 1 + torch.exp(-prediction_entropy(batch.logits.detach()))
+        if batch.weights is not None:
+            weights = weights * batch.weights
         return weights / gather_ranks(weights).mean()

@@ -11,6 +11,8 @@ from tl_plugin.functional import (
     domain_classification_loss,
     gradient_reversal,
     input_gradient_penalty,
+    several_domains_accuracy,
+    several_domains_loss,
 )
 
 from .adversarial import AdversarialAlignment, mlp
@@ -25,8 +27,11 @@ class DANNHead(AdversarialAlignment):
     gradient times ``-coefficient``. Ganin et al., "Domain-Adversarial Training of Neural Networks",
     JMLR 2016, arXiv 1505.07818.
 
-    Logs ``accuracy`` (of the domain classifier, 0.5 is chance), ``coefficient`` and, where there is
-    a penalty, ``gradient_penalty`` before its weight.
+    With several sources it tells each of them and the target apart, all domains of equal weight.
+
+    Logs ``accuracy`` (of the domain classifier; 0.5 is chance, with several sources
+    1 / (num_sources + 1)), ``coefficient`` and, where there is a penalty, ``gradient_penalty``
+    before its weight.
 
     Args:
         hidden_channels: Widths of the hidden layers, possibly empty. Defaults to (1024, 1024), the
@@ -39,7 +44,10 @@ class DANNHead(AdversarialAlignment):
             (Miyato et al., ICLR 2018, arXiv 1802.05957), so that its gradient can't explode.
             Defaults to False.
         gradient_penalty: Weight of :func:`tl_plugin.functional.input_gradient_penalty`, half of it
-            for each domain; not with ``norm='BN'``, which couples the images. Defaults to 0.
+            for each domain; not with ``norm='BN'``, which couples the images, and for one source
+            only. Defaults to 0.
+        num_sources: How many sources there are; more than one needs :class:`SeveralSources` as the
+            training data. Defaults to 1.
         **kwargs: ``coefficient``, ``gamma``: see :class:`AdversarialAlignment`; ``in_features``,
             ``num_classes``, ``loss_weight``, ``init_cfg``: see :class:`Alignment`.
 
@@ -55,6 +63,7 @@ class DANNHead(AdversarialAlignment):
         label_smoothing: float = 0.0,
         spectral_norm: bool = False,
         gradient_penalty: float = 0.0,
+        num_sources: int = 1,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
@@ -68,10 +77,21 @@ class DANNHead(AdversarialAlignment):
                 f"{name}: a gradient_penalty is a matter of single images, which norm='BN' couples:"
                 ' use one of the two'
             )
+        if num_sources < 1:
+            raise ValueError(f'{name}: num_sources must be at least 1, got {num_sources}')
+        if gradient_penalty and num_sources > 1:
+            raise ValueError(f'{name}: a gradient_penalty works with num_sources=1 only')
+        self.num_sources = num_sources
+        self.chance = 1 / (num_sources + 1)
         self.label_smoothing = label_smoothing
         self.gradient_penalty = gradient_penalty
         self.classifier = mlp(
-            self.classifier_width(), hidden_channels, 1, norm, dropout, spectral_norm
+            self.classifier_width(),
+            hidden_channels,
+            1 if num_sources == 1 else num_sources + 1,
+            norm,
+            dropout,
+            spectral_norm,
         )
 
     def classifier_width(self) -> int:
@@ -84,7 +104,7 @@ class DANNHead(AdversarialAlignment):
 
     def image_weights(self, batch: DomainBatch) -> Tensor | None:
         """Weights of a domain's images in its loss, mean 1, (N,); None for equal ones."""
-        return None
+        return batch.weights
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
         """The domain classifier's loss, whose gradient reaches the features reversed."""
@@ -94,17 +114,28 @@ class DANNHead(AdversarialAlignment):
         # would hand the classifier nothing to tell and the features nothing to mend.
         logits = self.classifier(gradient_reversal(torch.cat(inputs), coefficient))
         source_logits, target_logits = logits.split([len(rows) for rows in inputs])
-        loss = domain_classification_loss(
-            source_logits,
-            target_logits,
-            self.label_smoothing,
-            self.image_weights(source),
-            self.image_weights(target),
-        )
-        self.log(accuracy=domain_accuracy(source_logits, target_logits), coefficient=coefficient)
+        told = (source_logits, target_logits)
+        weights = (self.image_weights(source), self.image_weights(target))
+        if self.num_sources == 1:
+            loss = domain_classification_loss(*told, self.label_smoothing, *weights)
+            accuracy = domain_accuracy(*told)
+        else:
+            domains = _source_numbers(source, self.num_sources)
+            loss = several_domains_loss(*told, domains, self.label_smoothing, *weights)
+            accuracy = several_domains_accuracy(*told, domains)
+        self.log(accuracy=accuracy, coefficient=coefficient)
         return loss + self._penalty(inputs) if self.gradient_penalty else loss
 
     def _penalty(self, inputs: list[Tensor]) -> Tensor:
         penalty = 0.5 * sum(input_gradient_penalty(self.classifier, rows) for rows in inputs)
         self.log(gradient_penalty=penalty)
         return self.gradient_penalty * penalty
+
+
+def _source_numbers(source: DomainBatch, num_sources: int) -> Tensor:
+    if source.domains is None:
+        raise ValueError(
+            f'num_sources={num_sources} needs to know which source each image is from: set '
+            "train_dataloader.dataset = dict(type='SeveralSources', datasets=[...])"
+        )
+    return source.domains
