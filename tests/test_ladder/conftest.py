@@ -41,10 +41,10 @@ def write_tiny(folder, extra=''):
     return path
 
 
-def start_tool(*arguments):
-    """Start tools/ladder.py as a user does; its output is one text."""
+def start_tool(*arguments, tool='ladder.py'):
+    """Start a tool as a user does; its output is one text."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / 'tools' / 'ladder.py'), *map(str, arguments)],
+        [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -52,9 +52,9 @@ def start_tool(*arguments):
     )
 
 
-def run_tool(*arguments):
+def run_tool(*arguments, tool='ladder.py'):
     """Run it to its end; returns exit code and output."""
-    process = start_tool(*arguments)
+    process = start_tool(*arguments, tool=tool)
     output, _ = process.communicate()
     return process.returncode, output
 

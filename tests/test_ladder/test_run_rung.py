@@ -1,37 +1,10 @@
-import os
 import pickle
 
 import pytest
 import torch
 from torch import nn
 
-from tl_plugin.ladder.run_rung import (
-    accuracy,
-    count_parameters,
-    newest_checkpoint,
-    read_predictions,
-)
-
-
-def save(path, age):
-    torch.save({'state_dict': {}}, path)
-    os.utime(path, (1e9 - age, 1e9 - age))
-
-
-def test_the_newest_whole_checkpoint_is_found(tmp_path):
-    assert newest_checkpoint(tmp_path) is None
-    save(tmp_path / 'epoch_9.pth', age=2)
-    save(tmp_path / 'epoch_10.pth', age=1)
-    assert newest_checkpoint(tmp_path).name == 'epoch_10.pth'
-    (tmp_path / 'epoch_11.pth').write_bytes((tmp_path / 'epoch_10.pth').read_bytes()[:100])
-    (tmp_path / 'epoch_12.pth').touch()
-    assert newest_checkpoint(tmp_path).name == 'epoch_10.pth'
-
-
-def test_a_checkpoint_chosen_by_labels_is_no_start(tmp_path):
-    save(tmp_path / 'epoch_9.pth', age=2)
-    save(tmp_path / 'best_target_accuracy_top1_epoch_3.pth', age=0)
-    assert newest_checkpoint(tmp_path).name == 'epoch_9.pth'
+from tl_plugin.ladder.run_rung import accuracy, count_parameters, read_predictions
 
 
 def test_predictions_are_gathered_per_domain_in_order(tmp_path):

@@ -13,8 +13,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from tests.test_ladder.conftest import RUNGS, run_tool, start_tool, write_tiny
+from tl_plugin.engine.resume.checkpoints import newest_whole_checkpoint
 from tl_plugin.ladder.run_ladder import run_ladder
-from tl_plugin.ladder.run_rung import newest_checkpoint
 
 # Long enough to be interrupted.
 LONG = 'train_cfg = dict(max_epochs=25)\nparam_scheduler = dict(T_max=25)\n'
@@ -185,7 +185,7 @@ def test_an_interrupted_rung_goes_on_where_it_was(tmp_path):
     assert not (folder / 'result.json').exists()
     newest = max(folder.glob('*.pth'), key=lambda path: path.stat().st_mtime)
     newest.write_bytes(newest.read_bytes()[:1000])
-    resumed = newest_checkpoint(folder)
+    resumed = newest_whole_checkpoint(folder)
     assert resumed not in (None, newest)
     # Its process has gone too: nothing has been written since.
     assert newest.stat().st_size == 1000

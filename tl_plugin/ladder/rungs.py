@@ -27,7 +27,7 @@ class Rung:
 
     Args:
         name: The rung's folder and its row in the table.
-        strategies: Overlays, merged left to right.
+        strategies: Overlays, merged left to right; none where the config is the rung as it is.
         data: What it trains on. ``'source'``: the config's ``train_dataloader``.
             ``'labelled_target'``: the same with ``ladder.labelled_target_dataloader`` merged over
             it. ``'source+target'``: source, and ``ladder.target_dataloader`` without labels.
@@ -37,7 +37,7 @@ class Rung:
         about: One sentence for the report.
 
     Raises:
-        ValueError: If ``data`` is none of the three, or there are no strategies.
+        ValueError: If ``data`` is none of the three.
     """
 
     name: str
@@ -52,11 +52,6 @@ class Rung:
             raise ValueError(
                 f'ladder.rungs.{self.name}.data must be one of {sorted(DATA_NEEDS)}, '
                 f'got {self.data!r}'
-            )
-        if isinstance(self.strategies, str) or not self.strategies:
-            raise ValueError(
-                f'ladder.rungs.{self.name}.strategies must be a list with at least one strategy, '
-                f"['source_only'] say, got {self.strategies!r}"
             )
         object.__setattr__(self, 'strategies', tuple(self.strategies))
 
@@ -118,9 +113,18 @@ def read_rungs(settings: Mapping) -> dict[str, Rung]:
             rungs[name] = dataclasses.replace(rungs[name], **changes)
         else:
             rungs[name] = Rung(name, **{'strategies': (), **changes})
+        _check_strategies(rungs[name], changes.get('strategies', rungs[name].strategies))
     for rung in rungs.values():
         start_chain(rungs, rung.name)
     return rungs
+
+
+def _check_strategies(rung: Rung, given: object) -> None:
+    if isinstance(given, str) or not given:
+        raise ValueError(
+            f'ladder.rungs.{rung.name}.strategies must be a list with at least one strategy, '
+            f"['source_only'] say, got {given!r}"
+        )
 
 
 def start_chain(rungs: Mapping[str, Rung], name: str) -> list[str]:

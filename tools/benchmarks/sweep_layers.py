@@ -78,10 +78,14 @@ def _outside_backbone(model: nn.Module) -> list[str] | None:
 
 
 def _timm_head(model: nn.Module) -> list[str] | None:
+    """Name what timm calls the classifier, by method or by config, which may know more or less."""
+    found = model.get_classifier() if hasattr(model, 'get_classifier') else ()
+    modules = found if isinstance(found, (tuple, list)) else [found]
+    inside = {id(p) for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
     names = model.pretrained_cfg.get('classifier') or ()
-    heads = (names, ) if isinstance(names, str) else names
-    return [name for name, _ in model.named_parameters()
-            if any(name.startswith(f'{head}.') for head in heads)] or None
+    heads = tuple(f'{head}.' for head in ((names, ) if isinstance(names, str) else names))
+    return [name for name, value in model.named_parameters()
+            if id(value) in inside or name.startswith(heads)] or None
 
 
 def _timm_groups(model: nn.Module) -> dict[str, int]:

@@ -1,0 +1,77 @@
+"""What a run reached: at its end, and at the checkpoint that a score without labels would choose."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from tl_plugin.ladder.curves import read_scalars
+from tl_plugin.ladder.files import read_json
+from tl_plugin.ladder.run_rung import RESULT_NAME
+
+#: The score that chooses, and what it is measured against. Fixed before anything was measured.
+CHOOSES = 'target/label_free/information_maximization'
+TARGET = 'target/accuracy/top1'
+
+
+def measure(folder: Path) -> dict:
+    """Read what a finished run reached.
+
+    Args:
+        folder: The run's, with ``result.json`` and mmengine's ``scalars.json``.
+
+    Returns:
+        ``source`` and ``target``: accuracy at the last iteration in percent; where the run
+        validated the target, ``chosen`` (target accuracy at the validation that the label-free
+        score prefers) and ``oracle`` (the best one, which takes labels to know), with ``steps``,
+        theirs; ``minutes``, ``parameters``, ``finished``.
+    """
+    result = read_json(folder / RESULT_NAME)
+    _, validation = read_scalars(folder)
+    found = {
+        'source': round(result['accuracy']['source'], 2),
+        'target': round(result['accuracy']['target'], 2),
+        **choices(validation),
+        'minutes': round(result['seconds'] / 60, 1),
+        'parameters': result['parameters'],
+        'finished': result['finished'],
+    }
+    return found
+
+
+def choices(validation: Sequence[dict]) -> dict:
+    """Compare the validation that a score without labels chooses with the best one.
+
+    Args:
+        validation: Records of mmengine by rising ``step``.
+
+    Returns:
+        ``chosen``, ``oracle`` in percent and ``steps``; nothing where the target or its score
+        wasn't validated.
+
+    Example:
+        >>> records = [{'step': 1, CHOOSES: 0.2, TARGET: 50.0}, {'step': 2, CHOOSES: 0.1, TARGET: 60.0}]
+        >>> choices(records)
+        {'chosen': 50.0, 'oracle': 60.0, 'steps': [1, 2]}
+    """
+    records = [record for record in validation if CHOOSES in record and TARGET in record]
+    if not records:
+        return {}
+    chosen = max(records, key=lambda record: record[CHOOSES])
+    oracle = max(records, key=lambda record: record[TARGET])
+    return {
+        'chosen': round(chosen[TARGET], 2),
+        'oracle': round(oracle[TARGET], 2),
+        'steps': [chosen['step'], oracle['step']],
+    }
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Mean of several seeds, with their standard deviation.
+
+    >>> mean_and_spread([70.0, 72.0]), mean_and_spread([70.0])
+    ('71.0 ± 1.4', '70.0')
+    """
+    mean = f'{statistics.fmean(values):.1f}'
+    return f'{mean} ± {statistics.stdev(values):.1f}' if len(values) > 1 else mean

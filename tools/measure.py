@@ -1,0 +1,55 @@
+"""Trains and tests leaf configs of a folder, and writes what they reach into its metafile and README."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+import arguments  # noqa: F401  (finds the package beside a checkout's tools)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='What the metafile holds already is kept as long as the config is the same, an '
+        'interrupted run goes on: run the same command again.',
+    )
+    parser.add_argument('folder', type=Path, help='such as configs/mnist_m')
+    parser.add_argument('configs', nargs='*', help='its configs, without .py; none: table alone')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='runs of each config')
+    parser.add_argument('--work-dir', type=Path, help='by default work_dirs/measure/<folder>')
+    parser.add_argument('--again', action='store_true', help='also what the metafile holds already')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    from tl_plugin.ladder.climb import run
+    from tl_plugin.ladder.display import make_display
+    from tl_plugin.ladder.leaf_configs import plan_configs, without_measured
+    from tl_plugin.ladder.metafile import add_run, read_entries, write_table
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    work_dir = args.work_dir or Path('work_dirs/measure') / args.folder.name
+    tasks = plan_configs(args.folder, args.configs, args.seeds, work_dir)
+    failed = 0
+    for task, jobs in tasks.items():
+        if not args.again:
+            jobs = without_measured(jobs, read_entries(args.folder))
+        with make_display(len(jobs)) as display:
+            for job in jobs:
+                failure = None if job.result() else run(job, display)
+                if failure:
+                    failed += 1
+                else:
+                    # As they come, so that nothing is lost.
+                    add_run(args.folder, task, job)
+                    write_table(args.folder / 'README.md', read_entries(args.folder))
+    write_table(args.folder / 'README.md', read_entries(args.folder))
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
