@@ -18,12 +18,14 @@ class ImageItem:
         label: Its class by name; None if unknown.
         split: 'train', 'val' or 'test'; '' if the data have no splits.
         pixels: The image in RGB or grey, if there is no file. Defaults to None.
+        place: In a config's data sets, the split and the number there. Defaults to None.
     """
 
     name: str
     label: str | None = None
     split: str = ''
     pixels: np.ndarray | None = None
+    place: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)

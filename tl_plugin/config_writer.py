@@ -1,0 +1,206 @@
+"""Writes a complete config from data and a backbone, for people who have none yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+
+from tl_plugin.backbone_choice import ModelChoice
+from tl_plugin.datasets.images import TEST, TRAIN, VAL, DomainImages, ImageItem
+from tl_plugin.datasets.prepared import PreparedData
+
+CONFIG_NAME = 'config.py'
+LISTS = 'lists'
+_BASE = 'mmpretrain::_base_/default_runtime.py'
+
+
+def write_config(
+    data: PreparedData,
+    choice: ModelChoice,
+    folder: Path,
+    image_size: int | None = None,
+    batch_size: int = 32,
+    epochs: int = 20,
+    learning_rate: float = 0.01,
+    num_workers: int = 2,
+    seed: int = 0,
+) -> Path:
+    """Write a config that mmpretrain's own tools and those of this package run as it is.
+
+    The folder gets ``config.py`` and, for data that aren't mmpretrain data sets already,
+    ``lists/*.txt``: the images of each split, in the format of mmpretrain's ``CustomDataset``. The
+    config trains and validates on the source and measures the target beside it; ``ladder`` names
+    the target's training images and the few labelled ones.
+
+    Args:
+        data: Source and target.
+        choice: The model.
+        folder: Where to write.
+        image_size: Side of the images; None takes the model's own.
+        batch_size: Images a step, at most a quarter of the training images.
+        epochs: Training length.
+        learning_rate: Of SGD with momentum; a config's own optimizer stays.
+        num_workers: Processes that load images.
+        seed: Of the run.
+
+    Returns:
+        The config's path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg = choice.cfg or _stock_config(learning_rate, epochs)
+    train, test = _pipelines(choice, image_size)
+    batch_size = max(min(batch_size, len(data.source.split(TRAIN)) // 4), 1)
+
+    def dataset(domain: str, split: str, pipeline: list, items=None, labels: bool = True) -> dict:
+        whole = getattr(data, domain)
+        items = whole.split(split) if items is None else items
+        name = f'{domain}_{split}' if items is not data.few else f'{domain}_few'
+        return dataset_config(
+            whole, items, data.classes, pipeline, folder / LISTS / f'{name}.txt', labels
+        )
+
+    def loader(content: dict, shuffle: bool) -> dict:
+        return dict(
+            batch_size=batch_size, num_workers=num_workers, persistent_workers=num_workers > 0,
+            sampler=dict(type='DefaultSampler', shuffle=shuffle),
+            collate_fn=dict(type='default_collate'), dataset=content,
+        )  # fmt: skip
+
+    cfg.model, cfg.data_preprocessor = choice.model, choice.data_preprocessor
+    cfg.load_from, cfg.randomness = choice.load_from, dict(seed=seed, deterministic=False)
+    cfg.train_dataloader = loader(dataset('source', TRAIN, train), shuffle=True)
+    for split, loop in ((VAL, 'DomainValLoop'), (TEST, 'DomainTestLoop')):
+        known = _measurable(data, split)
+        target = dict(dataset=dataset('target', split, test, known or None, bool(known)))
+        settings = dict(type=loop, dataloaders=dict(target=target))
+        if not known:
+            settings['evaluators'] = dict(target=dict(type='LabelFreeScore'))
+        cfg[f'{split}_dataloader'] = loader(dataset('source', split, test), shuffle=False)
+        cfg[f'{split}_cfg'] = settings
+        cfg[f'{split}_evaluator'] = dict(type='Accuracy', topk=(1,))
+    ladder = dict(target_dataloader=dict(dataset=dataset('target', TRAIN, train, labels=False)))
+    if data.few:
+        ladder['labelled_target_dataloader'] = dict(
+            batch_size=max(min(batch_size, len(data.few) // 2), 1),
+            dataset=dataset('target', TRAIN, train, data.few),
+        )
+    cfg.ladder = ladder
+    cfg.setdefault('custom_imports', dict(imports=['tl_plugin'], allow_failed_imports=False))
+    path = folder / CONFIG_NAME
+    cfg.dump(path)
+    return path
+
+
+def dataset_config(
+    domain: DomainImages,
+    items: Sequence[ImageItem],
+    classes: Sequence[str],
+    pipeline: list,
+    list_file: Path,
+    labels: bool = True,
+) -> dict:
+    """Write the data set config of some images of a domain.
+
+    Args:
+        domain: The domain.
+        items: Some of its images, of one split.
+        classes: Names of all classes, in the model's order.
+        pipeline: For images read from files; data sets of a config keep their own.
+        list_file: Where to list the images' files.
+        labels: Whether to give labels, which all images must have then.
+    """
+    if domain.datasets:
+        return _part_of_dataset(domain, items, classes)
+    list_file.parent.mkdir(parents=True, exist_ok=True)
+    numbers = {name: number for number, name in enumerate(classes)}
+    lines = [
+        f'{Path(item.name).absolute()} {numbers[item.label]}'
+        if labels
+        else f'{Path(item.name).absolute()}'
+        for item in items
+    ]
+    broken = [line for line in lines if '\n' in line or '\r' in line]
+    if broken:
+        raise ValueError(f'rename files with line breaks in their names: {broken[0]!r}')
+    list_file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    return dict(
+        type='CustomDataset', data_root='', ann_file=str(list_file.absolute()), with_label=labels,
+        metainfo=dict(classes=list(classes)), pipeline=pipeline,
+    )  # fmt: skip
+
+
+def _part_of_dataset(
+    domain: DomainImages, items: Sequence[ImageItem], classes: Sequence[str]
+) -> dict:
+    """A data set of the domain's config, narrowed to some images."""
+    if tuple(domain.classes) != tuple(classes):
+        raise ValueError(
+            f'{domain.origin} numbers its classes as {", ".join(domain.classes)}, the source as '
+            f'{", ".join(classes)}: give its data set metainfo=dict(classes=...) in that order, or '
+            'an annotation file, whose classes go by name'
+        )
+    splits = {item.place[0] for item in items}
+    if len(splits) != 1:
+        raise ValueError(f'{domain.origin}: one split out of {sorted(splits)} data sets')
+    (split,) = splits
+    chosen = sorted(item.place[1] for item in items)
+    count = sum(item.place is not None and item.place[0] == split for item in domain.items)
+    whole = chosen == list(range(len(chosen))) and len(chosen) == count
+    config = dict(domain.datasets[split])
+    if whole:
+        return config
+    # The config may have narrowed its data set itself: to the first ones, or to a list.
+    own = config.get('indices')
+    if isinstance(own, int) and own < 0:
+        raise ValueError(f'{domain.origin}: write its indices={own} as a list, to be divided')
+    narrowed = chosen if own is None or isinstance(own, int) else [own[i] for i in chosen]
+    return dict(config, indices=narrowed)
+
+
+def _measurable(data: PreparedData, split: str) -> tuple[ImageItem, ...]:
+    """Target images whose class is known to the model."""
+    return tuple(item for item in data.target.split(split) if item.label in data.classes)
+
+
+def _pipelines(choice: ModelChoice, image_size: int | None) -> tuple[list, list]:
+    if choice.train_pipeline and choice.test_pipeline and image_size is None:
+        return choice.train_pipeline, choice.test_pipeline
+    size = image_size or choice.image_size
+    train = [
+        dict(type='LoadImageFromFile'),
+        dict(type='RandomResizedCrop', scale=size, crop_ratio_range=(0.4, 1.0)),
+        dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+        dict(type='PackInputs'),
+    ]
+    test = [
+        dict(type='LoadImageFromFile'),
+        dict(type='ResizeEdge', scale=round(size * 8 / 7), edge='short'),
+        dict(type='CenterCrop', crop_size=size),
+        dict(type='PackInputs'),
+    ]
+    return train, test
+
+
+def _stock_config(learning_rate: float, epochs: int) -> Config:
+    from tl_plugin.launch import config_file
+
+    cfg = Config.fromfile(config_file(_BASE))
+    cfg.merge_from_dict(
+        dict(
+            optim_wrapper=dict(
+                optimizer=dict(type='SGD', lr=learning_rate, momentum=0.9, weight_decay=1e-4)
+            ),
+            param_scheduler=[
+                dict(type='CosineAnnealingLR', eta_min_ratio=0.01, convert_to_iter_based=True)
+            ],
+            train_cfg=dict(by_epoch=True, max_epochs=epochs, val_interval=max(epochs // 10, 1)),
+            default_hooks=dict(
+                logger=dict(interval=20), checkpoint=dict(interval=epochs, max_keep_ckpts=1)
+            ),
+        )
+    )
+    return cfg
+
+
