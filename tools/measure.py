@@ -1,4 +1,4 @@
-"""Trains and tests leaf configs of a folder, and writes what they reach into its metafile and README."""
+"""Trains and tests leaf configs; writes what they reach into their metafile and README."""
 
 from __future__ import annotations
 

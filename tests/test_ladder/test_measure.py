@@ -63,7 +63,8 @@ def test_measures_what_mmengine_logged_and_keeps_it(folder):
 
     # Once more: the metafile holds it already, even without the runs.
     before = (folder / 'metafile.yml').read_text()
-    assert 'starting' not in measure(folder, 'tiny', '--seeds', '0', '1', '--work-dir', folder / 'x')
+    again = measure(folder, 'tiny', '--seeds', '0', '1', '--work-dir', folder / 'x')
+    assert 'starting' not in again
     assert (folder / 'metafile.yml').read_text() == before
     assert yaml.safe_load(before)['Collections'][0]['Name'] == 'tiny_digits'
 

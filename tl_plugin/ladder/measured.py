@@ -1,4 +1,4 @@
-"""What a run reached: at its end, and at the checkpoint that a score without labels would choose."""
+"""What a run reached: at its end, and where a score without labels would have stopped it."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def choices(validation: Sequence[dict]) -> dict:
         wasn't validated.
 
     Example:
-        >>> records = [{'step': 1, CHOOSES: 0.2, TARGET: 50.0}, {'step': 2, CHOOSES: 0.1, TARGET: 60.0}]
-        >>> choices(records)
+        >>> first = {'step': 1, CHOOSES: 0.2, TARGET: 50.0}
+        >>> choices([first, {'step': 2, CHOOSES: 0.1, TARGET: 60.0}])
         {'chosen': 50.0, 'oracle': 60.0, 'steps': [1, 2]}
     """
     records = [record for record in validation if CHOOSES in record and TARGET in record]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 
 import yaml
 
@@ -14,9 +15,9 @@ from tl_plugin.ladder.results import commit, machine, versions
 
 METAFILE_NAME = 'metafile.yml'
 BEGIN, END = '<!-- measured: begin -->', '<!-- measured: end -->'
-HEADER = f"""# Measured results, written by tools/measure.py. In percent of test images: source, target at the last
-# iteration; chosen: target at the validation that {CHOOSES.split('/')[-1]} prefers,
-# which takes no labels; oracle: the best validation by target labels, for comparison alone.
+HEADER = f"""# Measured results, written by tools/measure.py. In percent of test images: source, target at the
+# last iteration; chosen: target at the validation that {CHOOSES.split('/')[-1]}
+# prefers, which takes no labels; oracle: the best by target labels, for comparison alone.
 """
 
 
@@ -65,7 +66,7 @@ def write_entries(folder: Path, entries: Iterable[dict]) -> None:
             {
                 'Task': 'Image Classification',
                 'Dataset': f'{entry["Metadata"]["Task"]}, {domain}',
-                'Metrics': {'Top 1 Accuracy': round(sum(_of(entry, domain)) / len(entry['Runs']), 2)},
+                'Metrics': {'Top 1 Accuracy': round(fmean(_of(entry, domain)), 2)},
             }
             for domain in ('source', 'target')
         ]
@@ -95,7 +96,7 @@ def _task_table(task: str, entries: list[dict]) -> str:
         if all('chosen' in run for run in entry['Runs']):
             means = [mean_and_spread(_of(entry, key)) for key in ('chosen', 'oracle')]
             chosen = f'{means[0]} ({means[1]})'
-        minutes = sum(_of(entry, 'minutes')) / len(entry['Runs'])
+        minutes = fmean(_of(entry, 'minutes'))
         lines.append(
             f'| `{Path(entry["Config"]).name}` | {len(entry["Runs"])} '
             f'| {mean_and_spread(_of(entry, "target"))} | {chosen} '

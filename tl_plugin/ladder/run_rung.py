@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import logging
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
+from tl_plugin.engine.resume.checkpoints import newest_whole_checkpoint
 from tl_plugin.ladder.files import write_json
 from tl_plugin.ladder.progress import ProgressHook, read_progress
 from tl_plugin.ladder.ready_config import CONFIG_NAME, PREDICTIONS_NAME
@@ -34,7 +33,7 @@ def run_rung(folder: Path, key: str) -> None:
         folder: Holds ``config.py``.
         key: What the result is filed under, see :func:`~tl_plugin.ladder.ready_config.content_key`.
     """
-    checkpoint = newest_checkpoint(folder)
+    checkpoint = newest_whole_checkpoint(folder)
     # A config without a file name: the runner writes the config it runs into its folder under that
     # name, and this one is resumed or not, which the ready config must not remember.
     cfg = Config(Config.fromfile(folder / CONFIG_NAME).to_dict())
@@ -55,28 +54,11 @@ def run_rung(folder: Path, key: str) -> None:
             'seconds': round(progress.elapsed, 1),
             'epochs': runner.epoch,
             'iterations': runner.iter,
-            'checkpoint': str(newest_checkpoint(folder)),
+            'checkpoint': str(newest_whole_checkpoint(folder, resumable=False)),
             'finished': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
             **count_parameters(runner.model),
         },
     )
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint of the run's course; mmengine may be killed while it writes one.
-
-    ``best_*`` is none: it may have been chosen by labels that a rung must not profit from.
-    """
-    found = [path for path in folder.glob('*.pth') if not path.name.startswith('best_')]
-    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
-            torch.load(path, map_location='cpu', mmap=True, weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            message = f'Passed over {path}, which is not whole: {error}'
-            print_log(message, logger='current', level=logging.WARNING)
-        else:
-            return path
-    return None
 
 
 def read_predictions(folder: Path) -> dict[str, dict[str, list]]:

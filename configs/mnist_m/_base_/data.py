@@ -1,4 +1,5 @@
 # MNIST, labelled, is the source; MNIST-M, made by tools/make_mnist_m.py, the target without labels.
+task = 'MNIST -> MNIST-M'
 mnist_root = 'data/mnist'
 mnist_m_root = 'data/mnist_m'
 data_preprocessor = dict(num_classes=10, mean=[127.5] * 3, std=[127.5] * 3, to_rgb=False)
@@ -21,5 +22,5 @@ test_dataloader = val_dataloader
 target_test = dict(type='MNISTM', data_root=mnist_m_root, split='test', pipeline=target_pipeline)
 val_cfg = dict(type='DomainValLoop', dataloaders=dict(target=dict(dataset=target_test)))
 test_cfg = dict(type='DomainTestLoop', dataloaders=dict(target=dict(dataset=target_test)))
-val_evaluator = dict(type='Accuracy', topk=(1,))
+val_evaluator = [dict(type='Accuracy', topk=(1,)), dict(type='LabelFreeScore')]
 test_evaluator = dict(type='Accuracy', topk=(1,))

@@ -5,6 +5,7 @@
 pacs_root = 'data/pacs'
 source = '{{$PACS_SOURCE:photo}}'
 target = '{{$PACS_TARGET:cartoon}}'
+task = f'{source} -> {target}'
 num_classes = 7
 size = 96
 data_preprocessor = dict(num_classes=num_classes, mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True)
