@@ -109,7 +109,7 @@ def test_data_sets_of_configs_keep_their_pipelines_and_are_divided(tmp_path):
     choice = choose_model('mmpretrain::resnet/resnet18_8xb16_cifar10.py', len(data.classes))
     cfg = Config.fromfile(write_config(data, choice, tmp_path / 'w', num_workers=0))
     parts = [cfg[f'{split}_dataloader'].dataset.indices for split in ('train', 'val', 'test')]
-    assert sorted(sum(parts, [])) == list(range(120))
+    assert sorted(number for part in parts for number in part) == list(range(120))
     few = cfg.ladder.labelled_target_dataloader.dataset.indices
     assert 20 <= len(few) <= 30 and set(few) < set(odd)
     metrics = build_runner(prepare(cfg, work_dir=tmp_path / 'run')).test()

@@ -1,0 +1,174 @@
+"""Which classes lie apart, what a source classifier makes of the target, how classes shift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tl_plugin.analysis.domain_gap import centre_distance
+from tl_plugin.analysis.estimates import Estimate, estimate, resampled
+
+#: A predicted class counts as known from this probability on.
+CONFIDENT = 0.9
+FEWEST = 5
+_STEPS = 200
+
+
+@dataclass(frozen=True)
+class ClassGap:
+    """The gap within one class.
+
+    Args:
+        name: The class.
+        distance: Of the centres of both domains' images of it, over the mean distance of a source
+            image from its class centre; 0 is none.
+        source_images: Of it that were compared.
+        target_images: Likewise.
+    """
+
+    name: str
+    distance: Estimate
+    source_images: int
+    target_images: int
+
+
+@dataclass(frozen=True)
+class ClassifierFindings:
+    """What a linear classifier, trained on the source's features, makes of the target.
+
+    Args:
+        source_accuracy: Cross-validated, None without at least two classes of five images.
+        target_accuracy: On target images whose label is known; None without labels.
+        confident: Share of target images that it is at least 90% sure of.
+        labels_from: ``'labels'`` or ``'confident predictions'``: where target classes are from.
+        class_gaps: One for each class with enough images in both domains, the largest first.
+        source_shares: Class -> share of the source's images.
+        target_shares: Class -> share of the target's labels; None without labels.
+        estimated_shares: Class -> share of the target, estimated without its labels.
+        label_shift: Total variation distance between source and target shares (of the labels, or
+            else the estimate), 0 to 1.
+    """
+
+    source_accuracy: Estimate | None
+    target_accuracy: Estimate | None
+    confident: float
+    labels_from: str
+    class_gaps: tuple[ClassGap, ...]
+    source_shares: dict[str, float]
+    target_shares: dict[str, float] | None
+    estimated_shares: dict[str, float]
+    label_shift: float
+
+
+def classifier_findings(
+    source: np.ndarray,
+    source_labels: Sequence[str | None],
+    target: np.ndarray,
+    target_labels: Sequence[str | None],
+    seed: int = 0,
+) -> ClassifierFindings | None:
+    """Compare the domains class by class.
+
+    Args:
+        source: ``(N, D)``, of ``reduce_features``.
+        source_labels: N names, None where unknown.
+        target: ``(M, D)``.
+        target_labels: M names, None where unknown.
+        seed: Of folds and resamples.
+
+    Returns:
+        None if the source has fewer than two classes of five images or more.
+    """
+    from sklearn.model_selection import cross_val_predict
+
+    rng = np.random.default_rng(seed)
+    names = np.array([label or '' for label in source_labels])
+    found, counts = np.unique(names[names != ''], return_counts=True)
+    classes = found[counts >= FEWEST]
+    if len(classes) < 2:
+        return None
+    chosen = np.isin(names, classes)
+    source, names = source[chosen], names[chosen]
+    classifier = _classifier()
+    held_out = cross_val_predict(classifier, source, names, cv=FEWEST, method='predict_proba')
+    probabilities = classifier.fit(source, names).predict_proba(target)
+    known = np.array([label if label in classes else '' for label in target_labels])
+    predicted = classes[probabilities.argmax(1)]
+    labelled = bool((known != '').any())
+    if not labelled:
+        known = np.where(probabilities.max(1) >= CONFIDENT, predicted, '')
+    shares = {name: float((names == name).mean()) for name in classes}
+    target_shares = (
+        {name: float((known == name).sum() / (known != '').sum()) for name in classes}
+        if labelled
+        else None
+    )
+    estimated = dict(zip(classes.tolist(), estimate_shares(held_out, names, probabilities)))
+    return ClassifierFindings(
+        source_accuracy=_accuracy(classes[held_out.argmax(1)] == names, rng),
+        target_accuracy=_accuracy((predicted == known)[known != ''], rng) if labelled else None,
+        confident=float((probabilities.max(1) >= CONFIDENT).mean()),
+        labels_from='labels' if labelled else 'confident predictions',
+        class_gaps=_class_gaps(source, names, target, known, rng),
+        source_shares={str(name): share for name, share in shares.items()},
+        target_shares=target_shares and {str(k): share for k, share in target_shares.items()},
+        estimated_shares={str(name): float(share) for name, share in estimated.items()},
+        label_shift=sum(
+            abs(shares[name] - (target_shares or estimated)[name]) for name in classes
+        ) / 2,
+    )  # fmt: skip
+
+
+def estimate_shares(
+    source_probabilities: np.ndarray, source_labels: np.ndarray, target_probabilities: np.ndarray
+) -> np.ndarray:
+    """Estimate how frequent each class is in the target, without its labels.
+
+    Expectation maximisation of Saerens et al., "Adjusting the Outputs of a Classifier to New a
+    Priori Probabilities", Neural Computation 2002. Right where classes look alike in both domains
+    and only their frequencies differ; under a gap of appearance it errs as the classifier does.
+
+    Args:
+        source_probabilities: ``(N, K)``, of images that the classifier didn't learn from.
+        source_labels: N names; in sorted order they are the K classes.
+        target_probabilities: ``(M, K)``.
+
+    Returns:
+        ``(K,)``, adds up to 1.
+    """
+    prior = np.unique(source_labels, return_counts=True)[1] / len(source_labels)
+    # What the classifier believes on average, which the frequencies are divided by.
+    believed = source_probabilities.mean(0)
+    shares = prior.copy()
+    for _ in range(_STEPS):
+        weighted = target_probabilities * (shares / believed)
+        shares = (weighted / weighted.sum(1, keepdims=True)).mean(0)
+    return shares
+
+
+def _classifier():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+
+
+def _accuracy(right: np.ndarray, rng: np.random.Generator) -> Estimate:
+    return estimate(
+        float(right.mean()), resampled(len(right), rng) @ right / len(right), 0, 1
+    )
+
+
+def _class_gaps(source, names, target, known, rng) -> tuple[ClassGap, ...]:
+    gaps = []
+    for name in np.unique(names):
+        parts = source[names == name], target[known == name]
+        if min(map(len, parts)) < FEWEST:
+            continue
+        spread = float(np.linalg.norm(parts[0] - parts[0].mean(0), axis=1).mean()) or 1.0
+        distance = Estimate(*(end / spread for end in centre_distance(*parts, rng)))
+        gaps.append(ClassGap(str(name), distance, *map(len, parts)))
+    return tuple(sorted(gaps, key=lambda gap: -gap.distance.value))

@@ -1,0 +1,57 @@
+"""A model's features of some images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import load_checkpoint
+from mmpretrain.registry import DATASETS, MODELS
+
+
+def build_model(cfg: Config) -> torch.nn.Module:
+    """Build a config's model with its weights, ready to predict."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
+        model = cfg.model.to_dict()
+        model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+        built = MODELS.build(model)
+    built.init_weights()
+    if cfg.get('load_from'):
+        load_checkpoint(built, cfg.load_from, map_location='cpu')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    return built.eval().to(device)
+
+
+@torch.no_grad()
+def extract_features(
+    model: torch.nn.Module,
+    dataset: dict,
+    batch_size: int = 64,
+    advance: Callable[[int], None] = lambda count: None,
+) -> np.ndarray:
+    """Compute what a model's last layer is given.
+
+    Args:
+        model: A classifier of mmpretrain, with a head that has ``pre_logits``.
+        dataset: Config of the images' data set.
+        batch_size: Images at a time.
+        advance: Called with the number of images that were finished since the last call.
+
+    Returns:
+        ``(N, D)``, float32, in the data set's order.
+    """
+    from mmengine.dataset import pseudo_collate
+
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        images = DATASETS.build(Config(dataset)._cfg_dict)
+    rows = []
+    for start in range(0, len(images), batch_size):
+        batch = [images[i] for i in range(start, min(start + batch_size, len(images)))]
+        inputs = model.data_preprocessor(pseudo_collate(batch), training=False)['inputs']
+        features = model.head.pre_logits(model.extract_feat(inputs))
+        rows.append(features.flatten(1).float().cpu().numpy())
+        advance(len(batch))
+    return np.concatenate(rows)
