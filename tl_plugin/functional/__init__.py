@@ -1,5 +1,6 @@
 """Maths on tensors: imports torch and nothing of ours."""
 
+from .agreement import Flips, prediction_flips
 from .checks import check_images
 from .class_confusion import class_confusion
 from .coral import coral_loss, covariance
@@ -33,6 +34,7 @@ from .starting_point import starting_point_penalty
 
 __all__ = [
     'BANDWIDTHS',
+    'Flips',
     'batch_spectral_penalty',
     'batch_spectral_shrinkage',
     'candidate_shapes',
@@ -65,6 +67,7 @@ __all__ = [
     'maximum_mean_discrepancy',
     'multilinear_map',
     'prediction_entropy',
+    'prediction_flips',
     'pseudo_label_loss',
     'random_multilinear_map',
     'relative_spread',

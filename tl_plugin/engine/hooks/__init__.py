@@ -4,6 +4,7 @@ from .adversary_monitor_hook import AdversaryMonitorHook
 from .exact_resume_hook import ExactResumeHook
 from .freeze_hook import FreezeHook
 from .gradual_unfreeze_hook import GradualUnfreezeHook
+from .retention_hook import RetentionHook
 from .source_model_hook import SourceModelHook
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     'ExactResumeHook',
     'FreezeHook',
     'GradualUnfreezeHook',
+    'RetentionHook',
     'SourceModelHook',
 ]
