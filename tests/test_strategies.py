@@ -121,7 +121,13 @@ ADDING_LOSSES = dict(
 # Overlays that work on another one's model, and those that need what not every config has; these
 # are tried by the tests of their hooks and loops.
 PARTNERS = dict(adversary_monitor='dann')
-ELSEWHERE = {'adabn', 'quality_matched', 'retention', 'similarity'}
+ELSEWHERE = {
+    'adabn',
+    'quality_matched',
+    'retention',
+    'shot',
+    'similarity',
+}
 
 
 def _only_adds_losses(overlay):

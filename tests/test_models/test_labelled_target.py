@@ -33,7 +33,12 @@ def _pair(count=4):
 
 @pytest.mark.parametrize(
     ('listed', 'kept'),
-    [([1, 3], [1, 3]), (['a/2.png'], [2]), (['3.png', 'target/a/0.png'], [0, 3]), (['b/2.png'], [])],
+    [
+        ([1, 3], [1, 3]),
+        (['a/2.png'], [2]),
+        (['3.png', 'target/a/0.png'], [0, 3]),
+        (['b/2.png'], []),
+    ],
 )
 def test_only_listed_images_keep_their_labels(listed, kept):
     out = DomainDataPreprocessor(labelled_target=listed)(_pair(), training=True)

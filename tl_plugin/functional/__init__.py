@@ -1,6 +1,7 @@
 """Maths on tensors: imports torch and nothing of ours."""
 
 from .agreement import Flips, prediction_flips
+from .centroids import centroid_pseudo_labels
 from .checks import check_images
 from .class_confusion import class_confusion
 from .coral import coral_loss, covariance
@@ -38,6 +39,7 @@ __all__ = [
     'batch_spectral_penalty',
     'batch_spectral_shrinkage',
     'candidate_shapes',
+    'centroid_pseudo_labels',
     'check_images',
     'class_confusion',
     'coral_loss',

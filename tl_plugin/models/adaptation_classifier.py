@@ -203,6 +203,8 @@ class AdaptationClassifier(ImageClassifier):
                 f'alignments ({", ".join(self.alignments)}) need target images and this batch has '
                 "none: set train_cfg = dict(type='AdaptationTrainLoop', target_dataloader=..., ...)"
             )
+        if self.teacher is not None and self.training:
+            self.teacher.follow(self)
         with self.regularizers.reading(self) as maps:
             feats = self._extract(inputs, rows)
         losses = self._classification_loss(feats, data_samples, labelled_rows(data_samples, rows))
@@ -279,7 +281,6 @@ class AdaptationClassifier(ImageClassifier):
         if logits is not None and TARGET_STRONG in rows:
             found['strong_logits'] = logits[rows[TARGET_STRONG]]
         if self.teacher is not None:
-            self.teacher.follow(self)
             found['teacher_logits'] = self.teacher(self, inputs[rows[TARGET]])
         if self._pseudo_labels is not None:
             indices = [sample.sample_idx for sample in data_samples[rows[TARGET]]]

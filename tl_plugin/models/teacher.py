@@ -49,10 +49,9 @@ class Teacher(nn.Module):
                 theirs.append(value.detach())
             else:
                 own.copy_(value)
-        share = 1 - (self.updates / (self.updates + 1)).clamp(max=self.momentum)
-        steps = torch._foreach_sub(theirs, ours)
-        torch._foreach_mul_(steps, share)
-        torch._foreach_add_(ours, steps)
+        lag = torch._foreach_sub(theirs, ours)
+        torch._foreach_mul_(lag, (self.updates / (self.updates + 1)).clamp(max=self.momentum))
+        torch._foreach_copy_(ours, torch._foreach_sub(theirs, lag))  # exact where it copies
         self.updates += 1
 
     @torch.no_grad()

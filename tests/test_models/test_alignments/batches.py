@@ -14,6 +14,15 @@ FEATURES, CLASSES = 6, 3
 PARTS = ('features', 'logits', 'strong_logits')
 
 
+#: Fields that carry none.
+EXTRAS = ('domains', 'pseudo_labels', 'teacher_logits')
+
+
+def extras(batch: DomainBatch) -> dict[str, torch.Tensor]:
+    """What of a batch carries no gradient, by field."""
+    return {name: getattr(batch, name) for name in EXTRAS if getattr(batch, name) is not None}
+
+
 def parts(batch: DomainBatch) -> dict[str, torch.Tensor]:
     """What of a batch carries gradient, by field."""
     return {name: getattr(batch, name) for name in PARTS if getattr(batch, name) is not None}
@@ -30,6 +39,8 @@ def domain(size: int, labels: bool = True, seed: int = 0, scale: float = 1.0) ->
         logits=logits.requires_grad_(),
         labels=torch.arange(size) % CLASSES if labels else torch.full((size,), -1),
         strong_logits=strong_logits.requires_grad_(),
+        teacher_logits=torch.randn(size, CLASSES, generator=generator) * scale,
+        pseudo_labels=torch.arange(size) % CLASSES,
         domains=torch.arange(size) % 2,
     )
 

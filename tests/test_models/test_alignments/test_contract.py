@@ -10,7 +10,7 @@ import tl_plugin.models.alignments as alignments
 from tests.distributed import run_distributed
 from tl_plugin.models.alignments import Alignment, DomainBatch
 
-from .batches import build, domain, parts
+from .batches import PARTS, build, domain, extras, parts
 
 ALIGNMENTS = [
     name
@@ -22,10 +22,19 @@ VARIANTS = {
     'AFNAlignment': [dict(radius=25.0)],
     'CDANHead': [dict(entropy_conditioning=True), dict(max_channels=17, random_channels=8)],
     'DANAlignment': [dict(unbiased=False)],
-    'DANNHead': [dict(spectral_norm=True), dict(gradient_penalty=0.1), dict(norm='BN'), dict(num_sources=2)],
+    'DANNHead': [
+        dict(spectral_norm=True),
+        dict(gradient_penalty=0.1),
+        dict(norm='BN'),
+        dict(num_sources=2),
+    ],
     'InformationMaximization': [dict(diversity_weight=0.5)],
     'JANAlignment': [dict(unbiased=False)],
-    'PseudoLabelAlignment': [dict(relative=False, threshold=0.4), dict(ramp=False)],
+    'PseudoLabelAlignment': [
+        dict(relative=False, threshold=0.4),
+        dict(ramp=False),
+        dict(teacher_momentum=0.9),
+    ],
 }
 CASES = [
     pytest.param(name, kwargs, id='-'.join([name, *kwargs]))
@@ -34,6 +43,7 @@ CASES = [
 ]
 # By design: they look at the target alone.
 TARGET_ONLY = {
+    'CentroidPseudoLabelAlignment',
     'EntropyMinimization',
     'InformationMaximization',
     'MCCAlignment',
@@ -114,7 +124,7 @@ class TestContract:
         for batch in (domain(4, scale=scale), domain(3, seed=1, scale=scale)):
             moved = {key: part.detach() + offset for key, part in parts(batch).items()}
             moved = {key: part.requires_grad_() for key, part in moved.items()}
-            batches.append(DomainBatch(**moved, domains=batch.domains))
+            batches.append(DomainBatch(**moved, **extras(batch)))
         loss = alignment(*batches)
         loss.backward()
         assert torch.isfinite(loss)
@@ -133,10 +143,8 @@ class TestContract:
             if not autocast:
                 halves = [{key: part.float() for key, part in h.items()} for h in halves]
             with torch.autocast('cpu', dtype=dtype, enabled=autocast):
-                numbers = [batch.domains for batch in batches]
-                loss = alignment(
-                    *(DomainBatch(**h, domains=d) for h, d in zip(halves, numbers))
-                )
+                others = [extras(batch) for batch in batches]
+                loss = alignment(*(DomainBatch(**h, **o) for h, o in zip(halves, others)))
             (1e-3 * loss).backward()  # half precision could not hold the gradient of a large loss
             results.append((loss, [batch.features.grad for batch in batches]))
         (expected, expected_grads), (found, found_grads) = results
@@ -175,13 +183,9 @@ ONE_PROCESS_ONLY = {'norm'}
 def _joint_batch():
     batches = domain(6), domain(4, seed=1)
     return [
-        {**{key: part.detach() for key, part in parts(batch).items()}, 'domains': batch.domains}
+        {**{key: part.detach() for key, part in parts(batch).items()}, **extras(batch)}
         for batch in batches
     ]
-
-
-def _leaf(part):
-    return part.clone().requires_grad_() if part.is_floating_point() else part
 
 
 def _loss_and_gradients(name, kwargs, batch):
@@ -189,10 +193,13 @@ def _loss_and_gradients(name, kwargs, batch):
     for module in alignment.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    leaves = [{key: _leaf(part) for key, part in b.items()} for b in batch]
+    leaves = [{key: part.clone() for key, part in b.items()} for b in batch]
+    for leaf in leaves:
+        for key in PARTS:
+            leaf[key].requires_grad_()
     loss = alignment(*(DomainBatch(**leaf) for leaf in leaves))
     loss.backward()
-    inputs = [[part.grad for part in leaf.values()] for leaf in leaves]
+    inputs = [[leaf[key].grad for key in PARTS] for leaf in leaves]
     return loss.detach(), inputs, [weight.grad for weight in alignment.parameters()]
 
 

@@ -8,6 +8,12 @@ from .evaluate import evaluate
 from .inherit import inherit_dataloader
 from .paired_loader import CyclingLoader, PairedLoader
 from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
+from .source_free_loop import (
+    SourceFreeEpochTrainLoop,
+    SourceFreeIterTrainLoop,
+    SourceFreeTrainLoop,
+    TargetLoader,
+)
 from .strong_view import add_strong_view
 
 __all__ = [
@@ -20,6 +26,10 @@ __all__ = [
     'PairedLoader',
     'ResumableEpochTrainLoop',
     'ResumableIterTrainLoop',
+    'SourceFreeEpochTrainLoop',
+    'SourceFreeIterTrainLoop',
+    'SourceFreeTrainLoop',
+    'TargetLoader',
     'add_strong_view',
     'evaluate',
     'inherit_dataloader',

@@ -4,6 +4,7 @@ from .alignments import Alignments
 from .base import Alignment, DomainBatch
 from .bsp import BSPAlignment
 from .cdan_head import CDANHead
+from .centroid_pseudo_label import CentroidPseudoLabelAlignment
 from .dan import DANAlignment
 from .dann_head import DANNHead
 from .deep_coral import DeepCORALAlignment
@@ -21,6 +22,7 @@ __all__ = [
     'Alignments',
     'BSPAlignment',
     'CDANHead',
+    'CentroidPseudoLabelAlignment',
     'DANAlignment',
     'DANNHead',
     'DeepCORALAlignment',

@@ -29,6 +29,9 @@ class PseudoLabelAlignment(Alignment):
         relative: Whether the threshold is relative to the confidence on the source, which keeps
             counting images when the model is unsure of everything. Defaults to True.
         ramp: Whether the loss fades in over the first half of training. Defaults to True.
+        teacher_momentum: How slowly a mean teacher follows, in [0, 1), whose predictions are the
+            labels then (Tarvainen and Valpola, NeurIPS 2017, arXiv 1703.01780, see
+            :class:`Teacher`). Defaults to None: the model's own.
         **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``init_cfg``: see
             :class:`Alignment`.
 
@@ -39,7 +42,12 @@ class PseudoLabelAlignment(Alignment):
     needs_logits = True
 
     def __init__(
-        self, threshold: float = 0.9, relative: bool = True, ramp: bool = True, **kwargs: Any
+        self,
+        threshold: float = 0.9,
+        relative: bool = True,
+        ramp: bool = True,
+        teacher_momentum: float | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 <= threshold <= 1:
@@ -49,6 +57,7 @@ class PseudoLabelAlignment(Alignment):
         self.threshold = threshold
         self.relative = relative
         self.ramp = ramp
+        self.teacher_momentum = teacher_momentum
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
         """The loss on the strong views of the target."""
@@ -60,6 +69,7 @@ class PseudoLabelAlignment(Alignment):
         threshold = self.threshold
         if self.relative:
             threshold = relative_threshold(gather_ranks(source.logits.detach()), self.threshold)
-        loss, confident = pseudo_label_loss(target.logits, target.strong_logits, threshold)
+        weak = target.logits if self.teacher_momentum is None else target.teacher_logits
+        loss, confident = pseudo_label_loss(weak, target.strong_logits, threshold)
         self.log(confident=confident.float().mean())
         return cosine_ramp(self.progress) * loss if self.ramp else loss

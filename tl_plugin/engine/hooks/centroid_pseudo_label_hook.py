@@ -1,0 +1,136 @@
+"""Finds labels of target images by class centroids."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmpretrain.registry import HOOKS
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from tl_plugin.functional import centroid_pseudo_labels, gather_ranks
+
+from ..layers.names import unwrap
+
+_STATE = 'centroid_pseudo_labels'
+
+
+@HOOKS.register_module()
+class CentroidPseudoLabelHook(Hook):
+    """Labels all target images by the nearest class centroid, again and again.
+
+    See :func:`tl_plugin.functional.centroid_pseudo_labels`; Liang et al., SHOT, ICML 2020, arXiv
+    2002.08546. :class:`CentroidPseudoLabelAlignment` learns them. All processes share the work.
+    The labels are in the checkpoint.
+
+    Args:
+        interval: Epochs, in a loop by epoch, or iterations from one labelling to the next. Defaults
+            to 1 epoch, or a pass over the target images.
+        rounds: How often centroids are computed again from the labels. Defaults to 1.
+        pipeline: Transforms of the images that are labelled. Defaults to None: those of
+            ``test_dataloader``, or else ``val_dataloader``, or else of the training.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the target images have no index.
+    """
+
+    # After the model has its weights and before the epoch's first step.
+    priority = 'NORMAL'
+
+    def __init__(
+        self, interval: int | None = None, rounds: int = 1, pipeline: list | None = None
+    ) -> None:
+        if interval is not None and interval < 1:
+            raise ValueError(f'CentroidPseudoLabelHook: interval must be >= 1, got {interval}')
+        if rounds < 0:
+            raise ValueError(f'CentroidPseudoLabelHook: rounds must be >= 0, got {rounds}')
+        self.interval = interval
+        self.rounds = rounds
+        self.pipeline = pipeline
+        self._labels: Tensor | None = None
+        self._loader: DataLoader | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Builds the loader; a resumed run goes on with its labels."""
+        self._loader = self._build_loader(runner)
+        unwrap(runner.model).set_pseudo_labels(self._labels)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Labels before an epoch, in a loop by epoch."""
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if by_epoch and runner.epoch % (self.interval or 1) == 0 and not self._is_resumed(runner):
+            self._label(runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Labels before an iteration, in a loop by iteration."""
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            interval = self.interval or len(runner.train_dataloader)
+            if runner.iter % interval == 0 or self._labels is None:
+                self._label(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Puts the labels into the checkpoint."""
+        if self._labels is not None:
+            checkpoint[_STATE] = self._labels
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Takes them out again, of a run that is resumed."""
+        if runner._resume:
+            self._labels = checkpoint.get(_STATE)
+
+    def _is_resumed(self, runner: Runner) -> bool:
+        """Whether this epoch was labelled before the run was interrupted in its middle."""
+        done = getattr(runner.train_loop, '_batches_done', 0)
+        return bool(done) and self._labels is not None
+
+    @torch.no_grad()
+    def _label(self, runner: Runner) -> None:
+        model = unwrap(runner.model)
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        parts = [self._predict(model, batch) for batch in self._loader]
+        for module, mode in modes:
+            module.training = mode
+        indices, features, logits = (gather_ranks(torch.cat(part)) for part in zip(*parts))
+        labels = centroid_pseudo_labels(features, logits.softmax(dim=1), self.rounds)
+        size = len(self._loader.dataset)
+        if int(indices.min()) < 0 or int(indices.max()) >= size or len(indices.unique()) != size:
+            raise ValueError(
+                'CentroidPseudoLabelHook tells images by their sample_idx, which here is no number '
+                'from 0 to the length of the data set: use one BaseDataset as the target, not '
+                'several joined, and PackInputs with its default meta_keys'
+            )
+        before, self._labels = self._labels, torch.full((size,), -1)
+        self._labels[indices.cpu()] = labels.cpu()
+        model.set_pseudo_labels(self._labels)
+        if before is not None:
+            changed = (before != self._labels).float().mean().item()
+            runner.message_hub.update_scalar('train/pseudo_labels_changed', changed)
+        counts = self._labels.bincount(minlength=logits.shape[1]).tolist()
+        print_log(f'CentroidPseudoLabelHook: images a class {counts}.', logger='current')
+
+    @staticmethod
+    def _predict(model: Any, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
+        indices = [sample.get('sample_idx', -1) for sample in batch['data_samples']]
+        data = model.data_preprocessor(dict(target=batch), False)
+        feats = model.extract_feat(data['inputs'])
+        features = model.features_of(feats)
+        return torch.tensor(indices, device=features.device), features, model.logits_of(feats)
+
+    def _build_loader(self, runner: Runner) -> DataLoader:
+        cfg = copy.deepcopy(runner.cfg.train_dataloader)
+        pipeline = self.pipeline
+        for key in ('test_dataloader', 'val_dataloader'):
+            dataset = (runner.cfg.get(key) or {}).get('dataset') or {}
+            pipeline = pipeline or dataset.get('pipeline')
+        if pipeline is not None:
+            cfg.dataset.pipeline = pipeline
+        cfg.sampler = dict(type='DefaultSampler', shuffle=False)
+        cfg.drop_last = False
+        cfg.pop('batch_sampler', None)
+        return runner.build_dataloader(cfg, seed=runner.seed)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Union
+
+from mmengine.logging import print_log
+from mmpretrain.registry import LOOPS
+from torch.utils.data import DataLoader
+
+from ..resume.replayable_loader import ReplayableLoader, seek, set_epoch
+from ..resume.seeds import TARGET
+from .adaptation_loop import _Adaptation, check_labelled_target
+from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
+from .strong_view import add_strong_view
+
+
+class TargetLoader:
+    """A loader whose batches are marked as the target's, so that their labels are dropped.
+
+    Args:
+        loader: Of target images.
+
+    Attributes:
+        sampler: Offers ``set_epoch``, for mmengine's ``DistSamplerSeedHook``.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+        self.dataset = loader.dataset
+        self.batch_size = loader.batch_size
+        self.sampler = self
+        self._epoch = self._batch = 0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the number of the next pass, counted from 0."""
+        self._epoch, self._batch = epoch, 0
+        set_epoch(self.loader, epoch)
+
+    def seek(self, number: int, batch: int = 0) -> None:
+        """Makes batch number ``batch`` of pass ``number`` the next one."""
+        self._epoch, self._batch = number, batch
+
+    def __iter__(self) -> Iterator[dict]:
+        place = (self._epoch, self._batch)
+        self._epoch, self._batch = self._epoch + 1, 0
+        for batch in seek(self.loader, *place):
+            yield {'target': batch}
+
+
+@LOOPS.register_module()
+class SourceFreeEpochTrainLoop(_Adaptation, ResumableEpochTrainLoop):
+    """mmengine's ``EpochBasedTrainLoop`` on the target alone, see :func:`SourceFreeTrainLoop`."""
+
+    def __init__(self, runner: Any, dataloader: Any, strong_view: Any = None, **kwargs: Any):
+        super().__init__(runner, _target_loader(runner, dataloader, strong_view), **kwargs)
+
+
+@LOOPS.register_module()
+class SourceFreeIterTrainLoop(_Adaptation, ResumableIterTrainLoop):
+    """mmengine's ``IterBasedTrainLoop`` on the target alone, see :func:`SourceFreeTrainLoop`."""
+
+    def __init__(self, runner: Any, dataloader: Any, strong_view: Any = None, **kwargs: Any):
+        super().__init__(runner, _target_loader(runner, dataloader, strong_view), **kwargs)
+
+
+@LOOPS.register_module()
+def SourceFreeTrainLoop(
+    runner: Any,
+    dataloader: Union[DataLoader, dict],
+    max_epochs: int | None = None,
+    max_iters: int | None = None,
+    strong_view: Sequence[dict] | None = None,
+    **kwargs: Any,
+) -> Union[SourceFreeEpochTrainLoop, SourceFreeIterTrainLoop]:
+    """Adaptation without a source: a source model, and target images whose labels nobody sees.
+
+    Args:
+        runner: The runner.
+        dataloader: The target: the config's ``train_dataloader``.
+        max_epochs: Train by epoch, for so many.
+        max_iters: Or by iteration, for so many.
+        strong_view: See :func:`AdaptationTrainLoop`. Defaults to None.
+        **kwargs: ``val_begin``, ``val_interval``, ``dynamic_intervals``, as in mmengine's loops.
+
+    Returns:
+        The loop by epoch or by iteration.
+
+    Raises:
+        ValueError: If there is no source model, or not just one of ``max_epochs`` and
+            ``max_iters`` is given.
+    """
+    if (max_epochs is None) == (max_iters is None):
+        raise ValueError(
+            'SourceFreeTrainLoop trains by epoch (max_epochs) or by iteration (max_iters): give '
+            f'one of them, got max_epochs={max_epochs} and max_iters={max_iters}'
+        )
+    if max_epochs is not None:
+        return SourceFreeEpochTrainLoop(
+            runner, dataloader, strong_view, max_epochs=max_epochs, **kwargs
+        )
+    return SourceFreeIterTrainLoop(runner, dataloader, strong_view, max_iters=max_iters, **kwargs)
+
+
+def _target_loader(runner: Any, loader: Any, strong_view: Any) -> TargetLoader:
+    own_weights = ((runner.cfg.get('model') or {}).get('init_cfg') or {}).get('type')
+    if not runner._load_from and not runner._resume and own_weights != 'Pretrained':
+        raise ValueError(
+            'adaptation without a source starts from a model that was trained on it, head '
+            'included: set load_from to its checkpoint'
+        )
+    if strong_view is not None:
+        loader = add_strong_view(loader, strong_view)
+    if isinstance(loader, dict):
+        loader = runner.build_dataloader(
+            loader,
+            seed=runner.seed,
+            diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False),
+        )
+    target = TargetLoader(ReplayableLoader.of(loader, runner.seed, TARGET))
+    check_labelled_target(runner.model, target.dataset)
+    print_log(
+        f'Adaptation without a source: {len(target.dataset)} target images in {len(target)} '
+        f'batches of {target.batch_size} a pass and rank.',
+        logger='current',
+    )
+    return target
