@@ -152,7 +152,7 @@ def test_resume_takes_the_latest_checkpoint_or_starts_as_the_config_says(tmp_pat
     assert not fresh.resume and fresh.load_from == 'pretrained.pth'
     train(toy_config(tmp_path, max_epochs=1))
     resumed = prepare(toy_config(tmp_path, options=options), resume='auto')
-    assert resumed.resume and resumed.load_from is None
+    assert resumed.resume and resumed.load_from == str(tmp_path / 'epoch_1.pth')
     chosen = prepare(toy_config(tmp_path), resume=str(tmp_path / 'epoch_1.pth'))
     assert chosen.resume and chosen.load_from == str(tmp_path / 'epoch_1.pth')
     with pytest.raises(FileNotFoundError, match='epoch_9'):

@@ -18,9 +18,15 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from tl_plugin.cpu_launch import join_cpu_group, runs_on_cpus, wrap_for_cpus
+from tl_plugin.engine.resume.checkpoints import (
+    check_resumable,
+    newest_whole_checkpoint,
+    read_whole,
+)
+from tl_plugin.fault_tolerance import make_fault_tolerant
 from tl_plugin.strategies import apply_strategies, configs_dir
 
 
@@ -202,7 +208,21 @@ def prepare_test(
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Builds the runner that a prepared config describes; on CPUs it joins the processes first."""
+    """Builds the runner that a prepared config describes; on CPUs it joins the processes first.
+
+    Args:
+        cfg: Out of :func:`prepare` or :func:`prepare_test`. What
+            :func:`~tl_plugin.fault_tolerance.make_fault_tolerant` adds is in the runner's copy.
+
+    Raises:
+        FileNotFoundError: If ``load_from`` is a file that isn't there.
+        BrokenCheckpointError: If it is damaged, or holds more than data.
+    """
+    cfg = make_fault_tolerant(cfg)
+    start = cfg.get('load_from')
+    if start and '://' not in str(start):
+        _check_there(start, 'load_from')
+        read_whole(start)
     if runs_on_cpus(cfg):
         join_cpu_group(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -238,16 +258,27 @@ def _check_amp(cfg: Config) -> None:
 
 
 def _set_resume(cfg: Config, resume: str) -> None:
-    if resume != 'auto':
-        if '://' not in resume and not Path(resume).expanduser().is_file():
-            raise FileNotFoundError(f'no checkpoint to resume from at {Path(resume).absolute()}')
-        cfg.resume, cfg.load_from = True, resume
-    elif find_latest_checkpoint(cfg.work_dir):
-        cfg.resume, cfg.load_from = True, None
+    found: str | Path | None = resume
+    if resume == 'auto':
+        found = newest_whole_checkpoint(cfg.work_dir)
+    elif '://' not in resume:
+        _check_there(resume, '--resume')
+        check_resumable(resume)
+    if found is not None:
+        cfg.resume, cfg.load_from = True, str(found)
+        print_log(f'Resuming from {found}.', logger='current')
     else:
         # mmengine would train on from random weights here and forget the config's `load_from`.
-        print_log(f'no checkpoint in {cfg.work_dir} yet: starting anew', logger='current')
+        print_log(f'no whole checkpoint in {cfg.work_dir}: starting anew', logger='current')
         cfg.resume = False
+
+
+def _check_there(path: str | Path, flag: str) -> None:
+    path = Path(path).expanduser()
+    if not path.exists():
+        others = sorted(other.name for other in path.parent.glob('*.pth'))
+        hint = f'; beside it are {", ".join(others)}' if others else ''
+        raise FileNotFoundError(f'{flag}: no checkpoint at {path.absolute()}{hint}')
 
 
 def _set_tta(cfg: Config) -> None:

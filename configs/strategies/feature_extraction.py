@@ -13,4 +13,7 @@
 #        dropout   'eval': no dropout in frozen parts, so that features are deterministic
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
-custom_hooks = [dict(type='FreezeHook', layers=':-1', norm='eval', dropout='eval')]
+custom_hooks = [
+    dict(type='FreezeHook', layers=':-1', norm='eval', dropout='eval'),
+    dict(type='LoadReportHook', new_classifier=True),  # for other classes than load_from
+]

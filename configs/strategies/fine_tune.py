@@ -14,6 +14,8 @@
 # Note   A scheduler with an absolute `eta_min` ends all layers at the same rate: use `eta_min_ratio`.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
+custom_hooks = [dict(type='LoadReportHook', new_classifier=True)]  # for other classes than load_from
+
 optim_wrapper = dict(
     constructor='LayerwiseLROptimWrapperConstructor',
     paramwise_cfg=dict(base_lr_mult=0.1, head_lr_mult=10.0, layer_decay_rate=0.75),

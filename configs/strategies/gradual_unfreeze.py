@@ -27,7 +27,8 @@ custom_hooks = [
         layers=':-1',
         schedule=dict(until=0.5, by_epoch=False),
         warmup_iters=100,
-    )
+    ),
+    dict(type='LoadReportHook', new_classifier=True),  # for other classes than load_from
 ]
 
 optim_wrapper = dict(

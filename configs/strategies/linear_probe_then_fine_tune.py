@@ -24,7 +24,8 @@ custom_hooks = [
         layers=':-1',
         schedule=dict(milestones=[(0.5, ':-1')], by_epoch=False),
         warmup_iters=100,
-    )
+    ),
+    dict(type='LoadReportHook', new_classifier=True),  # for other classes than load_from
 ]
 
 optim_wrapper = dict(

@@ -7,3 +7,5 @@
 # Options None. To measure on the target too, see `DomainValLoop` and `DomainTestLoop`:
 #        test_cfg = dict(type='DomainTestLoop', dataloaders=dict(target=dict(dataset=...)))
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
+
+custom_hooks = [dict(type='LoadReportHook', new_classifier=True)]  # for other classes than load_from

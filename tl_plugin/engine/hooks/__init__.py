@@ -1,20 +1,28 @@
 """Which weights train, and when; what watches over training."""
 from .adabn_hook import AdaBNHook
 from .adversary_monitor_hook import AdversaryMonitorHook
+from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .bad_images_hook import BadImagesHook
 from .centroid_pseudo_label_hook import CentroidPseudoLabelHook
 from .exact_resume_hook import ExactResumeHook
+from .finite_loss_hook import FiniteLossHook
 from .freeze_hook import FreezeHook
 from .gradual_unfreeze_hook import GradualUnfreezeHook
+from .load_report_hook import LoadReportHook
 from .retention_hook import RetentionHook
 from .source_model_hook import SourceModelHook
 
 __all__ = [
     'AdaBNHook',
     'AdversaryMonitorHook',
+    'AtomicCheckpointHook',
+    'BadImagesHook',
     'CentroidPseudoLabelHook',
     'ExactResumeHook',
+    'FiniteLossHook',
     'FreezeHook',
     'GradualUnfreezeHook',
+    'LoadReportHook',
     'RetentionHook',
     'SourceModelHook',
 ]

@@ -91,7 +91,7 @@ def read_whole(path: str | Path) -> Any:
     except pickle.UnpicklingError as error:
         # torch advises here to try again without the protection.
         asked = re.search(r'GLOBAL (\S+)', str(error))
-        what = f'it asks for {asked[1]}, which is more than data' if asked else 'it is no checkpoint'
+        what = f'it asks for {asked[1]}, more than data' if asked else 'it is no checkpoint'
         raise BrokenCheckpointError(f'refused to read {path}: {what}') from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BrokenCheckpointError(f'{path} is not whole, or no checkpoint: {error}') from error

@@ -88,7 +88,8 @@ def read_or_replace(dataset: Any, index: int, tries: int) -> Any:
         except Exception as error:
             if not is_unreadable(error):
                 raise
-            faults.append(Fault(sample_name(dataset, index), f'{type(error).__name__}: {error}'))
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())  # decoders break lines
+            faults.append(Fault(sample_name(dataset, index), reason))
             last = error
         else:
             return Replaced(sample, faults) if faults else sample

@@ -1,0 +1,186 @@
+"""Images that can't be read are replaced, counted and named; wrong labels are named."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.hooks import Hook
+from mmpretrain.registry import HOOKS
+from PIL import Image
+
+from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
+from tests.toy import target, toy_config, train
+from tl_plugin.engine.hooks import BadImagesHook
+
+EXACT = dict(type='ExactResumeHook')
+PIPELINE = [dict(type='LoadImageFromFile'), dict(type='RandomFlip', prob=0.5),
+            dict(type='PackInputs')]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of 10 images; 2 are no images, 1 is cut off, 1 vanishes later."""
+    for label, name in enumerate(('blue', 'green', 'red')):
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        for number in range(10):
+            image = np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            image[..., label] = 255
+            Image.fromarray(image).save(tmp_path / 'data' / name / f'{number}.png')
+    data = tmp_path / 'data'
+    (data / 'blue' / '3.png').write_bytes(b'no image')
+    (data / 'red' / '4.png').write_bytes(b'')
+    cut = data / 'green' / '5.png'
+    cut.write_bytes(cut.read_bytes()[:60])
+    return data
+
+
+BAD = {'blue/3.png', 'red/4.png', 'green/5.png'}
+
+
+@HOOKS.register_module(force=True)
+class Vanish(Hook):
+    """Deletes a file once the run has begun, and records batches."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.seen, self.sizes = path, [], []
+
+    def before_train(self, runner) -> None:
+        Path(self.path).unlink(missing_ok=True)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        samples = data_batch['data_samples']
+        self.sizes.append(len(samples))
+        self.seen += [Path(sample.img_path).name for sample in samples]
+
+
+def config(work_dir, data, options=None, max_epochs=2, **hook):
+    cfg = toy_config(work_dir, options={'train_cfg.val_interval': 9}, max_epochs=max_epochs)
+    cfg.train_dataloader.update(batch_size=5)
+    cfg.train_dataloader.dataset = dict(
+        type='CustomDataset', data_root=str(data), pipeline=PIPELINE, with_label=True
+    )
+    cfg.default_hooks.checkpoint = dict(type='AtomicCheckpointHook', interval=1)
+    vanish = dict(type='Vanish', path=str(data / 'red' / '7.png'))
+    cfg.custom_hooks = [EXACT, dict(type='BadImagesHook', **{'limit': 0.2, **hook}), vanish]
+    cfg.merge_from_dict(options or {})
+    return cfg
+
+
+def hook_of(runner, kind):
+    return next(hook for hook in runner.hooks if type(hook).__name__ == kind)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_they_are_replaced_counted_and_named(workers, folder, tmp_path):
+    runner = train(config(tmp_path, folder, {'train_dataloader.num_workers': workers}))
+    found = hook_of(runner, 'BadImagesHook').unreadable['train']
+    names = {str(Path(name).relative_to(folder)) for name in found}
+    assert names == BAD | {'red/7.png'}
+    assert 'FileNotFoundError' in found[str(folder / 'red' / '7.png')]
+    assert set(hook_of(runner, 'Vanish').sizes) == {5}
+    assert runner.iter == 12
+    assert runner.message_hub.get_info('unreadable_images')['train'] == found
+
+
+def test_two_hundred_faults_are_counted_exactly(tmp_path):
+    data = tmp_path / 'data'
+    for name in ('a', 'b', 'c'):
+        (data / name).mkdir(parents=True)
+    blank = Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8))
+    broken = set()
+    for number in range(600):
+        path = data / 'abc'[number % 3] / f'{number}.png'
+        if number % 3 == 1:
+            path.write_bytes(b'')
+            broken.add(str(path))
+        else:
+            blank.save(path)
+    options = {'train_dataloader.batch_size': 50}
+    runner = train(config(tmp_path, data, options, max_epochs=1, limit=200))
+    assert set(hook_of(runner, 'BadImagesHook').unreadable['train']) == broken
+    assert len(broken) == 200
+
+
+def test_past_the_limit_the_run_stops(folder, tmp_path):
+    with pytest.raises(OSError, match=r'4 of 30 train images cannot be read, more than .* 3'):
+        train(config(tmp_path, folder, limit=3))
+
+
+def test_a_wrong_path_ends_at_once(folder, tmp_path):
+    for path in folder.rglob('*.png'):
+        path.write_bytes(b'')
+    with pytest.raises(OSError, match=r'images in a row could not be read.*data_root'):
+        train(config(tmp_path, folder, limit=1.0))
+
+
+def test_a_resumed_run_counts_on(folder, tmp_path):
+    train(config(tmp_path, folder, max_epochs=1))
+    cfg = config(tmp_path, folder, max_epochs=2, limit=4)
+    cfg.resume = True
+    runner = train(cfg)
+    assert len(hook_of(runner, 'BadImagesHook').unreadable['train']) == 4
+
+
+def test_a_mistake_in_a_transform_is_no_broken_image(folder, tmp_path):
+    cfg = config(tmp_path, folder)
+    cfg.train_dataloader.dataset.pipeline = [
+        dict(type='LoadImageFromFile'), dict(type='RandomCrop', crop_size=64),
+        dict(type='Normalize', mean=[0, 0], std=[1]), dict(type='PackInputs')]  # fmt: skip
+    with pytest.raises(cv2.error):
+        train(cfg)
+
+
+@pytest.mark.parametrize('kwargs', [dict(limit=-1), dict(limit=1.5), dict(tries=0)])
+def test_wrong_settings(kwargs):
+    with pytest.raises(ValueError, match='expected a'):
+        BadImagesHook(**kwargs)
+
+
+def _train_on_ranks(folder: str, data: str) -> tuple:
+    cfg = config(folder, Path(data))
+    cfg.launcher, cfg.model_wrapper_cfg = 'pytorch', CPU_MODEL_WRAPPER
+    runner = train(cfg)
+    found = hook_of(runner, 'BadImagesHook').unreadable.get('train', {})
+    return runner.iter, list(found), [float(v.sum()) for v in runner.model.parameters()]
+
+
+def test_ranks_stay_in_step(folder, tmp_path):
+    first, second = run_distributed(_train_on_ranks, str(tmp_path), str(folder))
+    assert first[0] == second[0] == 6 and first[2] == second[2]
+    assert {str(Path(p).relative_to(folder)) for p in first[1] + second[1]} >= BAD
+
+
+@pytest.mark.parametrize(
+    ('options', 'strategies', 'message'),
+    [
+        ({'model.head.num_classes': 2, 'model.head.topk': (1,)}, (),
+         r'label 2 of image \d+ is out of range: the head has 2 classes'),
+        ({'model.head.num_classes': 2, 'train_dataloader.dataset.metainfo': dict(classes=()),
+          **target(metainfo=dict(classes=()))}, ('dann',), 'label 2 of the source image image'),
+    ],
+)  # fmt: skip
+def test_labels_out_of_range_are_named(options, strategies, message, tmp_path):
+    pack = [dict(type='PackInputs', meta_keys=('img_id',))]
+    options = {**options, 'train_dataloader.dataset.pipeline': pack}
+    cfg = toy_config(tmp_path, strategies, options)
+    cfg.custom_hooks = [EXACT, dict(type='BadImagesHook')]
+    with pytest.raises(ValueError, match=message):
+        train(cfg)
+
+
+def test_one_image_and_batch_norm_of_vectors(tmp_path):
+    neck = dict(type='LinearNeck', in_channels=64, out_channels=8, gap_dim=2,
+                norm_cfg=dict(type='BN1d'), _delete_=True)  # fmt: skip
+    make = partial(toy_config, max_epochs=1)
+    options = {'model.neck': neck, 'model.head.in_channels': 8, 'train_dataloader.dataset.size': 13}
+    cfg = make(tmp_path, options=options)
+    cfg.custom_hooks = [EXACT, dict(type='BadImagesHook')]
+    with pytest.raises(ValueError, match=r'last batch of each epoch has 1 image .*drop_last'):
+        train(cfg)
+    cfg = make(tmp_path, options={**options, 'train_dataloader.drop_last': True})
+    cfg.custom_hooks = [EXACT, dict(type='BadImagesHook')]
+    assert train(cfg).iter == 3

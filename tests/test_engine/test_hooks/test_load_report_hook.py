@@ -1,0 +1,133 @@
+"""What a checkpoint gave the model is said; one that gave it nothing is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.toy import toy_config, train
+from tl_plugin.engine.hooks import load_report_hook
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('trained')
+    train(toy_config(folder, max_epochs=1))
+    return folder / 'epoch_1.pth'
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr(
+        load_report_hook, 'print_log', lambda message, **kwargs: lines.append(message)
+    )
+    return lines
+
+
+def start(work_dir, checkpoint, options=None, resume=False, strategies=(), hooks=({},)):
+    cfg = toy_config(work_dir, strategies, options={
+        'optim_wrapper.optimizer.lr': 0.0, **(options or {})}, max_epochs=2 if resume else 1)
+    own = [dict(type='LoadReportHook', **hook) for hook in hooks]
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *own]
+    cfg.load_from, cfg.resume = str(checkpoint), resume
+    return train(cfg)
+
+
+def change(trained, folder, edit):
+    content = torch.load(trained, weights_only=True)
+    content['state_dict'] = edit(content['state_dict'])
+    torch.save(content, folder / 'changed.pth')
+    return folder / 'changed.pth'
+
+
+def test_all_of_it(trained, tmp_path, said):
+    start(tmp_path, trained)
+    assert said == ['Loaded 122 of 122 tensors.']
+
+
+def test_what_was_missing_and_what_was_too_much(trained, tmp_path, said):
+    def edit(state):
+        del state['backbone.conv1.weight']
+        return {**state, 'extra.weight': torch.zeros(1)}
+
+    start(tmp_path, change(trained, tmp_path, edit))
+    assert 'Missing in the checkpoint, at their initial values: backbone.conv1.weight.' in said[0]
+    assert 'not used: extra.weight' in said[0]
+
+
+@pytest.mark.parametrize(
+    'edit',
+    [
+        lambda state: {f'net.{name}': value for name, value in state.items()},
+        lambda state: {n: v for n, v in state.items() if n.startswith('head.')},
+        lambda state: {'unknown': torch.zeros(2)},
+    ],
+    ids=['other names', 'head alone', 'another network'],
+)
+def test_nothing_of_the_backbone(edit, trained, tmp_path):
+    with pytest.raises(ValueError, match=r'nothing .* fits the backbone: the model has backbone\.'):
+        start(tmp_path, change(trained, tmp_path, edit))
+
+
+def test_names_of_a_wrapped_model_fit(trained, tmp_path, said):
+    path = change(trained, tmp_path, lambda s: {f'module.{n}': v for n, v in s.items()})
+    start(tmp_path, path)
+    assert said == ['Loaded 122 of 122 tensors.']
+
+
+CLASSES = {'model.head.num_classes': 2, 'train_dataloader.dataset.size': 2,
+           'val_dataloader.dataset.size': 2, 'test_dataloader.dataset.size': 2}  # fmt: skip
+
+
+def test_a_classifier_of_another_width_only_where_it_is_wanted(trained, tmp_path, said):
+    with pytest.raises(ValueError, match=r'head\.fc\.weight \(model \(2, 64\), checkpoint \(3, 64'):
+        start(tmp_path, trained, CLASSES)
+    runner = start(tmp_path, trained, CLASSES, hooks=({}, dict(new_classifier=True)))
+    assert said[0].startswith('The classifier starts anew')
+    saved = torch.load(trained, weights_only=True)['state_dict']
+    assert runner.model.head.fc.weight.shape == (2, 64)
+    assert torch.equal(runner.model.backbone.conv1.weight, saved['backbone.conv1.weight'])
+
+
+@pytest.mark.parametrize('strategy', ['fine_tune', 'feature_extraction', 'gradual_unfreeze',
+                                      'linear_probe_then_fine_tune', 'source_only'])  # fmt: skip
+def test_strategies_for_new_classes_want_it(strategy, tmp_path):
+    cfg = toy_config(tmp_path, (strategy,))
+    assert dict(type='LoadReportHook', new_classifier=True) in cfg.custom_hooks
+
+
+def test_ema_gets_a_new_classifier_too(trained, tmp_path):
+    cfg_hooks = (dict(new_classifier=True),)
+    options = {**CLASSES, 'custom_hooks': [dict(type='EMAHook', momentum=0.1)]}
+    runner = start(tmp_path, trained, options, hooks=cfg_hooks)
+    assert runner.model.head.fc.weight.shape == (2, 64)
+
+
+def test_another_network(trained, tmp_path):
+    wider = {'model.backbone.base_channels': 16, 'model.head.in_channels': 128}
+    with pytest.raises(ValueError, match='of another network, these have other shapes: backbone'):
+        start(tmp_path, trained, wider, hooks=(dict(new_classifier=True),))
+
+
+def test_a_resume_must_fit_whole(trained, tmp_path):
+    with pytest.raises(ValueError, match=r'to resume from does not fit .* head\.fc'):
+        start(tmp_path, trained, CLASSES, resume=True, hooks=(dict(new_classifier=True),))
+    assert start(tmp_path, trained, resume=True).epoch == 2
+
+
+def test_position_embeddings_that_the_network_resizes_are_no_mismatch(tmp_path, said):
+    from mmpretrain.registry import MODELS
+
+    def vit(size):
+        return MODELS.build(dict(
+            type='ImageClassifier', head=dict(type='LinearClsHead', in_channels=16, num_classes=3),
+            backbone=dict(type='VisionTransformer', img_size=size, patch_size=8, arch=dict(
+                embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))))  # fmt: skip
+
+    class Runner:
+        model, _resume = vit(32), False
+        hooks = (load_report_hook.LoadReportHook(),)
+
+    Runner.hooks[0].after_load_checkpoint(Runner, {'state_dict': vit(16).state_dict()})
+    assert said[0].startswith('Loaded 39 of 39') or 'Missing' not in said[0]

@@ -1,0 +1,51 @@
+"""What the launch adds, and that a run without it is left as it was."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+
+from tests.toy import toy_config
+from tl_plugin.engine.hooks import AtomicCheckpointHook, ExactResumeHook, LoadReportHook
+from tl_plugin.fault_tolerance import ADDED, make_fault_tolerant
+from tl_plugin.launch import build_runner, prepare
+
+
+def _types(cfg):
+    return [hook['type'].split('.')[-1] for hook in cfg.custom_hooks]
+
+
+def test_the_launch_adds_what_is_missing(tmp_path):
+    own = dict(type='LoadReportHook', new_classifier=True)
+    cfg = toy_config(tmp_path, options={'custom_hooks': [own]})
+    before = cfg.to_dict()
+    runner = build_runner(prepare(cfg))
+    assert {type(hook).__name__ for hook in runner.hooks} >= set(ADDED)
+    assert [hook.new_classifier for hook in runner.hooks if isinstance(hook, LoadReportHook)] == [
+        True
+    ]
+    assert not any(type(hook) is CheckpointHook for hook in runner.hooks)
+    assert cfg.to_dict()['custom_hooks'] == before['custom_hooks']
+    # mmpretrain's own tools run what was dumped, without custom_imports.
+    dumped = Config.fromfile(next(tmp_path.glob('*.py')))
+    assert dumped.default_hooks.checkpoint.type.startswith('tl_plugin.')
+
+
+def test_arguments_of_the_stock_hook_stay():
+    stock = dict(type='CheckpointHook', interval=3, max_keep_ckpts=2)
+    made = make_fault_tolerant(Config(dict(default_hooks=dict(checkpoint=stock))))
+    kind = made.default_hooks.checkpoint.pop('type')
+    assert kind == 'tl_plugin.engine.hooks.AtomicCheckpointHook'
+    assert dict(made.default_hooks.checkpoint) == dict(interval=3, max_keep_ckpts=2)
+    assert make_fault_tolerant(Config()).default_hooks.checkpoint.interval == 1
+
+
+def test_what_is_not_stock_is_left_alone():
+    for checkpoint in (None, dict(type='MyCheckpointHook')):
+        cfg = Config(dict(default_hooks=dict(checkpoint=checkpoint)))
+        assert make_fault_tolerant(cfg).default_hooks.checkpoint == checkpoint
+    cfg = Config(dict(custom_hooks=[dict(type=ExactResumeHook)]), format_python_code=False)
+    assert len(make_fault_tolerant(cfg).custom_hooks) == len(ADDED)
+    twice = make_fault_tolerant(make_fault_tolerant(Config()))
+    assert sorted(_types(twice)) == sorted(ADDED)
+    assert issubclass(AtomicCheckpointHook, CheckpointHook)
