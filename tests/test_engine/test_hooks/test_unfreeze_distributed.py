@@ -22,8 +22,9 @@ def run(work_dir, batch_size, model=TINY_VIT, resume_from=None, **options):
     distributed = dist.is_initialized()
     rank = dist.get_rank() if distributed else 0
     changes = dict(
-        custom_hooks=[hook, dict(type='EMAHook', momentum=0.2)], train_cfg=dict(max_epochs=6),
-        train_dataloader=dict(batch_size=batch_size),
+        custom_hooks=[hook, dict(type='EMAHook', momentum=0.2), dict(type='ExactResumeHook')],
+        train_cfg=dict(max_epochs=6),
+        train_dataloader=dict(batch_size=batch_size, dataset=dict(flip=True)),
         val_cfg=None, val_dataloader=None, val_evaluator=None,
         param_scheduler=[dict(type='CosineAnnealingLR', T_max=6, eta_min_ratio=0.1)],
         optim_wrapper=dict(
