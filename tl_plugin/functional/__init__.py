@@ -3,6 +3,7 @@
 from .agreement import Flips, prediction_flips
 from .centroids import centroid_pseudo_labels
 from .checks import check_images
+from .cka import linear_gram, minibatch_cka, unbiased_hsic
 from .class_confusion import class_confusion
 from .coral import coral_loss, covariance
 from .distillation import distillation_loss
@@ -63,10 +64,12 @@ __all__ = [
     'interpolate_weights',
     'joint_maximum_mean_discrepancy',
     'largest_singular_values',
+    'linear_gram',
     'log_one_minus_softmax',
     'margin_disparity_loss',
     'marginal_entropy',
     'maximum_mean_discrepancy',
+    'minibatch_cka',
     'multilinear_map',
     'prediction_entropy',
     'prediction_flips',
@@ -80,4 +83,5 @@ __all__ = [
     'squared_distances',
     'starting_point_penalty',
     'stepwise_feature_norm_loss',
+    'unbiased_hsic',
 ]

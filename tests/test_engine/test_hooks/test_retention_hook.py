@@ -35,7 +35,8 @@ def source(tmp_path_factory):
 
 
 def _config(folder, source, epochs=6, **options):
-    hook = {key: options.pop(key) for key in ('budget', 'action', 'metric') if key in options}
+    known = ('budget', 'action', 'metric', 'patience')
+    hook = {'patience': 0, **{key: options.pop(key) for key in known if key in options}}
     cfg = toy_config(
         folder, ('retention',), {**FORGETTING, 'load_from': str(source), **options}, epochs
     )
@@ -106,6 +107,24 @@ def test_training_ends_beyond_the_budget(source, tmp_path, action):
     assert _equal(ends_as, runner.model.state_dict())
 
 
+def test_patience_counts_validations_in_a_row(source, tmp_path):
+    lost = [record['retention/forgetting'] > 10 for record in _log_of_a_whole_run(source, tmp_path)]
+    first = lost.index(True)
+    assert lost[first + 1], 'the run forgets for good, or this shows nothing'
+    runner = train(_config(tmp_path / 'patient', source, budget=10.0, patience=1))
+    assert runner.epoch == first + 2
+    # One who comes to the end beyond the budget is given the weights back as well.
+    runner = train(_config(tmp_path / 'end', source, budget=10.0, patience=99))
+    assert runner.epoch == 6 and lost[-1]
+    assert _equal(_state(tmp_path / 'end/inside_budget.pth'), runner.model.state_dict())
+    assert not _equal(_state(tmp_path / 'end/epoch_6.pth'), runner.model.state_dict())
+
+
+def _log_of_a_whole_run(source, folder):
+    train(_config(folder / 'whole', source, action='log'))
+    return list(_logged(folder / 'whole').values())
+
+
 def test_inside_the_budget_it_runs_to_its_end(source, tmp_path):
     runner = train(_config(tmp_path, source, budget=100.0))
     assert runner.epoch == 6
@@ -164,6 +183,7 @@ def test_what_is_missing_is_named(source, tmp_path):
 
 @pytest.mark.parametrize(('options', 'message'), [
     (dict(budget=-1), 'at least 0 points, got -1'),
+    (dict(patience=-1), 'patience must be at least 0'),
     (dict(action='halt'), "log, stop, roll_back, got 'halt'"),
 ])
 def test_wrong_arguments(options, message):

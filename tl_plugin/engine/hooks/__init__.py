@@ -10,6 +10,7 @@ from .freeze_hook import FreezeHook
 from .gradual_unfreeze_hook import GradualUnfreezeHook
 from .load_report_hook import LoadReportHook
 from .retention_hook import RetentionHook
+from .similarity_hook import SimilarityHook
 from .source_model_hook import SourceModelHook
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     'GradualUnfreezeHook',
     'LoadReportHook',
     'RetentionHook',
+    'SimilarityHook',
     'SourceModelHook',
 ]

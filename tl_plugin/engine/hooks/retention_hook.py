@@ -32,8 +32,8 @@ class RetentionHook(Hook):
     Before training the source model is measured on the source validation images; each validation
     then logs ``retention/forgetting``, the points of source accuracy lost since, and
     ``retention/agreement``, the percentage of source images of which it predicts what the source
-    model did. Where more than the budget is lost, training ends, and ``inside_budget.pth`` in the
-    work folder is the last model that cost no more.
+    model did. Where more than the budget stays lost, training ends, and ``inside_budget.pth`` in
+    the work folder is the last model that cost no more.
 
     The source is the domain ``source`` of a ``DomainValLoop``, of any other loop its
     ``val_dataloader``. The baseline is in the checkpoint, so that a resumed run measures against
@@ -44,7 +44,10 @@ class RetentionHook(Hook):
         metric: Of the source, without its domain. Higher is better. Defaults to 'accuracy/top1'.
         action: What to do beyond the budget: 'log' warns; 'stop' ends training and leaves the model
             as it is; 'roll_back' ends training and gives the model the weights of
-            ``inside_budget.pth`` back. Defaults to 'roll_back'.
+            ``inside_budget.pth`` back, as it does where training comes to its end beyond the
+            budget. Defaults to 'roll_back'.
+        patience: So many validations in a row may be beyond the budget before training ends: what
+            high learning rates take at first often comes back. Defaults to 2.
 
     Raises:
         ValueError: If an argument is out of its range, the run validates no source images, or the
@@ -55,15 +58,19 @@ class RetentionHook(Hook):
     priority = 'NORMAL'
 
     def __init__(self, budget: float = 1.0, metric: str = 'accuracy/top1',
-                 action: str = 'roll_back') -> None:
+                 action: str = 'roll_back', patience: int = 2) -> None:
         if budget < 0:
             raise ValueError(f'RetentionHook: budget must be at least 0 points, got {budget}')
         if action not in ACTIONS:
             raise ValueError(
                 f'RetentionHook: action must be one of {", ".join(ACTIONS)}, got {action!r}')
+        if patience < 0:
+            raise ValueError(f'RetentionHook: patience must be at least 0, got {patience}')
         self.budget = budget
         self.metric = metric
         self.action = action
+        self.patience = patience
+        self.overdrawn = 0
         self.baseline: Baseline | None = None
         self._labels: list[int] = []
         self._kept: Retention | None = None
@@ -72,7 +79,7 @@ class RetentionHook(Hook):
         """Measure the source model, or take over what was measured when the run began."""
         loader = domain_loader(runner)
         if not runner.iter:
-            self._labels = []
+            self._labels, self.overdrawn = [], 0
             found = evaluate(runner, runner.val_loop, [SOURCE], self._keep)
             self.baseline = Baseline(self._metric(found), self._predictions(loader))
             print_log(f'Retention: the source model has {self._name(runner)} '
@@ -110,28 +117,37 @@ class RetentionHook(Hook):
         if kept is None:
             return
         if kept.within(self.budget):
+            self.overdrawn = 0
             self._save(runner)
             return
-        text = (f'Retention: {kept.forgetting:.2f} points of {self._name(runner)} are lost, '
-                f'{self.budget:g} are allowed.')
-        if self.action != 'log':
+        self.overdrawn += 1
+        print_log(f'Retention: {kept.forgetting:.2f} points of {self._name(runner)} are lost, '
+                  f'{self.budget:g} are allowed.', logger='current', level=logging.WARNING)
+        if self.action != 'log' and self.overdrawn > self.patience:
             runner.train_loop.stop_training = True
-            text += f' Training ends; the last model inside the budget is {CHECKPOINT}'
+
+    def after_train(self, runner: Runner) -> None:
+        """Say what is left where the run ends beyond the budget, and roll back."""
+        if not self.overdrawn or self.action == 'log':
+            return
+        text = f'Retention: the last model inside the budget is {CHECKPOINT}'
         if self.action == 'roll_back':
             self._roll_back(runner)
             text += ', whose weights the model has again'
-        print_log(f'{text.rstrip(".")}.', logger='current', level=logging.WARNING)
+        print_log(f'{text}.', logger='current', level=logging.WARNING)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the baseline into the checkpoint."""
         if self.baseline is not None:
-            checkpoint.setdefault(HOOK_MESSAGES, {})[_KEY] = self.baseline._asdict()
+            state = dict(self.baseline._asdict(), overdrawn=self.overdrawn)
+            checkpoint.setdefault(HOOK_MESSAGES, {})[_KEY] = state
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the baseline of a run that is resumed."""
         saved = checkpoint.get(HOOK_MESSAGES, {}).get(_KEY)
         if saved is not None and runner._resume:
             self.baseline = Baseline(saved['metric'], saved['predictions'].cpu())
+            self.overdrawn = saved['overdrawn']
 
     def _keep(self, domain: str, outputs: Sequence) -> None:
         self._labels.extend(predicted_labels(outputs))

@@ -40,25 +40,21 @@ def domain_loader(runner: Runner, domain: str = SOURCE) -> DataLoader:
 
 
 def predicted_labels(outputs: Sequence[Any]) -> list[int]:
-    """The predicted class of each image of a batch.
+    """The class with the highest score of each image of a batch.
 
     Args:
-        outputs: Data samples, as a classifier's ``predict`` gives them.
+        outputs: Data samples with ``pred_score``, as a classifier's ``predict`` gives them.
 
     Raises:
-        ValueError: If an image has no single predicted class.
+        ValueError: If an image has no scores.
     """
-    found = []
-    for sample in outputs:
-        label = sample.get('pred_label')
-        if label is None or label.numel() != 1:
-            raise ValueError(
-                'a prediction is compared by its class, and this model gives '
-                f'{"none" if label is None else f"{label.numel()} of them"} an image: retention '
-                'and similarity are for classifiers with one class an image'
-            )
-        found.append(int(label))
-    return found
+    scores = [sample.get('pred_score') for sample in outputs]
+    if any(score is None for score in scores):
+        raise ValueError(
+            'predictions are compared by their class, and this model gives no pred_score: '
+            'retention and similarity are for classifiers'
+        )
+    return [int(score.argmax()) for score in scores]
 
 
 def gather_labels(labels: Sequence[int], count: int) -> Tensor:

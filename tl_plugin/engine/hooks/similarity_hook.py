@@ -1,0 +1,199 @@
+"""Measures during training how alike the model and the source model are, layer by layer."""
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmpretrain.registry import HOOKS
+from torch.utils._pytree import tree_flatten
+from torch.utils.data import DataLoader, Subset
+
+from tl_plugin.evaluation.similarity import Seen, compare
+from tl_plugin.evaluation.similarity_picture import similarity_picture
+from tl_plugin.functional import linear_gram
+
+from ..layers import LayerOutputs
+from ..layers.names import unwrap
+from ..layers.selection import LayerSpec
+from ..loops.predictions import SOURCE, domain_loader, predicted_labels
+from ..metrics import add_metrics
+from .source_model_hook import HOOK_MESSAGES
+
+_KEY = 'similarity'
+
+
+@HOOKS.register_module()
+class SimilarityHook(Hook):
+    """Compares the model with the source model on held-out images of every validated domain.
+
+    Logged at validations, as ``similarity/<domain>/<name>``: ``cka/<depth>``, debiased linear CKA
+    of a layer's output (:func:`tl_plugin.functional.minibatch_cka`); ``cosine``, the mean cosine of
+    an image's features; ``flips``, the percentage of images whose predicted class differs, and of
+    those with labels the percentages ``gained`` and ``lost``; ``drift``, how far the centres of
+    classes have moved. At the end ``similarity.json`` and ``similarity.png`` lie in the work
+    folder: layers over time.
+
+    The source model is looked at once, before training; of it matrices of batches by batches are
+    kept, and one vector an image. They are in the checkpoint, so that a resumed run compares with
+    the same. Each measurement costs a forward pass of ``num_images`` images a domain on every
+    process; the log says how many seconds that took.
+
+    Args:
+        num_images: Of each domain's validation images, evenly spread over them. Defaults to 256.
+        interval: Measure at every so-manieth validation. Defaults to 1.
+        layers: Depths that are compared: ``':-1'``, ``'0:4'``, ``[2, 5]``; the head has none.
+            Defaults to None, all, but no more than ``max_layers`` spread evenly.
+        max_layers: Defaults to 16.
+        batch_size: Images in a forward pass, 4 at least; it costs memory and changes CKA's variance
+            alone. Defaults to 32.
+
+    Raises:
+        ValueError: If an argument is out of its range, the run validates nothing, or the checkpoint
+            to resume from remembers no source model.
+    """
+
+    # Before EMAHook takes the averaged weights away, and before the logger.
+    priority = 'ABOVE_NORMAL'
+
+    def __init__(self, num_images: int = 256, interval: int = 1, layers: LayerSpec | None = None,
+                 max_layers: int = 16, batch_size: int = 32) -> None:
+        for name, value, least in (('num_images', num_images, 4), ('interval', interval, 1),
+                                   ('max_layers', max_layers, 1), ('batch_size', batch_size, 4)):
+            if value < least:
+                raise ValueError(f'SimilarityHook: {name} must be at least {least}, got {value}')
+        self.num_images = num_images
+        self.interval = interval
+        self.layers = layers
+        self.max_layers = max_layers
+        self.batch_size = batch_size
+        self.records: list[dict] = []
+        self._source: dict[str, Seen] = {}
+        self._validations = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Look at the source model, or take over what was seen when the run began."""
+        names = list(getattr(runner.val_loop, 'domains', None) or [SOURCE])
+        self._loaders = {name: self._loader(runner, name) for name in names}
+        model = unwrap(runner.model)
+        at_most = self.max_layers if self.layers is None else None
+        self._outputs = LayerOutputs(model, self.layers, at_most)
+        if runner.iter and not self._source:
+            raise ValueError(
+                'This checkpoint remembers nothing of its source model, because its run had no '
+                'SimilarityHook: go on without it, or start a new run with load_from.')
+        if not runner.iter:
+            self.records, self._validations = [], 0
+            began = time.perf_counter()
+            self._source = self._look(model)
+            images = ' + '.join(f'{len(loader.dataset)} {name}'
+                                for name, loader in self._loaders.items())
+            print_log(f'Similarity: {images} images and {len(self._outputs.modules)} layers; a '
+                      f'measurement takes about {time.perf_counter() - began:.1f} s.',
+                      logger='current')
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Measure and log, where it is due."""
+        if not self._source:
+            return  # a validation outside of training
+        self._validations += 1
+        if self._validations % self.interval:
+            return
+        seen = self._look(unwrap(runner.model))
+        found = {name: compare(source, seen[name]) for name, source in self._source.items()}
+        width = len(str(max(self._outputs.modules)))
+        scalars = {f'similarity/{domain}/{name}': value for domain, each in found.items()
+                   for name, value in each.scalars(width).items()}
+        add_metrics(runner, metrics, scalars, 'val')
+        step = runner.epoch if isinstance(runner.train_loop, EpochBasedTrainLoop) else runner.iter
+        record = {'step': step, **{name: value._asdict() for name, value in found.items()}}
+        # A resumed run may validate once more where it was interrupted.
+        self.records = [old for old in self.records if old['step'] != step] + [record]
+
+    def after_train(self, runner: Runner) -> None:
+        """Write picture and numbers."""
+        if not self.records or not is_main_process():
+            return
+        from ..resume.files import write_whole
+        layers = {depth: f'{depth} {names[-1]}' for depth, names in self._outputs.modules.items()}
+        unit = 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iteration'
+        folder = Path(runner.work_dir)
+        content = json.dumps(dict(unit=unit, layers=layers, records=self.records), indent=2)
+        write_whole(folder / 'similarity.json', (content + '\n').encode())
+        picture = similarity_picture(self.records, layers, unit)
+        write_whole(folder / 'similarity.png', picture)
+        self._show(runner, picture)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put what was seen of the source model, and all measurements, into the checkpoint."""
+        checkpoint.setdefault(HOOK_MESSAGES, {})[_KEY] = dict(
+            source={name: seen._asdict() for name, seen in self._source.items()},
+            records=self.records, validations=self._validations)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take them over in a run that is resumed."""
+        saved = checkpoint.get(HOOK_MESSAGES, {}).get(_KEY)
+        if saved is not None and runner._resume:
+            self._source = {name: _on_cpu(seen) for name, seen in saved['source'].items()}
+            self.records, self._validations = list(saved['records']), saved['validations']
+
+    def _loader(self, runner: Runner, domain: str) -> DataLoader:
+        loader = domain_loader(runner, domain)
+        total = len(loader.dataset)
+        count = min(self.num_images, total)
+        if count < 4:
+            raise ValueError(f"SimilarityHook needs at least 4 images of '{domain}', got {total}")
+        indices = np.linspace(0, total - 1, count).round().astype(int).tolist()
+        # Every process looks at the same images: so each has what a resumed run needs.
+        return DataLoader(Subset(loader.dataset, indices), self.batch_size,
+                          collate_fn=loader.collate_fn)
+
+    @torch.no_grad()
+    def _look(self, model: Any) -> dict[str, Seen]:
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        seen = {name: self._look_at(model, loader) for name, loader in self._loaders.items()}
+        for module, mode in modes.items():
+            module.training = mode
+        return seen
+
+    def _look_at(self, model: Any, loader: DataLoader) -> Seen:
+        grams = {depth: [] for depth in self._outputs.modules}
+        features, predictions, labels = [], [], []
+        for batch in loader:
+            batch = model.data_preprocessor(batch, False)
+            with self._outputs.read(model) as outputs:
+                feats = model.extract_feat(batch['inputs'])
+            for depth, output in outputs.items():
+                grams[depth].append(linear_gram(output).cpu())
+            leaves = tree_flatten(model.head.pre_logits(feats))[0]
+            features.append(torch.cat([leaf.flatten(1).float().cpu() for leaf in leaves], dim=1))
+            predictions += predicted_labels(model.head.predict(feats))
+            labels += [_label(sample) for sample in batch['data_samples']]
+        return Seen({depth: found for depth, found in grams.items() if found},
+                    torch.cat(features), torch.tensor(predictions), torch.tensor(labels))
+
+    def _show(self, runner: Runner, picture: bytes) -> None:
+        import io
+
+        from PIL import Image
+        image = np.asarray(Image.open(io.BytesIO(picture)).convert('RGB'))
+        runner.visualizer.add_image('similarity', image, step=runner.iter)
+
+
+def _label(sample: Any) -> int:
+    label = sample.get('gt_label')
+    return int(label) if label is not None and label.numel() == 1 else -1
+
+
+def _on_cpu(seen: dict) -> Seen:
+    grams = {depth: [gram.cpu() for gram in found] for depth, found in seen['grams'].items()}
+    tensors = {name: seen[name].cpu() for name in ('features', 'predictions', 'labels')}
+    return Seen(grams, **tensors)
