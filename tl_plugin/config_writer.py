@@ -164,6 +164,11 @@ def _measurable(data: PreparedData, split: str) -> tuple[ImageItem, ...]:
     return tuple(item for item in data.target.split(split) if item.label in data.classes)
 
 
+def test_pipeline(choice: ModelChoice, image_size: int | None = None) -> list:
+    """The pipeline that images to be looked at go through."""
+    return _pipelines(choice, image_size)[1]
+
+
 def _pipelines(choice: ModelChoice, image_size: int | None) -> tuple[list, list]:
     if choice.train_pipeline and choice.test_pipeline and image_size is None:
         return choice.train_pipeline, choice.test_pipeline

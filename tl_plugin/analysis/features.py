@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
@@ -18,11 +21,26 @@ def build_model(cfg: Config) -> torch.nn.Module:
         model = cfg.model.to_dict()
         model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
         built = MODELS.build(model)
-    built.init_weights()
+    # mmengine logs each single weight that it initialises.
+    with _quiet():
+        built.init_weights()
     if cfg.get('load_from'):
         load_checkpoint(built, cfg.load_from, map_location='cpu')
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     return built.eval().to(device)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [*MMLogger._instance_dict.values(), logging.getLogger()]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before):
+            logger.setLevel(level)
 
 
 @torch.no_grad()

@@ -18,6 +18,12 @@ LABELS = {
         'file size', 'bits a pixel', 'low', 'Small files lose detail to compression.'
     ),
 }
+#: What a degradation of the source can bring about, with the side that it moves to. That a target
+#: is brighter or more colourful lies in its scenes and style, and no degradation makes it so.
+DEGRADED = {
+    'sharpness': -1, 'blur': 1, 'noise': 1, 'brightness': -1, 'contrast': -1, 'clipped_dark': 1,
+    'color_cast': 1, 'blockiness': 1, 'dead_pixels': 1, 'resolution': -1, 'bits_per_pixel': -1,
+}  # fmt: skip
 _MOST = 4000
 
 
@@ -53,11 +59,26 @@ class QualityGap:
         explained: Share of the variance of the feature classifier's domain score, within and
             between domains, that quality predicts linearly, cross-validated, 0 to 1; None where no
             features were compared.
+        explained_by_faults: Likewise by those statistics alone in which the target is worse in a
+            way that degrading the source can bring about.
     """
 
     statistics: tuple[StatisticGap, ...]
     domain_accuracy: Estimate
-    explained: float | None
+    explained: float | None = None
+    explained_by_faults: float | None = None
+
+    def faults(self, smallest: float = 0.2) -> list[StatisticGap]:
+        """The statistics in which the target is worse in a way that degrading can bring about.
+
+        Args:
+            smallest: Effect from which on a difference counts. Defaults to 0.2, a small one.
+        """
+        return [
+            item
+            for item in self.statistics
+            if item.effect.value * DEGRADED.get(item.name, 0) >= smallest
+        ]
 
 
 def quality_table(qualities: Sequence[dict[str, float]]) -> tuple[np.ndarray, list[str]]:
@@ -93,7 +114,6 @@ def quality_gap(
     return QualityGap(
         statistics=tuple(sorted(gaps, key=lambda gap: -abs(gap.effect.value))),
         domain_accuracy=domain_accuracy(*map(_spread_out, parts), rng),
-        explained=None,
     )
 
 
@@ -116,6 +136,8 @@ def explained_by_quality(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    if not quality.shape[1]:
+        return 0.0
     scores = domain_scores(source, target, np.random.default_rng(seed))
     regression = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 3, 9)))
     folds = KFold(5, shuffle=True, random_state=seed)

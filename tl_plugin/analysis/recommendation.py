@@ -1,0 +1,184 @@
+"""From findings to advice, in words for someone who doesn't train networks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tl_plugin.analysis.findings import Findings, Recommendation
+from tl_plugin.analysis.quality_gap import LABELS
+from tl_plugin.strategies import available_strategies
+
+#: Proxy A-distances up to which the domains count as alike, and as near.
+ALIKE, NEAR = 0.4, 1.2
+#: Share of the domain score that quality must explain to be the main reason.
+MAINLY_QUALITY = 0.5
+#: Total variation distance of class frequencies that counts as a shift.
+SHIFTED = 0.2
+#: Points of accuracy that a model may lose on the target without anyone having to act.
+HARMLESS = 0.02
+
+
+def recommend(found: Findings, few_labels: int = 0, config: str | None = None) -> Recommendation:
+    """Choose strategies by what was found, and say why.
+
+    The thresholds are rules of thumb; the advice says where to begin, and the ladder measures
+    whether it was right.
+
+    Args:
+        found: The findings, without a recommendation.
+        few_labels: Number of labelled target images that may be trained on.
+        config: The written config, for the commands.
+    """
+    reasons: list[str] = []
+    wanted = _strategies(found, few_labels, reasons)
+    known = available_strategies()
+    strategies = tuple(dict.fromkeys(name for name in wanted if name in known))
+    return Recommendation(
+        headline=_headline(strategies, found),
+        strategies=strategies,
+        reasons=tuple(reasons),
+        repairs=tuple(_repairs(found)),
+        commands=tuple(_commands(config)),
+    )
+
+
+def _strategies(found: Findings, few_labels: int, reasons: list[str]) -> list[str]:
+    gap, classifier, quality = found.gap, found.classifier, found.quality
+    if gap is None:
+        reasons.append(
+            'No network has looked at the images, so nothing is known of the gap but image '
+            'quality: give a --backbone.'
+        )
+        worse = _worse(found)
+        reasons += worse
+        return ['quality_matched', 'adabn'] if worse else ['source_only']
+    distance = gap.proxy_a_distance
+    reasons.append(
+        f'A simple classifier tells source from target in {100 * gap.domain_accuracy.value:.0f} of '
+        f'100 images (proxy A-distance {distance.value:.2f} of 2, 95% interval {distance.low:.2f} '
+        f'to {distance.high:.2f}); two halves of the source give '
+        f'{gap.floor["proxy_a_distance"]:.2f}.'
+    )
+    drop = _drop(classifier, reasons)
+    if distance.value < ALIKE or (drop is not None and drop < HARMLESS):
+        reasons.append('The gap is small or does no harm: adapting could cost more than it gains.')
+        return ['source_only', 'adabn']
+    wanted: list[str] = []
+    if few_labels:
+        reasons.append(
+            f'{few_labels} labelled target images may be trained on: nothing closes a gap as '
+            'surely. Fine-tuning that holds on to the source model loses least of what it knew.'
+        )
+        wanted += ['fine_tune', 'l2_sp']
+    if quality is not None and (quality.explained_by_faults or 0) >= MAINLY_QUALITY:
+        reasons.append(
+            f'Poorer image quality explains {100 * quality.explained_by_faults:.0f}% of what tells '
+            'the domains apart: training on source images that are made as poor as the target '
+            'needs no labels.'
+        )
+        reasons += _worse(found)
+        wanted += ['quality_matched', 'adabn']
+    else:
+        share = 0 if quality is None else quality.explained_by_faults or 0
+        reasons.append(
+            f'Poorer image quality explains little of the gap ({100 * share:.0f}% of it): the '
+            'images differ in what they show or how, and degrading the source will not make up '
+            'for it.'
+        )
+    if distance.value >= NEAR or not wanted:
+        wanted += _without_labels(found, reasons)
+    return wanted or ['adabn']
+
+
+def _drop(classifier, reasons: list[str]) -> float | None:
+    if classifier is None or classifier.target_accuracy is None:
+        return None
+    before, after = classifier.source_accuracy.value, classifier.target_accuracy.value
+    reasons.append(
+        f'A classifier trained on the source alone is right on {100 * before:.0f}% of source and '
+        f'{100 * after:.0f}% of target images.'
+    )
+    return before - after
+
+
+def _without_labels(found: Findings, reasons: list[str]) -> list[str]:
+    classifier = found.classifier
+    # Under a large gap an estimate of the frequencies tells more of the gap than of them.
+    trusted = classifier is not None and (
+        classifier.target_shares is not None or found.gap.proxy_a_distance.value < NEAR
+    )
+    if trusted and classifier.label_shift > SHIFTED:
+        reasons.append(
+            f'The classes are not equally frequent in both domains (they differ by '
+            f'{100 * classifier.label_shift:.0f}% of the images): methods that make both domains '
+            'look alike as a whole, such as DANN, would mix classes up. MCC does not force that.'
+        )
+        return ['mcc', 'pseudo_label']
+    reasons.append(
+        'Unlabelled target images can be learned from: MCC makes the model decide on them, DANN '
+        'makes both domains look alike to it.'
+    )
+    return ['mcc', 'dann']
+
+
+def _worse(found: Findings) -> list[str]:
+    if found.quality is None:
+        return []
+    return [
+        f'The target is worse in {LABELS[item.name].label}: typically {item.target:.3g} against '
+        f'{item.source:.3g} ({abs(item.effect.value):.1f} standard deviations). '
+        f'{LABELS[item.name].about}'
+        for item in found.quality.faults(0.5)[:3]
+    ]
+
+
+def _repairs(found: Findings) -> list[str]:
+    repairs = []
+    for name in ('source', 'target'):
+        domain = getattr(found, name)
+        if domain.unreadable:
+            repairs.append(
+                f'{len(domain.unreadable)} of {domain.images} files of the {name} cannot be read; '
+                'training leaves them out.'
+            )
+        if domain.imbalance and domain.imbalance > 5:
+            repairs.append(
+                f'The largest class of the {name} has {domain.imbalance:.0f} times the images of '
+                'the smallest.'
+            )
+        if found.missing_classes[name]:
+            other = 'target' if name == 'source' else 'source'
+            repairs.append(
+                f'The {name} has no {_list(found.missing_classes[name])}, which the {other} has.'
+            )
+    copies = found.copies
+    for count, text in (
+        (copies.leaking, 'Copies lie in several splits, so that measured accuracy is too high'),
+        (copies.contradicting, 'Copies have different labels'),
+        (copies.across_domains, 'Copies lie in both domains'),
+    ):
+        if count:
+            repairs.append(f'{text}: {count} group{"s" if count > 1 else ""}.')
+    return repairs
+
+
+def _headline(strategies: Collection[str], found: Findings) -> str:
+    first = next(iter(strategies), 'source_only')
+    if first == 'source_only':
+        return 'Begin by doing nothing: use the source model as it is, and measure it.'
+    ways = {
+        'quality_matched': 'train on source images that are made as poor as the target',
+        'adabn': 'let the model take its statistics from target images, without training',
+        'fine_tune': 'fine-tune on the few labelled target images, holding on to the source model',
+        'mcc': 'adapt to the unlabelled target images',
+    }
+    return f'Begin with {first}: {ways.get(first, "see configs/strategies")}.'
+
+
+def _commands(config: str | None) -> list[str]:
+    return [] if config is None else [f'python tools/ladder.py {config}']
+
+
+def _list(names: Collection[str]) -> str:
+    names = list(names)
+    return ', '.join(names[:8]) + (f' and {len(names) - 8} more' if len(names) > 8 else '')

@@ -1,0 +1,76 @@
+"""Says how far source and target images lie apart and why, and which strategy to begin with."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import arguments  # noqa: F401  (finds the package beside a checkout's tools)
+
+DATA = 'a folder of images, an annotation file (.csv, .json, ...) or an mmpretrain config (.py)'
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='Writes findings.json and report.html; with a backbone also config.py, which '
+        'tools/train.py and tools/ladder.py take as it is.',
+    )
+    parser.add_argument('--source', required=True, help=f'the labelled images: {DATA}')
+    parser.add_argument('--target', required=True, help='the field images, in one of these forms')
+    parser.add_argument(
+        '--target-labels',
+        help='target labels that may be trained on: so many of each class, or a labelled list or '
+        'folder of images',
+    )
+    parser.add_argument(
+        '--backbone',
+        help='network whose features are compared: timm:NAME, torchvision:NAME, mmpretrain:NAME or '
+        'a config; without one, image quality alone is',
+    )
+    parser.add_argument('--checkpoint', help='local weights of the backbone')
+    parser.add_argument('--image-size', type=int, help="side of its images; by default the model's")
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/diagnose'))
+    parser.add_argument('--processes', type=int, help='that read images; by default all cores')
+    parser.add_argument(
+        '--feature-images', type=int, default=1500, help='of each domain that features are made of'
+    )
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    if args.checkpoint and not args.backbone:
+        parser.error('--checkpoint needs the --backbone that it belongs to')
+    return args
+
+
+def main():
+    args = parse_args()
+    from mmengine.logging import MMLogger
+
+    from tl_plugin.analysis.diagnose import Settings, diagnose
+    from tl_plugin.analysis.report import print_findings, write_report
+    from tl_plugin.datasets.any_data import read_data
+
+    MMLogger.get_instance('diagnose', log_level='WARNING')
+    domains = dict(source=read_data(args.source), target=read_data(args.target))
+    few = args.target_labels
+    if few is not None:
+        few = int(few) if few.isdigit() else read_data(few)
+    settings = Settings(
+        folder=args.work_dir,
+        backbone=args.backbone,
+        checkpoint=args.checkpoint,
+        image_size=args.image_size,
+        processes=args.processes,
+        feature_images=args.feature_images,
+        seed=args.seed,
+    )
+    found = diagnose(domains['source'], domains['target'], settings, few)
+    json_path, page = write_report(found, domains, args.work_dir)
+    print_findings(found)
+    print(f'Report:   {page}\nFindings: {json_path}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
