@@ -7,7 +7,7 @@ optim_wrapper = dict(
 param_scheduler = dict(type='InverseDecayLR', alpha=0.4, beta=0.75, by_epoch=False)
 train_cfg = dict(by_epoch=False, max_iters=400, val_interval=100)
 default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=20),
+    logger=dict(type='LoggerHook', interval=20, log_metric_by_epoch=False),
     checkpoint=dict(type='CheckpointHook', interval=100, by_epoch=False, max_keep_ckpts=1))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)
