@@ -123,6 +123,7 @@ ADDING_LOSSES = dict(
 PARTNERS = dict(adversary_monitor='dann')
 ELSEWHERE = {
     'adabn',
+    'label_shift_guard',
     'quality_matched',
     'retention',
     'shot',

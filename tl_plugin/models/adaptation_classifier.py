@@ -9,9 +9,8 @@ from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
-from .adversary_health import feature_health, gradient_ratio
+from .adversary_health import feature_health, gradient_ratios
 from .alignments import AdversarialAlignment, Alignments, DomainBatch
 from .data_preprocessor import SOURCE, TARGET, TARGET_STRONG
 from .domain_batches import (
@@ -23,9 +22,9 @@ from .domain_batches import (
     sources_of,
     weights_of,
 )
-from .fitting import build_module, domain_preprocessor, fit_head
+from .fitting import build_module, check_choice, domain_preprocessor, fit_head
 from .regularizers import Regularizers
-from .rows import one_vector, take_rows
+from .rows import join_rows, one_vector, take_rows
 from .source_statistics import SourceStatistics
 from .teacher import Teacher
 
@@ -91,8 +90,8 @@ class AdaptationClassifier(ImageClassifier):
             data_preprocessor=domain_preprocessor(data_preprocessor),
             init_cfg=init_cfg,
         )
-        _check('feature_stage', feature_stage, FEATURE_STAGES)
-        _check('batch_statistics', batch_statistics, BATCH_STATISTICS)
+        check_choice('feature_stage', feature_stage, FEATURE_STAGES)
+        check_choice('batch_statistics', batch_statistics, BATCH_STATISTICS)
         self.feature_stage = feature_stage
         self._domain = TARGET
         self.source_statistics = SourceStatistics(self) if batch_statistics != 'joint' else None
@@ -100,10 +99,9 @@ class AdaptationClassifier(ImageClassifier):
         self.regularizers = Regularizers(regularizers or {}, taken=('cls', *self.alignments))
         momentum = self.alignments.teacher_momentum
         self.teacher = None if momentum is None else Teacher(self, momentum)
-        # Neither is in the checkpoint: who sets them also knows them on resume.
         self.register_buffer('class_weights', None, persistent=False)
         self._pseudo_labels: Tensor | None = None
-        self._measures_health = False
+        self._measures_health = self._keeps_features = False
 
     def set_progress(self, progress: float) -> None:
         """Tells which part of training is done; the train loop does so before every step.
@@ -157,6 +155,21 @@ class AdaptationClassifier(ImageClassifier):
         """
         self._pseudo_labels = labels
 
+    def keep_features(self, active: bool = True) -> None:
+        """Switches on or off that predictions come with the ``features`` of their images."""
+        self._keeps_features = active
+
+    def predict(
+        self, inputs: Tensor, data_samples: list[DataSample] | None = None, **kwargs: Any
+    ) -> list[DataSample]:
+        """As in ``ImageClassifier``."""
+        feats = self.extract_feat(inputs)
+        samples = self.head.predict(feats, data_samples, **kwargs)
+        if self._keeps_features:
+            for sample, features in zip(samples, self.features_of(feats)):
+                sample.set_field(features, 'features')
+        return samples
+
     def extract_feat(self, inputs: Tensor, stage: str = 'neck') -> Any:
         """As in ``ImageClassifier``, with the batch statistics of the domain."""
         if self.source_statistics is None or self._domain != SOURCE:
@@ -181,7 +194,7 @@ class AdaptationClassifier(ImageClassifier):
             if len(part):
                 with self._images_of(domain):
                     feats.append(self.extract_feat(part))
-        return feats[0] if len(feats) == 1 else tree_map(_join, *feats)
+        return join_rows(*feats)
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Losses of a joint batch (source first, then target) or of an ordinary one.
@@ -212,19 +225,8 @@ class AdaptationClassifier(ImageClassifier):
             losses.update(self._alignment_losses(inputs, feats, data_samples, rows))
         losses.update(self.regularizers(self, inputs, feats, maps, rows))
         if self._measures_health and self.alignments and torch.is_grad_enabled():
-            losses.update(self._health(feats, losses))
+            losses.update(gradient_ratios(self.adversaries(), feats, losses))
         return losses
-
-    def _health(self, feats: Any, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        if 'loss_cls' not in losses:
-            return {}
-        ratios = {
-            f'{name}_gradient_ratio': gradient_ratio(
-                losses[f'loss_{name}'], losses['loss_cls'], feats
-            )
-            for name in self.adversaries()
-        }
-        return {key: ratio for key, ratio in ratios.items() if ratio is not None}
 
     def _classification_loss(
         self, feats: Any, data_samples: list[DataSample], rows: Rows
@@ -264,11 +266,11 @@ class AdaptationClassifier(ImageClassifier):
 
     def _about_source(self, samples: list[DataSample]) -> dict[str, Tensor | None]:
         device = next(self.parameters()).device
-        weights = self.class_weights
-        return dict(
-            domains=sources_of(samples, self.alignments.num_sources, device),
-            weights=None if weights is None else weights_of(samples, weights),
-        )
+        weights = None
+        if self.class_weights is not None:
+            weights = weights_of(samples, self.class_weights)
+        domains = sources_of(samples, self.alignments.num_sources, device)
+        return dict(domains=domains, weights=weights)
 
     def _about_target(
         self,
@@ -296,12 +298,3 @@ class AdaptationClassifier(ImageClassifier):
     def logits_of(self, feats: Any) -> Tensor:
         """The head's scores, (N, K), of what ``extract_feat`` gives."""
         return one_vector(self.head(feats))
-
-
-def _check(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f'{name} must be one of {", ".join(known)}, got {value!r}')
-
-
-def _join(*parts: Any) -> Any:
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]

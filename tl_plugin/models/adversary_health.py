@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,6 +33,25 @@ def gradient_ratio(adversarial: Tensor, task: Tensor, feats: Any) -> Tensor | No
         return None
     ours, theirs = (_gradient_norm(value, leaves) for value in (adversarial, task))
     return ours / theirs
+
+
+def gradient_ratios(
+    adversaries: Iterable[str], feats: Any, losses: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """``<name>_gradient_ratio`` of each adversary, where there is a task to compare with.
+
+    Args:
+        adversaries: Names of alignments.
+        feats: What went into the head.
+        losses: ``loss_cls`` and each ``loss_<name>``.
+    """
+    if 'loss_cls' not in losses:
+        return {}
+    found = {
+        f'{name}_gradient_ratio': gradient_ratio(losses[f'loss_{name}'], losses['loss_cls'], feats)
+        for name in adversaries
+    }
+    return {key: ratio for key, ratio in found.items() if ratio is not None}
 
 
 @torch.compiler.disable

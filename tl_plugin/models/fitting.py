@@ -64,3 +64,9 @@ def _feature_width(backbone: nn.Module, neck: nn.Module | None) -> int:
     last = feats[-1] if isinstance(feats, (tuple, list)) else feats
     last = tree_flatten(last)[0][-1]  # [patch tokens, class token]: heads read the class token
     return last.shape[channel_dim(last)]
+
+
+def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuses a setting that isn't one of those that there are."""
+    if value not in known:
+        raise ValueError(f'{name} must be one of {", ".join(known)}, got {value!r}')

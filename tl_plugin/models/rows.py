@@ -47,3 +47,12 @@ def take_rows(feats: Any, rows: slice, num_rows: int) -> Any:
         return leaf[rows]
 
     return tree_map(take, feats)
+
+
+def join_rows(*feats: Any) -> Any:
+    """What a network gives for several batches, as if it were one."""
+    return feats[0] if len(feats) == 1 else tree_map(_join, *feats)
+
+
+def _join(*leaves: Any) -> Any:
+    return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]

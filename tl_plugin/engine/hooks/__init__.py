@@ -8,10 +8,13 @@ from .exact_resume_hook import ExactResumeHook
 from .finite_loss_hook import FiniteLossHook
 from .freeze_hook import FreezeHook
 from .gradual_unfreeze_hook import GradualUnfreezeHook
+from .label_shift_hook import LabelShiftHook
 from .load_report_hook import LoadReportHook
+from .oracle_gap_hook import OracleGapHook
 from .retention_hook import RetentionHook
 from .similarity_hook import SimilarityHook
 from .source_model_hook import SourceModelHook
+from .validation_risk_hook import ValidationRiskHook
 
 __all__ = [
     'AdaBNHook',
@@ -23,8 +26,11 @@ __all__ = [
     'FiniteLossHook',
     'FreezeHook',
     'GradualUnfreezeHook',
+    'LabelShiftHook',
     'LoadReportHook',
+    'OracleGapHook',
     'RetentionHook',
     'SimilarityHook',
     'SourceModelHook',
+    'ValidationRiskHook',
 ]
