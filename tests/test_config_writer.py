@@ -6,7 +6,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from tl_plugin.backbone_choice import choose_model
-from tl_plugin.config_writer import write_config
+from tl_plugin.config_writer import config_from_data, write_config
 from tl_plugin.datasets.any_data import read_data
 from tl_plugin.datasets.prepared import prepare_data
 from tl_plugin.ladder.ready_config import ready_config
@@ -114,6 +114,16 @@ def test_data_sets_of_configs_keep_their_pipelines_and_are_divided(tmp_path):
     assert 20 <= len(few) <= 30 and set(few) < set(odd)
     metrics = build_runner(prepare(cfg, work_dir=tmp_path / 'run')).test()
     assert 'target/accuracy/top1' in metrics
+
+
+def test_what_a_command_line_names_becomes_a_config(folders, tmp_path):
+    path = config_from_data(
+        str(folders / 'source'), str(folders / 'target'), 'timm:mobilenetv3_small_050', tmp_path,
+        target_labels='2', checkpoint='weights.pth', image_size=32)
+    cfg = Config.fromfile(path)
+    assert cfg.model.backbone.checkpoint_path == 'weights.pth'
+    assert len(lines(cfg.ladder.labelled_target_dataloader.dataset)) == 6
+    assert cfg.model.head.num_classes == 3 and cfg.model.head.in_channels == 1024
 
 
 def test_backbones_of_every_library():

@@ -7,13 +7,51 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from tl_plugin.backbone_choice import ModelChoice
+from tl_plugin.backbone_choice import ModelChoice, choose_model
+from tl_plugin.datasets.any_data import read_data
 from tl_plugin.datasets.images import TEST, TRAIN, VAL, DomainImages, ImageItem
-from tl_plugin.datasets.prepared import PreparedData
+from tl_plugin.datasets.prepared import PreparedData, prepare_data
 
 CONFIG_NAME = 'config.py'
 LISTS = 'lists'
 _BASE = 'mmpretrain::_base_/default_runtime.py'
+
+
+def config_from_data(
+    source: str,
+    target: str,
+    backbone: str,
+    folder: Path,
+    target_labels: str | None = None,
+    checkpoint: str | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Turn what a command line names into a written config.
+
+    Args:
+        source: See :func:`tl_plugin.datasets.any_data.read_data`.
+        target: Likewise.
+        backbone: See :func:`tl_plugin.backbone_choice.choose_model`.
+        folder: Where to write.
+        target_labels: A number, so many labels of each class, or labelled data. None: no labels.
+        checkpoint: Local weights of the backbone.
+        image_size: Side of the images; None takes the model's own.
+        seed: Of the division and the run.
+
+    Returns:
+        The config's path.
+
+    Raises:
+        FileNotFoundError: If there are no data.
+        ValueError: If the data or the backbone can't be used; says why.
+    """
+    few = None
+    if target_labels is not None:
+        few = int(target_labels) if str(target_labels).isdigit() else read_data(target_labels)
+    data = prepare_data(read_data(source), read_data(target), few, seed=seed)
+    choice = choose_model(backbone, len(data.classes), checkpoint)
+    return write_config(data, choice, folder, image_size, seed=seed)
 
 
 def write_config(

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from tl_plugin.analysis.domain_gap import centre_distance
 from tl_plugin.analysis.estimates import Estimate, estimate, resampled
+from tl_plugin.functional.label_shift import black_box_shift
 
 #: A predicted class counts as known from this probability on.
 CONFIDENT = 0.9
 FEWEST = 5
-_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,9 @@ def estimate_shares(
 ) -> np.ndarray:
     """Estimate how frequent each class is in the target, without its labels.
 
-    Expectation maximisation of Saerens et al., "Adjusting the Outputs of a Classifier to New a
-    Priori Probabilities", Neural Computation 2002. Right where classes look alike in both domains
-    and only their frequencies differ; under a gap of appearance it errs as the classifier does.
+    Black-box shift estimation, which doesn't ask for calibrated probabilities. Right where classes
+    look alike in both domains and only their frequencies differ; under a gap of appearance it errs
+    as the classifier does.
 
     Args:
         source_probabilities: ``(N, K)``, of images that the classifier didn't learn from.
@@ -138,14 +139,9 @@ def estimate_shares(
     Returns:
         ``(K,)``, adds up to 1.
     """
-    prior = np.unique(source_labels, return_counts=True)[1] / len(source_labels)
-    # What the classifier believes on average, which the frequencies are divided by.
-    believed = source_probabilities.mean(0)
-    shares = prior.copy()
-    for _ in range(_STEPS):
-        weighted = target_probabilities * (shares / believed)
-        shares = (weighted / weighted.sum(1, keepdims=True)).mean(0)
-    return shares
+    numbers = np.unique(source_labels, return_inverse=True)[1]
+    inputs = source_probabilities, numbers, target_probabilities
+    return black_box_shift(*map(torch.from_numpy, inputs)).numpy()
 
 
 def _classifier():

@@ -38,7 +38,8 @@ class StatisticGap:
         effect: Hedges' g: the difference of the means (target minus source) in standard deviations.
             0.2 is small, 0.5 medium, 0.8 large.
         auc: Chance that a target image has a higher value than a source image, 0 to 1.
-        worse: Whether the target is on the side that is a fault; None where neither side is.
+        worse: Whether all of the interval is on the side that is a fault; None where neither side
+            is one.
     """
 
     name: str
@@ -164,13 +165,15 @@ def _statistic(
         source, target, resampled(len(source), rng), resampled(len(target), rng)
     )
     value = hedges_g(source, target)
-    side = {'high': value > 0, 'low': value < 0}.get(LABELS[name].worse)
+    effect = estimate(value, effects)
+    # Only what the interval is sure of.
+    side = {'high': effect.low > 0, 'low': effect.high < 0}.get(LABELS[name].worse)
     domains = np.repeat([0, 1], [len(source), len(target)])
     return StatisticGap(
         name=name,
         source=float(np.median(source)),
         target=float(np.median(target)),
-        effect=estimate(value, effects),
+        effect=effect,
         auc=float(roc_auc_score(domains, np.concatenate([source, target]))),
         worse=side,
     )
