@@ -11,6 +11,7 @@ from .gradual_unfreeze_hook import GradualUnfreezeHook
 from .label_shift_hook import LabelShiftHook
 from .load_report_hook import LoadReportHook
 from .oracle_gap_hook import OracleGapHook
+from .quality_match_hook import QualityMatchHook
 from .retention_hook import RetentionHook
 from .similarity_hook import SimilarityHook
 from .source_model_hook import SourceModelHook
@@ -29,6 +30,7 @@ __all__ = [
     'LabelShiftHook',
     'LoadReportHook',
     'OracleGapHook',
+    'QualityMatchHook',
     'RetentionHook',
     'SimilarityHook',
     'SourceModelHook',

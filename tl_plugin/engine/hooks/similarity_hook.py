@@ -25,6 +25,7 @@ from ..layers.names import unwrap
 from ..layers.selection import LayerSpec
 from ..loops.predictions import SOURCE, domain_loader, predicted_labels
 from ..metrics import add_metrics
+from ..resume.files import write_whole
 from .source_model_hook import HOOK_MESSAGES
 
 _KEY = 'similarity'
@@ -121,7 +122,6 @@ class SimilarityHook(Hook):
         """Write picture and numbers."""
         if not self.records or not is_main_process():
             return
-        from ..resume.files import write_whole
         layers = {depth: f'{depth} {names[-1]}' for depth, names in self._outputs.modules.items()}
         unit = 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iteration'
         folder = Path(runner.work_dir)

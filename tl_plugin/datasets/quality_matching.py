@@ -1,0 +1,195 @@
+"""Fits faults so that degraded source images look as good, or as bad, as the target's.
+
+Only images are looked at, no label. What isn't a matter of quality, such as what is to be seen, no
+fault can match, and what no statistic sees, such as an occlusion, isn't found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .degradation import MAX_SEVERITY
+from .degrade_quality import FAULTS, DegradeQuality
+
+#: What a difference must have to be worth an effort, per statistic of
+#: :func:`tl_plugin.analysis.image_quality.measure`; the others, which no fault moves, don't count.
+RELEVANT = {
+    'sharpness': 2.0,
+    'blur': 0.02,
+    'noise': 0.5,
+    'brightness': 0.02,
+    'contrast': 0.02,
+    'clipped_dark': 0.01,
+    'clipped_bright': 0.01,
+    'saturation': 0.02,
+    'colorfulness': 2.0,
+    'color_cast': 1.0,
+    'blockiness': 0.05,
+    'dead_pixels': 5e-4,
+}
+#: Ranges of severity that are tried for each fault, with their probabilities.
+_FIRST = [((0.0, 1.0), 1.0), ((0.0, 3.0), 1.0), ((1.0, 3.0), 1.0), ((2.0, 5.0), 1.0),
+          ((1.0, 5.0), 0.5), ((0.0, 3.0), 0.3)]  # fmt: skip
+_SEARCHED = tuple(fault for fault in FAULTS if fault != 'occlusion')
+
+Faults = dict
+
+
+class Match(NamedTuple):
+    """Faults that were fitted, and what they bring.
+
+    Attributes:
+        faults: As :class:`DegradeQuality` takes them: name -> ``dict(severity=(low, high),
+            prob=...)``; empty where none helps.
+        before: Distance between the statistics of source and target, see :func:`distance`.
+        after: Distance between those of the degraded source and the target.
+        medians: Statistic -> medians of source, degraded source and target.
+    """
+
+    faults: Faults
+    before: float
+    after: float
+    medians: dict[str, tuple[float, float, float]]
+
+
+def match_quality(
+    source: Sequence[np.ndarray],
+    target: Sequence[np.ndarray],
+    least_gain: float = 0.03,
+    max_faults: int = 5,
+    seed: int = 0,
+    heard: Callable[[str], object] = lambda message: None,
+) -> Match:
+    """Finds faults that make source images as good or bad as target images.
+
+    Adds the fault that helps most, one after the other, while it helps by ``least_gain``; then
+    moves each one's range and probability while that helps. Every trial degrades the same images by
+    the same random numbers.
+
+    Args:
+        source: Images, RGB or grey, uint8. 32 are enough; time grows with their number.
+        target: Images of the same processing, as many or more.
+        least_gain: Part of the first distance that a further fault must bring. Defaults to 0.03.
+        max_faults: Defaults to 5.
+        seed: Of all draws. Defaults to 0.
+        heard: Called with a line on each step.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: If there are fewer than 8 images of a domain.
+    """
+    if min(len(source), len(target)) < 8:
+        raise ValueError(
+            'quality is matched between distributions: expected at least 8 images of each domain, '
+            f'got {len(source)} source and {len(target)} target images'
+        )
+    trial = _Trial(source, target, seed)
+    faults, best = {}, trial.before
+    while len(faults) < max_faults:
+        found = min(
+            ((trial({**faults, name: option}), name, option) for name, option in _further(faults)),
+            key=lambda candidate: candidate[0],
+        )
+        if best - found[0] < least_gain * trial.before:
+            break
+        best, faults = found[0], {**faults, found[1]: found[2]}
+        heard(f'{found[1]}: distance {best:.3f}')
+    faults, best = _refine(trial, faults, best)
+    return Match(faults, trial.before, best, trial.medians(faults))
+
+
+def _further(faults: Faults) -> Iterator[tuple[str, dict]]:
+    for name in _SEARCHED:
+        if name not in faults:
+            for severity, prob in _FIRST:
+                yield name, dict(severity=severity, prob=prob)
+
+
+def _refine(trial: _Trial, faults: Faults, best: float) -> tuple[Faults, float]:
+    for name in list(faults):
+        improved = True
+        while improved:
+            improved = False
+            for option in _neighbours(faults[name]):
+                value = trial({**faults, name: option})
+                if value < best - 1e-3 * trial.before:
+                    best, faults, improved = value, {**faults, name: option}, True
+    return faults, best
+
+
+def _neighbours(option: dict) -> Iterator[dict]:
+    low, high = option['severity']
+    for step in (-0.5, 0.5):
+        yield {**option, 'severity': (low, float(np.clip(high + step, low, MAX_SEVERITY)))}
+        yield {**option, 'severity': (float(np.clip(low + step, 0, high)), high)}
+        yield {**option, 'prob': float(np.clip(option['prob'] + step / 2.5, 0.1, 1))}
+
+
+class _Trial:
+    """Measures what faults would bring."""
+
+    def __init__(
+        self, source: Sequence[np.ndarray], target: Sequence[np.ndarray], seed: int
+    ) -> None:
+        self.images, self.seed = source, seed
+        self.source, self.target = _statistics(source), _statistics(target)
+        self.scales = scales(self.source, self.target)
+        self.before = distance(self.source, self.target, self.scales)
+        self.known: dict[str, float] = {}
+
+    def __call__(self, faults: Faults) -> float:
+        key = repr(sorted(faults.items()))
+        if key not in self.known:
+            self.known[key] = distance(self.degraded(faults), self.target, self.scales)
+        return self.known[key]
+
+    def degraded(self, faults: Faults) -> dict[str, np.ndarray]:
+        if not faults:
+            return self.source
+        degrade = DegradeQuality(faults=faults, seed=self.seed)
+        return _statistics([
+            degrade.transform(dict(img=image, sample_idx=index))['img']
+            for index, image in enumerate(self.images)
+        ])  # fmt: skip
+
+    def medians(self, faults: Faults) -> dict[str, tuple[float, float, float]]:
+        parts = self.source, self.degraded(faults), self.target
+        return {name: tuple(float(np.median(part[name])) for part in parts) for name in RELEVANT}
+
+
+def _statistics(images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    from tl_plugin.analysis.image_quality import measure
+
+    found = [measure(image) for image in images]
+    return {name: np.array([values[name] for values in found]) for name in RELEVANT}
+
+
+def scales(source: dict[str, np.ndarray], target: dict[str, np.ndarray]) -> dict[str, float]:
+    """In what units differences of a statistic count: its spread, at least what is relevant."""
+    return {
+        name: max(
+            float(np.subtract(*np.quantile(np.concatenate([source[name], target[name]]),
+                                           (0.75, 0.25)))), least)
+        for name, least in RELEVANT.items()
+    }  # fmt: skip
+
+
+def distance(
+    source: dict[str, np.ndarray], target: dict[str, np.ndarray], units: dict[str, float]
+) -> float:
+    """Mean over the statistics of the Wasserstein distance between their distributions.
+
+    Args:
+        source: Statistic -> values of images.
+        target: The same of other images, of any number.
+        units: Statistic -> unit of its distance, see :func:`scales`.
+    """
+    from scipy.stats import wasserstein_distance
+
+    parts = [wasserstein_distance(source[name], target[name]) / units[name] for name in units]
+    return float(np.mean(parts))

@@ -1,0 +1,195 @@
+"""Trains on source images that are degraded until they look as the target's."""
+from __future__ import annotations
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS, TRANSFORMS
+
+from ..loops.inherit import inherit_dataloader
+from ..resume.files import write_whole
+from ..tables import as_text, make_table
+from .source_model_hook import HOOK_MESSAGES
+
+_KEY = 'quality_match'
+_WHERE = 'QualityMatchHook.target_dataloader'
+#: The run's config with what was fitted in its pipeline, in the work folder.
+CONFIG = 'quality_matched.py'
+
+
+@HOOKS.register_module()
+class QualityMatchHook(Hook):
+    """Degrades the training images so that their quality is that of target images.
+
+    Before training, the sharpness, noise, light, contrast, colour and compression of some images
+    of both domains are measured, both as the validation pipeline gives them, and faults are fitted
+    (:func:`tl_plugin.datasets.quality_matching.match_quality`). They become a
+    :class:`DegradeQuality` at the end of the training pipeline. No label is read. A resumed run
+    takes what was fitted from its checkpoint. ``quality_matched.json`` in the work folder says
+    what was found, ``quality_matched.py`` is the run's config with it, ready to be trained again
+    without this hook.
+
+    Args:
+        target_dataloader: Loader of target images; what it leaves out is inherited from
+            ``val_dataloader``. Defaults to None: those of ``train_cfg.target_dataloader``, or else
+            the domain ``target`` of a ``DomainValLoop``.
+        num_images: Of each domain. Defaults to 48; the log says how long that took.
+        prob: Part of the training images that are degraded; the others stay as they are, so that
+            the source ability stays, too. Defaults to 0.8.
+        faults: What an earlier fit found; nothing is fitted then. Defaults to None.
+
+    Raises:
+        ValueError: If there are no target images or no validation pipeline.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, target_dataloader: dict | None = None, num_images: int = 48,
+                 prob: float = 0.8, faults: dict | None = None) -> None:
+        if num_images < 8:
+            raise ValueError(f'QualityMatchHook: num_images must be at least 8, got {num_images}')
+        if not 0 < prob <= 1:
+            raise ValueError(f'QualityMatchHook: prob must be in (0, 1], got {prob}')
+        self.target_dataloader = target_dataloader
+        self.num_images = num_images
+        self.prob = prob
+        self.faults = faults
+
+    def before_train(self, runner: Runner) -> None:
+        """Fit, and put what was found into the training pipeline."""
+        if self.faults is None:
+            found = [self._fit(runner) if is_main_process() else None]
+            broadcast_object_list(found)
+            self.faults = found[0]
+        if not self.faults:
+            print_log('Quality: no fault makes the source more like the target; images stay as '
+                      'they are.', logger='current')
+            return
+        transform = dict(type='RandomApply', prob=self.prob,
+                         transforms=[dict(type='DegradeQuality', faults=self.faults)])
+        for dataset in _with_pipelines(runner.train_dataloader.dataset):
+            steps = dataset.pipeline.transforms
+            steps.insert(len(steps) - 1, TRANSFORMS.build(copy.deepcopy(transform)))
+        _forget_workers(runner.train_loop)
+        if is_main_process():
+            self._write_config(runner, transform)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put what was fitted into the checkpoint."""
+        checkpoint.setdefault(HOOK_MESSAGES, {})[_KEY] = self.faults
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take it from there in a run that is resumed."""
+        saved = checkpoint.get(HOOK_MESSAGES, {}).get(_KEY)
+        if saved is not None and runner._resume:
+            self.faults = saved
+
+    def _fit(self, runner: Runner) -> dict:
+        from tl_plugin.datasets.quality_matching import match_quality
+        began = time.perf_counter()
+        target, steps = self._target(runner)
+        to_rgb = not runner.cfg.get('data_preprocessor', {}).get('to_rgb', True)
+        images = [_images(dataset, steps, self.num_images, rgb=to_rgb)
+                  for dataset in (runner.train_dataloader.dataset, target)]
+        match = match_quality(*images)
+        table = make_table(
+            f'Quality of {len(images[0])} source and {len(images[1])} target images, medians',
+            ('statistic', 'source', 'degraded source', 'target'),
+            [(name, *(f'{value:.4g}' for value in row)) for name, row in match.medians.items()])
+        faults = ', '.join(f'{name} {options["severity"][0]:g} to {options["severity"][1]:g} '
+                           f'({options["prob"]:.0%})' for name, options in match.faults.items())
+        print_log(f'{as_text(table)}\nQuality: fitted {faults or "nothing"} in '
+                  f'{time.perf_counter() - began:.0f} s; distance {match.before:.3f} before, '
+                  f'{match.after:.3f} after.', logger='current')
+        text = json.dumps(match._asdict(), indent=2) + '\n'
+        write_whole(Path(runner.work_dir, 'quality_matched.json'), text.encode())
+        return match.faults
+
+    def _target(self, runner: Runner) -> tuple[Any, Sequence]:
+        """The target's images, and the steps that make images of both domains comparable."""
+        if runner.val_loop is None:
+            raise ValueError(
+                'QualityMatchHook compares images as the validation pipeline gives them, and this '
+                'config has no val_dataloader')
+        pipelines = list(_with_pipelines(runner.val_loop.dataloader.dataset))
+        steps = pipelines[0].pipeline.transforms[:-1]
+        if self.target_dataloader is not None:
+            loader = inherit_dataloader(
+                runner.cfg.val_dataloader, self.target_dataloader, _WHERE)
+            return runner.build_dataloader(loader, seed=runner.seed).dataset, steps
+        pair = getattr(runner.train_loop.dataloader, 'target', None)
+        if pair is not None:
+            return pair.loader.dataset, steps
+        domains = getattr(runner.val_loop, 'domains', {})
+        if 'target' not in domains:
+            raise ValueError(
+                'QualityMatchHook needs target images: set its target_dataloader=dict('
+                "dataset=...), or name a domain 'target' in val_cfg, dict(type='DomainValLoop', "
+                'dataloaders=dict(target=dict(dataset=...)))')
+        return domains['target'][0].dataset, steps
+
+    def _write_config(self, runner: Runner, transform: dict) -> None:
+        cfg = copy.deepcopy(runner.cfg._cfg_dict.to_dict())
+        for steps in _pipelines(cfg['train_dataloader']['dataset']):
+            steps.insert(len(steps) - 1, transform)
+        cfg['custom_hooks'] = [
+            hook for hook in cfg.get('custom_hooks') or []
+            if not str(hook.get('type')).endswith(type(self).__name__)]
+        Config(cfg).dump(str(Path(runner.work_dir, CONFIG)))
+
+
+def _with_pipelines(dataset: Any) -> Iterator[Any]:
+    """The data sets that load images, inside of what repeats, splits or joins them."""
+    if hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
+        yield dataset
+        return
+    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    for each in inner:
+        if each is not None:
+            yield from _with_pipelines(each)
+
+
+def _pipelines(dataset: Any) -> Iterator[list]:
+    if isinstance(dataset, (list, tuple)):
+        for each in dataset:
+            yield from _pipelines(each)
+    elif isinstance(dataset, dict):
+        if 'pipeline' in dataset:
+            yield dataset['pipeline']
+        else:
+            yield from _pipelines(dataset.get('dataset', dataset.get('datasets')))
+
+
+def _images(dataset: Any, steps: Sequence, count: int, rgb: bool) -> list[np.ndarray]:
+    """Images as the steps give them, evenly spread over a data set whatever wraps it."""
+    inner = list(_with_pipelines(dataset))
+    kept = [each.pipeline for each in inner]
+    indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
+    try:
+        for each in inner:
+            each.pipeline = Compose(steps)
+        images = [dataset[int(index)]['img'] for index in indices]
+    finally:
+        for each, pipeline in zip(inner, kept):
+            each.pipeline = pipeline
+    colour = [image.ndim == 3 and image.shape[2] == 3 and not rgb for image in images]
+    return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if swap else image
+            for image, swap in zip(images, colour)]
+
+
+def _forget_workers(loop: Any) -> None:
+    """Worker processes that mmengine's loop by iteration has started know the old pipeline."""
+    iterator = getattr(loop, 'dataloader_iterator', None)
+    if type(iterator).__name__ == '_InfiniteDataloaderIterator':
+        loop.dataloader_iterator = type(iterator)(loop.dataloader)
