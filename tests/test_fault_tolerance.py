@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
 from tests.toy import toy_config
 from tl_plugin.engine.hooks import AtomicCheckpointHook, ExactResumeHook, LoadReportHook
+from tl_plugin.engine.resume.checkpoints import BrokenCheckpointError
 from tl_plugin.fault_tolerance import ADDED, make_fault_tolerant
 from tl_plugin.launch import build_runner, prepare
 
@@ -49,3 +52,14 @@ def test_what_is_not_stock_is_left_alone():
     twice = make_fault_tolerant(make_fault_tolerant(Config()))
     assert sorted(_types(twice)) == sorted(ADDED)
     assert issubclass(AtomicCheckpointHook, CheckpointHook)
+
+
+def test_where_a_run_starts_is_checked_before_anything_is_built(tmp_path):
+    torch.save({'weight': torch.zeros(9)}, tmp_path / 'other.pth')
+    with pytest.raises(FileNotFoundError, match=r'load_from: no .*gone\.pth; beside it are other'):
+        build_runner(prepare(toy_config(tmp_path, options={'load_from': f'{tmp_path}/gone.pth'})))
+    (tmp_path / 'bad.pth').write_bytes((tmp_path / 'other.pth').read_bytes()[:-50])
+    with pytest.raises(BrokenCheckpointError, match=r'bad\.pth is not whole'):
+        build_runner(prepare(toy_config(tmp_path, options={'load_from': f'{tmp_path}/bad.pth'})))
+    with pytest.raises(BrokenCheckpointError, match=r'other\.pth does not say at which iteration'):
+        prepare(toy_config(tmp_path), resume=str(tmp_path / 'other.pth'))

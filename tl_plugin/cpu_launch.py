@@ -18,6 +18,9 @@ from mmengine.device import get_device
 from mmengine.registry import MODEL_WRAPPERS, DefaultScope
 from torch.nn.parallel import DistributedDataParallel
 
+# After which a process that hangs is given up, as NCCL does. gloo would wait for half an hour.
+_TIMEOUT_SECONDS = 600
+
 
 def runs_on_cpus(cfg: Config) -> bool:
     """Whether this is one of several processes of a run on a machine without GPUs."""
@@ -53,7 +56,8 @@ def join_cpu_group(cfg: Config) -> None:
             'start the run with `bash tools/dist_train.sh CONFIG PROCESSES`'
         )
     seconds = (cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('timeout')
-    dist.init_process_group('gloo', timeout=timedelta(seconds=seconds) if seconds else None)
+    timeout = timedelta(seconds=seconds or _TIMEOUT_SECONDS)
+    dist.init_process_group('gloo', timeout=timeout)
 
 
 def leave_cpu_group() -> None:

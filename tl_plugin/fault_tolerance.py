@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+
+from tl_plugin.engine.resume.checkpoints import (
+    check_resumable,
+    newest_whole_checkpoint,
+    read_whole,
+)
 
 _HOOKS = 'tl_plugin.engine.hooks'
 #: In this order; one that the config has already is left to it.
@@ -43,6 +50,57 @@ def make_fault_tolerant(cfg: Config) -> Config:
             logger='current',
         )
     return cfg
+
+
+def set_resume(cfg: Config, resume: str) -> None:
+    """Writes into a config what to resume from, if there is something.
+
+    Args:
+        cfg: Changed in place.
+        resume: 'auto' for the newest whole checkpoint in the work folder, or a checkpoint's path.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        BrokenCheckpointError: If no run can go on from it.
+    """
+    found: str | Path | None = resume
+    if resume == 'auto':
+        found = newest_whole_checkpoint(cfg.work_dir)
+    elif '://' not in resume:
+        _check_there(resume, '--resume')
+        check_resumable(resume)
+    if found is not None:
+        cfg.resume, cfg.load_from = True, str(found)
+        print_log(f'Resuming from {found}.', logger='current')
+    else:
+        # mmengine would train on from random weights here and forget the config's `load_from`.
+        print_log(f'no whole checkpoint in {cfg.work_dir}: starting anew', logger='current')
+        cfg.resume = False
+
+
+def check_start(cfg: Config) -> None:
+    """Checks the local checkpoint that a run starts from, before anything is built.
+
+    Args:
+        cfg: A config.
+
+    Raises:
+        FileNotFoundError: If ``load_from`` is a file that isn't there.
+        BrokenCheckpointError: If it is damaged, or holds more than data.
+    """
+    start = cfg.get('load_from')
+    if start and '://' not in str(start):
+        _check_there(start, 'load_from')
+        if Path(start).is_file():  # sharded checkpoints are folders
+            read_whole(start)
+
+
+def _check_there(path: str | Path, flag: str) -> None:
+    path = Path(path).expanduser()
+    if not path.exists():
+        others = sorted(other.name for other in path.parent.glob('*.pth'))
+        hint = f'; beside it are {", ".join(others)}' if others else ''
+        raise FileNotFoundError(f'{flag}: no checkpoint at {path.absolute()}{hint}')
 
 
 def _name(hook: Any) -> str:

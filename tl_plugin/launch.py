@@ -16,17 +16,11 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from tl_plugin.cpu_launch import join_cpu_group, runs_on_cpus, wrap_for_cpus
-from tl_plugin.engine.resume.checkpoints import (
-    check_resumable,
-    newest_whole_checkpoint,
-    read_whole,
-)
-from tl_plugin.fault_tolerance import make_fault_tolerant
+from tl_plugin.fault_tolerance import check_start, make_fault_tolerant, set_resume
 from tl_plugin.strategies import apply_strategies, configs_dir
 
 
@@ -135,7 +129,7 @@ def prepare(
         _set_amp(cfg)
     _check_amp(cfg)
     if resume is not None:
-        _set_resume(cfg, resume)
+        set_resume(cfg, resume)
     if auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ValueError(
@@ -219,10 +213,7 @@ def build_runner(cfg: Config) -> Runner:
         BrokenCheckpointError: If it is damaged, or holds more than data.
     """
     cfg = make_fault_tolerant(cfg)
-    start = cfg.get('load_from')
-    if start and '://' not in str(start):
-        _check_there(start, 'load_from')
-        read_whole(start)
+    check_start(cfg)
     if runs_on_cpus(cfg):
         join_cpu_group(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -255,30 +246,6 @@ def _check_amp(cfg: Config) -> None:
             'mixed precision (--amp, or AmpOptimWrapper in the config) speeds up training on GPUs; '
             "mmengine doesn't offer it on a CPU, and there is no other device here"
         )
-
-
-def _set_resume(cfg: Config, resume: str) -> None:
-    found: str | Path | None = resume
-    if resume == 'auto':
-        found = newest_whole_checkpoint(cfg.work_dir)
-    elif '://' not in resume:
-        _check_there(resume, '--resume')
-        check_resumable(resume)
-    if found is not None:
-        cfg.resume, cfg.load_from = True, str(found)
-        print_log(f'Resuming from {found}.', logger='current')
-    else:
-        # mmengine would train on from random weights here and forget the config's `load_from`.
-        print_log(f'no whole checkpoint in {cfg.work_dir}: starting anew', logger='current')
-        cfg.resume = False
-
-
-def _check_there(path: str | Path, flag: str) -> None:
-    path = Path(path).expanduser()
-    if not path.exists():
-        others = sorted(other.name for other in path.parent.glob('*.pth'))
-        hint = f'; beside it are {", ".join(others)}' if others else ''
-        raise FileNotFoundError(f'{flag}: no checkpoint at {path.absolute()}{hint}')
 
 
 def _set_tta(cfg: Config) -> None:

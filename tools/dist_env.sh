@@ -12,11 +12,16 @@ launch() {
     fi
     # A process that spreads over all cores would only be in the way of the others.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    local meet=(--master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${port:-29500}" --node_rank="${NODE_RANK:-0}")
+    if [ "${NNODES:-1}" = 1 ] || [ "${MAX_RESTARTS:-0}" != 0 ]; then
+        # The plain way to meet leaves the addresses of dead processes lying about, which those that
+        # are started again would call.
+        meet=(--rdzv_backend=c10d --rdzv_endpoint="${MASTER_ADDR:-127.0.0.1}:${port:-29500}" --rdzv_id="${RUN_ID:-tl_plugin}")
+    fi
     exec "$PYTHON" -m torch.distributed.run \
         --nnodes="${NNODES:-1}" \
-        --node_rank="${NODE_RANK:-0}" \
-        --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-        --master_port="${port:-29500}" \
+        "${meet[@]}" \
         --nproc_per_node="$processes" \
+        --max_restarts="${MAX_RESTARTS:-0}" \
         "${@:2}"
 }

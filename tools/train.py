@@ -7,6 +7,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from tl_plugin.cpu_launch import leave_cpu_group
 from tl_plugin.launch import build_runner, default_work_dir, load_config, prepare
+from tl_plugin.lost_rank import naming_lost_ranks
 
 
 def parse_args():
@@ -53,7 +54,8 @@ def main():
         pin_memory=not args.no_pin_memory,
         persistent_workers=not args.no_persistent_workers,
     )
-    build_runner(cfg).train()
+    with naming_lost_ranks():
+        build_runner(cfg).train()
     leave_cpu_group()
 
 

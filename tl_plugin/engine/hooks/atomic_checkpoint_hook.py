@@ -64,6 +64,8 @@ class AtomicCheckpointHook(CheckpointHook):
         local = self.file_client_args is None and self.backend_args is None
         if local and type(get_file_backend(folder)) is LocalBackend:
             self.backend_args = _BACKEND
+        # The config goes into each checkpoint, and making its text look nice takes up to a second.
+        vars(runner.cfg).update(_format_python_code=False)
         super().before_train(runner)
         self._atomic = isinstance(self.file_backend, WholeFileBackend)
         if self._atomic and is_main_process():

@@ -129,7 +129,7 @@ def _check_backbone(wanted: dict, given: dict, loaded: set) -> None:
         raise ValueError(
             f'nothing in the checkpoint fits the backbone: the model has {_short(backbone, 3)}, '
             f'the checkpoint {_short(list(given), 3)}. Give a checkpoint of this architecture, or '
-            "one of a backbone alone through backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+            "one of a backbone alone as backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
         )
 
 
