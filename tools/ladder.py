@@ -35,6 +35,21 @@ def parse_args():
         'ladder.rungs.dann.options.train_cfg.max_epochs=5',
     )
     parser.add_argument(
+        '--until', type=float, metavar='PERCENT',
+        help='end the climb when a rung reaches this accuracy on target validation images',
+    )
+    parser.add_argument(
+        '--budget-source', type=float, metavar='POINTS',
+        help='points of source accuracy that the recommended rung may lose at most',
+    )
+    parser.add_argument(
+        '--budget-time', type=float, metavar='SECONDS',
+        help='begin no further rung after so much training',
+    )
+    parser.add_argument(
+        '--devices', nargs='+', metavar='GPU', help='run on these GPUs at once, by default on all'
+    )
+    parser.add_argument(
         '--markdown',
         type=Path,
         metavar='RESULTS',
@@ -53,6 +68,7 @@ def main():
 
         print(markdown_table(read_results(args.markdown)))
         return 0
+    from tl_plugin.ladder.limits import Limits
     from tl_plugin.ladder.run_ladder import run_ladder
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -63,6 +79,8 @@ def main():
             seeds=args.seeds,
             work_dir=args.work_dir or Path(default_work_dir(args.config)),
             cfg_options=args.cfg_options,
+            limits=Limits(args.until, args.budget_source, args.budget_time),
+            devices=args.devices,
         )
     except KeyboardInterrupt:
         print(f'\nInterrupted. This goes on where it stopped:\n  {shlex.join(sys.argv)}')

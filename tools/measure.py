@@ -26,7 +26,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    from tl_plugin.ladder.climb import run
+    from tl_plugin.ladder.climb import climb
     from tl_plugin.ladder.display import make_display
     from tl_plugin.ladder.leaf_configs import plan_configs, without_measured
     from tl_plugin.ladder.metafile import add_run, read_entries, write_table
@@ -40,10 +40,9 @@ def main():
             jobs = without_measured(jobs, read_entries(args.folder))
         with make_display(len(jobs)) as display:
             for job in jobs:
-                failure = None if job.result() else run(job, display)
-                if failure:
-                    failed += 1
-                else:
+                failures, _ = climb([job], display)
+                failed += len(failures)
+                if not failures:
                     # As they come, so that nothing is lost.
                     add_run(args.folder, task, job)
                     write_table(args.folder / 'README.md', read_entries(args.folder))

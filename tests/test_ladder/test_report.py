@@ -77,15 +77,17 @@ def test_a_report_escapes_what_it_is_told_and_names_failures(cfg, tmp_path):
         name='source_only', about='', data='source', start=None, seeds=[0], seconds=1.0,
         source_accuracy=100.0, source_accuracy_spread=None, source_change=0.0,
         target_accuracy=50.0, target_accuracy_spread=None, target_change=0.0,
-        iterations=1, trainable_parameters=1, parameters=1, folders=[str(folder)],
+        config='a', iterations=1, trainable_parameters=1, parameters=1, folders=[str(folder)],
         command='python tools/train.py a && python tools/test.py a b',
     )
     results = dict(
         config='<script>', date='', machine='', commit=None, versions={}, rungs=[rung],
+        recommendation=None, not_climbed={'jan': '<i>'},
         failures=[dict(name='dann', seed=0, reason='ValueError: <b>', log=None)],
     )
     html = make_report(results, cfg)
     assert '<script>' not in html
+    assert 'Not climbed: jan, for &lt;i&gt;' in html and 'No recommendation' in html
     assert 'dann (seed 0): ValueError: &lt;b&gt;' in html
     assert re.search(r'right on 100\.0% of the source\s+images is right on 50\.0% of', html)
     assert 'green taken for red (1 times)' in html

@@ -5,7 +5,13 @@ import pytest
 
 from tests.test_ladder.conftest import write_tiny
 from tl_plugin.ladder.climb import Failure, plan
-from tl_plugin.ladder.results import best_rung, collect, markdown_table, print_table, read_results
+from tl_plugin.ladder.results import (
+    collect,
+    markdown_table,
+    print_table,
+    read_results,
+    recommended_rung,
+)
 from tl_plugin.ladder.rungs import read_rungs, select_rungs
 from tl_plugin.launch import load_config
 
@@ -27,6 +33,7 @@ def results(tmp_path):
             key=job.key, accuracy=dict(source=source, target=target), seconds=10.0 + job.seed,
             trainable_parameters=1234, parameters=5678, epochs=2, iterations=8,
             checkpoint='epoch_2.pth',
+            validation={'source/accuracy/top1': source - 1, 'target/accuracy/top1': target + 1},
         )
         (job.folder / 'result.json').write_text(json.dumps(result))
     return collect(jobs, [Failure(jobs[-1], 'ValueError: x')], 'tiny.py')
@@ -42,7 +49,8 @@ def test_means_and_spread_over_the_finished_seeds(results):
             assert rung[f'{domain}_accuracy_spread'] == pytest.approx(spread, abs=0.01)
     assert [rung['seeds'] for rung in results['rungs']] == [[0, 1, 2], [0, 1]]
     assert results['rungs'][1]['target_change'] == pytest.approx(72.5 - 51, abs=0.01)
-    assert best_rung(results)['name'] == 'fine_tune'
+    assert results['rungs'][1]['validation']['target/accuracy/top1'] == [76, 71]
+    assert recommended_rung(results)['name'] == 'fine_tune'
     assert results['failures'][0]['name'] == 'fine_tune'
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,51 +103,103 @@ def plan(cfg: Config, rungs: Iterable[Rung], seeds: Sequence[int], work_dir: Pat
     return list(jobs.values())
 
 
-def climb(jobs: Sequence[Job], display: Display) -> list[Failure]:
+def climb(
+    jobs: Sequence[Job],
+    display: Display,
+    stop: Callable[[Sequence[Job]], str | None] = lambda jobs: None,
+    devices: Sequence[str | None] = (None,),
+) -> tuple[list[Failure], dict[str, str]]:
     """Run what isn't finished yet. A run that fails takes along only those that start from it.
 
     Args:
         jobs: From :func:`plan`.
         display: Shows how far they are.
+        stop: Is asked before each new rung, with all jobs; a reason ends the climb there.
+        devices: What each of the runs that go on at once sees as ``CUDA_VISIBLE_DEVICES``. One run
+            at a time, on whatever is there, by default.
 
     Returns:
-        What failed, and why.
+        What failed, and why; the rungs that were stopped before -> the reason.
     """
+    waiting, running = list(jobs), []
     failures: dict[tuple[str, int], Failure] = {}
-    for job in jobs:
-        start_failed = job.start and failures.get((job.start.rung.name, job.start.seed))
-        if job.result():
-            display.finish(job.label, f'finished before, kept: {job.folder}')
-        elif start_failed:
-            failure = Failure(job, f'not run: it starts from {job.start.label}, which failed')
-            failures[job.rung.name, job.seed] = failure
-            display.fail(job.label, failure.reason)
-        else:
-            failure = run(job, display)
-            if failure:
-                failures[job.rung.name, job.seed] = failure
-    return list(failures.values())
+    not_climbed: dict[str, str] = {}
+    begun: set[str] = set()
+    try:
+        while waiting or running:
+            for job in list(waiting):
+                free = [device for device in devices if device not in [r.device for r in running]]
+                source = (job.start.rung.name, job.start.seed) if job.start else None
+                if job.result():
+                    display.finish(job.label, f'finished before, kept: {job.folder}')
+                elif source in failures:
+                    reason = f'not run: it starts from {job.start.label}, which failed'
+                    failures[job.rung.name, job.seed] = Failure(job, reason)
+                    display.fail(job.label, reason)
+                elif not free or (job.start in waiting or job.start in [r.job for r in running]):
+                    continue
+                elif job.rung.name not in begun and (reason := stop(jobs)):
+                    not_climbed[job.rung.name] = reason
+                    display.finish(job.label, f'not climbed: {reason}')
+                else:
+                    running.append(start(job, display, free[0]))
+                    begun.add(job.rung.name)
+                waiting.remove(job)
+            for run in list(running):
+                if run.process.poll() is None:
+                    display.update(run.job.label, read_progress(run.job.folder))
+                    continue
+                running.remove(run)
+                failure = finish(run, display)
+                if failure:
+                    failures[run.job.rung.name, run.job.seed] = failure
+            if running:
+                time.sleep(POLL_SECONDS)
+    finally:
+        # However this ends, nothing goes on training behind the user's back.
+        for run in running:
+            run.process.terminate()
+        for run in running:
+            run.process.wait()
+    return list(failures.values()), not_climbed
 
 
-def run(job: Job, display: Display) -> Failure | None:
-    """Run one job in a process of its own, or go on with it where it was interrupted.
+@dataclass(frozen=True)
+class Run:
+    """A job that is under way, in a process of its own."""
+
+    job: Job
+    process: subprocess.Popen
+    device: str | None = None
+
+
+def start(job: Job, display: Display, device: str | None = None) -> Run:
+    """Start a job, or go on with it where it was interrupted."""
+    make_folder(job)
+    checkpoint = job.start.result()['checkpoint'] if job.start else None
+    place(job.ready, job.folder, checkpoint)
+    display.start(job.label)
+    command = [sys.executable, '-m', 'tl_plugin.ladder.run_rung', str(job.folder), '--key', job.key]
+    with (job.folder / LOG_NAME).open('ab') as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=_environment(device)
+        )
+    return Run(job, process, device)
+
+
+def finish(run: Run, display: Display) -> Failure | None:
+    """Say how a run that has ended went.
 
     Returns:
         What went wrong, if something did.
     """
-    make_folder(job)
-    checkpoint = job.start.result()['checkpoint'] if job.start else None
-    place(job.ready, job.folder, checkpoint)
-    log = job.folder / LOG_NAME
-    display.start(job.label)
-    with log.open('ab') as output:
-        code = _watch(job, output, display)
+    job, log = run.job, run.job.folder / LOG_NAME
     result = job.result()
-    if code == 0 and result:
+    if run.process.returncode == 0 and result:
         found = ', '.join(f'{name} {value:.1f}%' for name, value in result['accuracy'].items())
         display.finish(job.label, f'{found} in {result["seconds"]:.0f} s')
         return None
-    failure = Failure(job, failure_reason(code, log), log)
+    failure = Failure(job, failure_reason(run.process.returncode, log), log)
     display.fail(job.label, failure_report(failure))
     return failure
 
@@ -196,27 +248,13 @@ def failure_report(failure: Failure) -> str:
     )
 
 
-def _watch(job: Job, output, display: Display) -> int:
-    command = [sys.executable, '-m', 'tl_plugin.ladder.run_rung', str(job.folder), '--key', job.key]
-    process = subprocess.Popen(
-        command, stdout=output, stderr=subprocess.STDOUT, env=_environment()
-    )
-    try:
-        while process.poll() is None:
-            display.update(job.label, read_progress(job.folder))
-            time.sleep(POLL_SECONDS)
-    finally:
-        # However this ends, nothing goes on training behind the user's back.
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-    return process.returncode
-
-
-def _environment() -> dict[str, str]:
+def _environment(device: str | None) -> dict[str, str]:
     package = str(Path(tl_plugin.__file__).resolve().parent.parent)
     paths = [package, *filter(None, [os.environ.get('PYTHONPATH')])]
-    return {**os.environ, 'PYTHONPATH': os.pathsep.join(paths), 'PYTHONUNBUFFERED': '1'}
+    visible = {} if device is None else {'CUDA_VISIBLE_DEVICES': device}
+    return {
+        **os.environ, 'PYTHONPATH': os.pathsep.join(paths), 'PYTHONUNBUFFERED': '1', **visible
+    }
 
 
 def _tail(log: Path, count: int) -> list[str]:

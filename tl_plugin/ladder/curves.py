@@ -65,6 +65,37 @@ def plot_accuracy(runs: Sequence[list[dict]]) -> str:
     return _data_uri(figure)
 
 
+def plot_overview(results: dict) -> str:
+    """Draw target against source accuracy, every rung, the frontier, the recommended one.
+
+    Args:
+        results: Content of results.json.
+
+    Returns:
+        A data URI.
+    """
+    figure, axes = _figure('source accuracy, %', 'target accuracy, %', size=(6.4, 4.2))
+    recommendation = results['recommendation'] or {'rung': None, 'frontier': []}
+    places = {}
+    for rung in results['rungs']:
+        x, y = rung['source_accuracy'], rung['target_accuracy']
+        places[rung['name']] = (x, y)
+        chosen = rung['name'] == recommendation['rung']
+        axes.errorbar(
+            x, y, rung['target_accuracy_spread'], rung['source_accuracy_spread'],
+            marker='*' if chosen else 'o', markersize=15 if chosen else 6, capsize=2, lw=0.8,
+            color=COLOURS['target'] if chosen else COLOURS['source'],
+        )
+        axes.annotate(
+            rung['name'], (x, y), xytext=(6, 6), textcoords='offset points', fontsize=8,
+            fontweight='bold' if chosen else None,
+        )
+    on_frontier = [places[name] for name in recommendation['frontier'] if name in places]
+    axes.plot(*zip(*on_frontier), ls='--', lw=0.8, color='#888888') if on_frontier else None
+    axes.margins(0.18)
+    return _data_uri(figure)
+
+
 def confusion_matrix(predictions: Iterable[dict], num_classes: int) -> np.ndarray:
     """Count predictions: rows are true classes, columns what was predicted.
 

@@ -73,7 +73,8 @@ class LineDisplay(Display):
 
     def __init__(self, total: int) -> None:
         super().__init__(total)
-        self._last, self._text = 0.0, ''
+        self._last: dict[str, float] = {}
+        self._text: dict[str, str] = {}
 
     def start(self, label: str) -> None:
         """A run begins."""
@@ -82,7 +83,8 @@ class LineDisplay(Display):
     def update(self, label: str, progress: Progress) -> None:
         """It is so far; says so now and then."""
         text = describe(progress)
-        if text != self._text and time.monotonic() - self._last >= self.interval:
+        waited = time.monotonic() - self._last.get(label, 0.0)
+        if text != self._text.get(label) and waited >= self.interval:
             self._print(label, text)
 
     def finish(self, label: str, text: str) -> None:
@@ -95,12 +97,12 @@ class LineDisplay(Display):
         self.finish(label, text)
 
     def _print(self, label: str, text: str) -> None:
-        self._last, self._text = time.monotonic(), text
+        self._last[label], self._text[label] = time.monotonic(), text
         print(f'[{min(self.done + 1, self.total)}/{self.total}] {label}: {text}', flush=True)
 
 
 class BarDisplay(Display):
-    """A bar for the climb and one for the run that is under way."""
+    """A bar for the climb and one for each run that is under way."""
 
     def __init__(self, total: int) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -112,7 +114,7 @@ class BarDisplay(Display):
         )
         self._started = time.monotonic()
         self._whole = self._bars.add_task('ladder', total=total, text=self._count())
-        self._run = None
+        self._runs = {}
 
     def __enter__(self) -> Display:
         self._bars.start()
@@ -123,12 +125,12 @@ class BarDisplay(Display):
 
     def start(self, label: str) -> None:
         """A run begins."""
-        self._run = self._bars.add_task(label, total=None, text='starting')
+        self._runs[label] = self._bars.add_task(label, total=None, text='starting')
 
     def update(self, label: str, progress: Progress) -> None:
         """It is so far."""
         self._bars.update(
-            self._run,
+            self._runs[label],
             total=progress.max_iterations or None,
             completed=progress.iteration,
             text=describe(progress),
@@ -137,19 +139,20 @@ class BarDisplay(Display):
 
     def finish(self, label: str, text: str) -> None:
         """It has ended well."""
-        self._end(f'[green]✓[/green] [bold]{label}[/bold]', text)
+        self._end(label, '[green]✓[/green]', text)
 
     def fail(self, label: str, text: str) -> None:
         """It has not."""
-        self._end(f'[red]✗[/red] [bold]{label}[/bold]', text)
+        self._end(label, '[red]✗[/red]', text)
 
-    def _end(self, label: str, text: str) -> None:
+    def _end(self, label: str, mark: str, text: str) -> None:
         from rich.markup import escape
 
-        if self._run is not None:
-            self._bars.remove_task(self._run)
-            self._run = None
-        self._bars.console.print(f'{label} {escape(text)}', highlight=False)
+        if label in self._runs:
+            self._bars.remove_task(self._runs.pop(label))
+        self._bars.console.print(
+            f'{mark} [bold]{escape(label)}[/bold] {escape(text)}', highlight=False
+        )
         self.done += 1
         self._bars.update(self._whole, completed=self.done, text=self._count())
 

@@ -15,8 +15,8 @@ from tl_plugin.ladder.results import commit, machine, versions
 
 METAFILE_NAME = 'metafile.yml'
 BEGIN, END = '<!-- measured: begin -->', '<!-- measured: end -->'
-HEADER = f"""# Measured results, written by tools/measure.py. In percent of test images: source, target at the
-# last iteration; chosen: target at the validation that {CHOOSES.split('/')[-1]}
+HEADER = f"""# Measured results, written by tools/measure.py. In percent of test images: source,
+# target at the last iteration; chosen: target at the validation that {CHOOSES.split('/')[-1]}
 # prefers, which takes no labels; oracle: the best by target labels, for comparison alone.
 """
 

@@ -13,7 +13,8 @@ from mmpretrain.registry import DATASETS
 from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.ladder import curves
 from tl_plugin.ladder.files import read_json
-from tl_plugin.ladder.results import BASELINE, best_rung, rows
+from tl_plugin.ladder.recommend import BASELINE
+from tl_plugin.ladder.results import recommended_rung, rows
 from tl_plugin.ladder.run_rung import PREDICTIONS_JSON
 
 REPORT_NAME = 'report.html'
@@ -37,16 +38,19 @@ def make_report(results: dict, cfg: Config) -> str:
     datasets = {domain: build_dataset(cfg, domain) for domain in DOMAINS}
     classes = class_names(datasets['source'], predictions)
     header, cells = rows(results)
-    best = best_rung(results)
+    # Without a recommendation the report shows what doing nothing gives.
+    chosen = recommended_rung(results) or results['rungs'][0]
     flip = to_rgb(cfg)
     return template.render(
         results=results,
         header=header,
         table=list(zip(results['rungs'], cells)),
-        best=best,
+        chosen=chosen,
+        overview=curves.plot_overview(results),
+        flips=flips(datasets['target'], classes, predictions, chosen['name'], flip),
         baseline=next((rung for rung in results['rungs'] if rung['name'] == BASELINE), None),
         samples={
-            domain: samples(datasets[domain], domain, classes, predictions, best['name'], flip)
+            domain: samples(datasets[domain], domain, classes, predictions, chosen['name'], flip)
             for domain in DOMAINS
         },
         rungs=[
@@ -95,23 +99,46 @@ def samples(
     """
     first = predictions[best][0][domain]
     _, firsts = np.unique(first['truth'], return_index=True)
-    chosen = []
-    for index in firsts[:NUM_SAMPLES]:
-        inputs = np.asarray(dataset[int(index)]['inputs'])
-        image = inputs[::-1] if flip else inputs
-        said = {
-            rung: classes[predictions[rung][0][domain]['predicted'][index]]
-            for rung in dict.fromkeys([BASELINE, best])
-            if rung in predictions
-        }
-        chosen.append(
-            {
-                'image': curves.image_data_uri(np.ascontiguousarray(image.transpose(1, 2, 0))),
-                'truth': classes[first['truth'][index]],
-                'said': said,
-            }
-        )
-    return chosen
+    said = {
+        rung: predictions[rung][0][domain]
+        for rung in dict.fromkeys([BASELINE, best])
+        if rung in predictions
+    }
+    return [_sample(dataset, int(i), classes, said, flip) for i in firsts[:NUM_SAMPLES]]
+
+
+def flips(
+    dataset, classes: Sequence[str], predictions: dict, chosen: str, flip: bool
+) -> dict[str, list[dict]]:
+    """Pick target images whose prediction the chosen rung turned right (gained) or wrong (lost).
+
+    Returns:
+        ``gained`` and ``lost``, each with as many images as :func:`samples` shows, and as many in
+        all under ``gained_count`` and ``lost_count``; nothing where doing nothing was chosen.
+    """
+    if chosen == BASELINE or BASELINE not in predictions:
+        return {}
+    before, after = (predictions[name][0]['target'] for name in (BASELINE, chosen))
+    truth = np.array(before['truth'])
+    was, now = (np.array(found['predicted']) == truth for found in (before, after))
+    found = {}
+    for name, indices in (('gained', ~was & now), ('lost', was & ~now)):
+        places = np.flatnonzero(indices)
+        found[f'{name}_count'] = len(places)
+        said = {'source_only': before, chosen: after}
+        found[name] = [_sample(dataset, int(i), classes, said, flip) for i in places[:NUM_SAMPLES]]
+    return found
+
+
+def _sample(dataset, index: int, classes: Sequence[str], said: dict, flip: bool) -> dict:
+    inputs = np.asarray(dataset[index]['inputs'])
+    image = np.ascontiguousarray((inputs[::-1] if flip else inputs).transpose(1, 2, 0))
+    truth = next(iter(said.values()))['truth'][index]
+    return {
+        'image': curves.image_data_uri(image),
+        'truth': classes[truth],
+        'said': {rung: classes[found['predicted'][index]] for rung, found in said.items()},
+    }
 
 
 def _rung_pictures(rung: dict, predictions: list[dict], classes: Sequence[str]) -> dict:

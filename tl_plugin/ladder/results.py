@@ -7,39 +7,46 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import tl_plugin
 from tl_plugin.ladder.climb import Failure, Job
 from tl_plugin.ladder.files import read_json
+from tl_plugin.ladder.recommend import BASELINE, recommend
 
 RESULTS_NAME = 'results.json'
-BASELINE = 'source_only'
 
 
-def collect(jobs: Sequence[Job], failures: Sequence[Failure], config: str) -> dict:
+def collect(
+    jobs: Sequence[Job],
+    failures: Sequence[Failure],
+    config: str,
+    budget_source: float | None = None,
+    not_climbed: Mapping[str, str] | None = None,
+) -> dict:
     """Put all finished runs into one dict, the content of results.json.
 
     Args:
         jobs: All runs of the climb.
         failures: Those that gave no result.
         config: Name of the config that the ladder stands on.
+        budget_source: See :func:`~tl_plugin.ladder.recommend.recommend`.
+        not_climbed: Rungs that the climb stopped before -> why.
 
     Returns:
-        ``rungs``: a list in order of cost, see :func:`summarise`; ``failures``; and where all of it
-        comes from: ``config``, ``date``, ``commit``, ``versions``, ``machine``.
+        ``rungs``: a list in order of cost, see :func:`summarise`; ``recommendation``,
+        a dict, or None where nothing was validated; ``not_climbed``; ``failures``; and where all of
+        it comes from: ``config``, ``date``, ``commit``, ``versions``, ``machine``.
     """
-    by_rung: dict[str, list[Job]] = {}
-    for job in jobs:
-        if job.result():
-            by_rung.setdefault(job.rung.name, []).append(job)
-    rungs = [summarise(finished) for finished in by_rung.values()]
+    rungs = summaries(jobs)
     baseline = next((rung for rung in rungs if rung['name'] == BASELINE), None)
     for rung in rungs:
         rung['target_change'] = _difference(rung, baseline, 'target_accuracy')
         rung['source_change'] = _difference(rung, baseline, 'source_accuracy')
+    found = recommend(rungs, budget_source)
     return {
         'config': config,
         'date': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
@@ -47,6 +54,8 @@ def collect(jobs: Sequence[Job], failures: Sequence[Failure], config: str) -> di
         'versions': versions(),
         'machine': machine(),
         'rungs': rungs,
+        'recommendation': asdict(found) if found else None,
+        'not_climbed': dict(not_climbed or {}),
         'failures': [
             {
                 'name': failure.job.rung.name,
@@ -59,6 +68,15 @@ def collect(jobs: Sequence[Job], failures: Sequence[Failure], config: str) -> di
     }
 
 
+def summaries(jobs: Sequence[Job]) -> list[dict]:
+    """The rows of all rungs that have a finished run, in the order of the jobs."""
+    by_rung: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.result():
+            by_rung.setdefault(job.rung.name, []).append(job)
+    return [summarise(finished) for finished in by_rung.values()]
+
+
 def summarise(jobs: Sequence[Job]) -> dict:
     """One rung's row: means over its seeds.
 
@@ -69,9 +87,9 @@ def summarise(jobs: Sequence[Job]) -> dict:
         ``name``, ``about``, ``strategies``, ``data``, ``start``, ``seeds``; ``<domain>_accuracy``
         in percent of the domain's test images, mean over seeds, ``<domain>_accuracy_by_seed`` and
         ``<domain>_accuracy_spread`` (standard deviation over seeds, None for one seed) for every
-        domain; ``seconds`` (mean of training and testing), ``trainable_parameters``,
-        ``parameters``, ``epochs``, ``iterations``; and the first seed's ``config``, ``checkpoint``
-        and ``command``, with ``folders`` of all.
+        domain; ``validation``, metric -> values by seed at the end; ``seconds`` (mean of training
+        and testing), ``trainable_parameters``, ``parameters``, ``epochs``, ``iterations``; and the
+        first seed's ``config``, ``checkpoint`` and ``command``, with ``folders`` of all.
     """
     rung, first = jobs[0].rung, jobs[0]
     results = [job.result() for job in jobs]
@@ -90,6 +108,10 @@ def summarise(jobs: Sequence[Job]) -> dict:
         row[f'{domain}_accuracy_spread'] = (
             round(statistics.stdev(values), 2) if len(values) > 1 else None
         )
+    row['validation'] = {
+        name: [round(result['validation'][name], 4) for result in results]
+        for name in results[0].get('validation', {})
+    }
     row['seconds'] = round(statistics.fmean(result['seconds'] for result in results), 1)
     for name in ('trainable_parameters', 'parameters', 'epochs', 'iterations'):
         row[name] = results[0][name]
@@ -152,7 +174,7 @@ def rows(results: dict) -> tuple[list[str], list[list[str]]]:
 
 
 def print_table(results: dict) -> None:
-    """Print the table on the terminal, the best target accuracy in bold."""
+    """Print the table on the terminal, the recommended rung in bold."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -161,9 +183,9 @@ def print_table(results: dict) -> None:
     table = Table(title='Accuracy on test images', box=box.SIMPLE_HEAD)
     for column, name in enumerate(header):
         table.add_column(name, justify='left' if column < 2 else 'right')
-    best = best_rung(results)
+    recommended = recommended_rung(results)
     for rung, row in zip(results['rungs'], cells):
-        table.add_row(*row, style='bold' if rung is best else None)
+        table.add_row(*row, style='bold' if rung is recommended else None)
     console = Console()
     # A pipe has no width, and a folded table is hard to read.
     Console(width=None if console.is_terminal else 200).print(table)
@@ -193,9 +215,10 @@ def markdown_table(results: dict) -> str:
     return '\n'.join(lines)
 
 
-def best_rung(results: dict) -> dict | None:
-    """The rung with the highest target accuracy."""
-    return max(results['rungs'], key=lambda rung: rung['target_accuracy'], default=None)
+def recommended_rung(results: dict) -> dict | None:
+    """The row of the recommended rung; None where there is no recommendation."""
+    name = (results['recommendation'] or {}).get('rung')
+    return next((rung for rung in results['rungs'] if rung['name'] == name), None)
 
 
 def read_results(path: Path) -> dict:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from tl_plugin.ladder.climb import climb, plan
 from tl_plugin.ladder.display import make_display
 from tl_plugin.ladder.files import write_json, write_text
+from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.ready_config import check_measures_target
 from tl_plugin.ladder.report import REPORT_NAME, make_report
-from tl_plugin.ladder.results import RESULTS_NAME, best_rung, collect, print_table
+from tl_plugin.ladder.results import RESULTS_NAME, collect, print_table, recommended_rung
 from tl_plugin.ladder.rungs import read_rungs, select_rungs
 from tl_plugin.launch import load_config
 
@@ -21,6 +23,8 @@ def run_ladder(
     rungs: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     cfg_options: dict | None = None,
+    limits: Limits | None = None,
+    devices: Sequence[str] | None = None,
 ) -> int:
     """Climb the ladder on a config, print the table, write results.json and report.html.
 
@@ -30,6 +34,9 @@ def run_ladder(
         rungs: Rungs to climb, by default all that the config has data for.
         seeds: One run of each rung a seed.
         cfg_options: Single settings over the config.
+        limits: When to end the climb, and what a rung may cost the source.
+        devices: GPUs for one run each at a time, as in ``CUDA_VISIBLE_DEVICES``. By default all
+            that there are, where there are several.
 
     Returns:
         0, or 1 if a run failed.
@@ -38,6 +45,7 @@ def run_ladder(
         ValueError: If the config can't be climbed on, or a rung doesn't exist. Nothing has been
             trained then.
     """
+    limits = limits or Limits()
     cfg = load_config(config, cfg_options=cfg_options)
     check_measures_target(cfg)
     settings = cfg.get('ladder') or {}
@@ -47,8 +55,10 @@ def run_ladder(
     jobs = plan(cfg, chosen, seeds, work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     with make_display(len(jobs)) as display:
-        failures = climb(jobs, display)
-    results = collect(jobs, failures, str(config))
+        failures, not_climbed = climb(
+            jobs, display, limits.reason_to_stop, devices or visible_devices()
+        )
+    results = collect(jobs, failures, str(config), limits.budget_source, not_climbed)
     write_json(work_dir / RESULTS_NAME, results)
     if results['rungs']:
         write_text(work_dir / REPORT_NAME, make_report(results, cfg))
@@ -62,12 +72,29 @@ def print_end(results: dict, work_dir: Path) -> None:
     for failure in results['failures']:
         log = f' (see {failure["log"]})' if failure['log'] else ''
         print(f'FAILED {failure["name"]} (seed {failure["seed"]}): {failure["reason"]}{log}')
-    best = best_rung(results)
-    if best is None:
+    for name, reason in results['not_climbed'].items():
+        print(f'Not climbed: {name}, for {reason}')
+    if not results['rungs']:
         return
     print(f'Report:  {work_dir / REPORT_NAME}')
     print(f'Results: {work_dir / RESULTS_NAME}')
+    chosen = recommended_rung(results)
+    if chosen is None:
+        print('No recommendation: nothing was validated on the target (val_cfg, val_evaluator).')
+        return
+    print(f'Take {chosen["name"]}. ' + ' '.join(results['recommendation']['reasons']))
     print(
-        f'Next:    {best["name"]} is best on the target. Train it again, or on data of your own, '
-        f'from its ready config:\n           {best["command"].split(" && ")[0]}'
+        'Train it again, or on data of your own, from its ready config:\n'
+        f'  {chosen["command"].split(" && ")[0]}'
     )
+
+
+def visible_devices() -> Sequence[str | None]:
+    """One entry for each GPU that a run may have to itself; one for the machine as it is."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count < 2:
+        return (None,)
+    listed = os.environ.get('CUDA_VISIBLE_DEVICES')
+    return listed.split(',')[:count] if listed else [str(index) for index in range(count)]

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 
 from tl_plugin.engine.resume.checkpoints import newest_whole_checkpoint
+from tl_plugin.ladder.curves import read_scalars
 from tl_plugin.ladder.files import write_json
 from tl_plugin.ladder.progress import ProgressHook, read_progress
 from tl_plugin.ladder.ready_config import CONFIG_NAME, PREDICTIONS_NAME
@@ -41,6 +43,7 @@ def run_rung(folder: Path, key: str) -> None:
     progress = ProgressHook(folder, read_progress(folder).elapsed if checkpoint else 0.0)
     runner.register_hook(progress)
     runner.train()
+    validation = final_validation(runner, folder)
     metrics = runner.test()
     predictions = read_predictions(folder)
     write_json(folder / PREDICTIONS_JSON, predictions)
@@ -49,6 +52,7 @@ def run_rung(folder: Path, key: str) -> None:
         {
             'key': key,
             'accuracy': {name: accuracy(found) for name, found in predictions.items()},
+            'validation': validation,
             'metrics': _scalars(metrics),
             'classes': list(runner.test_loop.dataloader.dataset.metainfo.get('classes') or []),
             'seconds': round(progress.elapsed, 1),
@@ -59,6 +63,20 @@ def run_rung(folder: Path, key: str) -> None:
             **count_parameters(runner.model),
         },
     )
+
+
+def final_validation(runner: Runner, folder: Path) -> dict[str, float]:
+    """What validation says of the trained model, by metric.
+
+    The one in training counts if it came at its end; otherwise there is another one.
+    """
+    if runner.val_loop is None:
+        return {}
+    _, records = read_scalars(folder)
+    found = records[-1] if records else {}
+    if found.get('step') not in (runner.epoch, runner.iter):
+        found = runner.val() or {}
+    return {name: value for name, value in _scalars(found).items() if '/' in name}
 
 
 def read_predictions(folder: Path) -> dict[str, dict[str, list]]:

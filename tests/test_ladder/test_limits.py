@@ -1,0 +1,89 @@
+import json
+import re
+
+import pytest
+
+from tests.test_ladder.conftest import RUNGS, run_tool, write_tiny
+from tl_plugin.ladder.climb import plan
+from tl_plugin.ladder.limits import Limits
+from tl_plugin.ladder.rungs import read_rungs, select_rungs
+from tl_plugin.launch import load_config
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    """Two rungs whose results are written by hand: 60 and 85 on the target, 99 and 90 on source."""
+    cfg = load_config(write_tiny(tmp_path))
+    rungs, _ = select_rungs(read_rungs(cfg.ladder), ['fine_tune', 'dann'], cfg.ladder)
+    jobs = plan(cfg, rungs, [0], tmp_path / 'work')
+    for job, source, target in zip(jobs, (99.0, 90.0), (60.0, 85.0)):
+        job.folder.mkdir(parents=True)
+        result = dict(
+            key=job.key, accuracy=dict(source=source, target=target), seconds=100.0,
+            trainable_parameters=1, parameters=1, epochs=1, iterations=1, checkpoint='x.pth',
+            validation={'source/accuracy/top1': source, 'target/accuracy/top1': target},
+        )
+        (job.folder / 'result.json').write_text(json.dumps(result))
+    return jobs
+
+
+@pytest.mark.parametrize(
+    ('limits', 'reason'),
+    [
+        ({}, None),
+        (dict(until=80), 'fine_tune reaches the 80% asked for on validation'),
+        (dict(until=86), None),
+        # What costs too much of the source reaches nothing.
+        (dict(until=80, budget_source=5), None),
+        (dict(budget_time=200), '200 s of training have used up the 200 s allowed'),
+        (dict(budget_time=201), None),
+    ],
+)
+def test_reasons_to_stop(jobs, limits, reason):
+    found = Limits(**limits).reason_to_stop(jobs)
+    assert found is None if reason is None else reason in found
+
+
+def test_a_closed_gap_ends_the_climb(jobs):
+    path = jobs[1].folder / 'result.json'
+    result = json.loads(path.read_text())
+    result['validation']['target/accuracy/top1'] = 99.5
+    path.write_text(json.dumps(result))
+    assert 'no gap is left' in Limits().reason_to_stop(jobs)
+
+
+@pytest.mark.parametrize(
+    'wrong', [dict(until=0), dict(until=101), dict(budget_source=-1), dict(budget_time=-1)]
+)
+def test_limits_out_of_range(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Limits(**wrong)
+
+
+def test_the_climb_stops_where_it_is_enough(tmp_path):
+    config = write_tiny(tmp_path)
+    code, output = run_tool(config, '--work-dir', tmp_path / 'work', '--until', '0.1')
+    assert code == 0, output
+    results = json.loads((tmp_path / 'work' / 'results.json').read_text())
+    assert [rung['name'] for rung in results['rungs']] == ['source_only']
+    assert set(RUNGS[1:]) <= set(results['not_climbed'])
+    assert 'Not climbed: dann, for source_only reaches the 0.1% asked for' in output
+    assert results['recommendation']['rung'] == 'source_only'
+    assert 'Take source_only.' in output
+
+
+def test_several_rungs_at_once_reach_what_one_after_the_other_does(climbed, tmp_path):
+    rungs = ['--rungs', *RUNGS[1:]]
+    # Without GPUs the two names only say how many runs may go on at once.
+    code, output = run_tool(
+        climbed.config, '--work-dir', tmp_path, *rungs, '--devices', '0', '1'
+    )
+    assert code == 0, output
+    results = json.loads((tmp_path / 'results.json').read_text())
+    both = zip(results['rungs'], climbed.results['rungs'])
+    for now, then in both:
+        assert now['name'] == then['name']
+        assert now['target_accuracy'] == then['target_accuracy']
+    # All others start from the first rung; two of them go on together when it has ended.
+    events = [line for line in output.splitlines() if re.search(r': starting$|% in \d+ s$', line)]
+    assert [line.endswith('starting') for line in events[:4]] == [True, False, True, True]

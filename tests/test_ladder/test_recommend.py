@@ -1,0 +1,71 @@
+import pytest
+
+from tl_plugin.ladder.recommend import ACCURACY, SCORE, SOURCE, frontier, recommend
+
+
+def row(name, source, target, measure=ACCURACY):
+    as_list = [value if isinstance(value, list) else [value] for value in (source, target)]
+    validation = {SOURCE: as_list[0], measure: as_list[1]}
+    return dict(name=name, seeds=list(range(len(as_list[1]))), validation=validation)
+
+
+LADDER = [row('source_only', 99, 60), row('fine_tune', 90, 85), row('dann', 98.5, 80)]
+
+
+def test_the_best_on_validation_and_the_best_inside_a_budget():
+    free = recommend(LADDER)
+    assert free.rung == 'fine_tune' and not free.over_budget
+    kept = recommend(LADDER, budget_source=1)
+    assert kept.rung == 'dann' and kept.over_budget == ['fine_tune']
+    text = ' '.join(kept.reasons)
+    assert '80.0% of the target' in text and '+20.0 points' in text and '0.5 points on' in text
+    assert 'fine_tune (85.0, source -9.0)' in text
+
+
+def test_test_accuracy_plays_no_part():
+    tempting = [dict(r, target_accuracy=100 * (r['name'] == 'source_only')) for r in LADDER]
+    assert recommend(tempting) == recommend(LADDER)
+
+
+def test_nothing_is_recommended_where_nothing_keeps_up_but_doing_nothing():
+    found = recommend([row('source_only', 99, 60), row('dann', 99, 55)])
+    assert found.rung == 'source_only'
+    assert 'No dearer rung' in ' '.join(found.reasons)
+
+
+@pytest.mark.parametrize(
+    ('cheap', 'dear', 'expected'),
+    [
+        # One standard error of the paired differences (-1, -0.4, 0.2) is 0.35; the mean is 0.4.
+        ([80.0, 80.0, 80.0], [81.0, 80.4, 79.8], 'dear'),
+        # Of (-1.2, 0.6, 0) it is 0.53, the mean 0.2.
+        ([80.0, 80.0, 80.0], [81.2, 79.4, 80.0], 'cheap'),
+        # Noise excuses no more than half a point.
+        ([70.0, 90.0, 80.0], [91.0, 72.0, 80.0], 'dear'),
+        # Without seeds nothing is known of noise.
+        ([80.0], [80.1], 'dear'),
+    ],
+)
+def test_the_cheapest_of_equals(cheap, dear, expected):
+    rungs = [row('source_only', [99.0] * len(cheap), [50.0] * len(cheap))]
+    rungs += [row('cheap', [99.0] * len(cheap), cheap), row('dear', [99.0] * len(dear), dear)]
+    assert recommend(rungs).rung == expected
+
+
+def test_without_target_labels_a_score_chooses_and_says_so():
+    rungs = [row('source_only', 99, 0.5, SCORE), row('dann', 98, 0.9, SCORE)]
+    found = recommend(rungs)
+    assert found.rung == 'dann' and found.measure == SCORE
+    assert 'no labels to validate by' in found.reasons[0]
+
+
+def test_the_frontier_leaves_out_what_another_beats_on_both():
+    rungs = [*LADDER, row('worse', 98, 79), row('twin', 98.5, 80)]
+    names = [rung['name'] for rung in frontier(rungs)]
+    assert names == ['fine_tune', 'dann', 'twin', 'source_only']
+
+
+def test_no_validation_no_recommendation():
+    assert recommend([dict(name='source_only', seeds=[0], validation={})]) is None
+    with pytest.raises(ValueError, match='at least 0, got -1'):
+        recommend(LADDER, -1)

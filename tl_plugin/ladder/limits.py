@@ -1,0 +1,69 @@
+"""When a climb ends before its last rung."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tl_plugin.ladder.climb import Job
+from tl_plugin.ladder.recommend import ACCURACY, BASELINE, SOURCE, within_budget
+from tl_plugin.ladder.results import summaries
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is enough, and what is too much. Only validation decides.
+
+    Args:
+        until: Target accuracy in percent at which the climb ends. Defaults to None, no such limit.
+        budget_source: Points of source accuracy that a rung may lose and still count. Defaults to
+            None, no limit.
+        budget_time: Seconds of training after which no new rung begins, those of runs that were
+            finished before included. Defaults to None, no limit.
+
+    Raises:
+        ValueError: If a limit is out of its range.
+    """
+
+    until: float | None = None
+    budget_source: float | None = None
+    budget_time: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.until is not None and not 0 < self.until <= 100:
+            raise ValueError(f'until is a target accuracy in percent, got {self.until}')
+        for name in ('budget_source', 'budget_time'):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f'{name} must be at least 0, got {value}')
+
+    def reason_to_stop(self, jobs: Sequence[Job]) -> str | None:
+        """Why no further rung is worth climbing; None if one may be.
+
+        Args:
+            jobs: All runs of the climb, those that are finished among them.
+        """
+        rungs = summaries(jobs)
+        spent = sum(rung['seconds'] * len(rung['seeds']) for rung in rungs)
+        if self.budget_time is not None and spent >= self.budget_time:
+            return f'{spent:.0f} s of training have used up the {self.budget_time:.0f} s allowed'
+        kept = [rung for rung in within_budget(rungs, self.budget_source) if _mean(rung, ACCURACY)]
+        if not kept:
+            return None
+        best = max(kept, key=lambda rung: _mean(rung, ACCURACY))
+        reached = _mean(best, ACCURACY)
+        if self.until is not None and reached >= self.until:
+            return f'{best["name"]} reaches the {self.until:g}% asked for on validation images'
+        baseline = next((rung for rung in rungs if rung['name'] == BASELINE), None)
+        ceiling = _mean(baseline, SOURCE) if baseline else None
+        if ceiling and reached >= ceiling:
+            return (
+                f'{best["name"]} is as good on the target ({reached:.1f}%) as {BASELINE} on the '
+                f'source ({ceiling:.1f}%): no gap is left'
+            )
+        return None
+
+
+def _mean(rung: dict, metric: str) -> float | None:
+    values = rung['validation'].get(metric)
+    return sum(values) / len(values) if values else None
