@@ -10,6 +10,7 @@
 # Options of DELTARegularizer (model.regularizers.delta.*)
 #        loss_weight  how strongly feature maps are held
 #        layers       depths that are compared, '4:-1' or [2, 5]; None: four, evenly spread
+#        relative     True: in units of the source model's maps; False: as published
 #        images       'source' (in a run without adaptation: all), 'target' or 'both'
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 

@@ -68,6 +68,15 @@ class TestFeatureMaps:
             found = feature_map_distance(*([change(maps[0])] for maps in (source, adapted)))
             torch.testing.assert_close(found, expected)
 
+    def test_relative_to_maps_of_nothing_it_stays_finite(self):
+        adapted = torch.ones(2, 3, requires_grad=True)
+        loss = feature_map_distance([torch.zeros(2, 3)], [adapted], relative=True)
+        loss.backward()
+        assert loss.item() == 1.5 and torch.isfinite(adapted.grad).all()
+        scaled = [feature_map_distance([scale * torch.eye(3)], [scale * torch.ones(3, 3)], True)
+                  for scale in (1.0, 1e3)]
+        torch.testing.assert_close(*scaled)
+
     def test_gradient_reaches_the_adapted_model_alone(self):
         source, adapted = _tensors(_arrays((3, 4)), True), _tensors(_arrays((3, 4)), True)
         feature_map_distance(source, adapted).backward()

@@ -10,7 +10,9 @@ from .precision import full_precision
 
 
 @full_precision
-def feature_map_distance(source: Sequence[Tensor], adapted: Sequence[Tensor]) -> Tensor:
+def feature_map_distance(
+    source: Sequence[Tensor], adapted: Sequence[Tensor], relative: bool = False
+) -> Tensor:
     r"""How far the feature maps of some layers have moved from the source model's (DELTA).
 
     Li et al., "DELTA: Deep Learning Transfer using Feature Map with Attention for Convolutional
@@ -30,6 +32,9 @@ def feature_map_distance(source: Sequence[Tensor], adapted: Sequence[Tensor]) ->
         source: The source model's maps, one tensor a layer: (N, C), (N, tokens, C), (N, C, H, W) or
             (N, H, W, C), see :func:`num_positions`. They get no gradient.
         adapted: The adapted model's maps of the same images and layers.
+        relative: Divide each layer's term by the source model's mean squared map, so that half
+            means as far away as nothing at all, whatever the scale and width of the layers.
+            Defaults to False, as published.
 
     Returns:
         A 0-d tensor, not negative.
@@ -44,10 +49,14 @@ def feature_map_distance(source: Sequence[Tensor], adapted: Sequence[Tensor]) ->
             f'{shapes[0]} (source) and {shapes[1]} (adapted)'
         )
     check_images('the distance of feature maps', images=adapted[0])
-    terms = [
-        (now - then.detach()).square().sum() / (len(now) * num_positions(now))
-        for then, now in zip(source, adapted)
-    ]
+    terms = []
+    for then, now in zip(source, adapted):
+        then = then.detach()
+        squares = (now - then).square().sum()
+        count = len(now) * num_positions(now)
+        # A layer that gives nothing at all has no scale: there the plain distance counts.
+        energy = then.square().sum() if relative else then.new_zeros(())
+        terms.append(squares / torch.where(energy > 0, energy, energy.new_tensor(float(count))))
     return 0.5 * torch.stack(terms).sum()
 
 

@@ -138,9 +138,10 @@ def test_lwf_by_hand():
     assert _loss(model)['loss_lwf'].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_delta_by_hand():
+@pytest.mark.parametrize('relative', [False, True])
+def test_delta_by_hand(relative):
     """The default layers of a ResNet-18 are the ends of its stages."""
-    model = _model(dict(delta=dict(type='DELTARegularizer', loss_weight=1.0)))
+    model = _model(dict(delta=dict(type='DELTARegularizer', relative=relative)))
     source = _model(moved=False)
     chosen = ['layer1.1', 'layer2.1', 'layer3.1', 'layer4.1']
     maps = []
@@ -153,7 +154,8 @@ def test_delta_by_hand():
         for hook in hooks:
             hook.remove()
     expected = sum(
-        0.5 * (now - then).square().sum() / (6 * then.shape[2] * then.shape[3])
+        0.5 * (now - then).square().sum()
+        / (then.square().sum() if relative else 6 * then.shape[2] * then.shape[3])
         for then, now in zip(*maps)
     )
     names = [names[-1] for names in model.regularizers['delta'].outputs.modules.values()]

@@ -24,7 +24,11 @@ class DELTARegularizer(Regularizer):
     Args:
         layers: Depths whose outputs are compared: ``'4:-1'``, ``[2, 5]``; the head has none.
             Defaults to None, four spread evenly over the backbone, its last one among them.
-        loss_weight: Factor of the loss. Defaults to 0.01.
+        relative: Compare in units of the source model's own maps, so that one ``loss_weight`` fits
+            networks whose maps differ in scale by orders of magnitude. False computes what is
+            published; TLlib's 0.01 for 48 images is then a ``loss_weight`` of 0.48. Defaults to
+            True.
+        loss_weight: Factor of the loss. Defaults to 1.
         **kwargs: ``images``, ``init_cfg``: see :class:`Regularizer`.
 
     Raises:
@@ -34,10 +38,15 @@ class DELTARegularizer(Regularizer):
     reads = ('maps',)
 
     def __init__(
-        self, layers: LayerSpec | None = None, loss_weight: float = 0.01, **kwargs
+        self,
+        layers: LayerSpec | None = None,
+        relative: bool = True,
+        loss_weight: float = 1.0,
+        **kwargs,
     ) -> None:
         super().__init__(loss_weight=loss_weight, **kwargs)
         self.layers = layers
+        self.relative = relative
 
     def prepare(self, classifier: nn.Module) -> None:
         """Finds the layers."""
@@ -46,4 +55,4 @@ class DELTARegularizer(Regularizer):
 
     def forward(self, source: ModelView, adapted: ModelView) -> Tensor:
         """The distance, summed over the layers, mean over the images."""
-        return feature_map_distance(source.maps, adapted.maps)
+        return feature_map_distance(source.maps, adapted.maps, self.relative)
