@@ -47,6 +47,11 @@ def parse_args():
         help='begin no further rung after so much training',
     )
     parser.add_argument(
+        '--early-stop',
+        action='store_true',
+        help='end the climb when a rung is as good on the target as source_only on the source',
+    )
+    parser.add_argument(
         '--devices', nargs='+', metavar='GPU', help='run on these GPUs at once, by default on all'
     )
     parser.add_argument(
@@ -79,7 +84,9 @@ def main():
             seeds=args.seeds,
             work_dir=args.work_dir or Path(default_work_dir(args.config)),
             cfg_options=args.cfg_options,
-            limits=Limits(args.until, args.budget_source, args.budget_time),
+            limits=Limits(
+                args.until, args.budget_source, args.budget_time, args.early_stop
+            ),
             devices=args.devices,
         )
     except KeyboardInterrupt:

@@ -49,7 +49,8 @@ def test_a_closed_gap_ends_the_climb(jobs):
     result = json.loads(path.read_text())
     result['validation']['target/accuracy/top1'] = 99.5
     path.write_text(json.dumps(result))
-    assert 'no gap is left' in Limits().reason_to_stop(jobs)
+    assert Limits().reason_to_stop(jobs) is None
+    assert 'no gap is left' in Limits(early_stop=True).reason_to_stop(jobs)
 
 
 @pytest.mark.parametrize(

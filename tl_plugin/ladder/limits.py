@@ -20,6 +20,8 @@ class Limits:
             None, no limit.
         budget_time: Seconds of training after which no new rung begins, those of runs that were
             finished before included. Defaults to None, no limit.
+        early_stop: Whether the climb ends when no gap is left that a dearer rung could close: a
+            rung is as good on the target as ``source_only`` on the source. Defaults to False.
 
     Raises:
         ValueError: If a limit is out of its range.
@@ -28,6 +30,7 @@ class Limits:
     until: float | None = None
     budget_source: float | None = None
     budget_time: float | None = None
+    early_stop: bool = False
 
     def __post_init__(self) -> None:
         if self.until is not None and not 0 < self.until <= 100:
@@ -56,7 +59,7 @@ class Limits:
             return f'{best["name"]} reaches the {self.until:g}% asked for on validation images'
         baseline = next((rung for rung in rungs if rung['name'] == BASELINE), None)
         ceiling = _mean(baseline, SOURCE) if baseline else None
-        if ceiling and reached >= ceiling:
+        if self.early_stop and ceiling and reached >= ceiling:
             return (
                 f'{best["name"]} is as good on the target ({reached:.1f}%) as {BASELINE} on the '
                 f'source ({ceiling:.1f}%): no gap is left'
