@@ -107,6 +107,7 @@ def test_training_ends_beyond_the_budget(source, tmp_path, action):
     assert _equal(ends_as, runner.model.state_dict())
 
 
+@pytest.mark.slow
 def test_patience_counts_validations_in_a_row(source, tmp_path):
     lost = [record['retention/forgetting'] > 10 for record in _log_of_a_whole_run(source, tmp_path)]
     first = lost.index(True)

@@ -99,6 +99,7 @@ def test_pictures_are_written_and_shown(source, tmp_path):
     assert list(tmp_path.glob('*/vis_data/vis_image/similarity_*.png'))
 
 
+@pytest.mark.slow
 def test_it_changes_nothing_in_training(source, tmp_path):
     plain, watched = (
         train(_config(tmp_path / str(len(names)), source, strategies=names)).model.state_dict()
@@ -132,6 +133,7 @@ def test_a_resumed_run_compares_with_the_same_and_keeps_its_records(source, tmp_
         train(_config(tmp_path / 'none', tmp_path / 'none/epoch_1.pth', resume=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', [
     'resnet/resnet50_8xb16-mixup_cifar10.py', 'deit/deit-tiny_4xb256_in1k.py'])
 def test_both_hooks_work_on_stock_configs(path, tmp_path):
@@ -183,6 +185,7 @@ def _on_every_rank(folder, source):
     return {name: value.current() for name, value in logged.items() if 'similarity' in name}
 
 
+@pytest.mark.slow
 def test_ranks_measure_the_same(source, tmp_path):
     one, two = run_distributed(_on_every_rank, tmp_path, source)
     layers = sorted(name for name in one if 'cka' in name)
