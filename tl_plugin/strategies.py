@@ -6,6 +6,7 @@ import copy
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -126,7 +127,20 @@ def _merge(cfg: Config, overlay: Config, name: str) -> None:
     if train_cfg and 'type' in changes.get('train_cfg', {}):
         # mmengine takes either; the loop reads the unit from max_epochs or max_iters.
         train_cfg.pop('by_epoch', None)
-    cfg.merge_from_dict(changes)
+    cfg.merge_from_dict(_without_needless_deletes(changes, cfg._cfg_dict))
+
+
+def _without_needless_deletes(changes: dict, old: Any) -> dict:
+    """mmengine leaves the mark `_delete_` in a dict that replaces nothing."""
+    found = {}
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            there = isinstance(old, dict) and key in old
+            value = _without_needless_deletes(value, old[key] if there else None)
+            if not there:
+                value.pop('_delete_', None)
+        found[key] = value
+    return found
 
 
 def _unite_imports(old: ConfigDict | None, new: dict) -> dict:

@@ -23,10 +23,9 @@
 # Several sources    train_dataloader.dataset=dict(type='SeveralSources', datasets=[...])
 # Few target labels  data_preprocessor.labelled_target=few.txt lists, a path a line, the target images
 #        that keep their labels; they count like source images in the classification loss
-# Note   A bottleneck goes between backbone and head, as a neck that has its own Linear, norm and ReLU:
-#        model.neck=dict(type='LinearNeck', in_channels=2048, out_channels=256, gap_dim=2,
-#        norm_cfg=dict(type='BN1d'), act_cfg=dict(type='ReLU'), _delete_=True); gap_dim=0 and no
-#        pooling where the backbone gives vectors. Leave head.in_channels out (None).
+# Note   `--strategy dann bottleneck dann_schedule adversary_monitor label_shift_guard` adds, one by
+#        one, a narrow layer to align on, the paper's schedules, and watches over the adversary and
+#        over class frequencies.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(

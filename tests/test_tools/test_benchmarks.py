@@ -36,3 +36,13 @@ def test_frozen_savings(tmp_path):
                    for way in ('set_trainable', 'find_unused_parameters'))
     assert usual == 4 * row['weights']
     assert ours == 4 * (row['weights'] - row['frozen_weights']) < usual
+
+
+def test_adaptation_step(tmp_path):
+    out = tmp_path / 'step.json'
+    run('adaptation_step.py', '--model', 'test_efficientnet', '--size', '32', '--batch-size', '4',
+        '--steps', '1', '--tllib', str(tmp_path), '--out', str(out))
+    result = json.loads(out.read_text())
+    assert result['ratios']['dann / source_only'] > 0
+    assert result['ratios']['dann / tllib'] is None
+    assert "No module named 'tllib'" in result['tllib_missing']

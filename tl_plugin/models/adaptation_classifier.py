@@ -22,7 +22,7 @@ from .domain_batches import (
     sources_of,
     weights_of,
 )
-from .fitting import build_module, check_choice, domain_preprocessor, fit_head
+from .fitting import build_module, check_choice, domain_preprocessor, fit_head, fit_neck
 from .regularizers import Regularizers
 from .rows import join_rows, one_vector, take_rows
 from .source_statistics import SourceStatistics
@@ -43,7 +43,8 @@ class AdaptationClassifier(ImageClassifier):
 
     Args:
         backbone: As in ``ImageClassifier``.
-        neck: As in ``ImageClassifier``. Defaults to None.
+        neck: As in ``ImageClassifier``; a :class:`BottleneckNeck` finds its ``in_channels``.
+            Defaults to None.
         head: As in ``ImageClassifier``; ``in_channels`` may be left out. Defaults to None.
         alignments: Name -> config of an :class:`Alignment`. Defaults to None.
         regularizers: Name -> config of a :class:`Regularizer`. Those that compare with the source
@@ -80,7 +81,8 @@ class AdaptationClassifier(ImageClassifier):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        backbone, neck = build_module(backbone), build_module(neck)
+        backbone = build_module(backbone)
+        neck = build_module(fit_neck(neck, backbone))
         super().__init__(
             backbone=backbone,
             neck=neck,

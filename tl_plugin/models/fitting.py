@@ -58,6 +58,16 @@ def fit_head(head: Any, backbone: nn.Module, neck: nn.Module | None) -> Any:
     return head
 
 
+def fit_neck(neck: Any, backbone: nn.Module) -> Any:
+    """Fills in ``in_channels`` of a neck that takes any backbone."""
+    if not isinstance(neck, dict) or neck.get('in_channels') is not None:
+        return neck
+    kind = MODELS.get(neck['type']) if isinstance(neck['type'], str) else neck['type']
+    if not getattr(kind, 'fits_backbone', False):
+        return neck
+    return {**neck, 'in_channels': _feature_width(backbone, None)}
+
+
 def _feature_width(backbone: nn.Module, neck: nn.Module | None) -> int:
     stages = nn.Sequential(backbone, *([neck] if neck is not None else []))
     feats = dry_run(stages, lambda network, inputs: network(inputs))

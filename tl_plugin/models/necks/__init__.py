@@ -1,0 +1,3 @@
+from .bottleneck import BottleneckNeck
+
+__all__ = ['BottleneckNeck']
