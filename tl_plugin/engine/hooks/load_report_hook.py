@@ -7,7 +7,7 @@ import re
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import nn
@@ -43,7 +43,7 @@ class LoadReportHook(Hook):
         first = next(hook for hook in runner.hooks if isinstance(hook, LoadReportHook))
         if first is not self:
             return  # two strategies brought one each
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = _unwrapped(runner.model)
         wanted = model.state_dict()
         given = _weights(model, checkpoint)
         other = {n for n, v in given.items() if n in wanted and wanted[n].shape != v.shape}
@@ -97,6 +97,13 @@ class LoadReportHook(Hook):
             logger='current',
             level=logging.WARNING,
         )
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model into which mmengine loads: not its wrapper, nor that of test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def _plain(name: str) -> str:
