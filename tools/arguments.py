@@ -36,6 +36,33 @@ def add_config_arguments(parser):
     )
 
 
+def add_data_arguments(parser, required, backbone):
+    """Adds what stands in for a config: data of two domains, and a network.
+
+    ``backbone`` says what the network is for.
+    """
+    parser.add_argument(
+        '--source',
+        required=required,
+        help='the labelled images: a folder of images, an annotation file (.csv, .json, ...) or an '
+        'mmpretrain config (.py)',
+    )
+    parser.add_argument(
+        '--target', required=required, help='the field images, in one of these forms'
+    )
+    parser.add_argument(
+        '--target-labels',
+        help='target labels that may be trained on: so many of each class, or a labelled list or '
+        'folder of images',
+    )
+    parser.add_argument(
+        '--backbone',
+        help='network (timm:NAME, torchvision:NAME, mmpretrain:NAME or a config) ' + backbone,
+    )
+    parser.add_argument('--checkpoint', help='local weights of the backbone')
+    parser.add_argument('--image-size', type=int, help="side of its images; by default the model's")
+
+
 def add_launch_arguments(parser):
     """Adds what every run takes: its folder, its launcher, how it loads data."""
     parser.add_argument('--work-dir', help='folder of logs and checkpoints')

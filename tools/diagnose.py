@@ -6,9 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-import arguments  # noqa: F401  (finds the package beside a checkout's tools)
-
-DATA = 'a folder of images, an annotation file (.csv, .json, ...) or an mmpretrain config (.py)'
+from arguments import add_data_arguments
 
 
 def parse_args():
@@ -17,20 +15,11 @@ def parse_args():
         epilog='Writes findings.json and report.html; with a backbone also config.py, which '
         'tools/train.py and tools/ladder.py take as it is.',
     )
-    parser.add_argument('--source', required=True, help=f'the labelled images: {DATA}')
-    parser.add_argument('--target', required=True, help='the field images, in one of these forms')
-    parser.add_argument(
-        '--target-labels',
-        help='target labels that may be trained on: so many of each class, or a labelled list or '
-        'folder of images',
+    add_data_arguments(
+        parser,
+        required=True,
+        backbone='whose features are compared; without one, image quality alone is',
     )
-    parser.add_argument(
-        '--backbone',
-        help='network whose features are compared: timm:NAME, torchvision:NAME, mmpretrain:NAME or '
-        'a config; without one, image quality alone is',
-    )
-    parser.add_argument('--checkpoint', help='local weights of the backbone')
-    parser.add_argument('--image-size', type=int, help="side of its images; by default the model's")
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/diagnose'))
     parser.add_argument('--processes', type=int, help='that read images; by default all cores')
     parser.add_argument(

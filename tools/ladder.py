@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-import arguments  # noqa: F401  (finds the package beside a checkout's tools)
+from arguments import add_data_arguments
 from mmengine.config import DictAction
 
 from tl_plugin.launch import default_work_dir
@@ -22,6 +22,7 @@ def parse_args():
     parser.add_argument(
         'config', nargs='?', help='config with a `ladder`, or package::path of one in a package'
     )
+    add_data_arguments(parser, required=False, backbone='to train, where there is no config')
     parser.add_argument(
         '--rungs', nargs='+', metavar='NAME', help='climb these alone, with those they start from'
     )
@@ -61,9 +62,32 @@ def parse_args():
         help='train nothing: print the table of a results.json for a README',
     )
     args = parser.parse_args()
-    if (args.config is None) == (args.markdown is None):
-        parser.error('give a config to climb with, or --markdown RESULTS to print a table')
+    data = [args.source, args.target, args.backbone]
+    given = [args.config is not None, args.markdown is not None, all(data)]
+    if sum(given) != 1 or any(data) != all(data):
+        parser.error(
+            'give a config to climb with, or --source, --target and --backbone to make one of, or '
+            '--markdown RESULTS to print a table'
+        )
     return args
+
+
+def write_config(args):
+    """Turns data and a backbone into a config beside the runs."""
+    from tl_plugin.config_writer import config_from_data
+
+    work_dir = args.work_dir or Path('work_dirs/ladder')
+    config = config_from_data(
+        args.source,
+        args.target,
+        args.backbone,
+        work_dir,
+        args.target_labels,
+        args.checkpoint,
+        args.image_size,
+    )
+    print(f'Config:  {config}')
+    return config, work_dir
 
 
 def main():
@@ -78,6 +102,8 @@ def main():
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        if args.config is None:
+            args.config, args.work_dir = write_config(args)
         return run_ladder(
             args.config,
             rungs=args.rungs,
