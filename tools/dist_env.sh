@@ -12,7 +12,7 @@ launch() {
     fi
     # A process that spreads over all cores would only be in the way of the others.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-    local meet=(--master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${port:-29500}" --node_rank="${NODE_RANK:-0}")
+    local meet=(--node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${port:-29500}")
     if [ "${NNODES:-1}" = 1 ] || [ "${MAX_RESTARTS:-0}" != 0 ]; then
         # The plain way to meet leaves the addresses of dead processes lying about, which those that
         # are started again would call.
