@@ -123,15 +123,25 @@ def summarise(jobs: Sequence[Job]) -> dict:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that the package runs from, ``-dirty`` if it was changed."""
+    """The commit of the checkout that the package runs from, ``-dirty`` if its code was changed.
+
+    Texts and metafiles don't count: results are written into them.
+    """
     root = Path(tl_plugin.__file__).resolve().parent.parent
     if not (root / '.git').exists():
         return None
-    command = ['git', '-C', str(root), 'describe', '--always', '--abbrev=12', '--dirty']
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        name = _git(root, 'rev-parse', '--short=12', 'HEAD')
+        code = (':/', ':(exclude,glob)**/*.md', ':(exclude,glob)**/metafile.yml')
+        changed = _git(root, 'status', '--porcelain', '--untracked-files=no', '--', *code)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f'{name}-dirty' if changed else name
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ['git', '-C', str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def versions() -> dict[str, str | None]:
