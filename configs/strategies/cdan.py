@@ -12,6 +12,8 @@
 #        random_channels  so many random projections
 #        and those of DANNHead: hidden_channels, norm, dropout, loss_weight, coefficient, gamma,
 #        label_smoothing, spectral_norm, gradient_penalty; see dann.py
+# Options of AdversaryMonitorHook (custom_hooks), which says by name when it goes wrong
+#        interval, patience, limits; backoff=0.5 lets it weaken the adversary, None only warns
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(
@@ -19,3 +21,4 @@ model = dict(
     alignments=dict(cdan=dict(type='CDANHead')),
 )
 train_cfg = dict(type='AdaptationTrainLoop')
+custom_hooks = [dict(type='AdversaryMonitorHook')]

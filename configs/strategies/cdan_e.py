@@ -8,6 +8,8 @@
 #        train_cfg.target_dataloader.dataset.data_root=data/target/train
 # Options of CDANHead (model.alignments.cdan_e.*)
 #        As in cdan.py.
+# Options of AdversaryMonitorHook (custom_hooks), which says by name when it goes wrong
+#        interval, patience, limits; backoff=0.5 lets it weaken the adversary, None only warns
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(
@@ -15,3 +17,4 @@ model = dict(
     alignments=dict(cdan_e=dict(type='CDANHead', entropy_conditioning=True)),
 )
 train_cfg = dict(type='AdaptationTrainLoop')
+custom_hooks = [dict(type='AdversaryMonitorHook')]

@@ -20,12 +20,13 @@
 #        num_sources      with several sources, so many: told apart from each other, too
 # Options of AdaptationClassifier (model.*)
 #        batch_statistics 'per_domain' normalises each domain by its own batch; 'joint' both by one
+# Options of AdversaryMonitorHook (custom_hooks), which says by name when it goes wrong
+#        interval, patience, limits; backoff=0.5 lets it weaken the adversary, None only warns
 # Several sources    train_dataloader.dataset=dict(type='SeveralSources', datasets=[...])
 # Few target labels  data_preprocessor.labelled_target=few.txt lists, a path a line, the target images
 #        that keep their labels; they count like source images in the classification loss
-# Note   `--strategy dann bottleneck dann_schedule adversary_monitor label_shift_guard` adds, one by
-#        one, a narrow layer to align on, the paper's schedules, and watches over the adversary and
-#        over class frequencies.
+# Note   `--strategy dann bottleneck dann_schedule label_shift_guard` adds a narrow layer to align on,
+#        the paper's schedules, and watches over class frequencies.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(
@@ -33,3 +34,4 @@ model = dict(
     alignments=dict(dann=dict(type='DANNHead')),
 )
 train_cfg = dict(type='AdaptationTrainLoop')
+custom_hooks = [dict(type='AdversaryMonitorHook')]

@@ -13,6 +13,8 @@
 #        hidden_channels  widths of its hidden layers; norm, dropout: in between
 #        loss_weight      weight of the loss
 #        coefficient      final reversal coefficient; gamma: how fast it rises (None: constant)
+# Options of AdversaryMonitorHook (custom_hooks), which says by name when it goes wrong
+#        interval, patience, limits; backoff=0.5 lets it weaken the adversary, None only warns
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(
@@ -20,3 +22,4 @@ model = dict(
     alignments=dict(mdd=dict(type='MDDHead')),
 )
 train_cfg = dict(type='AdaptationTrainLoop')
+custom_hooks = [dict(type='AdversaryMonitorHook')]

@@ -96,8 +96,18 @@ def test_a_discriminator_that_does_not_learn_is_called_dead(tmp_path):
     )
 
 
+def test_of_several_the_first_watches_over_all(tmp_path):
+    cfg = toy_config(tmp_path, ['dann', 'mdd'], target(), max_iters=2)
+    for hook, interval in zip(cfg.custom_hooks, (1, 2)):
+        hook.interval = interval
+    runner = train(cfg)
+    assert set(_hook(runner).monitors) == {'dann', 'mdd'}
+    assert len(runner.message_hub.log_scalars['train/mdd_gradient_ratio'].data[0]) == 2
+
+
 def test_a_model_without_an_adversary_is_refused(tmp_path):
-    cfg = toy_config(tmp_path, ['mcc', 'adversary_monitor'], target(), max_iters=1)
+    cfg = toy_config(tmp_path, ['mcc'], target(), max_iters=1)
+    cfg.custom_hooks = [HOOK]
     with pytest.raises(ValueError, match='no adversarial alignment to watch; add one'):
         train(cfg)
 

@@ -5,12 +5,14 @@ import inspect
 import pytest
 import torch
 import torch.distributed as dist
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
 
 import tl_plugin.models.alignments as alignments
 from tests.distributed import run_distributed
 from tl_plugin.models.alignments import Alignment, DomainBatch
 
-from .batches import PARTS, build, domain, extras, parts
+from .batches import CLASSES, PARTS, build, domain, extras, parts
 
 ALIGNMENTS = [
     name
@@ -235,3 +237,44 @@ def test_two_processes_agree_with_one():
                     assert (found is None) == (expected is None), message
                     if found is not None:
                         torch.testing.assert_close(found / 2, expected[rank::2], **close)
+
+
+def _classifier(name):
+    torch.manual_seed(0)
+    model = MODELS.build(dict(
+        type='AdaptationClassifier',
+        backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=4, stem_channels=4),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=CLASSES),
+        alignments=dict(aligned=dict(type=name)),
+    ))  # fmt: skip
+    model.set_progress(0.5)
+    model.set_pseudo_labels(torch.arange(4) % CLASSES)
+    return model
+
+
+def _pair(labels):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(3, 5, 3, 16, 16, generator=generator)
+    source = [DataSample().set_gt_label(index % CLASSES) for index in range(5)]
+    target = [DataSample(metainfo=dict(sample_idx=index)) for index in range(4)]
+    for sample, label in zip(target, labels):
+        sample.set_gt_label(label)
+    views = [images[1, :4], images[2, :4]]
+    return dict(
+        source=dict(inputs=images[0], data_samples=source),
+        target=dict(inputs=views, data_samples=target),
+    )
+
+
+@pytest.mark.parametrize('name', ALIGNMENTS)
+def test_in_a_classifier_its_gradient_reaches_the_backbone_and_no_target_label_does(name):
+    grads = []
+    for labels in ([], [0, 1, 2, 0], [2, 2, 1, 1]):
+        model = _classifier(name)
+        losses = model(**model.data_preprocessor(_pair(labels), True), mode='loss')
+        losses['loss_aligned'].backward()
+        grads.append([losses['loss_cls'].detach(), model.backbone.conv1.weight.grad])
+    assert grads[0][1].abs().sum() > 0
+    for other in grads[1:]:
+        assert all(torch.equal(*pair) for pair in zip(grads[0], other))

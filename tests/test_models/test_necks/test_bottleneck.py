@@ -43,7 +43,7 @@ def test_the_classifier_finds_both_widths(changes):
 
 
 def test_overlays_compose_and_the_schedule_is_the_papers(tmp_path):
-    names = ['dann', 'bottleneck', 'dann_schedule', 'adversary_monitor']
+    names = ['dann', 'bottleneck', 'dann_schedule']
     runner = train(toy_config(tmp_path, names, target(), max_epochs=2))
     assert runner.model.alignments['dann'].in_features == 256
     rates = runner.message_hub.log_scalars['train/lr'].data[0]

@@ -33,7 +33,8 @@ class AdversaryMonitorHook(Hook):
     - the adversary drowns the task: its gradient is more than 10 times the task's
     - the features have collapsed: one point, few directions, or no norm
 
-    A measurement costs a backward pass through the heads alone. Its state is in the checkpoint.
+    Where several overlays bring one, the first watches over all. A measurement costs a backward
+    pass through the heads alone. Its state is in the checkpoint.
 
     Args:
         interval: Iterations from one measurement to the next. Defaults to 50.
@@ -80,10 +81,15 @@ class AdversaryMonitorHook(Hook):
         self._settings = (Limits(**(limits or {})), patience, backoff, min_factor)
         self.monitors: dict[str, AdversaryMonitor] = {}
         self._sums: dict[str, torch.Tensor | float] = {}
+        self._watches = True
         self._loaded: dict[str, Any] | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Finds the adversaries and goes on from where a resumed run left off."""
+        hooks = [hook for hook in runner.hooks if isinstance(hook, AdversaryMonitorHook)]
+        self._watches = hooks[0] is self
+        if not self._watches:
+            return
         model = unwrap(runner.model)
         adversaries = getattr(model, 'adversaries', dict)()
         if not adversaries:
@@ -103,7 +109,9 @@ class AdversaryMonitorHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Has the model measure in the iterations that end an interval."""
-        unwrap(runner.model).measure_health(self.every_n_train_iters(runner, self.interval))
+        if self._watches:
+            due = self.every_n_train_iters(runner, self.interval)
+            unwrap(runner.model).measure_health(due)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -114,11 +122,13 @@ class AdversaryMonitorHook(Hook):
             if accuracy is not None:
                 # On its device: nothing waits for the number before it is needed.
                 self._sums[name] = self._sums.get(name, 0.0) + accuracy
-        if _FEATURES[0] in outputs:
+        if self._watches and _FEATURES[0] in outputs:
             self._judge(runner, _mean_over_ranks(self._measured(outputs)))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Puts the state into the checkpoint."""
+        if not self._watches:
+            return
         checkpoint[_STATE] = dict(
             monitors={name: dict(monitor.state) for name, monitor in self.monitors.items()},
             sums={name: float(value) for name, value in self._sums.items()},
