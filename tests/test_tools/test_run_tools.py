@@ -147,7 +147,8 @@ def test_several_machines_meet_where_the_variables_say(tmp_path):
     assert output.splitlines() == [
         '-m', 'torch.distributed.run', '--nnodes=2', '--node_rank=1', '--master_addr=10.0.0.1',
         '--master_port=1234', '--nproc_per_node=4', '--max_restarts=0',
-        str(ROOT / 'tools' / 'train.py'), 'a config.py', '--launcher', 'pytorch', '--amp', 'threads=3',
+        str(ROOT / 'tools' / 'train.py'), 'a config.py', '--launcher', 'pytorch', '--amp',
+        'threads=3',
     ]
 
 
