@@ -16,6 +16,7 @@ _STOCK_LOOPS = (None, 'EpochBasedTrainLoop', 'IterBasedTrainLoop')
 _REPLACEABLE = {
     ('model', 'AdaptationClassifier'): ('ImageClassifier',),
     ('train_cfg', 'AdaptationTrainLoop'): _STOCK_LOOPS,
+    ('train_cfg', 'CachedFeatureTrainLoop'): _STOCK_LOOPS,
 }
 
 _CURE = {

@@ -3,6 +3,11 @@ from .adaptation_loop import (
     AdaptationIterTrainLoop,
     AdaptationTrainLoop,
 )
+from .cached_feature_loop import (
+    CachedFeatureEpochTrainLoop,
+    CachedFeatureIterTrainLoop,
+    CachedFeatureTrainLoop,
+)
 from .domain_eval_loop import DomainTestLoop, DomainValLoop
 from .evaluate import evaluate
 from .inherit import inherit_dataloader
@@ -20,6 +25,9 @@ __all__ = [
     'AdaptationEpochTrainLoop',
     'AdaptationIterTrainLoop',
     'AdaptationTrainLoop',
+    'CachedFeatureEpochTrainLoop',
+    'CachedFeatureIterTrainLoop',
+    'CachedFeatureTrainLoop',
     'CyclingLoader',
     'DomainTestLoop',
     'DomainValLoop',

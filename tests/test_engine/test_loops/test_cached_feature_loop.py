@@ -1,0 +1,261 @@
+"""Training from a cache is training without one, and no cache is taken for what it isn't."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+
+from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
+from tests.toy import toy_config, train
+from tl_plugin.engine.feature_cache.store import FeatureStore
+from tl_plugin.engine.loops import CachedFeatureTrainLoop
+
+CACHED, PLAIN = ('feature_extraction_cached',), ('feature_extraction',)
+FLIP = [dict(type='RandomFlip', prob=0.5), dict(type='PackInputs')]
+NORM_NECK = {
+    'model.neck': [
+        dict(type='GlobalAveragePooling'),
+        dict(type='LinearNeck', in_channels=64, out_channels=8, gap_dim=0),
+    ],
+}
+
+
+@HOOKS.register_module(force=True)
+class RecordLossHook(Hook):
+    def __init__(self) -> None:
+        self.losses, self.images = [], []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self.losses.append(float(outputs['loss']))
+        self.images.append([sample.get('sample_idx') for sample in data_batch['data_samples']])
+
+
+def make(work_dir, strategies, layers=':-1', options=None, **length):
+    cfg = toy_config(work_dir, strategies, options, **length)
+    for hook in cfg.custom_hooks:
+        if hook.type == 'FreezeHook':
+            hook.layers = layers
+    cfg.custom_hooks = [dict(type='ExactResumeHook'), *cfg.custom_hooks]
+    cfg.custom_hooks.append(dict(type='RecordLossHook'))
+    return cfg
+
+
+def run(work_dir, strategies=CACHED, layers=':-1', options=None, **length):
+    runner = train(make(work_dir, strategies, layers, options, **length))
+    hook, = (hook for hook in runner.hooks if isinstance(hook, RecordLossHook))
+    return runner, hook
+
+
+def log_of(folder):
+    return ''.join(path.read_text() for path in Path(folder).glob('*/*.log'))
+
+
+def caches(folder):
+    return sorted(Path(folder).glob('[!.]*'))
+
+
+@pytest.mark.parametrize('layers', [':-1', ':-3'])
+@pytest.mark.parametrize('length', [dict(max_epochs=3), dict(max_iters=7)], ids=str)
+def test_it_trains_as_without_a_cache(tmp_path, layers, length):
+    options = {'train_dataloader.dataset.size': 13, 'model.backbone.drop_path_rate': 0.0}
+    plain, wanted = run(tmp_path / 'plain', PLAIN, layers, options, **length)
+    cached, found = run(tmp_path / 'cached', CACHED, layers, options, **length)
+    assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
+    assert found.images == wanted.images
+    expected, state = plain.model.state_dict(), cached.model.state_dict()
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
+    assert 'train/loss' in cached.message_hub.log_scalars
+    assert cached.val_loop.evaluator.metrics
+
+
+def test_its_checkpoint_is_the_whole_ordinary_model(tmp_path):
+    runner, _ = run(tmp_path / 'run', options={'train_cfg.val_interval': 1})
+    cfg = toy_config(tmp_path / 'test')
+    cfg.load_from = str(tmp_path / 'run' / 'epoch_2.pth')
+    tested = Runner.from_cfg(cfg).test()
+    assert tested['accuracy/top1'] == runner.message_hub.get_scalar('val/accuracy/top1').current()
+
+
+@pytest.mark.parametrize('length', [dict(max_epochs=2), dict(max_iters=6)], ids=str)
+def test_a_resumed_run_ends_bit_equal_and_computes_nothing(tmp_path, length):
+    whole, _ = run(tmp_path / 'whole', **length)
+    cfg = make(tmp_path / 'whole', CACHED, **length)
+    name = 'epoch_1.pth' if 'max_epochs' in length else 'iter_2.pth'
+    cfg.resume, cfg.load_from = True, str(tmp_path / 'whole' / name)
+    place, = caches(tmp_path / 'whole' / 'feature_cache')
+    written = place.stat().st_mtime_ns
+    resumed = train(cfg)
+    state = resumed.model.state_dict()
+    assert all(torch.equal(state[n], v) for n, v in whole.model.state_dict().items())
+    assert place.stat().st_mtime_ns == written
+
+
+CHANGES = {
+    'data': {'train_dataloader.dataset.seed': 5},
+    'labels': {'train_dataloader.dataset.labels': 'scrambled'},
+    'pipeline': {'train_dataloader.dataset.pipeline': [dict(FLIP[0], prob=1.0), FLIP[1]]},
+    'preprocessor': {'data_preprocessor.mean': [1.0, 2.0, 3.0]},
+    'precision': {'train_cfg.feature_dtype': 'bfloat16'},
+    'views': {'train_cfg.views': 2},
+    'weights': {'randomness.seed': 1},
+    'network': {'model.backbone.out_indices': (2,), 'model.head.in_channels': 32},
+}
+
+
+def test_a_cache_is_used_for_nothing_else(tmp_path):
+    shared = {'train_cfg.cache_dir': str(tmp_path / 'caches')}
+    run(tmp_path / '0', options=shared, max_epochs=1)
+    run(tmp_path / '1', options=shared, max_epochs=1)
+    head = {**shared, 'optim_wrapper.optimizer.lr': 0.5, 'train_dataloader.batch_size': 6}
+    run(tmp_path / '2', options=head, max_epochs=1)
+    assert len(caches(tmp_path / 'caches')) == 1
+    for count, (name, change) in enumerate(CHANGES.items(), 2):
+        run(tmp_path / name, options={**shared, **change}, max_epochs=1)
+        assert len(caches(tmp_path / 'caches')) == count, name
+
+
+@pytest.mark.parametrize('harm', ['rows', 'file'])
+def test_a_cache_that_was_changed_is_made_anew(tmp_path, harm):
+    _, wanted = run(tmp_path)
+    place, = caches(tmp_path / 'feature_cache')
+    size = (place / '0.bin').stat().st_size
+    (place / '0.bin').write_bytes(b'\1' * (size if harm == 'rows' else 7))
+    _, found = run(tmp_path)
+    assert found.losses == wanted.losses
+    text = {'rows': 'not those of this model', 'file': 'no whole feature cache'}[harm]
+    assert text in log_of(tmp_path)
+
+
+def test_views_take_turns(tmp_path):
+    options = {'train_dataloader.dataset.pipeline': FLIP, 'train_dataloader.dataset.size': 40}
+    runner, _ = run(tmp_path / 'one', options=options)
+    assert 'one view' in log_of(tmp_path / 'one')
+    runner, _ = run(tmp_path / 'two', options={**options, 'train_cfg.views': 2}, max_epochs=3)
+    assert 'one view' not in log_of(tmp_path / 'two')
+    loader = runner.train_dataloader
+    store = FeatureStore(*caches(tmp_path / 'two' / 'feature_cache'))
+    assert len(store) == 80 and not torch.equal(*store.leaves[0].split(40))
+    for number in range(3):
+        loader.seek(number)
+        batch = next(iter(loader))
+        rows = [sample.sample_idx + number % 2 * 40 for sample in batch['data_samples']]
+        assert torch.equal(batch.features[0], store.leaves[0][rows])
+        assert batch['data_samples'][0].get('img_path') == f'image {rows[0] % 40} of ToyDataset'
+
+
+def test_mixup_is_left_out_and_its_labels_stay_soft(tmp_path):
+    options = {
+        'model.train_cfg': dict(augments=dict(type='Mixup', alpha=1.0)),
+        'model.head.loss': dict(type='CrossEntropyLoss', use_soft=True),
+        'model.head.cal_acc': False,
+    }
+    runner, hook = run(tmp_path, options=options)
+    assert 'Batch augmentations (Mixup)' in log_of(tmp_path) and len(hook.losses) == 6
+    _, plain = run(tmp_path / 'hard')
+    assert hook.losses == pytest.approx(plain.losses, rel=1e-5)
+    assert runner.model.data_preprocessor.batch_augments is not None
+
+
+@pytest.mark.parametrize(
+    ('hook', 'message'),
+    [
+        (dict(type='FreezeHook', layers=':-1', norm='train'), "norm='train'.*BatchNorm2d"),
+        (dict(type='FreezeHook', layers=':-1', norm_affine='trained'), 'norm_affine'),
+        (dict(type='GradualUnfreezeHook', layers=':-1', schedule=dict(until=0.9)), 'unfreezes'),
+        (dict(type='FreezeHook', layers='2:-1'), 'Freeze from the first layer on'),
+    ],
+)
+def test_what_is_not_fixed_is_refused(tmp_path, hook, message):
+    cfg = make(tmp_path, CACHED)
+    cfg.custom_hooks = [hook]
+    with pytest.raises(ValueError, match=message):
+        train(cfg)
+
+
+def test_losses_that_need_images_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='A regularizer'):
+        run(tmp_path, ('lwf', *CACHED))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'train_cfg.views': 0}, 'views=0'),
+        ({'train_cfg.feature_dtype': 'int8'}, 'float16, bfloat16'),
+        ({'train_dataloader.dataset.labels': 'none'}, 'no label'),
+        ({'model.head.num_classes': 2}, 'out of range: the head has 2'),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, options=options)
+
+
+def test_either_epochs_or_iterations():
+    with pytest.raises(ValueError, match='by epoch .* or by iteration'):
+        CachedFeatureTrainLoop(None, {}, max_epochs=1, max_iters=1)
+
+
+@HOOKS.register_module(force=True)
+class AdaptHook(Hook):
+    """What re-estimates statistics or thaws layers does to a trunk."""
+
+    def __init__(self, what) -> None:
+        self.what = what
+
+    def after_train_epoch(self, runner) -> None:
+        weight = runner.model.backbone.conv1.weight
+        if self.what == 'thaw':
+            weight.requires_grad_(True)
+        else:
+            with torch.no_grad():
+                weight.add_(float(self.what))
+
+
+@pytest.mark.parametrize('what', ['thaw', '1', '0'])
+def test_a_trunk_that_changes_during_the_run_ends_it(tmp_path, what):
+    cfg = make(tmp_path, CACHED)
+    cfg.custom_hooks.append(dict(type='AdaptHook', what=what))
+    if what == '0':  # written, but with the values that were there
+        assert train(cfg).epoch == 2
+        return
+    with pytest.raises(RuntimeError, match='have changed during the run'):
+        train(cfg)
+
+
+def test_the_model_comes_back_as_it_was(tmp_path):
+    runner, _ = run(tmp_path)
+    assert runner.model.train().backbone.layer1.training
+    held = {id(v) for group in runner.optim_wrapper.param_groups for v in group['params']}
+    assert held == {id(value) for value in runner.model.parameters()}
+
+
+def _on_ranks(folder, strategies):
+    options = {'model_wrapper_cfg': CPU_MODEL_WRAPPER, **NORM_NECK, 'model.head.in_channels': 8}
+    cfg = make(folder, strategies, options=options)
+    cfg.launcher = 'pytorch'
+    logging.disable(logging.INFO)
+    runner = train(cfg)
+    hook, = (hook for hook in runner.hooks if isinstance(hook, RecordLossHook))
+    state = {n: v.numpy() for n, v in runner.model.module.head.state_dict().items()}
+    return hook.losses, hook.images, state
+
+
+def test_two_processes_share_the_work_and_train_as_without_a_cache(tmp_path):
+    plain = run_distributed(_on_ranks, str(tmp_path / 'plain'), PLAIN)
+    cached = run_distributed(_on_ranks, str(tmp_path / 'cached'), CACHED)
+    for (losses, images, state), (expected, same, weights) in zip(cached, plain):
+        assert losses == pytest.approx(expected, rel=1e-5) and images == same
+        for name, value in weights.items():
+            torch.testing.assert_close(torch.tensor(state[name]), torch.tensor(value))
+    assert cached[0][1] != cached[1][1]
+    store = FeatureStore(*caches(tmp_path / 'cached' / 'feature_cache'))
+    assert len(store) == 12 and store.leaves[0].abs().sum(1).min() > 0
