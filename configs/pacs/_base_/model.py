@@ -5,7 +5,5 @@ model = dict(
     backbone=dict(
         type='PooledTimmBackbone', model_name='tf_efficientnet_lite0',
         checkpoint_path='data/weights/tf_efficientnet_lite0.pth'),
-    neck=dict(
-        type='LinearNeck', in_channels=1280, out_channels=256, gap_dim=0,
-        norm_cfg=dict(type='BN1d'), act_cfg=dict(type='ReLU')),
-    head=dict(type='LinearClsHead', num_classes=7, in_channels=256, topk=(1,)))
+    neck=dict(type='BottleneckNeck', out_channels=256),
+    head=dict(type='LinearClsHead', num_classes=7, topk=(1,)))
