@@ -89,7 +89,7 @@ def test_a_damaged_cache_is_refused(tmp_path, name):
 def test_a_full_disk_is_told_of_first(tmp_path, monkeypatch):
     usage = namedtuple('usage', 'free')
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage(100))
-    with pytest.raises(OSError, match='5 images need .*cache_dir to another disk'):
+    with pytest.raises(OSError, match=r'5 images need .*cache_dir to another disk'):
         writer(tmp_path).create()
     assert not list(tmp_path.iterdir())
 

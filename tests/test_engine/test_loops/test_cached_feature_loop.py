@@ -200,7 +200,7 @@ def test_settings_that_cannot_be(tmp_path, options, message):
 
 
 def test_either_epochs_or_iterations():
-    with pytest.raises(ValueError, match='by epoch .* or by iteration'):
+    with pytest.raises(ValueError, match=r'by epoch .* or by iteration'):
         CachedFeatureTrainLoop(None, {}, max_epochs=1, max_iters=1)
 
 

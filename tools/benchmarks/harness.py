@@ -1,0 +1,85 @@
+"""What all benchmarks share: the package on the path, timing in turn, and JSON that says where."""
+
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+
+import tl_plugin  # noqa: F401
+
+
+def add_out(parser):
+    """Adds the option that all benchmarks have."""
+    parser.add_argument('--out', type=Path, help='JSON file; printed in any case')
+
+
+def in_turn(functions, steps, warmup=2, clock=time.process_time):
+    """Times functions in turn, so that whatever else the machine does hits all alike.
+
+    Args:
+        functions: Name -> what to call.
+        steps: So many timed calls of each.
+        warmup: So many before them.
+        clock: The time that this process has computed for, or ``time.perf_counter`` where others
+            work for it.
+
+    Returns:
+        Name -> seconds of each call.
+    """
+    seconds = {name: [] for name in functions}
+    for step in range(warmup + steps):
+        names = list(functions)
+        # Who comes after whom changes, for each finds the memory as the last one left it.
+        for name in names[step % len(names):] + names[:step % len(names)]:
+            start = clock()
+            functions[name]()
+            if step >= warmup:
+                seconds[name].append(clock() - start)
+    return seconds
+
+
+def line(what, ours, plain, unit='ms', scale=1000.0):
+    """One line of the table: ours against the plain way.
+
+    Args:
+        what: Is compared.
+        ours: Values of ours, or one.
+        plain: Of the plain way, taken in turn.
+        unit: Of both, after scaling.
+        scale: What values are multiplied by.
+
+    Returns:
+        Medians and their ratio. With times, also the median of the ratios turn by turn, which a
+        machine that is now slow, now fast disturbs least.
+    """
+    ours, plain = (list(v) if isinstance(v, (list, tuple)) else [v] for v in (ours, plain))
+    medians = [statistics.median(values) for values in (ours, plain)]
+    ratios = [one / other for one, other in zip(ours, plain)]
+    return dict(what=what, ours=scale * medians[0], plain=scale * medians[1], unit=unit,
+                ratio=medians[0] / medians[1], ratio_in_turn=statistics.median(ratios))
+
+
+def write(result, args):
+    """Prints a result, and writes it, with the command and the machine."""
+    name = Path(sys.argv[0]).stem
+    options = list(sys.argv[1:])
+    if '--out' in options:
+        del options[options.index('--out'):options.index('--out') + 2]
+    result = dict(
+        benchmark=name,
+        command=shlex.join(['python', f'tools/benchmarks/{name}.py', *options]),
+        machine=f'{platform.machine()}, {os.cpu_count()} cores', torch=torch.__version__,
+        threads=torch.get_num_threads(), load=round(os.getloadavg()[0], 1), **result)
+    text = json.dumps(result, indent=2)
+    print(text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text + '\n', encoding='utf-8')

@@ -1,0 +1,139 @@
+"""Measures, and writes the table of README.md from what was measured.
+
+    python tools/benchmarks/make_readme.py                        # the table alone
+    python tools/benchmarks/make_readme.py --measure              # everything, one after the other
+    python tools/benchmarks/make_readme.py --measure growth       # one of them
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+RESULTS = FOLDER / 'results'
+
+# Name -> what it measures, and its arguments for the table.
+BENCHMARKS = {
+    'cached_features': ('features computed once, against in every epoch', []),
+    'naive_dann': ('a step of DANN, against the naive recipe and source-only', []),
+    'adaptation_step': ('a step of DANN in detail, and against TLlib where it is there', []),
+    'optimizer_step': ('an optimizer step with merged groups, against one group a tensor', []),
+    'frozen_trunk': ('a frozen trunk, against one under no_grad by hand: time and memory', []),
+    'frozen_savings': ('bytes between ranks with a frozen trunk, against unused parameters', []),
+    'paired_loading': ('a pair of loaders, against one of the same total batch', []),
+    'ddp_scaling': ('a second process, and bytes reduced, by phase', []),
+    'import_time': ('importing, reading and building, against mmpretrain alone', []),
+    'growth': ('cost by images, classes, sources, layers, groups', []),
+}
+
+HEAD = """# Benchmarks
+
+Each is one command, compares with the plain way in the same run, and writes JSON. A ratio below 1
+is a saving of time or memory, and for images/s one above 1 a gain. Where both ways take turns, the
+ratio is the median over the turns.
+
+This page was made by `python tools/benchmarks/make_readme.py` out of `results/*.json`;
+`python tools/benchmarks/make_readme.py --measure` measures everything before.
+"""
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--measure', nargs='*', metavar='NAME', choices=list(BENCHMARKS),
+                        help='measure these before, or all')
+    parser.add_argument('--results', type=Path, default=RESULTS, help='folder of the JSON files')
+    parser.add_argument('--readme', type=Path, default=FOLDER / 'README.md')
+    return parser.parse_args()
+
+
+def measure(name, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(FOLDER / f'{name}.py'), *BENCHMARKS[name][1]]
+    subprocess.run([*command, '--out', str(folder / f'{name}.json')], check=True,
+                   cwd=FOLDER.parents[1])
+
+
+def lines_of(name, result):
+    """The lines of a benchmark; those that have their own form are brought into it."""
+    return OWN_FORMS[name](result) if name in OWN_FORMS else result['lines']
+
+
+def _optimizer_step(result):
+    ours, theirs = 'LayerwiseLROptimWrapperConstructor', 'LearningRateDecayOptimWrapperConstructor'
+    return [
+        _line(f'ViT of width {row["width"]}: {result["optimizer"]} step',
+              *(row['constructors'][name]['milliseconds'] for name in (ours, theirs)), 'ms')
+        for row in result['results']]
+
+
+def _frozen_savings(result):
+    found = []
+    for row in result['rows']:
+        ways = [row['ways'][way] for way in ('set_trainable', 'find_unused_parameters')]
+        what = f'{row["frozen_layers"]} of 14 layers frozen, {result["processes"]} processes'
+        found.append(_line(f'{what}: step', *(way['milliseconds'] for way in ways), 'ms'))
+        found.append(_line(f'{what}: bytes', *(way['bytes_per_step'] / 1e6 for way in ways), 'MB'))
+    return found
+
+
+def _adaptation_step(result):
+    return [dict(what=name, ours=None, plain=None, unit='', ratio=value)
+            for name, value in result['ratios'].items() if value is not None]
+
+
+def _line(what, ours, plain, unit):
+    return dict(what=what, ours=ours, plain=plain, unit=unit, ratio=ours / plain)
+
+
+OWN_FORMS = dict(optimizer_step=_optimizer_step, frozen_savings=_frozen_savings,
+                 adaptation_step=_adaptation_step)
+
+
+def number(value, unit=''):
+    """A figure with three digits that count.
+
+    >>> number(1234.5, 's'), number(0.0123, 'MB'), number(None, 'ms')
+    ('1,234 s', '0.0123 MB', '')
+    """
+    if value is None:
+        return ''
+    text = f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
+    return f'{text} {unit}'.strip()
+
+
+def section(name, path):
+    """The part of one benchmark: what, by which command, on what, and its lines."""
+    text = [f'## {name}\n', f'{BENCHMARKS[name][0][0].upper()}{BENCHMARKS[name][0][1:]}.\n']
+    if not path.is_file():
+        return '\n'.join([*text, f'    python tools/benchmarks/{name}.py\n', 'Not measured yet.\n'])
+    result = json.loads(path.read_text(encoding='utf-8'))
+    command = ' '.join(['python', f'tools/benchmarks/{name}.py', *BENCHMARKS[name][1]])
+    place = result.get('machine') or result.get('device') or 'this machine'
+    text += [f'    {result.get("command", command)}\n',
+             f'Measured on {place}, torch {result["torch"]}.\n',
+             '| | ours | plain | ratio |', '| --- | ---: | ---: | ---: |']
+    text += [
+        f'| {line["what"]} | {number(line["ours"], line["unit"])} | '
+        f'{number(line["plain"], line["unit"])} | '
+        f'{number(line.get("ratio_in_turn", line["ratio"]))} |'
+        for line in lines_of(name, result)]
+    return '\n'.join([*text, ''])
+
+
+def page(results):
+    """The whole of README.md."""
+    sections = [section(name, results / f'{name}.json') for name in BENCHMARKS]
+    return '\n'.join([HEAD, *sections])
+
+
+def main():
+    args = parse_args()
+    for name in (args.measure or BENCHMARKS) if args.measure is not None else ():
+        measure(name, args.results)
+    args.readme.write_text(page(args.results), encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main()
