@@ -120,7 +120,9 @@ def _merge(cfg: Config, overlay: Config, name: str) -> None:
     _check_replaced_types(cfg, changes, name)
     hooks = changes.pop('custom_hooks', None)
     if hooks:
-        changes['custom_hooks'] = [*(cfg.get('custom_hooks') or []), *hooks]
+        present = list(cfg.get('custom_hooks') or [])
+        # The very same hook, which several overlays bring, is needed once.
+        changes['custom_hooks'] = [*present, *(hook for hook in hooks if hook not in present)]
     imports = changes.pop('custom_imports', None)
     if imports:
         changes['custom_imports'] = _unite_imports(cfg.get('custom_imports'), imports)

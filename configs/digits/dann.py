@@ -9,6 +9,10 @@ model = dict(
         dann=dict(type='DANNHead', hidden_channels=[256], norm='BN', coefficient=0.1)
     ),
 )
+custom_hooks = [
+    dict(type='LoadReportHook', new_classifier=True),
+    dict(type='AdversaryMonitorHook'),
+]
 train_cfg = dict(
     _delete_=True,
     type='AdaptationTrainLoop',

@@ -6,6 +6,7 @@ _base_ = [
     'mmpretrain::_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
+custom_hooks = [dict(type='LoadReportHook', new_classifier=True)]
 # Two are kept: a file cut off while it was written leaves the one before it.
 default_hooks = dict(checkpoint=dict(interval=5, max_keep_ckpts=2))
 randomness = dict(seed=0)

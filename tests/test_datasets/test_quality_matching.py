@@ -124,7 +124,7 @@ class TestRun:
         options = {**target(), 'val_cfg': DARKER}
         for length in (dict(max_epochs=1), dict(max_iters=2)):
             cfg = toy_config(tmp_path, ('dann', 'quality_matched'), options, **length)
-            cfg.custom_hooks[0].update(faults=FITTED)
+            cfg.custom_hooks[1].update(faults=FITTED)
             pair = train(cfg).train_dataloader
             kinds = [type(step).__name__ for step in pair.source.dataset.pipeline.transforms]
             assert kinds == ['RandomApply', 'PackInputs']

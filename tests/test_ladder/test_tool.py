@@ -64,10 +64,11 @@ def test_the_table_and_the_last_lines(climbed):
     for name in RUNGS:
         assert re.search(rf'\[\d/4\] {name} \(seed 0\): source \d+\.\d%, target \d+\.\d%', text)
         assert re.search(rf'^ +{name} +(source|labelled target)', text, re.MULTILINE)
-    last = text.strip().splitlines()[-4:]
+    last = text.strip().splitlines()[-5:]
     assert last[0] == f'Report:  {climbed.work_dir / "report.html"}'
     assert last[1] == f'Results: {climbed.work_dir / "results.json"}'
-    assert 'python tools/train.py' in last[3]
+    assert re.match(r'Take \w+\. On validation images \w+ reaches \d+\.\d% of the target', last[2])
+    assert 'python tools/train.py' in last[4]
 
 
 def test_finished_rungs_are_kept_and_a_changed_one_is_run_again(climbed, capsys):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_images
+from .gather import gather_ranks
 from .precision import full_precision
 
 
@@ -54,8 +55,11 @@ def feature_map_distance(
         then = then.detach()
         squares = (now - then).square().sum()
         count = len(now) * num_positions(now)
+        energy = then.new_zeros(())
+        if relative:
+            # Of the images of all ranks, or ranks would measure in units of their own.
+            energy = gather_ranks(then.square().sum()[None]).mean()
         # A layer that gives nothing at all has no scale: there the plain distance counts.
-        energy = then.square().sum() if relative else then.new_zeros(())
         terms.append(squares / torch.where(energy > 0, energy, energy.new_tensor(float(count))))
     return 0.5 * torch.stack(terms).sum()
 

@@ -44,8 +44,8 @@ def relative_spread(features: Tensor) -> Tensor:
         A 0-d tensor in [0, 1]: 0 where all are one point, 1 where their mean is zero.
 
     Example:
-        >>> relative_spread(torch.tensor([[3.0, 0.0], [5.0, 0.0]])) ** 2 * 17
-        tensor(1.)
+        >>> round(relative_spread(torch.tensor([[3.0, 0.0], [5.0, 0.0]])).item() ** 2 * 17, 4)
+        1.0
     """
     around = (features - features.mean(dim=0)).square().sum()
     return (around / features.square().sum().clamp(min=_TINY)).sqrt()

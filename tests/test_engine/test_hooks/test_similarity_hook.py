@@ -35,7 +35,8 @@ def _config(folder, source, epochs=2, strategies=('dann', 'similarity'), **optio
     hook = {key: options.pop(key) for key in ('interval', 'num_images', 'layers') if key in options}
     options = {**OPTIONS, 'load_from': str(source), **options}
     cfg = toy_config(folder, strategies, options, epochs)
-    cfg.custom_hooks[0].update(hook, batch_size=5)
+    similarity = next(each for each in cfg.custom_hooks if each.type == 'SimilarityHook')
+    similarity.update(hook, batch_size=5)
     return cfg
 
 

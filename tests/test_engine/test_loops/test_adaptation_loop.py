@@ -11,7 +11,7 @@ BY_EPOCH, BY_ITER = dict(max_epochs=3), dict(max_iters=9)
 
 
 @HOOKS.register_module(force=True)
-class RecordHook(Hook):
+class RecordPairsHook(Hook):
     """Keeps what each step saw."""
 
     def before_run(self, runner):
@@ -28,12 +28,12 @@ class RecordHook(Hook):
 def _run(work_dir, options=None, length=BY_EPOCH, size=9):
     options = {
         **target(size=size),
-        'custom_hooks': [dict(type='RecordHook')],
+        'custom_hooks': [dict(type='RecordPairsHook')],
         'train_dataloader.dataset.pipeline': [dict(type='PackInputs', meta_keys=('img_id',))],
         **(options or {}),
     }
     runner = train(toy_config(work_dir, ['dann'], options, **length))
-    hook = next(hook for hook in runner.hooks if isinstance(hook, RecordHook))
+    hook = next(hook for hook in runner.hooks if isinstance(hook, RecordPairsHook))
     return runner, hook.steps
 
 

@@ -37,6 +37,7 @@ def test_both_views_go_through_the_network_with_the_source(tmp_path, collate):
         'train_cfg.target_dataloader.batch_size': 3,
         'train_dataloader.collate_fn.type': collate,
         'model.alignments': dict(_delete_=True, views=dict(type='RecordViews')),
+        'custom_hooks': [],  # no adversary to watch
     }
     cfg = toy_config(tmp_path, ['dann'], options, max_epochs=1)
     runner = train(cfg)
