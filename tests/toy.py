@@ -69,7 +69,7 @@ def loader(batch_size: int = 4, shuffle: bool = True, pipeline: Any = None, **da
 
 
 def read_stock(path: str) -> Config:
-    """Reads one of mmpretrain's configs; yapf, which would format it, takes longer than training."""
+    """Reads a config of mmpretrain; yapf, which would format it, takes longer than training."""
     return Config.fromfile(STOCK / path, format_python_code=False)
 
 

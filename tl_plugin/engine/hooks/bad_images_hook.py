@@ -78,6 +78,8 @@ class BadImagesHook(Hook):
         Raises:
             ValueError: If the head has no such class.
         """
+        if getattr(data_batch, 'checked', False):
+            return  # when the cache of features was made
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
         if not isinstance(num_classes, int):
