@@ -26,6 +26,7 @@ BENCHMARKS = {
     'ddp_scaling': ('a second process, and bytes reduced, by phase', []),
     'import_time': ('importing, reading and building, against mmpretrain alone', []),
     'growth': ('cost by images, classes, sources, layers, groups', []),
+    'sweep_layers': ('how many stock models have layers that pass every check', []),
 }
 
 HEAD = """# Benchmarks
@@ -51,8 +52,9 @@ def parse_args():
 def measure(name, folder):
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(FOLDER / f'{name}.py'), *BENCHMARKS[name][1]]
-    subprocess.run([*command, '--out', str(folder / f'{name}.json')], check=True,
-                   cwd=FOLDER.parents[1])
+    # The sweep's own file holds every model, and what it goes on from.
+    out = '--brief' if name == 'sweep_layers' else '--out'
+    subprocess.run([*command, out, str(folder / f'{name}.json')], check=True, cwd=FOLDER.parents[1])
 
 
 def lines_of(name, result):
@@ -87,8 +89,21 @@ def _line(what, ours, plain, unit):
     return dict(what=what, ours=ours, plain=plain, unit=unit, ratio=ours / plain)
 
 
+def _sweep_layers(result):
+    found = []
+    for library, counts in result['summary'].items():
+        built = counts['passed'] + counts['failed']
+        found.append(dict(what=f'{library}: passed, of {built} that build', ours=counts['passed'],
+                          plain=built, unit='', ratio=counts['passed'] / built))
+        for name, model in result['results'][library].items():
+            found.append(dict(what=f'{library} {name}, {model["status"]}: '
+                              f'{model["problems"][0]}'.replace('|', '/')[:120],
+                              ours=None, plain=None, unit='', ratio=None))
+    return found
+
+
 OWN_FORMS = dict(optimizer_step=_optimizer_step, frozen_savings=_frozen_savings,
-                 adaptation_step=_adaptation_step)
+                 adaptation_step=_adaptation_step, sweep_layers=_sweep_layers)
 
 
 def number(value, unit=''):
@@ -112,7 +127,7 @@ def section(name, path):
     command = ' '.join(['python', f'tools/benchmarks/{name}.py', *BENCHMARKS[name][1]])
     place = result.get('machine') or result.get('device') or 'this machine'
     text += [f'    {result.get("command", command)}\n',
-             f'Measured on {place}, torch {result["torch"]}.\n',
+             f'Measured on {place}, torch {result.get("torch") or result["versions"]["torch"]}.\n',
              '| | ours | plain | ratio |', '| --- | ---: | ---: | ---: |']
     text += [
         f'| {line["what"]} | {number(line["ours"], line["unit"])} | '

@@ -149,6 +149,8 @@ def main() -> int:
                 if len(found) % 20 == 0:
                     write(args.out, results)
     write(args.out, results)
+    if args.brief:
+        write(args.brief, results, brief=True)
     console.print(table(results))
     console.print(f'Written to {args.out}')
     return int(any(summarise(found)['failed'] for found in results.values()))
@@ -162,12 +164,16 @@ def quieten() -> None:
     logging.disable(logging.WARNING)
 
 
-def write(path: Path, results: dict[str, dict]) -> None:
-    """Write what is known so far."""
+def write(path: Path, results: dict[str, dict], brief: bool = False) -> None:
+    """Write what is known so far; ``brief`` leaves out the models that passed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     versions = {name: version(name) for name in ('torch', 'torchvision', 'timm', 'mmpretrain')}
     summary = {library: summarise(found) for library, found in results.items()}
-    path.write_text(json.dumps(dict(versions=versions, summary=summary, results=results), indent=1))
+    if brief:
+        results = {library: {name: result for name, result in found.items()
+                             if result['status'] != 'passed'} for library, found in results.items()}
+    path.write_text(json.dumps(dict(versions=versions, summary=summary, results=results), indent=1)
+                    + '\n')
 
 
 def table(results: dict[str, dict]) -> Table:
@@ -197,6 +203,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path,
                         default=Path('work_dirs/benchmarks/sweep_layers.json'),
                         help='where the results go, as JSON (default: %(default)s)')
+    parser.add_argument('--brief', type=Path,
+                        help='another JSON file, with the counts and what did not pass')
     return parser.parse_args()
 
 
