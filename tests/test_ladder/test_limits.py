@@ -73,6 +73,7 @@ def test_the_climb_stops_where_it_is_enough(tmp_path):
     assert 'Take source_only.' in output
 
 
+@pytest.mark.slow
 def test_several_rungs_at_once_reach_what_one_after_the_other_does(climbed, tmp_path):
     rungs = ['--rungs', *RUNGS[1:]]
     # Without GPUs the two names only say how many runs may go on at once.

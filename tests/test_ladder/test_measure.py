@@ -69,6 +69,7 @@ def test_measures_what_mmengine_logged_and_keeps_it(folder):
     assert yaml.safe_load(before)['Collections'][0]['Name'] == 'tiny_digits'
 
 
+@pytest.mark.slow
 def test_a_changed_config_is_measured_anew(folder):
     measure(folder, 'tiny')
     write_tiny(folder, LEAF + 'optim_wrapper = dict(optimizer=dict(lr=1e-4))\n')
