@@ -212,3 +212,17 @@ def test_features_may_be_what_goes_into_the_head():
 def test_an_unknown_feature_stage():
     with pytest.raises(ValueError, match="neck, pre_logits, got 'backbone'"):
         _model(feature_stage='backbone')
+
+
+def test_channels_last_changes_nothing_but_the_layout():
+    plain, last = _model(alignments=DANN), _model(alignments=DANN, channels_last=True)
+    last.load_state_dict(plain.state_dict())
+    found = []
+    for model in (plain, last):
+        losses = model.loss(_inputs(), _samples(num_target=2))
+        sum(value for key, value in losses.items() if 'loss' in key).backward()
+        weight = model.backbone.conv1.weight
+        found.append((losses['loss_cls'], losses['loss_dann'], weight.grad))
+        # One stride apart: the channels of a pixel lie beside each other.
+        assert (weight.stride(1) == 1) == (model is last)
+    torch.testing.assert_close(*found)

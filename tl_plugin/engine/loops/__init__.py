@@ -11,6 +11,7 @@ from .cached_feature_loop import (
 from .domain_eval_loop import DomainTestLoop, DomainValLoop
 from .evaluate import evaluate
 from .inherit import inherit_dataloader
+from .no_training_loop import NoTrainingLoop
 from .paired_loader import CyclingLoader, PairedLoader
 from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 from .source_free_loop import (
@@ -31,6 +32,7 @@ __all__ = [
     'CyclingLoader',
     'DomainTestLoop',
     'DomainValLoop',
+    'NoTrainingLoop',
     'PairedLoader',
     'ResumableEpochTrainLoop',
     'ResumableIterTrainLoop',
