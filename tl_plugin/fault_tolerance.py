@@ -17,7 +17,7 @@ from tl_plugin.engine.resume.checkpoints import (
 
 _HOOKS = 'tl_plugin.engine.hooks'
 #: In this order; one that the config has already is left to it.
-ADDED = ('ExactResumeHook', 'BadImagesHook', 'FiniteLossHook', 'LoadReportHook')
+ADDED = ('ExactResumeHook', 'BadImagesHook', 'DataCheckHook', 'FiniteLossHook', 'LoadReportHook')
 
 
 def make_fault_tolerant(cfg: Config) -> Config:

@@ -9,6 +9,7 @@ from mmengine.fileio import dump
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from tl_plugin.cpu_launch import leave_cpu_group
+from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.launch import build_runner, default_work_dir, load_config, prepare_test
 
 
@@ -64,7 +65,8 @@ def main():
         out_predictions=None if args.out_item == 'metrics' else args.out,
         pin_memory=not args.no_pin_memory,
     )
-    metrics = build_runner(cfg).test()
+    with naming_bad_data():
+        metrics = build_runner(cfg).test()
     if args.out_item == 'metrics' and is_main_process():
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         dump(metrics, args.out)

@@ -6,6 +6,7 @@ from arguments import add_config_arguments, add_launch_arguments, parse
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from tl_plugin.cpu_launch import leave_cpu_group
+from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.launch import build_runner, default_work_dir, load_config, prepare
 from tl_plugin.lost_rank import naming_lost_ranks
 
@@ -54,7 +55,7 @@ def main():
         pin_memory=not args.no_pin_memory,
         persistent_workers=not args.no_persistent_workers,
     )
-    with naming_lost_ranks():
+    with naming_lost_ranks(), naming_bad_data():
         build_runner(cfg).train()
     leave_cpu_group()
 

@@ -62,7 +62,7 @@ def check_batches(name: str, loader: Any) -> None:
     Raises:
         ValueError: If it is empty.
     """
-    if len(loader.dataset) == 0:
+    if hasattr(loader.dataset, '__len__') and len(loader.dataset) == 0:
         raise ValueError(f'the {name} data set has no images: {describe_data(loader.dataset)}')
     if len(loader) == 0:
         raise ValueError(

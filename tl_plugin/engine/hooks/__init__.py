@@ -4,6 +4,7 @@ from .adversary_monitor_hook import AdversaryMonitorHook
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .bad_images_hook import BadImagesHook
 from .centroid_pseudo_label_hook import CentroidPseudoLabelHook
+from .data_check_hook import DataCheckHook
 from .exact_resume_hook import ExactResumeHook
 from .finite_loss_hook import FiniteLossHook
 from .freeze_hook import FreezeHook
@@ -23,6 +24,7 @@ __all__ = [
     'AtomicCheckpointHook',
     'BadImagesHook',
     'CentroidPseudoLabelHook',
+    'DataCheckHook',
     'ExactResumeHook',
     'FiniteLossHook',
     'FreezeHook',

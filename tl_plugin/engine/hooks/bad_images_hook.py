@@ -1,22 +1,16 @@
-"""Lets a run live with some images that can't be read, and not with wrong labels."""
+"""Lets a run live with some images that can't be read."""
 
 from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Any
 
-from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..batches import parts, sample_name
 from ..resume.faults import Fault
 from ..resume.loaders import train_loaders
 from ..resume.replayable_loader import ReplayableLoader
@@ -26,7 +20,7 @@ _INFO = 'unreadable_images'
 
 @HOOKS.register_module()
 class BadImagesHook(Hook):
-    """Replaces training images that are broken or have vanished; checks labels before the step.
+    """Replaces training images that are broken or have vanished.
 
     An image that can't be read is named in the log, counted once, and replaced by another of the
     same data set (of several joined ones, the same among them), which one being a function of seed
@@ -55,7 +49,7 @@ class BadImagesHook(Hook):
         self.unreadable: dict[str, dict[str, str]] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Stands behind each loader, and looks for batches that BatchNorm can't train on."""
+        """Stands behind each loader."""
         self.unreadable = dict(runner.message_hub.get_info(_INFO) or {})
         loaders = train_loaders(runner.train_loop)
         names = ['train'] if len(loaders) == 1 else ['source', 'target', *map(str, range(2, 99))]
@@ -69,24 +63,6 @@ class BadImagesHook(Hook):
                 logger='current',
                 level=logging.WARNING,
             )
-        elif len(loaders) == 1:
-            _check_last_batch(runner, loaders[0])
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Checks the labels of the batch, which a GPU would complain of unintelligibly.
-
-        Raises:
-            ValueError: If the head has no such class.
-        """
-        if getattr(data_batch, 'checked', False):
-            return  # when the cache of features was made
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
-        if not isinstance(num_classes, int):
-            return
-        for domain, part in parts(data_batch):
-            if domain.split('/')[0] != 'target':  # its labels are dropped
-                _check_labels(domain, part.get('data_samples') or [], num_classes)
 
     def after_train(self, runner: Runner) -> None:
         """Says what was left out."""
@@ -125,36 +101,3 @@ class BadImagesHook(Hook):
 def _listed(names: list[str], limit: int = 20) -> str:
     more = f', ... ({len(names) - limit} more)' if len(names) > limit else ''
     return ', '.join(names[:limit]) + more
-
-
-def _check_labels(domain: str, samples: list, num_classes: int) -> None:
-    for place, sample in enumerate(samples):
-        labels = sample.gt_label.tolist() if 'gt_label' in sample else []
-        wrong = [label for label in labels if not 0 <= label < num_classes]
-        if wrong:
-            raise ValueError(
-                f'label {wrong[0]} of {f"the {domain} image " if domain else ""}'
-                f'{sample_name(sample, place)} is out of range: the head has {num_classes} '
-                f'classes, 0 to {num_classes - 1}. Correct the annotation, or set '
-                'model.head.num_classes'
-            )
-
-
-def _check_last_batch(runner: Runner, loader: ReplayableLoader) -> None:
-    size, samples = loader.batch_size, len(loader.sampler)
-    endless = isinstance(loader.sampler, InfiniteSampler)
-    norms = [
-        module
-        for module in runner.model.modules()
-        if isinstance(module, _BatchNorm) and any(p.requires_grad for p in module.parameters())
-    ]
-    if not size or samples % size != 1 or size == 1 or loader.drop_last or endless or not norms:
-        return
-    message = (
-        f'the last batch of each epoch has 1 image ({samples} on this rank, batches of {size}), '
-        f'and {len(norms)} BatchNorm layers train on it. Set train_dataloader.drop_last=True, or '
-        'another batch_size'
-    )
-    if any(isinstance(module, nn.BatchNorm1d) for module in norms):
-        raise ValueError(f'{message}: BatchNorm1d has no variance of one vector')
-    print_log(f'{message[0].upper()}{message[1:]}.', logger='current', level=logging.WARNING)

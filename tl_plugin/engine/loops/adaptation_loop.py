@@ -9,8 +9,10 @@ from mmengine.model import is_model_wrapper
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
+from ..class_sets import check_classes, check_width, class_names
 from ..resume.replayable_loader import ReplayableLoader
 from ..resume.seeds import SOURCE, TARGET
+from .build import build_loader
 from .inherit import inherit_dataloader
 from .paired_loader import PairedLoader
 from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
@@ -126,9 +128,9 @@ def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoad
     if strong_view is not None:
         target = add_strong_view(target, strong_view)
     pair = PairedLoader(
-        ReplayableLoader.of(_build(runner, source, 'source', 0), runner.seed, SOURCE),
+        ReplayableLoader.of(build_loader(runner, source, 'source'), runner.seed, SOURCE),
         ReplayableLoader.of(
-            _build(runner, target, 'target', _TARGET_SEED_OFFSET), runner.seed, TARGET
+            build_loader(runner, target, 'target', _TARGET_SEED_OFFSET), runner.seed, TARGET
         ),
     )
     _check_classes(runner.model, pair.source.dataset, pair.target.loader.dataset)
@@ -142,52 +144,11 @@ def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoad
     return pair
 
 
-def _build(runner: Any, loader: Any, domain: str, seed_offset: int) -> DataLoader:
-    if not isinstance(loader, dict):
-        return loader
-    diff_rank_seed = runner._randomness_cfg.get('diff_rank_seed', False)
-    empty = ValueError(f'the {domain} data set has no images: {_where(loader)}')
-    try:
-        built = runner.build_dataloader(
-            loader, seed=runner.seed + seed_offset, diff_rank_seed=diff_rank_seed
-        )
-    except ValueError as error:
-        # How mmengine says that a data set has no image, from the depths of its serialisation.
-        if 'need at least one array to concatenate' not in str(error):
-            raise
-        raise empty from error
-    if len(built.dataset) == 0:
-        raise empty
-    return built
-
-
-def _where(loader: dict) -> str:
-    dataset = loader.get('dataset', {})
-    keys = ('type', 'data_root', 'data_prefix', 'ann_file', 'split')
-    found = {key: dataset[key] for key in keys if isinstance(dataset, dict) and dataset.get(key)}
-    return ', '.join(f'{key}={value!r}' for key, value in found.items())
-
-
 def _check_classes(model: Any, source: Any, target: Any) -> None:
-    source_classes, target_classes = _classes(source), _classes(target)
-    model = model.module if is_model_wrapper(model) else model
-    num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
+    source_classes, target_classes = class_names(source), class_names(target)
     for name, classes in (('source', source_classes), ('target', target_classes)):
-        if classes and num_classes is not None and len(classes) != num_classes:
-            raise ValueError(
-                f'the {name} data has {len(classes)} classes ({_short(classes)}), the head '
-                f'{num_classes}: set model.head.num_classes={len(classes)}, or point to data with '
-                'the classes of the head'
-            )
-    if source_classes and target_classes and list(source_classes) != list(target_classes):
-        missing = [name for name in source_classes if name not in target_classes]
-        extra = [name for name in target_classes if name not in source_classes]
-        what = f'missing in the target: {_short(missing)}; only there: {_short(extra)}'
-        raise ValueError(
-            'source and target must have the same classes in the same order, '
-            f'{what if missing or extra else "their order differs"}: give both data sets '
-            'metainfo=dict(classes=[...]), or with_label=False for a target without labels'
-        )
+        check_width(name, classes, model)
+    check_classes('the source', source_classes, 'the target', target_classes)
     if not target_classes:
         print_log('The target data names no classes: taken as unlabelled.', 'current', logging.INFO)
 
@@ -198,12 +159,3 @@ def check_labelled_target(model: Any, dataset: Any) -> None:
     preprocessor = getattr(model, 'data_preprocessor', None)
     if hasattr(preprocessor, 'check_target'):
         preprocessor.check_target(dataset)
-
-
-def _classes(dataset: Any) -> Sequence[str]:
-    return (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
-
-
-def _short(names: Sequence[str], limit: int = 8) -> str:
-    more = f', ... ({len(names) - limit} more)' if len(names) > limit else ''
-    return (', '.join(map(str, names[:limit])) or 'none') + more

@@ -10,6 +10,8 @@ from mmengine.runner import TestLoop, ValLoop
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
+from ..class_sets import check_classes, class_names
+from .build import build_loader
 from .inherit import inherit_dataloader
 
 SOURCE = 'source'
@@ -54,8 +56,11 @@ class _SeveralDomains:
             if isinstance(loader, dict):
                 if isinstance(base, dict):
                     loader = inherit_dataloader(base, loader, f'{key}.dataloaders.{name}')
-                loader = self.runner.build_dataloader(loader, seed=self.runner.seed)
+                loader = build_loader(self.runner, loader, f'{key}.dataloaders.{name}')
             self._add_domain(name, loader, evaluators.get(name, template))
+            check_classes(
+                SOURCE, class_names(self.dataloader.dataset), name, class_names(loader.dataset)
+            )
 
     @property
     def domains(self) -> dict[str, tuple[DataLoader, Evaluator]]:
@@ -116,7 +121,8 @@ class DomainValLoop(_SeveralDomains, ValLoop):
         fp16: As in mmengine's ``ValLoop``. Defaults to False.
 
     Raises:
-        ValueError: If there is no further domain, or one has an impossible name or no data.
+        ValueError: If there is no further domain, or one has an impossible name, no data or other
+            classes than the source.
     """
 
     def __init__(
@@ -128,7 +134,8 @@ class DomainValLoop(_SeveralDomains, ValLoop):
         evaluators: dict | None = None,
         fp16: bool = False,
     ) -> None:
-        super().__init__(runner, dataloader, evaluator, fp16=fp16)
+        built = build_loader(runner, dataloader, 'val_dataloader')
+        super().__init__(runner, built, evaluator, fp16=fp16)
         self._add_domains(dataloader, dataloaders, evaluators or {}, 'val_cfg')
 
     def run(self) -> dict:
@@ -155,7 +162,8 @@ class DomainTestLoop(_SeveralDomains, TestLoop):
         evaluators: dict | None = None,
         fp16: bool = False,
     ) -> None:
-        super().__init__(runner, dataloader, evaluator, fp16=fp16)
+        built = build_loader(runner, dataloader, 'test_dataloader')
+        super().__init__(runner, built, evaluator, fp16=fp16)
         self._add_domains(dataloader, dataloaders, evaluators or {}, 'test_cfg')
 
     def run(self) -> dict:

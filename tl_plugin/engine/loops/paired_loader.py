@@ -6,6 +6,8 @@ from typing import Any
 from mmengine.dataset import InfiniteSampler
 from torch.utils.data import DataLoader
 
+from tl_plugin.datasets.bad_data import check_batches
+
 from ..resume.replayable_loader import seek, set_epoch
 
 
@@ -73,12 +75,7 @@ class PairedLoader:
 
     def __init__(self, source: DataLoader, target: DataLoader) -> None:
         for name, loader in (('source', source), ('target', target)):
-            if len(loader) == 0:
-                raise ValueError(
-                    f'the {name} loader yields no batch: its data set has {len(loader.dataset)} '
-                    f'images, its batch size is {loader.batch_size} and drop_last is '
-                    f'{loader.drop_last}; give it more images, a smaller batch or drop_last=False'
-                )
+            check_batches(name, loader)
         self.source = source
         self.target = CyclingLoader(target)
         self.dataset = source.dataset

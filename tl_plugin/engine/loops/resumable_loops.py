@@ -9,6 +9,7 @@ from mmpretrain.registry import LOOPS
 from torch import nn
 
 from ..resume.replayable_loader import ReplayableLoader, seek
+from .build import build_loader
 from .paired_loader import CyclingLoader
 
 _EPOCH_PLACE = 'epoch_place'
@@ -70,6 +71,7 @@ class ResumableEpochTrainLoop(_Resumable, EpochBasedTrainLoop):
     """
 
     def __init__(self, runner: Any, dataloader: Any, max_epochs: int, **kwargs: Any) -> None:
+        dataloader = build_loader(runner, dataloader, 'train')
         super().__init__(runner, dataloader, max_epochs, **kwargs)
         self._adopt_loader()
 
@@ -129,6 +131,7 @@ class ResumableIterTrainLoop(_Resumable, IterBasedTrainLoop):
     """
 
     def __init__(self, runner: Any, dataloader: Any, max_iters: int, **kwargs: Any) -> None:
+        dataloader = build_loader(runner, dataloader, 'train')
         super().__init__(runner, dataloader, max_iters, **kwargs)
         self._adopt_loader()
 

@@ -7,9 +7,13 @@ from mmengine.logging import print_log
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
+from tl_plugin.datasets.bad_data import check_batches
+
+from ..class_sets import check_width, class_names
 from ..resume.replayable_loader import ReplayableLoader, seek, set_epoch
 from ..resume.seeds import TARGET
 from .adaptation_loop import _Adaptation, check_labelled_target
+from .build import build_loader
 from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 from .strong_view import add_strong_view
 
@@ -89,8 +93,8 @@ def SourceFreeTrainLoop(
         The loop by epoch or by iteration.
 
     Raises:
-        ValueError: If there is no source model, or not just one of ``max_epochs`` and
-            ``max_iters`` is given.
+        ValueError: If there is no source model, no image or a head of another width, or not just
+            one of ``max_epochs`` and ``max_iters`` is given.
     """
     if (max_epochs is None) == (max_iters is None):
         raise ValueError(
@@ -113,12 +117,9 @@ def _target_loader(runner: Any, loader: Any, strong_view: Any) -> TargetLoader:
         )
     if strong_view is not None:
         loader = add_strong_view(loader, strong_view)
-    if isinstance(loader, dict):
-        loader = runner.build_dataloader(
-            loader,
-            seed=runner.seed,
-            diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False),
-        )
+    loader = build_loader(runner, loader, 'target')
+    check_batches('target', loader)
+    check_width('target', class_names(loader.dataset), runner.model)
     target = TargetLoader(ReplayableLoader.of(loader, runner.seed, TARGET))
     check_labelled_target(runner.model, target.dataset)
     print_log(

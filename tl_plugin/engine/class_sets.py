@@ -1,0 +1,90 @@
+"""Compares what the data sets of a run, its model and its checkpoint call classes, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.model import is_model_wrapper
+
+from tl_plugin.datasets.bad_data import describe_data, differing_names, short_list
+
+_CURE = (
+    'Labels are numbers, so that both need the same classes in the same order: give both data sets '
+    'metainfo=dict(classes=[...]), an empty folder for a class without images, and '
+    'with_label=False where there are no labels'
+)
+
+
+def class_names(dataset: Any) -> Sequence[str]:
+    """The names of a data set's classes, () where it has none.
+
+    Args:
+        dataset: A data set.
+
+    Raises:
+        ValueError: If labels were numbered by folders in another order than the names stand in.
+    """
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+    folders = list(getattr(dataset, 'folder_to_idx', None) or ())
+    if folders and set(folders) == set(classes) and folders != list(classes):
+        raise ValueError(
+            f'{describe_data(dataset)} numbers its labels by its folders in alphabetical order, '
+            f'but its metainfo has the classes in another: '
+            f'{differing_names("the folders", folders, "metainfo", list(classes))}. List them '
+            'alphabetically'
+        )
+    return classes
+
+
+def check_classes(one: str, names: Sequence[str], other: str, others: Sequence[str]) -> None:
+    """Refuses two sets of classes that differ in names or order.
+
+    Args:
+        one: Whose the first are, for the message: 'train_dataloader'.
+        names: The first names; () where none are known.
+        other: Whose the second are.
+        others: The second names.
+
+    Raises:
+        ValueError: If both are known and differ; says which are missing on which side.
+    """
+    if names and others and list(names) != list(others):
+        raise ValueError(
+            f'{one} and {other} have different classes: '
+            f'{differing_names(one, list(names), other, list(others))}. {_CURE}'
+        )
+
+
+def check_width(name: str, classes: Sequence[str], model: Any) -> None:
+    """Refuses a data set that names more or fewer classes than the head has.
+
+    Args:
+        name: What the data are called, for the message: 'source'.
+        classes: Their classes; () where none are known.
+        model: The model.
+
+    Raises:
+        ValueError: If the numbers differ.
+    """
+    width = num_classes(model)
+    if classes and width is not None and len(classes) != width:
+        raise ValueError(
+            f'the {name} data has {len(classes)} classes ({short_list(classes)}), the head '
+            f'{width}: set model.head.num_classes={len(classes)}, or point to data with the '
+            'classes of the head'
+        )
+
+
+def num_classes(model: Any) -> int | None:
+    """How many classes a classifier tells apart; None where it doesn't say.
+
+    Args:
+        model: mmpretrain's classifier, also around a whole timm model, with or without its wrapper.
+    """
+    model = model.module if is_model_wrapper(model) else model
+    for owner in (getattr(model, 'head', None), getattr(model, 'model', None)):
+        width = getattr(owner, 'num_classes', None)
+        if isinstance(width, int) and width > 0:
+            return width
+    return None
