@@ -10,7 +10,7 @@ import torch
 from mmengine.dataset import InfiniteSampler
 from torch import Tensor
 
-from ..resume.replayable_loader import ReplayableLoader, _DrawSampler
+from ..resume.replayable_loader import DrawSampler, ReplayableLoader
 from .cut import Cut
 from .rows import CachedSamples
 from .store import FeatureStore
@@ -94,7 +94,7 @@ class CachedFeatureLoader:
         return batch
 
 
-class _RowSampler(_DrawSampler):
+class _RowSampler(DrawSampler):
     """The indices of a pass, from any batch on, and no more."""
 
     def _draw(self, batches: Iterator, number: int, skipped: int) -> Iterator:

@@ -7,6 +7,7 @@ from typing import Collection, Sequence
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
+from torch import nn
 
 from ..freezing.checkpointed import let_gradients_pass
 from ..freezing.gradient_check import GradientCheck
@@ -126,6 +127,15 @@ class FrozenPartHook(Hook):
         for hook in _frozen_part_hooks(runner):
             if hook._modes is not None:
                 hook._modes.apply()
+
+    def let_rest(self, modules: Collection[nn.Module]) -> None:
+        """Leave modules alone from now on, which the rest of this run doesn't call.
+
+        Args:
+            modules: Whose modes need no setting.
+        """
+        if self._modes is not None:
+            self._modes.evaluated = [m for m in self._modes.evaluated if m not in modules]
 
     def _log(self, runner: Runner, occasion: str) -> None:
         values = parameters(runner.model)

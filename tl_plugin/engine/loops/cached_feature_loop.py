@@ -86,8 +86,7 @@ class _CachedFeatures:
         self._rest = Rest(self._model, self._cut.covered, optimizers(self.runner))
         self._rest.begin()
         for hook in freezing_hooks(self.runner):
-            modes = hook._modes
-            modes.evaluated = [m for m in modes.evaluated if m not in self._rest.modules]
+            hook.let_rest(self._rest.modules)
 
     def wake(self) -> None:
         """Gives the model back as it was."""

@@ -89,7 +89,7 @@ class ReplayableLoader(DataLoader):
         vars(own).update(vars(loader), _iterator=None)
         own.seed, own.stream, own.tries, own.on_faults = seed, stream, 0, None
         own._next = (0, 0)
-        own._draws = _DrawSampler(own, super(ReplayableLoader, own)._index_sampler)
+        own._draws = DrawSampler(own, super(ReplayableLoader, own)._index_sampler)
         return own
 
     seed: int
@@ -140,7 +140,7 @@ class ReplayableLoader(DataLoader):
             attributes.update(dataset=dataset, collate_fn=collate)
 
 
-class _DrawSampler:
+class DrawSampler:
     """Turns the indices of a pass into draws, from any batch on."""
 
     def __init__(self, loader: ReplayableLoader, indices: Any) -> None:
