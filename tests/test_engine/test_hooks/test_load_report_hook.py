@@ -131,3 +131,63 @@ def test_position_embeddings_that_the_network_resizes_are_no_mismatch(tmp_path, 
 
     Runner.hooks[0].after_load_checkpoint(Runner, {'state_dict': vit(16).state_dict()})
     assert said[0].startswith('Loaded 39 of 39') or 'Missing' not in said[0]
+
+
+def own_weights(work_dir, checkpoint, where='backbone', **init):
+    init = dict(type='Pretrained', checkpoint=str(checkpoint), **init)
+    cfg = toy_config(work_dir, options={'optim_wrapper.optimizer.lr': 0.0}, max_epochs=1)
+    holder = cfg.model.backbone if where == 'backbone' else cfg.model
+    holder.init_cfg = init
+    cfg.custom_hooks = [dict(type='LoadReportHook')]
+    return train(cfg)
+
+
+def test_weights_of_the_backbone_alone(trained, tmp_path, said):
+    runner = own_weights(tmp_path, trained, prefix='backbone')
+    assert said == [f'backbone.init_cfg: 120 of 120 tensors come from {trained}.']
+    saved = torch.load(trained, weights_only=True)['state_dict']
+    assert torch.equal(runner.model.backbone.conv1.weight, saved['backbone.conv1.weight'])
+    said.clear()
+    own_weights(tmp_path, trained, 'model')
+    assert said == [f'model.init_cfg: 122 of 122 tensors come from {trained}.']
+
+
+def test_what_the_backbone_misses_and_what_has_another_shape(trained, tmp_path, said):
+    def edit(state):
+        del state['backbone.layer1.0.conv1.weight']
+        return {**state, 'backbone.conv1.weight': torch.zeros(8, 1, 3, 3)}
+
+    own_weights(tmp_path, change(trained, tmp_path, edit), prefix='backbone.')
+    assert 'init_cfg: 118 of 120' in said[0] and 'initial values: layer1.0.conv1.weight' in said[0]
+    assert 'shape, at their initial values: conv1.weight (model (8, 3, 3, 3), check' in said[0]
+
+
+@pytest.mark.parametrize(
+    ('init', 'message'),
+    [
+        (dict(), r"nothing in .*\.pth fits ResNet_CIFAR: .* prefix='backbone\.'"),
+        (dict(prefix='trunk'), r"nothing under the prefix 'trunk\.'; its names .* backbone, head"),
+    ],
+)
+def test_nothing_for_the_backbone(init, message, trained, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        own_weights(tmp_path, trained, **init)
+
+
+def test_no_weights_for_the_backbone(trained, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'backbone\.init_cfg: no checkpoint at .*gone'):
+        own_weights(tmp_path, tmp_path / 'gone.pth')
+    (tmp_path / 'cut.pth').write_bytes(trained.read_bytes()[:-99])
+    with pytest.raises(ValueError, match=r'cut\.pth is not whole'):
+        own_weights(tmp_path, tmp_path / 'cut.pth')
+    torch.save([1], tmp_path / 'list.pth')
+    with pytest.raises(ValueError, match=r'holds no weights: .* got list'):
+        own_weights(tmp_path, tmp_path / 'list.pth')
+
+
+def test_a_whole_model_brings_no_classifier_of_another_width(trained, tmp_path):
+    def edit(state):
+        return {n: v[:2] if n.startswith('head.') else v for n, v in state.items()}
+
+    with pytest.raises(ValueError, match='classifier of the checkpoint has another width'):
+        own_weights(tmp_path, change(trained, tmp_path, edit), 'model')

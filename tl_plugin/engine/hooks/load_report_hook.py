@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch import nn
+
+from ..resume.pretrained import pretrained_parts, read_pretrained
 
 
 @HOOKS.register_module()
 class LoadReportHook(Hook):
-    """Reports what ``load_from`` loaded, what was missing, what had another shape.
+    """Reports what a checkpoint gave the model, what was missing, what had another shape.
+
+    That is the one of ``load_from``, and those that parts of the model name for themselves,
+    ``backbone.init_cfg=dict(type='Pretrained', checkpoint=...)``.
 
     mmengine loads what fits and goes on. Here a checkpoint of which nothing fits the backbone is
     refused, since the run would start from random weights; so is one to resume from that doesn't
@@ -32,17 +38,30 @@ class LoadReportHook(Hook):
     def __init__(self, new_classifier: bool = False) -> None:
         self.new_classifier = new_classifier
 
+    def before_run(self, runner: Runner) -> None:
+        """Compares what parts of the model will begin with, before mmengine loads it.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If nothing in it fits.
+        """
+        if not isinstance(runner._train_loop, BaseLoop) or not self._reports(runner):
+            return  # a test run loads nothing but `load_from`
+        model = _unwrapped(runner.model)
+        reported = []
+        for name, part, init in pretrained_parts(model):
+            if init not in reported:  # a teacher begins as its student
+                reported.append(init)
+                self._report_part(name, part, init)
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compares the checkpoint with the model, before it is loaded.
 
         Raises:
             ValueError: If it is not for this model.
         """
-        if any(hook.new_classifier for hook in runner.hooks if isinstance(hook, LoadReportHook)):
-            self.new_classifier = True
-        first = next(hook for hook in runner.hooks if isinstance(hook, LoadReportHook))
-        if first is not self:
-            return  # two strategies brought one each
+        if not self._reports(runner):
+            return
         model = _unwrapped(runner.model)
         wanted = model.state_dict()
         given = _weights(model, checkpoint)
@@ -58,24 +77,45 @@ class LoadReportHook(Hook):
                 'config of that run, or start a new one from its weights with load_from'
             )
         self._renew_classifier(model, given, other, checkpoint)
-        message = f'Loaded {len(loaded)} of {len(wanted)} tensors.'
-        if missing:
-            message += f' Missing in the checkpoint, at their initial values: {_short(missing)}.'
-        if unused:
-            message += f' In the checkpoint alone, not used: {_short(unused)}.'
-        level = logging.WARNING if missing and not runner._resume else logging.INFO
-        print_log(message, logger='current', level=level)
+        _log(
+            f'Loaded {len(loaded)} of {len(wanted)} tensors.', missing, unused,
+            warn=bool(missing) and not runner._resume)  # fmt: skip
+
+    def _reports(self, runner: Runner) -> bool:
+        """Whether it is this hook that does so: two strategies may have brought one each."""
+        hooks = [hook for hook in runner.hooks if isinstance(hook, LoadReportHook)]
+        self.new_classifier = any(hook.new_classifier for hook in hooks)
+        return hooks[0] is self
+
+    def _report_part(self, name: str, part: nn.Module, init: dict) -> None:
+        path = init['checkpoint']
+        where = f'{name or "model"}.init_cfg'
+        given = _weights(part, {'state_dict': read_pretrained(init, where)})
+        wanted = part.state_dict()
+        other = {n for n, v in given.items() if n in wanted and wanted[n].shape != v.shape}
+        loaded = [n for n in given if n in wanted and n not in other]
+        if not any(not n.endswith('num_batches_tracked') for n in loaded):
+            raise ValueError(
+                f'{where}: nothing in {path} fits {type(part).__name__}: it has '
+                f'{_short(list(wanted), 3)}, the checkpoint {_short(list(given), 3)}. '
+                f'{_prefix_cure(wanted, given)}'
+            )
+        if not name:  # the whole model
+            _check_backbone(wanted, given, set(loaded))
+            self._renew_classifier(part, given, other, {'state_dict': given})
+        missing = [n for n in wanted if n not in given and not n.endswith('num_batches_tracked')]
+        message = f'{where}: {len(loaded)} of {len(wanted)} tensors come from {path}.'
+        if other:
+            shapes = _shapes(wanted, given, other)
+            message += f' Of another shape, at their initial values: {shapes}.'
+        _log(message, missing, [n for n in given if n not in wanted], bool(missing or other))
 
     def _renew_classifier(
         self, model: nn.Module, given: dict, other: set, checkpoint: dict
     ) -> None:
         if not other:
             return
-        wanted = model.state_dict()
-        shapes = _short([
-            f'{name} (model {tuple(wanted[name].shape)}, checkpoint {tuple(given[name].shape)})'
-            for name in sorted(other)
-        ])  # fmt: skip
+        shapes = _shapes(model.state_dict(), given, other)
         strangers = [name for name in other if not name.startswith(_classifier(model))]
         if strangers:
             raise ValueError(
@@ -97,6 +137,30 @@ class LoadReportHook(Hook):
             logger='current',
             level=logging.WARNING,
         )
+
+
+def _log(message: str, missing: list[str], unused: list[str], warn: bool) -> None:
+    if missing:
+        message += f' Missing in the checkpoint, at their initial values: {_short(missing)}.'
+    if unused:
+        message += f' In the checkpoint alone, not used: {_short(unused)}.'
+    print_log(message, logger='current', level=logging.WARNING if warn else logging.INFO)
+
+
+def _shapes(wanted: dict, given: dict, names: Iterable[str]) -> str:
+    return _short([
+        f'{name} (model {tuple(wanted[name].shape)}, checkpoint {tuple(given[name].shape)})'
+        for name in sorted(names)
+    ])  # fmt: skip
+
+
+def _prefix_cure(wanted: dict, given: dict) -> str:
+    """Says under which name the checkpoint holds the part, if it does."""
+    for name in wanted:
+        holder = next((n for n in given if n.endswith(f'.{name}')), None)
+        if holder is not None:
+            return f"Take that part of it: prefix={holder[: -len(name)]!r}"
+    return 'Give a checkpoint of this architecture'
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
