@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
@@ -151,6 +153,14 @@ class AdaptationClassifier(ImageClassifier):
         Args:
             weights: One a class, (K,), mean 1 over the source images; None for equal ones.
         """
+        if weights is not None and self.class_weights is None and self.alignments.unweighted:
+            print_log(
+                f'source images are weighed by class, but {", ".join(self.alignments.unweighted)} '
+                'compares the domains without these weights and goes on matching the shifted '
+                'classes: dann and cdan use them',
+                logger='current',
+                level=logging.WARNING,
+            )
         device = next(self.parameters()).device
         self.class_weights = None if weights is None else weights.float().to(device)
 

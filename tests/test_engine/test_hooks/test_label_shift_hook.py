@@ -1,6 +1,9 @@
+import logging
+
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.test_models.test_adaptation_classifier import DANN, _inputs, _model, _samples
@@ -135,3 +138,22 @@ def test_what_it_refuses(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             LabelShiftHook(**wrong)
+
+
+@pytest.mark.parametrize(
+    'kind, told', [('DeepCORALAlignment', True), ('DANAlignment', True), ('MCCAlignment', False)]
+)
+def test_alignments_that_take_no_weights_are_named_once(kind, told):
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.handlers.append(handler)
+    model = _model(alignments=dict(mine=dict(type=kind)))
+    try:
+        for weights in (None, torch.ones(3), torch.ones(3)):
+            model.set_class_weights(weights)
+    finally:
+        logger.handlers.remove(handler)
+    found = [line for line in lines if 'mine compares the domains without these weights' in line]
+    assert len(found) == told

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalize_spectrum
 
 from tl_plugin.functional import sigmoid_ramp
+from tl_plugin.options import checked
 
 from .base import Alignment
 
@@ -25,6 +26,7 @@ class AdversarialAlignment(Alignment):
         ValueError: If an argument is out of its range.
     """
 
+    @checked
     def __init__(
         self, coefficient: float = 1.0, gamma: float | None = 10.0, **kwargs
     ) -> None:

@@ -10,6 +10,7 @@ from tl_plugin.functional import (
     hard_feature_norm_loss,
     stepwise_feature_norm_loss,
 )
+from tl_plugin.options import checked
 
 from .base import Alignment, DomainBatch
 
@@ -36,6 +37,7 @@ class AFNAlignment(Alignment):
         ValueError: If ``step`` or ``radius`` isn't positive.
     """
 
+    @checked
     def __init__(
         self,
         step: float = 1.0,

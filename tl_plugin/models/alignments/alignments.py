@@ -51,6 +51,11 @@ class Alignments(ModuleDict):
         return any(alignment.needs_logits for alignment in self.values())
 
     @property
+    def unweighted(self) -> list[str]:
+        """Those that compare the domains without weighing source images by class."""
+        return [name for name, alignment in self.items() if alignment.ignores_class_weights]
+
+    @property
     def num_sources(self) -> int | None:
         """How many sources the data have to tell apart; None where that matters to none."""
         known = [alignment.num_sources for alignment in self.values()]

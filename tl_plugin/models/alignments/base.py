@@ -7,6 +7,8 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from tl_plugin.options import checked
+
 
 class DomainBatch(NamedTuple):
     """What an alignment sees of one domain's half of a batch.
@@ -56,12 +58,16 @@ class Alignment(BaseModule):
     #: Whether :meth:`forward` reads ``DomainBatch.logits``, which cost one more head forward.
     needs_logits = False
 
+    #: Whether it compares the domains with all source images alike, whatever their class weighs.
+    ignores_class_weights = False
+
     #: How slowly a mean teacher follows, for one that reads ``DomainBatch.teacher_logits``.
     teacher_momentum: float | None = None
 
     #: How many sources it tells apart by ``DomainBatch.domains``; 1 takes them all for one.
     num_sources = 1
 
+    @checked
     def __init__(
         self,
         in_features: int,

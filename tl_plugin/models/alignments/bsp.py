@@ -4,6 +4,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import batch_spectral_penalty, gather_ranks
+from tl_plugin.options import checked
 
 from .base import Alignment, DomainBatch
 
@@ -29,6 +30,7 @@ class BSPAlignment(Alignment):
         ValueError: If k isn't positive.
     """
 
+    @checked
     def __init__(self, k: int = 1, loss_weight: float = 1e-4, **kwargs) -> None:
         super().__init__(loss_weight=loss_weight, **kwargs)
         if k < 1:

@@ -10,6 +10,7 @@ from tl_plugin.functional import (
     prediction_entropy,
     random_multilinear_map,
 )
+from tl_plugin.options import checked
 
 from .base import DomainBatch
 from .dann_head import DANNHead
@@ -42,6 +43,7 @@ class CDANHead(DANNHead):
 
     needs_logits = True
 
+    @checked
     def __init__(
         self,
         entropy_conditioning: bool = False,

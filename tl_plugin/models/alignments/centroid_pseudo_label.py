@@ -5,6 +5,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import check_images
+from tl_plugin.options import checked
 
 from .base import Alignment, DomainBatch
 
@@ -24,6 +25,7 @@ class CentroidPseudoLabelAlignment(Alignment):
 
     needs_logits = True
 
+    @checked
     def __init__(self, loss_weight: float = 0.3, **kwargs) -> None:
         super().__init__(loss_weight=loss_weight, **kwargs)
 

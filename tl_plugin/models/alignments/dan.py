@@ -6,6 +6,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import BANDWIDTHS, gather_ranks, maximum_mean_discrepancy
+from tl_plugin.options import checked
 
 from .base import Alignment, DomainBatch
 
@@ -27,6 +28,9 @@ class DANAlignment(Alignment):
             has five times the weight.
     """
 
+    ignores_class_weights = True
+
+    @checked
     def __init__(
         self, bandwidths: Sequence[float] = BANDWIDTHS, unbiased: bool = True, **kwargs
     ) -> None:

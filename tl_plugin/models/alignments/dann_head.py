@@ -14,6 +14,7 @@ from tl_plugin.functional import (
     several_domains_accuracy,
     several_domains_loss,
 )
+from tl_plugin.options import checked
 
 from .adversarial import AdversarialAlignment, mlp
 from .base import DomainBatch
@@ -55,6 +56,7 @@ class DANNHead(AdversarialAlignment):
         ValueError: If an argument is out of its range.
     """
 
+    @checked
     def __init__(
         self,
         hidden_channels: Sequence[int] = (1024, 1024),

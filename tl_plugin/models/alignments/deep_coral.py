@@ -7,6 +7,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import coral_loss, gather_ranks
+from tl_plugin.options import checked
 
 from .base import Alignment, DomainBatch
 
@@ -26,6 +27,9 @@ class DeepCORALAlignment(Alignment):
             loss end up about equal.
     """
 
+    ignores_class_weights = True
+
+    @checked
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
         self._warned = False

@@ -4,6 +4,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import entropy_loss
+from tl_plugin.options import checked
 
 from .base import Alignment, DomainBatch
 
@@ -23,6 +24,7 @@ class EntropyMinimization(Alignment):
 
     needs_logits = True
 
+    @checked
     def __init__(self, loss_weight: float = 0.1, **kwargs) -> None:
         super().__init__(loss_weight=loss_weight, **kwargs)
 

@@ -4,6 +4,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import entropy_loss, gather_ranks, marginal_entropy
+from tl_plugin.options import checked
 
 from .base import Alignment, DomainBatch
 
@@ -33,6 +34,7 @@ class InformationMaximization(Alignment):
 
     needs_logits = True
 
+    @checked
     def __init__(self, diversity_weight: float = 1.0, **kwargs) -> None:
         super().__init__(**kwargs)
         if diversity_weight < 0:

@@ -6,6 +6,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import BANDWIDTHS, gather_ranks, joint_maximum_mean_discrepancy
+from tl_plugin.options import checked
 
 from .base import Alignment, DomainBatch
 
@@ -30,7 +31,9 @@ class JANAlignment(Alignment):
     """
 
     needs_logits = True
+    ignores_class_weights = True
 
+    @checked
     def __init__(
         self,
         bandwidths: Sequence[float] = BANDWIDTHS,

@@ -4,6 +4,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import class_confusion, gather_ranks
+from tl_plugin.options import checked
 
 from .base import Alignment, DomainBatch
 
@@ -27,6 +28,7 @@ class MCCAlignment(Alignment):
 
     needs_logits = True
 
+    @checked
     def __init__(self, temperature: float = 2.5, **kwargs) -> None:
         super().__init__(**kwargs)
         if temperature <= 0:

@@ -7,6 +7,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import gradient_reversal, margin_disparity_loss
+from tl_plugin.options import checked
 
 from .adversarial import AdversarialAlignment, mlp
 from .base import DomainBatch
@@ -38,7 +39,9 @@ class MDDHead(AdversarialAlignment):
     """
 
     needs_logits = True
+    ignores_class_weights = True
 
+    @checked
     def __init__(
         self,
         margin: float = 4.0,

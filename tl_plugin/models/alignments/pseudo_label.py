@@ -11,6 +11,7 @@ from tl_plugin.functional import (
     pseudo_label_loss,
     relative_threshold,
 )
+from tl_plugin.options import checked
 
 from .base import Alignment, DomainBatch
 
@@ -41,6 +42,7 @@ class PseudoLabelAlignment(Alignment):
 
     needs_logits = True
 
+    @checked
     def __init__(
         self,
         threshold: float = 0.9,

@@ -8,6 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from tl_plugin.engine.layers import LayerOutputs
+from tl_plugin.options import checked
 
 IMAGES = ('source', 'target', 'both')
 
@@ -52,6 +53,7 @@ class Regularizer(BaseModule):
     #: Whether it compares with the source model. Without, its ``source`` argument is None.
     needs_source_model = True
 
+    @checked
     def __init__(
         self, loss_weight: float, images: str = 'source', init_cfg: dict | None = None
     ) -> None:

@@ -4,6 +4,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import batch_spectral_shrinkage, gather_ranks
+from tl_plugin.options import checked
 
 from .base import ModelView, Regularizer
 
@@ -29,6 +30,7 @@ class BSSRegularizer(Regularizer):
     reads = ('features',)
     needs_source_model = False
 
+    @checked
     def __init__(self, k: int = 1, loss_weight: float = 0.001, **kwargs) -> None:
         super().__init__(loss_weight=loss_weight, **kwargs)
         if k < 1:

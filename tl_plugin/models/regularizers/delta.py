@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from tl_plugin.engine.layers import LayerOutputs
 from tl_plugin.engine.layers.selection import LayerSpec
 from tl_plugin.functional import feature_map_distance
+from tl_plugin.options import checked
 
 from .base import ModelView, Regularizer
 
@@ -37,6 +38,7 @@ class DELTARegularizer(Regularizer):
 
     reads = ('maps',)
 
+    @checked
     def __init__(
         self,
         layers: LayerSpec | None = None,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tl_plugin.engine.layers.selection import match_names
 from tl_plugin.functional import starting_point_penalty
+from tl_plugin.options import checked
 
 from .base import ModelView, Regularizer
 
@@ -36,6 +37,7 @@ class L2SPRegularizer(Regularizer):
 
     reads = ('weights',)
 
+    @checked
     def __init__(
         self,
         exclude: str | Sequence[str] | None = None,

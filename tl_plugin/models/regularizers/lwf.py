@@ -4,6 +4,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import distillation_loss
+from tl_plugin.options import checked
 
 from .base import ModelView, Regularizer
 
@@ -28,6 +29,7 @@ class LwFRegularizer(Regularizer):
 
     reads = ('logits',)
 
+    @checked
     def __init__(self, temperature: float = 2.0, loss_weight: float = 1.0, **kwargs) -> None:
         super().__init__(loss_weight=loss_weight, **kwargs)
         if temperature <= 0:
