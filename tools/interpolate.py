@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import sys
 from pathlib import Path
 
@@ -98,16 +97,15 @@ def main():
             adapted=str(args.adapted),
             config=str(args.config),
             metric=args.metric,
+            target_metric=interpolation.target_metric,
             rule=args.rule,
             budget=args.budget,
             statistics=interpolation.statistics,
             statistics_images=args.statistics_images,
         )
-        found = report.interpolation_json(points, choice, **about)
         checkpoint = folder / 'interpolated.pth'
         write_whole(checkpoint, _checkpoint(interpolation, choice.point, meta, about))
-        write_whole(folder / 'interpolation.json', (json.dumps(found, indent=2) + '\n').encode())
-        write_whole(folder / 'interpolation.png', report.interpolation_picture(points, choice))
+        report.write_interpolation(folder, points, choice, **about)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(report.interpolation_table(points, choice))
     console.print(f'Chosen: alpha {choice.point.alpha:g}, {choice.why}.', highlight=False)

@@ -15,6 +15,10 @@ adapted = dict(
     train_cfg=dict(max_epochs=30),
     param_scheduler=dict(T_max=30),
 )
+# Backgrounds, noise and light are for the shallow layers, so these move like the others.
+all_layers_alike = dict(
+    paramwise_cfg=dict(base_lr_mult=1.0, head_lr_mult=1.0, layer_decay_rate=1.0)
+)
 ladder = dict(
     target_dataloader=dict(dataset=dict(quality='field', split='train')),
     labelled_target_dataloader=dict(
@@ -22,16 +26,24 @@ ladder = dict(
     ),
     rungs=dict(
         feature_extraction=dict(options=few_labels),
-        # Backgrounds, noise and light are for the shallow layers, so these move like the others.
-        fine_tune=dict(
+        linear_probe_then_fine_tune=dict(
             options=dict(
-                optim_wrapper=dict(
-                    paramwise_cfg=dict(base_lr_mult=1.0, head_lr_mult=1.0, layer_decay_rate=1.0)
-                ),
+                optim_wrapper=all_layers_alike,
+                # Half of these few steps; the first hook is the base config's.
+                custom_hooks={'1': dict(warmup_iters=10)},
                 **few_labels,
             )
         ),
-        dann=dict(start='source_only', options=adapted),
+        fine_tune=dict(options=dict(optim_wrapper=all_layers_alike, **few_labels)),
+        fine_tune_l2_sp=dict(
+            options=dict(
+                model=dict(regularizers=dict(l2_sp=dict(exclude=[]))),
+                optim_wrapper=all_layers_alike,
+                **few_labels,
+            )
+        ),
+        dann=dict(options=adapted),
+        dann_retention=dict(options=adapted),
         dann_pseudo_label=dict(
             strategies=['dann', 'pseudo_label'],
             data='source+target',
@@ -42,4 +54,4 @@ ladder = dict(
         ),
     ),
 )
-del few_labels, adapted
+del few_labels, adapted, all_layers_alike

@@ -11,4 +11,4 @@ custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 train_cfg = dict(_delete_=True, type='NoTrainingLoop')
 param_scheduler = None
-default_hooks = dict(checkpoint=dict(by_epoch=True, interval=1))
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=True, interval=1))

@@ -168,3 +168,46 @@ def test_the_tool_writes_what_it_says(checkpoints, tmp_path):
     metrics = Runner.from_cfg(cfg).test()
     assert metrics['target/accuracy/top1'] == pytest.approx(chosen['target'])
     assert metrics['source/accuracy/top1'] == pytest.approx(chosen['source'])
+
+
+class TestLoop:
+    OPTIONS = dict(alphas=[0.0, 0.5, 1.0], rule='mean')
+
+    def _train(self, checkpoints, folder, **options):
+        cfg = toy_config(folder, ('interpolation',), {**DOMAINS, 'load_from': str(checkpoints[0])})
+        cfg.merge_from_dict(target())
+        cfg.train_cfg.update({'adapted': str(checkpoints[1]), **self.OPTIONS, **options})
+        return train(cfg)
+
+    def test_the_run_ends_as_the_chosen_model(self, checkpoints, tmp_path):
+        runner = self._train(checkpoints, tmp_path / 'run')
+        reference = _interpolation(checkpoints, tmp_path / 'reference')
+        choice = choose(list(reference.sweep(self.OPTIONS['alphas'])), 'mean')
+        expected = reference.weights(choice.point)
+        found = torch.load(tmp_path / 'run/epoch_1.pth', weights_only=True)['state_dict']
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(value, found[name]) for name, value in expected.items())
+        written = json.loads((tmp_path / 'run/interpolation.json').read_text())
+        assert written['chosen']['alpha'] == choice.point.alpha
+        assert written['statistics'] == ['source', 'target']
+        assert runner.iter == 0
+
+    def test_a_target_without_labels_is_chosen_by_a_score(self, checkpoints, tmp_path):
+        cfg = plain_model_config(_config(tmp_path, **{
+            'val_cfg.evaluators': dict(target=dict(type='LabelFreeScore')),
+            'val_cfg.dataloaders.target.dataset.labels': 'none',
+        }))  # fmt: skip
+        cfg.experiment_name = 'label_free'
+        weights = [load_weights(path)[0] for path in checkpoints]
+        interpolation = Interpolation(Runner.from_cfg(cfg), *weights)
+        points = list(interpolation.sweep([0.5]))
+        assert interpolation.target_metric == 'label_free/information_maximization'
+        assert all(abs(point.target) < 3 < point.source for point in points)
+
+    def test_what_it_needs_is_named(self, checkpoints, tmp_path):
+        with pytest.raises(ValueError, match=r'set load_from .* and train_cfg\.adapted'):
+            self._train(checkpoints, tmp_path, adapted=None)
+        with pytest.raises(ValueError, match=r'in \[0, 1\], got \(1.5,\)'):
+            self._train(checkpoints, tmp_path, alphas=[1.5])
+        with pytest.raises(ValueError, match="got 'median'"):
+            self._train(checkpoints, tmp_path, rule='median')

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-RUNGS = ['source_only', 'feature_extraction', 'fine_tune', 'dann']
+RUNGS = ['source_only', 'adabn', 'feature_extraction', 'fine_tune', 'dann', 'interpolation']
 
 TINY = f"""
 _base_ = {str(ROOT / 'configs' / 'digits' / 'ladder.py')!r}
@@ -72,7 +72,7 @@ class Climbed:
 
 @pytest.fixture(scope='session')
 def climbed(tmp_path_factory):
-    """The default rungs with one seed, through the tool."""
+    """Rungs of every kind with one seed, through the tool."""
     folder = tmp_path_factory.mktemp('ladder')
     config = write_tiny(folder)
     # The first one comes by itself: the others start from it.

@@ -3,7 +3,8 @@ import signal
 import pytest
 
 from tests.test_ladder.conftest import write_tiny
-from tl_plugin.ladder.climb import Failure, failure_reason, failure_report, make_folder, plan
+from tl_plugin.ladder.climb import failure_reason, failure_report, make_folder
+from tl_plugin.ladder.job import Failure, plan
 from tl_plugin.ladder.rungs import read_rungs
 from tl_plugin.launch import load_config
 

@@ -97,3 +97,13 @@ def test_wrong_use(folder, tmp_path):
     with pytest.raises(ValueError, match='has no place for the table: put'):
         write_table(tmp_path / 'README.md', [])
     assert table([]) == ''
+
+
+def test_a_config_may_carry_strategies(folder, tmp_path):
+    (jobs,) = plan_configs(folder, ['tiny', 'tiny+adabn'], [0], tmp_path).values()
+    plain, adabn = jobs
+    assert plain.key != adabn.key and adabn.folder.parent.name == 'tiny+adabn'
+    assert 'AdaBNHook' in [hook['type'] for hook in adabn.ready.custom_hooks]
+    assert adabn.rung.about.startswith('AdaBN')
+    with pytest.raises(ValueError, match='adabnn'):
+        plan_configs(folder, ['tiny+adabnn'], [0], tmp_path)

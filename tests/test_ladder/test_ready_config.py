@@ -2,7 +2,7 @@ import pytest
 from mmengine.config import Config
 
 from tests.test_ladder.conftest import ROOT, write_tiny
-from tl_plugin.ladder.climb import plan
+from tl_plugin.ladder.job import plan
 from tl_plugin.ladder.ready_config import check_measures_target, content_key, place, ready_config
 from tl_plugin.ladder.rungs import Rung, read_rungs
 from tl_plugin.launch import load_config
@@ -35,12 +35,52 @@ def test_each_kind_of_data_goes_where_the_loop_looks_for_it(cfg):
     assert both.train_cfg.target_dataloader.dataset == dict(quality='field', split='train')
 
 
+def test_unlabelled_target_images_go_to_hooks_that_ask_for_them(cfg):
+    field = dict(quality='field', split='train')
+    adabn = ready(cfg, 'adabn')
+    (hook,) = [hook for hook in adabn.custom_hooks if hook.type == 'AdaBNHook']
+    assert hook.target_dataloader.dataset == field
+    assert adabn.train_cfg == dict(type='NoTrainingLoop')
+    assert not adabn.param_scheduler
+    matched = ready(cfg, 'quality_matched')
+    (hook,) = [hook for hook in matched.custom_hooks if hook.type == 'QualityMatchHook']
+    assert hook.target_dataloader.dataset == field
+    assert 'target_dataloader' not in matched.train_cfg
+    both = ready_config(cfg, Rung('both', ['quality_matched', 'dann'], data='source+target'), 0)
+    assert both.train_cfg.target_dataloader.dataset == field
+
+
+def test_interpolation_is_given_its_two_models_and_both_domains(cfg, tmp_path):
+    config = ready(cfg, 'interpolation')
+    assert config.train_dataloader.dataset.quality == 'clean'
+    assert config.train_cfg.target_dataloader.dataset == dict(quality='field', split='train')
+    placed = Config.fromfile(place(config, tmp_path, 'source.pth', 'tuned.pth'))
+    assert (placed.load_from, placed.train_cfg.adapted) == ('source.pth', 'tuned.pth')
+    cfg.ladder.pop('target_dataloader')
+    assert 'target_dataloader' not in ready(cfg, 'interpolation').train_cfg
+
+
+def test_a_budget_reaches_the_rungs_that_keep_to_one(cfg):
+    rungs = read_rungs(cfg.ladder)
+    keys = {name: content_key(ready_config(cfg, rungs[name], 0), None) for name in rungs}
+    changed = {
+        name
+        for name in rungs
+        if content_key(ready_config(cfg, rungs[name], 0, budget=2.5), None) != keys[name]
+    }
+    assert changed == {'dann_retention', 'interpolation'}
+    assert ready_config(cfg, rungs['interpolation'], 0, 2.5).train_cfg.budget == 2.5
+    hooks = ready_config(cfg, rungs['dann_retention'], 0, 2.5).custom_hooks
+    assert [hook.budget for hook in hooks if hook.type == 'RetentionHook'] == [2.5]
+
+
 def test_no_rung_trains_on_what_it_is_measured_on(cfg):
     for name in read_rungs(cfg.ladder):
         config = ready(cfg, name)
         trained = [config.train_dataloader.dataset]
-        if 'target_dataloader' in config.train_cfg:
-            trained.append(config.train_cfg.target_dataloader.dataset)
+        for place_of_target in (config.train_cfg, *config.custom_hooks):
+            if 'target_dataloader' in place_of_target:
+                trained.append(place_of_target.target_dataloader.dataset)
         assert {data.split for data in trained} <= {'train', 'few'}
         assert config.test_dataloader.dataset.split == 'test'
         assert config.test_cfg.dataloaders.target.dataset.split == 'test'

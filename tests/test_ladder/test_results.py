@@ -4,7 +4,7 @@ import statistics
 import pytest
 
 from tests.test_ladder.conftest import write_tiny
-from tl_plugin.ladder.climb import Failure, plan
+from tl_plugin.ladder.job import Failure, plan
 from tl_plugin.ladder.results import (
     collect,
     markdown_table,

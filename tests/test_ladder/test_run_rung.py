@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from tl_plugin.ladder.run_rung import accuracy, count_parameters, read_predictions
+from tests.toy import toy_config, train
+from tl_plugin.ladder.kept_layers import kept_layers
+from tl_plugin.ladder.run_rung import (
+    accuracy,
+    count_parameters,
+    final_validation,
+    kept_checkpoint,
+    read_predictions,
+)
 
 
 def test_predictions_are_gathered_per_domain_in_order(tmp_path):
@@ -30,3 +38,63 @@ def test_only_what_trains_counts_as_trainable():
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 5))
     model[0].requires_grad_(False)
     assert count_parameters(model) == dict(trainable_parameters=15, parameters=23)
+
+
+DOMAINS = dict(
+    type='DomainValLoop', dataloaders=dict(target=dict(dataset=dict(shift=0.5, size=7)))
+)
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    """A source model that is right on all of its images."""
+    folder = tmp_path_factory.mktemp('source')
+    options = {'optim_wrapper.optimizer.lr': 0.1, 'train_cfg.val_interval': 20}
+    train(toy_config(folder, options=options, max_epochs=12))
+    return folder / 'epoch_12.pth'
+
+
+def forgetting(folder, source, budget):
+    """A run on labels that are wrong, under a budget of source accuracy."""
+    options = {
+        'train_dataloader.dataset.labels': 'scrambled', 'optim_wrapper.optimizer.lr': 0.05,
+        'val_cfg': DOMAINS, 'load_from': str(source), 'train_cfg.val_interval': 1,
+    }  # fmt: skip
+    cfg = toy_config(folder, ('retention',), options, max_epochs=4)
+    cfg.custom_hooks[0].update(budget=budget, patience=9)
+    return train(cfg)
+
+
+def test_a_run_that_went_back_to_its_budget_gives_that_model(source, tmp_path):
+    runner = forgetting(tmp_path, source, budget=5.0)
+    path = kept_checkpoint(runner)
+    assert path == tmp_path / 'inside_budget.pth'
+    kept = torch.load(path, weights_only=True)['state_dict']
+    assert all(torch.equal(kept[name], value) for name, value in runner.model.state_dict().items())
+    logged = final_validation(runner, tmp_path)['source/accuracy/top1']
+    measured = final_validation(runner, tmp_path, fresh=True)['source/accuracy/top1']
+    assert logged < measured
+
+
+def test_a_run_inside_its_budget_gives_its_last_model(source, tmp_path):
+    assert kept_checkpoint(forgetting(tmp_path, source, budget=100.0)) is None
+
+
+def test_layers_are_compared_with_the_source_model(source, tmp_path):
+    runner = forgetting(tmp_path / 'itself', source, budget=0.0)  # goes back to the source model
+    found = kept_layers(runner, source)
+    assert found['images'] == dict(source=12, target=7)
+    for domain in ('source', 'target'):
+        assert found[domain]['cka'] == pytest.approx([1.0] * len(found['layers']), abs=1e-3)
+        assert found[domain]['flips'] == 0
+    other = kept_layers(forgetting(tmp_path / 'other', source, budget=100.0), source)
+    assert min(other['target']['cka']) < 0.99
+    assert other['layers'] == found['layers']
+
+
+def test_another_network_is_not_compared(source, tmp_path):
+    runner = forgetting(tmp_path, source, budget=100.0)
+    weights = torch.load(source, weights_only=True)
+    weights['state_dict']['head.fc.bias'] = torch.zeros(5)
+    torch.save(weights, tmp_path / 'other.pth')
+    assert kept_layers(runner, tmp_path / 'other.pth') is None

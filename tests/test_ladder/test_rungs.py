@@ -1,6 +1,6 @@
 import pytest
 
-from tl_plugin.ladder.rungs import Rung, read_rungs, select_rungs
+from tl_plugin.ladder.rungs import Rung, below, read_rungs, select_rungs
 
 SETTINGS = dict(
     target_dataloader=dict(dataset=dict(split='train')),
@@ -12,27 +12,81 @@ def names(rungs):
     return [rung.name for rung in rungs]
 
 
+SOURCE_RUNGS = ['source_only']
+TARGET_RUNGS = ['source_only', 'adabn', 'quality_matched', 'dann', 'dann_retention', 'interpolation']
+LABELLED_RUNGS = [
+    'source_only', 'feature_extraction', 'linear_probe_then_fine_tune', 'fine_tune',
+    'fine_tune_l2_sp', 'interpolation',
+]  # fmt: skip
+
+
 def test_default_rungs_in_order_of_cost():
     rungs = read_rungs({})
-    assert list(rungs) == ['source_only', 'feature_extraction', 'fine_tune', 'dann']
-    # Only the two that say so get target labels.
-    assert [rung.name for rung in rungs.values() if rung.data == 'labelled_target'] == [
-        'feature_extraction',
-        'fine_tune',
-    ]
+    assert list(rungs) == [
+        'source_only', 'adabn', 'quality_matched', 'feature_extraction',
+        'linear_probe_then_fine_tune', 'fine_tune', 'fine_tune_l2_sp', 'dann', 'dann_retention',
+        'interpolation',
+    ]  # fmt: skip
+    # Only those that say so get target labels.
+    labelled = [rung.name for rung in rungs.values() if rung.data == 'labelled_target']
+    assert labelled == LABELLED_RUNGS[1:-1]
+    assert all(rung.about.endswith('.') for rung in rungs.values())
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected', 'towards'),
+    [
+        ([], SOURCE_RUNGS, None),
+        (['target_dataloader'], TARGET_RUNGS, 'dann'),
+        (['labelled_target_dataloader'], LABELLED_RUNGS, 'fine_tune'),
+        (list(SETTINGS), list(read_rungs({})), 'fine_tune'),
+    ],
+)
+def test_every_rung_is_there_whenever_its_data_is(given, expected, towards):
+    settings = {name: SETTINGS[name] for name in given}
+    chosen, missing = select_rungs(read_rungs(settings), None, settings)
+    assert names(chosen) == expected
+    assert set(missing) == set(read_rungs({})) - set(expected)
+    assert [rung.towards for rung in chosen if rung.towards] == ([(towards,)] if towards else [])
+
+
+def test_interpolation_goes_to_the_model_that_is_asked_for():
+    rungs = read_rungs(SETTINGS)
+    chosen, _ = select_rungs(rungs, ['interpolation', 'dann'], SETTINGS)
+    assert names(chosen) == ['source_only', 'dann', 'interpolation']
+    chosen, _ = select_rungs(rungs, ['interpolation'], SETTINGS)
+    assert names(chosen) == ['source_only', 'fine_tune', 'interpolation']
+    with pytest.raises(ValueError, match=r"'interpolation' can't .* it stands on fine_tune"):
+        select_rungs(rungs, ['interpolation'], {})
+
+
+def test_adabn_is_left_out_where_there_is_no_batch_norm():
+    rungs = read_rungs(SETTINGS)
+    chosen, missing = select_rungs(rungs, None, SETTINGS, has_batch_norm=lambda: False)
+    assert set(rungs) - set(names(chosen)) == {'adabn'}
+    assert 'no batch norm' in missing['adabn']
+    with pytest.raises(ValueError, match="'adabn' can't be climbed: the network has no batch norm"):
+        select_rungs(rungs, ['adabn'], SETTINGS, has_batch_norm=lambda: False)
+
+
+def test_what_stands_on_what():
+    rungs = read_rungs(dict(rungs=dict(dann=dict(start='feature_extraction'))))
+    assert below(rungs, 'source_only') == []
+    assert below(rungs, 'dann') == ['source_only', 'feature_extraction']
+    assert below(rungs, 'interpolation') == ['source_only', 'fine_tune']
 
 
 def test_a_config_changes_rungs_field_by_field_and_adds_its_own():
     rungs = read_rungs(
         dict(
             rungs=dict(
-                dann=dict(start='source_only'),
+                dann=dict(start=None),
                 gentle=dict(strategies=['fine_tune'], data='labelled_target', start='dann'),
             )
         )
     )
     assert rungs['dann'].strategies == ('dann',)
-    assert rungs['dann'].start == 'source_only'
+    assert rungs['dann'].start is None
     assert list(rungs)[-1] == 'gentle'
 
 
@@ -45,17 +99,16 @@ def test_asking_for_one_rung_brings_those_it_starts_from():
 
 def test_a_rung_comes_after_its_start_wherever_it_was_added():
     settings = dict(SETTINGS, rungs=dict(fine_tune=dict(start='dann')))
-    chosen, _ = select_rungs(read_rungs(settings), None, settings)
-    assert names(chosen) == ['source_only', 'feature_extraction', 'dann', 'fine_tune']
+    order = names(select_rungs(read_rungs(settings), None, settings)[0])
+    assert order.index('dann') < order.index('fine_tune') < order.index('interpolation')
 
 
 def test_rungs_without_data_are_left_out_unless_asked_for():
     settings = dict(labelled_target_dataloader=SETTINGS['labelled_target_dataloader'])
     rungs = read_rungs(settings)
-    chosen, missing = select_rungs(rungs, None, settings)
-    assert names(chosen) == ['source_only', 'feature_extraction', 'fine_tune']
-    assert missing == {'dann': 'target_dataloader'}
-    with pytest.raises(ValueError, match=r"'dann' needs ladder\.target_dataloader"):
+    _, missing = select_rungs(rungs, None, settings)
+    assert 'no ladder.target_dataloader' in missing['dann']
+    with pytest.raises(ValueError, match=r"'dann' can't .* has no ladder\.target_dataloader"):
         select_rungs(rungs, ['dann'], settings)
 
 
@@ -65,7 +118,9 @@ def test_rungs_without_data_are_left_out_unless_asked_for():
         (dict(target_loader={}), "no 'target_loader', did you mean 'target_dataloader'"),
         (dict(rungs=dict(dann=dict(option={}))), r"rungs.dann: there is no 'option'.*'options'"),
         (dict(rungs=dict(dann=dict(start='sorce'))), "start is 'sorce', which is no rung"),
-        (dict(rungs=dict(dann=dict(data='target'))), "data must be one of .* got 'target'"),
+        (dict(rungs=dict(dann=dict(data='few'))), "data must be one of .* got 'few'"),
+        (dict(rungs=dict(interpolation=dict(towards=['fine']))), "towards is 'fine', which is no"),
+        (dict(rungs=dict(fine_tune=dict(start='interpolation'))), 'starts from itself'),
         (dict(rungs=dict(mine=dict(data='source'))), 'rungs.mine.strategies must be a list'),
         (dict(rungs=dict(mine=dict(strategies='dann'))), "must be a list .* got 'dann'"),
         (dict(rungs=dict(source_only=dict(start='fine_tune'))), 'starts from itself'),

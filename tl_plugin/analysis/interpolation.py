@@ -6,18 +6,23 @@ import copy
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner, set_random_seed
 from torch import Tensor
 
 from tl_plugin.engine.batch_statistics import estimate_batch_statistics, norm_layers
+from tl_plugin.engine.layers.names import unwrap
 from tl_plugin.engine.loops.evaluate import evaluate
 from tl_plugin.engine.loops.inherit import inherit_dataloader
 from tl_plugin.functional import interpolate_weights
 
 RULES = ('budget', 'mean')
+#: Parts of the way from the source model to the adapted one.
+ALPHAS = tuple(step / 10 for step in range(11))
+#: What counts on a target whose validation images have no labels.
+LABEL_FREE = 'label_free/information_maximization'
 _LOSSES = ('alignments.', 'regularizers.')
 
 
@@ -27,7 +32,8 @@ class Point(NamedTuple):
     Attributes:
         alpha: 0 is the source model, 1 the adapted one.
         source: Metric on source validation images, in percent.
-        target: Metric on target validation images, in percent.
+        target: Metric on target validation images, in percent; a label-free score where they have
+            no labels.
         statistics: Of batches: 'estimated' anew at this alpha, 'interpolated' like weights, or
             the checkpoint's 'own'.
     """
@@ -90,7 +96,11 @@ class Interpolation:
             (``train_cfg.target_dataloader``). None takes what of these the config has; an empty
             one leaves statistics interpolated. Networks without batch norm need none.
         statistics_images: How many images of each domain at most. Defaults to 1000.
-        metric: What of the validation counts. Defaults to 'accuracy/top1'.
+        metric: What of the validation counts. Defaults to 'accuracy/top1'. On a target that is
+            validated without labels :data:`LABEL_FREE` does.
+
+    Attributes:
+        target_metric: What counted on the target, once a point is measured.
 
     Raises:
         ValueError: If the config doesn't have what this needs.
@@ -108,7 +118,7 @@ class Interpolation:
         self.runner = runner
         self.source, self.adapted = source, adapted
         self.statistics_images = statistics_images
-        self.metric = metric
+        self.metric = self.target_metric = metric
         domains = getattr(runner.val_loop, 'domains', {})
         if 'target' not in domains:
             raise ValueError(
@@ -125,10 +135,15 @@ class Interpolation:
                 f'has those of {", ".join(configs) or "no domain"}: the source is '
                 'train_dataloader, the target train_cfg.target_dataloader'
             )
-        self.statistics = wanted if norm_layers(runner.model) else []
+        self.statistics = wanted if norm_layers(self.model) else []
         self._loaders = [
             runner.build_dataloader(configs[name], seed=runner.seed) for name in self.statistics
         ]
+
+    @property
+    def model(self) -> Any:
+        """The runner's, without its wrapper."""
+        return unwrap(self.runner.model)
 
     def sweep(self, alphas: Sequence[float]) -> Iterator[Point]:
         """Measures both models as they are, then every alpha between them and at their ends.
@@ -149,7 +164,7 @@ class Interpolation:
 
     def weights(self, point: Point) -> dict[str, Tensor]:
         """The ``state_dict`` of a point's model, which is then the runner's."""
-        model = self.runner.model
+        model = self.model
         model.load_state_dict(interpolate_weights(self.source, self.adapted, point.alpha))
         if point.statistics == 'estimated':
             # The same images, augmented alike, at every alpha.
@@ -167,9 +182,10 @@ class Interpolation:
 
     def _point(self, alpha: float, statistics: str) -> Point:
         found = evaluate(self.runner, self.runner.val_loop)
+        if f'target/{self.metric}' not in found and f'target/{LABEL_FREE}' in found:
+            self.target_metric = LABEL_FREE
         values = []
-        for domain in ('source', 'target'):
-            name = f'{domain}/{self.metric}'
+        for name in (f'source/{self.metric}', f'target/{self.target_metric}'):
             if name not in found:
                 raise ValueError(
                     f'the validation gives no {name}, but {", ".join(found)}: name one of them '
@@ -209,10 +225,7 @@ def choose(points: Sequence[Point], rule: str = 'budget', budget: float = 1.0) -
     Raises:
         ValueError: If there is no such rule, or the budget is negative.
     """
-    if rule not in RULES:
-        raise ValueError(f'rule must be one of {", ".join(RULES)}, got {rule!r}')
-    if budget < 0:
-        raise ValueError(f'the budget must be at least 0 points, got {budget}')
+    check_rule(rule, budget)
     if rule == 'mean':
         best = max(points, key=lambda point: (point.source + point.target, -point.alpha))
         return Choice(best, 'best mean of source and target validation accuracy')
@@ -226,3 +239,15 @@ def choose(points: Sequence[Point], rule: str = 'budget', budget: float = 1.0) -
         'best target validation accuracy among those that lose at most '
         f"{budget:g} points of the source model's {before.source:.2f} on the source",
     )
+
+
+def check_rule(rule: str, budget: float) -> None:
+    """See to it that there is such a rule, before anything is measured for it.
+
+    Raises:
+        ValueError: If there is no such rule, or the budget is negative.
+    """
+    if rule not in RULES:
+        raise ValueError(f'rule must be one of {", ".join(RULES)}, got {rule!r}')
+    if budget < 0:
+        raise ValueError(f'the budget must be at least 0 points, got {budget}')

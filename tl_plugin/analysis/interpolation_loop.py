@@ -10,7 +10,13 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmpretrain.registry import LOOPS
 
-from tl_plugin.analysis.interpolation import ALPHAS, Interpolation, choose, load_weights
+from tl_plugin.analysis.interpolation import (
+    ALPHAS,
+    Interpolation,
+    check_rule,
+    choose,
+    load_weights,
+)
 from tl_plugin.analysis.interpolation_report import write_interpolation
 from tl_plugin.engine.loops.no_training_loop import NoTrainingLoop
 
@@ -63,7 +69,7 @@ class InterpolationLoop(NoTrainingLoop):
         self.alphas = ALPHAS if alphas is None else tuple(alphas)
         if not self.alphas or not all(0 <= alpha <= 1 for alpha in self.alphas):
             raise ValueError(f'alphas are parts of the way in [0, 1], got {self.alphas}')
-        choose([], rule, budget, check_only=True)
+        check_rule(rule, budget)
         self.adapted, self.rule, self.budget = adapted, rule, budget
         # The interpolation reads the loaders in the config: both stay what the user wrote.
         self.options = dict(
@@ -88,5 +94,6 @@ class InterpolationLoop(NoTrainingLoop):
                 adapted=str(self.adapted),
                 rule=self.rule,
                 budget=self.budget,
+                target_metric=interpolation.target_metric,
                 **{**self.options, 'statistics': interpolation.statistics},
             )

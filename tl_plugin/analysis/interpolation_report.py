@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from tl_plugin.engine.resume.files import write_whole
 from tl_plugin.engine.tables import make_table
 
-from .interpolation import Choice, Point
+from .interpolation import LABEL_FREE, Choice, Point
 
 _COLOUR = '#1f6f8b'
 _CHOSEN = '#c4502a'
@@ -48,8 +51,27 @@ def interpolation_json(points: Sequence[Point], choice: Choice, **about: Any) ->
     }
 
 
-def interpolation_picture(points: Sequence[Point], choice: Choice) -> bytes:
-    """Draws source accuracy against target accuracy; returns a PNG."""
+def write_interpolation(
+    folder: Path, points: Sequence[Point], choice: Choice, **about: Any
+) -> None:
+    """Writes ``interpolation.json`` and ``interpolation.png`` into a folder.
+
+    Args:
+        folder: Where to.
+        points: Of the sweep.
+        choice: Of it.
+        **about: As for :func:`interpolation_json`, ``target_metric`` among it.
+    """
+    content = json.dumps(interpolation_json(points, choice, **about), indent=2) + '\n'
+    write_whole(folder / 'interpolation.json', content.encode())
+    picture = interpolation_picture(points, choice, about['target_metric'])
+    write_whole(folder / 'interpolation.png', picture)
+
+
+def interpolation_picture(
+    points: Sequence[Point], choice: Choice, target_metric: str = 'accuracy/top1'
+) -> bytes:
+    """Draws source accuracy against what counts on the target; returns a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -85,7 +107,8 @@ def interpolation_picture(points: Sequence[Point], choice: Choice) -> bytes:
         label=f'chosen: alpha {choice.point.alpha:g}',
     )
     axes.set_xlabel('source validation accuracy, %')
-    axes.set_ylabel('target validation accuracy, %')
+    labelled = target_metric != LABEL_FREE
+    axes.set_ylabel(f'target validation {"accuracy, %" if labelled else "score, label-free"}')
     axes.set_title('Weights between the source model and the adapted one')
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -4,103 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from mmengine.config import Config
 
 import tl_plugin
 from tl_plugin.ladder.display import Display
 from tl_plugin.ladder.files import read_json, write_json
+from tl_plugin.ladder.job import Failure, Job, job_id
 from tl_plugin.ladder.progress import PROGRESS_NAME, Progress, read_progress
-from tl_plugin.ladder.ready_config import CONFIG_NAME, content_key, place, ready_config
-from tl_plugin.ladder.run_rung import RESULT_NAME
-from tl_plugin.ladder.rungs import Rung
+from tl_plugin.ladder.ready_config import place
 
 JOB_NAME = 'job.json'
 LOG_NAME = 'console.log'
 POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Job:
-    """One rung with one seed.
-
-    Args:
-        rung: What is trained.
-        seed: Its seed.
-        folder: Where everything it makes lies.
-        ready: Its config, not yet placed.
-        key: What its result is filed under.
-        start: The job whose checkpoint it starts from.
-    """
-
-    rung: Rung
-    seed: int
-    folder: Path
-    ready: Config
-    key: str
-    start: Job | None = None
-
-    @property
-    def label(self) -> str:
-        """Rung and seed, for people."""
-        return f'{self.rung.name} (seed {self.seed})'
-
-    @property
-    def config(self) -> Path:
-        """The ready config."""
-        return self.folder / CONFIG_NAME
-
-    def result(self) -> dict | None:
-        """What the run found, if it is finished and the config is still the one it ran."""
-        found = read_json(self.folder / RESULT_NAME)
-        return found if found and found['key'] == self.key else None
-
-    def commands(self) -> list[str]:
-        """The shell commands that make the run and its test again."""
-        config = shlex.quote(str(self.config))
-        checkpoint = shlex.quote((self.result() or {}).get('checkpoint') or 'CHECKPOINT')
-        return [
-            f'python tools/train.py {config}',
-            f'python tools/test.py {config} {checkpoint}',
-        ]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A run that gave no result."""
-
-    job: Job
-    reason: str
-    log: Path | None = None
-
-
-def plan(cfg: Config, rungs: Iterable[Rung], seeds: Sequence[int], work_dir: Path) -> list[Job]:
-    """Lay out the runs, each after the one it starts from.
-
-    Args:
-        cfg: The config that the ladder stands on.
-        rungs: From :func:`tl_plugin.ladder.rungs.select_rungs`.
-        seeds: One run of each rung a seed.
-        work_dir: Folder of the whole ladder; a run's is ``<work_dir>/<rung>/seed_<seed>``.
-    """
-    jobs: dict[tuple[str, int], Job] = {}
-    for rung in rungs:
-        for seed in seeds:
-            start = jobs[rung.start, seed] if rung.start else None
-            ready = ready_config(cfg, rung, seed)
-            key = content_key(ready, start.key if start else None)
-            folder = work_dir / rung.name / f'seed_{seed}'
-            jobs[rung.name, seed] = Job(rung, seed, folder, ready, key, start)
-    return list(jobs.values())
 
 
 def climb(
@@ -129,14 +51,14 @@ def climb(
         while waiting or running:
             for job in list(waiting):
                 free = [device for device in devices if device not in [r.device for r in running]]
-                source = (job.start.rung.name, job.start.seed) if job.start else None
+                broken = next((need for need in job.needs if job_id(need) in failures), None)
                 if job.result():
                     display.finish(job.label, f'finished before, kept: {job.folder}')
-                elif source in failures:
-                    reason = f'not run: it starts from {job.start.label}, which failed'
-                    failures[job.rung.name, job.seed] = Failure(job, reason)
+                elif broken:
+                    reason = f'not run: it starts from {broken.label}, which failed'
+                    failures[job_id(job)] = Failure(job, reason)
                     display.fail(job.label, reason)
-                elif not free or (job.start in waiting or job.start in [r.job for r in running]):
+                elif not free or _unfinished(job, waiting, running):
                     continue
                 elif job.rung.name not in begun and (reason := stop(jobs)):
                     not_climbed[job.rung.name] = reason
@@ -152,7 +74,7 @@ def climb(
                 running.remove(run)
                 failure = finish(run, display)
                 if failure:
-                    failures[run.job.rung.name, run.job.seed] = failure
+                    failures[job_id(run.job)] = failure
             if running:
                 time.sleep(POLL_SECONDS)
     finally:
@@ -162,6 +84,12 @@ def climb(
         for run in running:
             run.process.wait()
     return list(failures.values()), not_climbed
+
+
+def _unfinished(job: Job, waiting: Sequence[Job], running: Sequence[Run]) -> bool:
+    """Whether something has to end before the job can begin."""
+    open_jobs = [*map(job_id, waiting), *(job_id(run.job) for run in running)]
+    return any(job_id(earlier) in open_jobs for earlier in job.after)
 
 
 @dataclass(frozen=True)
@@ -176,15 +104,23 @@ class Run:
 def start(job: Job, display: Display, device: str | None = None) -> Run:
     """Start a job, or go on with it where it was interrupted."""
     make_folder(job)
-    checkpoint = job.start.result()['checkpoint'] if job.start else None
-    place(job.ready, job.folder, checkpoint)
+    place(job.ready, job.folder, _checkpoint(job.start), _checkpoint(job.adapted))
     display.start(job.label)
     command = [sys.executable, '-m', 'tl_plugin.ladder.run_rung', str(job.folder), '--key', job.key]
+    source_model = _checkpoint(job.baseline)
+    if source_model:
+        command += ['--source-model', source_model]
     with (job.folder / LOG_NAME).open('ab') as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=_environment(device)
         )
     return Run(job, process, device)
+
+
+def _checkpoint(job: Job | None) -> str | None:
+    """What a finished run has trained."""
+    result = job.result() if job else None
+    return result['checkpoint'] if result else None
 
 
 def finish(run: Run, display: Display) -> Failure | None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from tl_plugin.ladder.climb import Job
+from tl_plugin.ladder.job import Job
 from tl_plugin.ladder.ready_config import check_measures_target, content_key
-from tl_plugin.ladder.rungs import Rung
+from tl_plugin.ladder.rung import Rung
+from tl_plugin.strategies import apply_strategies, overlay_path
 
 
 def plan_configs(
@@ -19,7 +20,8 @@ def plan_configs(
 
     Args:
         folder: Such as ``configs/mnist_m``.
-        names: Its configs, without ``.py``.
+        names: Its configs, without ``.py``, and strategies to put on them: ``'dann'``,
+            ``'adapt+mcc'``, ``'adapt+mcc+pseudo_label'``.
         seeds: One run of each config a seed.
         work_dir: A run's folder is ``<work_dir>/<task>/<config>/seed_<seed>``, where the task is
             what the config says of itself: ``task = 'photo -> cartoon'``.
@@ -33,7 +35,8 @@ def plan_configs(
     """
     tasks: dict[str, list[Job]] = {}
     for name in names:
-        path = folder / f'{name}.py'
+        config, *strategies = name.split('+')
+        path = folder / f'{config}.py'
         if not path.is_file():
             known = ', '.join(sorted(item.stem for item in folder.glob('*.py')))
             raise FileNotFoundError(f'no config {path}; there are {known or "none"}')
@@ -42,8 +45,9 @@ def plan_configs(
         task = cfg.pop('task', None)
         if not task:
             raise ValueError(f"{path} names no task: set task = 'SOURCE -> TARGET'")
-        about = path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')
-        rung = Rung(name, strategies=(), about=about)
+        cfg = apply_strategies(cfg, strategies)
+        about = ' '.join(map(_headline, map(overlay_path, strategies))) or _headline(path)
+        rung = Rung(name, strategies=strategies, about=about)
         for seed in seeds:
             ready = Config(cfg.to_dict())
             ready.merge_from_dict({'randomness': {'seed': seed}})
@@ -51,6 +55,10 @@ def plan_configs(
             job = Job(rung, seed, run, ready, content_key(ready, None))
             tasks.setdefault(task, []).append(job)
     return tasks
+
+
+def _headline(path: Path) -> str:
+    return path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')
 
 
 def without_measured(jobs: Iterable[Job], entries: Iterable[dict]) -> list[Job]:

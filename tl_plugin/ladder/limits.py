@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tl_plugin.ladder.climb import Job
+from tl_plugin.ladder.job import Job
 from tl_plugin.ladder.recommend import ACCURACY, BASELINE, SOURCE, within_budget
 from tl_plugin.ladder.results import summaries
 

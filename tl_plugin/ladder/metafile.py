@@ -8,8 +8,8 @@ from statistics import fmean
 
 import yaml
 
-from tl_plugin.ladder.climb import Job
 from tl_plugin.ladder.files import write_text
+from tl_plugin.ladder.job import Job
 from tl_plugin.ladder.measured import CHOOSES, mean_and_spread, measure
 from tl_plugin.ladder.results import commit, machine, versions
 
@@ -47,10 +47,11 @@ def add_run(folder: Path, task: str, job: Job) -> None:
     # Runs of a config that has changed since are no longer its runs.
     kept = [old for old in entry['Runs'] if old['seed'] != job.seed and _same_config(old, job)]
     entry['Runs'] = sorted([*kept, run], key=lambda item: item['seed'])
-    entry['Config'] = f'configs/{folder.name}/{job.rung.name}.py'
+    entry['Config'] = f'configs/{folder.name}/{job.rung.name.split("+")[0]}.py'
     entry['Metadata'] = {
         'Task': task,
         'About': job.rung.about,
+        'Strategies': list(job.rung.strategies),
         'Parameters': run['parameters'],
         'Machine': machine(),
         'Versions': ', '.join(f'{key} {value}' for key, value in versions().items()),
@@ -98,11 +99,18 @@ def _task_table(task: str, entries: list[dict]) -> str:
             chosen = f'{means[0]} ({means[1]})'
         minutes = fmean(_of(entry, 'minutes'))
         lines.append(
-            f'| `{Path(entry["Config"]).name}` | {len(entry["Runs"])} '
+            f'| `{_command(entry)}` | {len(entry["Runs"])} '
             f'| {mean_and_spread(_of(entry, "target"))} | {chosen} '
             f'| {mean_and_spread(_of(entry, "source"))} | {minutes:.0f} |'
         )
     return '\n'.join(lines)
+
+
+def _command(entry: dict) -> str:
+    """What follows ``python tools/train.py configs/FOLDER/``."""
+    strategies = entry['Metadata'].get('Strategies')
+    name = Path(entry['Config']).name
+    return f'{name} --strategy {" ".join(strategies)}' if strategies else name
 
 
 def write_table(readme: Path, entries: Iterable[dict]) -> None:

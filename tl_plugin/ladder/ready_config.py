@@ -10,12 +10,16 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from tl_plugin.engine.loops import inherit_dataloader
-from tl_plugin.ladder.rungs import LABELLED_TARGET, SOURCE_AND_TARGET, Rung
+from tl_plugin.ladder.rung import LABELLED_TARGET, SOURCE, Rung
 from tl_plugin.strategies import apply_strategies
 
 CONFIG_NAME = 'config.py'
 PREDICTIONS_NAME = 'predictions.pkl'
 TARGET = 'target'
+# Who takes a `target_dataloader`, and who keeps to a `budget` of source accuracy.
+TARGET_HOOKS = ('AdaBNHook', 'QualityMatchHook')
+TARGET_LOOPS = ('AdaptationTrainLoop', 'InterpolationLoop')
+WITH_BUDGET = ('RetentionHook', 'InterpolationLoop')
 
 
 def check_measures_target(cfg: Config) -> None:
@@ -34,13 +38,15 @@ def check_measures_target(cfg: Config) -> None:
         )
 
 
-def ready_config(cfg: Config, rung: Rung, seed: int) -> Config:
-    """Merge a rung into a config: strategies, then training data, then the rung's options.
+def ready_config(cfg: Config, rung: Rung, seed: int, budget: float | None = None) -> Config:
+    """Merge a rung into a config: strategies, then its data, then the rung's options.
 
     Args:
         cfg: The config that the ladder stands on. It isn't changed.
         rung: What to make of it.
         seed: The run's seed.
+        budget: Points of source accuracy that may be lost, for the strategies that keep to such a
+            budget. None leaves them their own.
 
     Returns:
         A config that knows nothing of the ladder, and not yet where it runs: see :func:`place`.
@@ -53,33 +59,61 @@ def ready_config(cfg: Config, rung: Rung, seed: int) -> Config:
             settings.get('labelled_target_dataloader'),
             'ladder.labelled_target_dataloader',
         )
-    elif rung.data == SOURCE_AND_TARGET:
-        ready.merge_from_dict(
-            {'train_cfg': {'target_dataloader': _plain(settings.get('target_dataloader'))}}
-        )
+    elif rung.data != SOURCE and settings.get('target_dataloader'):
+        _give_target(ready, _plain(settings.target_dataloader))
+    if budget is not None:
+        _set_budget(ready, budget)
     ready.merge_from_dict(_plain(rung.options))
     ready.merge_from_dict({'randomness': {'seed': seed}})
     return ready
 
 
-def content_key(ready: Config, start_key: str | None) -> str:
+def _give_target(ready: Config, loader: dict) -> None:
+    """Put the target's images where the strategies look for them: in a loop, or in their hooks."""
+    hooks = [hook for hook in _hooks(ready) if _type_name(hook) in TARGET_HOOKS]
+    for hook in hooks:
+        hook.setdefault('target_dataloader', loader)
+    if not hooks or _type_name(ready.train_cfg) in TARGET_LOOPS:
+        ready.merge_from_dict({'train_cfg': {'target_dataloader': loader}})
+
+
+def _set_budget(ready: Config, budget: float) -> None:
+    for place in (ready.train_cfg, *_hooks(ready)):
+        if _type_name(place) in WITH_BUDGET:
+            place['budget'] = budget
+
+
+def _hooks(ready: Config) -> list[dict]:
+    return ready.get('custom_hooks') or []
+
+
+def _type_name(config: Mapping) -> str:
+    kind = config.get('type') or ''
+    return kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
+
+
+def content_key(ready: Config, start_key: str | None, *more_keys: str) -> str:
     """Return a short hash of what decides the outcome: the config, and where it starts.
 
     Args:
         ready: Before :func:`place`, so that a moved folder keeps its results.
         start_key: The key of the run it starts from.
+        *more_keys: Those of other runs whose checkpoints it reads.
     """
-    content = json.dumps([ready.to_dict(), start_key], sort_keys=True, default=repr)
+    content = json.dumps([ready.to_dict(), start_key, *more_keys], sort_keys=True, default=repr)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def place(ready: Config, folder: Path, start_checkpoint: str | None) -> Path:
+def place(
+    ready: Config, folder: Path, start_checkpoint: str | None, adapted: str | None = None
+) -> Path:
     """Give a ready config its folder and its start, and write it there.
 
     Args:
         ready: From :func:`ready_config`. It isn't changed.
         folder: The run's folder.
         start_checkpoint: What to load first. None keeps the config's own ``load_from``.
+        adapted: Checkpoint of the second of two models, for ``train_cfg.adapted``.
 
     Returns:
         The file.
@@ -89,6 +123,8 @@ def place(ready: Config, folder: Path, start_checkpoint: str | None) -> Path:
     placed.resume = False
     if start_checkpoint is not None:
         placed.load_from = start_checkpoint
+    if adapted is not None:
+        placed.train_cfg.adapted = adapted
     evaluators = placed.get('test_evaluator') or []
     if not isinstance(evaluators, (list, tuple)):
         evaluators = [evaluators]

@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import tl_plugin
-from tl_plugin.ladder.climb import Failure, Job
 from tl_plugin.ladder.files import read_json
+from tl_plugin.ladder.job import Failure, Job
 from tl_plugin.ladder.recommend import BASELINE, recommend
 
 RESULTS_NAME = 'results.json'
@@ -166,7 +166,7 @@ def machine() -> str:
 
 def rows(results: dict) -> tuple[list[str], list[list[str]]]:
     """The table of all outputs: header and cells, as text."""
-    header = ['rung', 'trained on', 'target %', 'change', 'source %', 'change', 'time', 'trainable']
+    header = ['rung', 'learns from', 'target %', 'change', 'source %', 'change', 'time', 'trainable']
     cells = [
         [
             rung['name'],

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from tl_plugin.ladder.climb import climb, plan
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from tl_plugin.ladder.climb import climb
 from tl_plugin.ladder.display import make_display
 from tl_plugin.ladder.files import write_json, write_text
+from tl_plugin.ladder.job import plan
 from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.ready_config import check_measures_target
 from tl_plugin.ladder.report import REPORT_NAME, make_report
@@ -49,10 +55,12 @@ def run_ladder(
     cfg = load_config(config, cfg_options=cfg_options)
     check_measures_target(cfg)
     settings = cfg.get('ladder') or {}
-    chosen, missing = select_rungs(read_rungs(settings), rungs, settings)
-    for name, need in missing.items():
-        print(f'Leaving out {name}: the config has no ladder.{need}.')
-    jobs = plan(cfg, chosen, seeds, work_dir)
+    chosen, missing = select_rungs(
+        read_rungs(settings), rungs, settings, partial(has_batch_norm, cfg)
+    )
+    for name, reason in missing.items():
+        print(f'Leaving out {name}: {reason}.')
+    jobs = plan(cfg, chosen, seeds, work_dir, limits.budget_source)
     work_dir.mkdir(parents=True, exist_ok=True)
     with make_display(len(jobs)) as display:
         failures, not_climbed = climb(
@@ -65,6 +73,19 @@ def run_ladder(
         print_table(results)
     print_end(results, work_dir)
     return 1 if failures else 0
+
+
+def has_batch_norm(cfg: Config) -> bool:
+    """Whether the config's network keeps batch statistics, found by building it without weights."""
+    from mmpretrain.registry import MODELS
+
+    from tl_plugin.engine.batch_statistics import norm_layers
+
+    model = copy.deepcopy(cfg.model)
+    if (model.get('backbone') or {}).get('pretrained'):
+        model.backbone.pretrained = False
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
+        return bool(norm_layers(MODELS.build(model)))
 
 
 def print_end(results: dict, work_dir: Path) -> None:

@@ -17,9 +17,11 @@ from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from tl_plugin.engine.hooks.retention_hook import CHECKPOINT, RetentionHook
 from tl_plugin.engine.resume.checkpoints import newest_whole_checkpoint
 from tl_plugin.ladder.curves import read_scalars
 from tl_plugin.ladder.files import write_json
+from tl_plugin.ladder.kept_layers import kept_layers
 from tl_plugin.ladder.progress import ProgressHook, read_progress
 from tl_plugin.ladder.ready_config import CONFIG_NAME, PREDICTIONS_NAME
 from tl_plugin.launch import build_runner, prepare
@@ -28,12 +30,14 @@ RESULT_NAME = 'result.json'
 PREDICTIONS_JSON = 'predictions.json'
 
 
-def run_rung(folder: Path, key: str) -> None:
+def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
     """Train and test the config in a folder; leave ``result.json`` and ``predictions.json``.
 
     Args:
         folder: Holds ``config.py``.
         key: What the result is filed under, see :func:`~tl_plugin.ladder.ready_config.content_key`.
+        source_model: Checkpoint of the source model, to compare with layer by layer. Defaults to
+            None, which saves that.
     """
     checkpoint = newest_whole_checkpoint(folder)
     # A config without a file name: the runner writes the config it runs into its folder under that
@@ -43,7 +47,8 @@ def run_rung(folder: Path, key: str) -> None:
     progress = ProgressHook(folder, read_progress(folder).elapsed if checkpoint else 0.0)
     runner.register_hook(progress)
     runner.train()
-    validation = final_validation(runner, folder)
+    trained = kept_checkpoint(runner)
+    validation = final_validation(runner, folder, fresh=trained is not None)
     metrics = runner.test()
     predictions = read_predictions(folder)
     write_json(folder / PREDICTIONS_JSON, predictions)
@@ -58,23 +63,33 @@ def run_rung(folder: Path, key: str) -> None:
             'seconds': round(progress.elapsed, 1),
             'epochs': runner.epoch,
             'iterations': runner.iter,
-            'checkpoint': str(newest_whole_checkpoint(folder, resumable=False)),
+            'checkpoint': str(trained or newest_whole_checkpoint(folder, resumable=False)),
             'finished': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
             **count_parameters(runner.model),
+            'kept_layers': kept_layers(runner, source_model) if source_model else None,
         },
     )
 
 
-def final_validation(runner: Runner, folder: Path) -> dict[str, float]:
+def kept_checkpoint(runner: Runner) -> Path | None:
+    """Where the model's weights are, if a budget of source accuracy made it go back to them."""
+    for hook in runner.hooks:
+        if isinstance(hook, RetentionHook) and hook.overdrawn and hook.action == 'roll_back':
+            return Path(runner.work_dir, CHECKPOINT)
+    return None
+
+
+def final_validation(runner: Runner, folder: Path, fresh: bool = False) -> dict[str, float]:
     """What validation says of the trained model, by metric.
 
-    The one in training counts if it came at its end; otherwise there is another one.
+    The one in training counts if it came at its end; otherwise, or where it has to be ``fresh``
+    because the weights have changed since, there is another one.
     """
     if runner.val_loop is None:
         return {}
     _, records = read_scalars(folder)
     found = records[-1] if records else {}
-    if found.get('step') not in (runner.epoch, runner.iter):
+    if fresh or found.get('step') not in (runner.epoch, runner.iter):
         found = runner.val() or {}
     return {name: value for name, value in _scalars(found).items() if '/' in name}
 
@@ -124,8 +139,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', type=Path)
     parser.add_argument('--key', required=True)
+    parser.add_argument('--source-model')
     arguments = parser.parse_args()
-    run_rung(arguments.folder, arguments.key)
+    run_rung(arguments.folder, arguments.key, arguments.source_model)
 
 
 if __name__ == '__main__':

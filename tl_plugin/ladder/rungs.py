@@ -1,89 +1,15 @@
-"""What the rungs are, and how a config adds to them."""
+"""Which rungs there are for a config, and which of them are climbed."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-SOURCE = 'source'
-LABELLED_TARGET = 'labelled_target'
-SOURCE_AND_TARGET = 'source+target'
-
-# What each kind of training data needs from the config's `ladder`.
-DATA_NEEDS = {
-    SOURCE: None,
-    LABELLED_TARGET: 'labelled_target_dataloader',
-    SOURCE_AND_TARGET: 'target_dataloader',
-}
+from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
+from tl_plugin.ladder.rung import DATA_NEEDS, Rung
 
 SETTINGS = ('target_dataloader', 'labelled_target_dataloader', 'rungs')
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One way to meet the target: overlays over the config, data to train on, a place to start.
-
-    Args:
-        name: The rung's folder and its row in the table.
-        strategies: Overlays, merged left to right; none where the config is the rung as it is.
-        data: What it trains on. ``'source'``: the config's ``train_dataloader``.
-            ``'labelled_target'``: the same with ``ladder.labelled_target_dataloader`` merged over
-            it. ``'source+target'``: source, and ``ladder.target_dataloader`` without labels.
-        start: Rung whose last checkpoint of the same seed it starts from. None: the config's own
-            start (``load_from``, ``init_cfg``).
-        options: Config keys merged last, over the overlays.
-        about: One sentence for the report.
-
-    Raises:
-        ValueError: If ``data`` is none of the three.
-    """
-
-    name: str
-    strategies: tuple[str, ...]
-    data: str = SOURCE
-    start: str | None = None
-    options: Mapping = field(default_factory=dict)
-    about: str = ''
-
-    def __post_init__(self) -> None:
-        if self.data not in DATA_NEEDS:
-            raise ValueError(
-                f'ladder.rungs.{self.name}.data must be one of {sorted(DATA_NEEDS)}, '
-                f'got {self.data!r}'
-            )
-        object.__setattr__(self, 'strategies', tuple(self.strategies))
-
-
-# In order of cost.
-DEFAULT_RUNGS = (
-    Rung(
-        'source_only',
-        strategies=('source_only',),
-        about='Does nothing about the target: trained on the source alone.',
-    ),
-    Rung(
-        'feature_extraction',
-        strategies=('feature_extraction',),
-        data=LABELLED_TARGET,
-        start='source_only',
-        about='Keeps the source model and trains a new last layer on the few target labels.',
-    ),
-    Rung(
-        'fine_tune',
-        strategies=('fine_tune',),
-        data=LABELLED_TARGET,
-        start='source_only',
-        about='Trains all weights of the source model on the few target labels, gently.',
-    ),
-    Rung(
-        'dann',
-        strategies=('dann',),
-        data=SOURCE_AND_TARGET,
-        about='Learns features that work on source and target alike, without target labels.',
-    ),
-)
 
 
 def read_rungs(settings: Mapping) -> dict[str, Rung]:
@@ -100,9 +26,9 @@ def read_rungs(settings: Mapping) -> dict[str, Rung]:
         ValueError: If a key, a field or a rung to start from doesn't exist.
 
     Example:
-        >>> rungs = read_rungs({'rungs': {'dann': {'start': 'source_only'}}})
-        >>> list(rungs), rungs['dann'].start
-        (['source_only', 'feature_extraction', 'fine_tune', 'dann'], 'source_only')
+        >>> rungs = read_rungs({'rungs': {'dann': {'start': 'fine_tune'}}})
+        >>> list(rungs)[:3], rungs['dann'].start
+        (['source_only', 'adabn', 'quality_matched'], 'fine_tune')
     """
     _check_names(settings, SETTINGS, 'ladder')
     rungs = {rung.name: rung for rung in DEFAULT_RUNGS}
@@ -115,7 +41,9 @@ def read_rungs(settings: Mapping) -> dict[str, Rung]:
             rungs[name] = Rung(name, **{'strategies': (), **changes})
         _check_strategies(rungs[name], changes.get('strategies', rungs[name].strategies))
     for rung in rungs.values():
-        start_chain(rungs, rung.name)
+        for other in rung.towards or (None,):
+            towards = (other,) if other else ()
+            below({**rungs, rung.name: dataclasses.replace(rung, towards=towards)}, rung.name)
     return rungs
 
 
@@ -127,66 +55,105 @@ def _check_strategies(rung: Rung, given: object) -> None:
         )
 
 
-def start_chain(rungs: Mapping[str, Rung], name: str) -> list[str]:
+def below(rungs: Mapping[str, Rung], name: str) -> list[str]:
     """Return the rungs that have to be climbed before ``name``, first one first.
 
     Raises:
-        ValueError: If a rung starts from one that doesn't exist, or from itself in the end.
+        ValueError: If a rung stands on one that doesn't exist, or on itself in the end.
     """
-    chain: list[str] = []
-    start = rungs[name].start
-    while start is not None:
-        if start == name or start in chain:
-            raise ValueError(f'ladder.rungs.{name} starts from itself, by way of {[start, *chain]}')
-        if start not in rungs:
-            raise ValueError(
-                f'ladder.rungs.{name}.start is {start!r}, which is no rung; there are {list(rungs)}'
-            )
-        chain.insert(0, start)
-        start = rungs[start].start
-    return chain
+    found: list[str] = []
+
+    def visit(upper: str, path: tuple[str, ...]) -> None:
+        for lower in rungs[upper].stands_on:
+            if lower in path:
+                raise ValueError(
+                    f'ladder.rungs.{name} starts from itself, by way of {[*path[1:], lower]}'
+                )
+            if lower not in rungs:
+                key = 'start' if lower == rungs[upper].start else 'towards'
+                raise ValueError(
+                    f'ladder.rungs.{upper}.{key} is {lower!r}, which is no rung; there are '
+                    f'{list(rungs)}'
+                )
+            visit(lower, (*path, lower))
+            if lower not in found:
+                found.append(lower)
+
+    visit(name, (name,))
+    return found
 
 
 def select_rungs(
-    rungs: Mapping[str, Rung], names: Iterable[str] | None, settings: Mapping
+    rungs: Mapping[str, Rung],
+    names: Iterable[str] | None,
+    settings: Mapping,
+    has_batch_norm: Callable[[], bool] = lambda: True,
 ) -> tuple[list[Rung], dict[str, str]]:
-    """Choose the rungs to climb, with those that they start from, in order of cost.
+    """Choose the rungs to climb, with those that they stand on, in order of cost.
 
     Args:
         rungs: All rungs.
         names: Those asked for; None asks for all that the config has data for.
         settings: The config's ``ladder``.
+        has_batch_norm: Says whether the network has batch norms; asked if a rung depends on it.
 
     Returns:
-        The rungs, and for those left out name -> the setting that they miss.
+        The rungs, each with at most one rung ``towards``; and for those left out name -> why.
 
     Raises:
-        ValueError: If there is no such rung, or one asked for by name misses its data.
+        ValueError: If there is no such rung, or one asked for by name can't be climbed.
     """
-    missing = {
-        rung.name: DATA_NEEDS[rung.data]
-        for rung in rungs.values()
-        if DATA_NEEDS[rung.data] and not settings.get(DATA_NEEDS[rung.data])
+    names = None if names is None else list(names)
+    _check_names(names or [], rungs, '--rungs')
+    missing = {}
+    for rung in rungs.values():
+        if names is None or rung.name in names:
+            reason = _missing(rung, settings, has_batch_norm)
+            if reason:
+                missing[rung.name] = reason
+    rungs = {
+        name: _choose_towards(rungs, rung, names, settings) for name, rung in rungs.items()
     }
+    for name in rungs:
+        if name in (rungs if names is None else names) and name not in missing:
+            lacking = {lower: _missing(rungs[lower], settings) for lower in below(rungs, name)}
+            reasons = [f'it stands on {lower}: {why}' for lower, why in lacking.items() if why]
+            missing.update({name: reasons[0]} if reasons else {})
     if names is None:
         names = [name for name in rungs if name not in missing]
-    else:
-        missing = {name: need for name, need in missing.items() if name in set(names)}
-        _check_names(names, rungs, '--rungs')
-        for name, need in missing.items():
-            raise ValueError(
-                f'rung {name!r} needs ladder.{need} in the config: '
-                f'ladder = dict({need}=dict(dataset=dict(...)))'
-            )
-    wanted = {start for name in names for start in start_chain(rungs, name)} | set(names)
-    return [rungs[name] for name in _by_start(rungs) if name in wanted], missing
+    for name in names:
+        if name in missing:
+            raise ValueError(f'rung {name!r} can\'t be climbed: {missing[name]}')
+    wanted = {lower for name in names for lower in below(rungs, name)} | set(names)
+    return [rungs[name] for name in _in_order(rungs) if name in wanted], missing
 
 
-def _by_start(rungs: Mapping[str, Rung]) -> list[str]:
-    """Order so that every rung comes after the one it starts from, else as given."""
+def _missing(
+    rung: Rung, settings: Mapping, has_batch_norm: Callable[[], bool] = lambda: True
+) -> str | None:
+    """What a rung lacks, in words."""
+    need = DATA_NEEDS[rung.data]
+    if need and not settings.get(need):
+        return f'the config has no ladder.{need}, dict(dataset=dict(...))'
+    if rung.needs_batch_norm and not has_batch_norm():
+        return 'the network has no batch norm whose statistics could be adapted'
+    return None
+
+
+def _choose_towards(
+    rungs: Mapping[str, Rung], rung: Rung, names: Sequence[str] | None, settings: Mapping
+) -> Rung:
+    """Decide which rung gives the second model: one that is asked for, else one that has data."""
+    asked = [name for name in rung.towards if name in (names or ())]
+    ready = [name for name in rung.towards if not _missing(rungs[name], settings)]
+    return dataclasses.replace(rung, towards=(*asked, *ready, *rung.towards)[:1])
+
+
+def _in_order(rungs: Mapping[str, Rung]) -> list[str]:
+    """Order so that every rung comes after those it stands on, else as given."""
     ordered: list[str] = []
     for name in rungs:
-        ordered += [item for item in (*start_chain(rungs, name), name) if item not in ordered]
+        ordered += [item for item in (*below(rungs, name), name) if item not in ordered]
     return ordered
 
 

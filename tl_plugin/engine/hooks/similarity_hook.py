@@ -7,23 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
-from torch.utils._pytree import tree_flatten
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from tl_plugin.evaluation.similarity import Seen, compare
 from tl_plugin.evaluation.similarity_picture import similarity_picture
-from tl_plugin.functional import linear_gram
+from tl_plugin.options import checked
 
 from ..layers import LayerOutputs
 from ..layers.names import unwrap
 from ..layers.selection import LayerSpec
-from ..loops.predictions import SOURCE, domain_loader, predicted_labels
+from ..looking import look, spread_loader
+from ..loops.predictions import SOURCE, domain_loader
 from ..metrics import add_metrics
 from ..resume.files import write_whole
 from .source_model_hook import HOOK_MESSAGES
@@ -64,6 +63,7 @@ class SimilarityHook(Hook):
     # Before EMAHook takes the averaged weights away, and before the logger.
     priority = 'ABOVE_NORMAL'
 
+    @checked
     def __init__(self, num_images: int = 256, interval: int = 1, layers: LayerSpec | None = None,
                  max_layers: int = 16, batch_size: int = 32) -> None:
         for name, value, least in (('num_images', num_images, 4), ('interval', interval, 1),
@@ -145,40 +145,12 @@ class SimilarityHook(Hook):
             self.records, self._validations = list(saved['records']), saved['validations']
 
     def _loader(self, runner: Runner, domain: str) -> DataLoader:
-        loader = domain_loader(runner, domain)
-        total = len(loader.dataset)
-        count = min(self.num_images, total)
-        if count < 4:
-            raise ValueError(f"SimilarityHook needs at least 4 images of '{domain}', got {total}")
-        indices = np.linspace(0, total - 1, count).round().astype(int).tolist()
         # Every process looks at the same images: so each has what a resumed run needs.
-        return DataLoader(Subset(loader.dataset, indices), self.batch_size,
-                          collate_fn=loader.collate_fn)
+        loader = domain_loader(runner, domain)
+        return spread_loader(loader, self.num_images, self.batch_size, domain)
 
-    @torch.no_grad()
     def _look(self, model: Any) -> dict[str, Seen]:
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        seen = {name: self._look_at(model, loader) for name, loader in self._loaders.items()}
-        for module, mode in modes.items():
-            module.training = mode
-        return seen
-
-    def _look_at(self, model: Any, loader: DataLoader) -> Seen:
-        grams = {depth: [] for depth in self._outputs.modules}
-        features, predictions, labels = [], [], []
-        for batch in loader:
-            batch = model.data_preprocessor(batch, False)
-            with self._outputs.read(model) as outputs:
-                feats = model.extract_feat(batch['inputs'])
-            for depth, output in outputs.items():
-                grams[depth].append(linear_gram(output).cpu())
-            leaves = tree_flatten(model.head.pre_logits(feats))[0]
-            features.append(torch.cat([leaf.flatten(1).float().cpu() for leaf in leaves], dim=1))
-            predictions += predicted_labels(model.head.predict(feats))
-            labels += [_label(sample) for sample in batch['data_samples']]
-        return Seen({depth: found for depth, found in grams.items() if found},
-                    torch.cat(features), torch.tensor(predictions), torch.tensor(labels))
+        return look(model, self._loaders, self._outputs)
 
     def _show(self, runner: Runner, picture: bytes) -> None:
         import io
@@ -186,11 +158,6 @@ class SimilarityHook(Hook):
         from PIL import Image
         image = np.asarray(Image.open(io.BytesIO(picture)).convert('RGB'))
         runner.visualizer.add_image('similarity', image, step=runner.iter)
-
-
-def _label(sample: Any) -> int:
-    label = sample.get('gt_label')
-    return int(label) if label is not None and label.numel() == 1 else -1
 
 
 def _on_cpu(seen: dict) -> Seen:
