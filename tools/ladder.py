@@ -93,7 +93,8 @@ def write_config(args):
 def main():
     args = parse_args()
     if args.markdown:
-        from tl_plugin.ladder.results import markdown_table, read_results
+        from tl_plugin.ladder.results import read_results
+        from tl_plugin.ladder.table import markdown_table
 
         print(markdown_table(read_results(args.markdown)))
         return 0

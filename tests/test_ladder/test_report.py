@@ -74,7 +74,9 @@ def test_a_report_escapes_what_it_is_told_and_names_failures(cfg, tmp_path):
     folder.mkdir(parents=True)
     write_json(folder / 'predictions.json', PREDICTIONS)
     rung = dict(
-        name='source_only', about='', data='source', start=None, seeds=[0], seconds=1.0,
+        name='source_only', about='', data='source', start=None, towards=None, seeds=[0],
+        seconds=1.0, interval_method='images', source_accuracy_interval=[34.2, 100.0],
+        target_accuracy_interval=None,
         source_accuracy=100.0, source_accuracy_spread=None, source_change=0.0,
         target_accuracy=50.0, target_accuracy_spread=None, target_change=0.0,
         config='a', iterations=1, trainable_parameters=1, parameters=1, folders=[str(folder)],

@@ -13,7 +13,9 @@ def names(rungs):
 
 
 SOURCE_RUNGS = ['source_only']
-TARGET_RUNGS = ['source_only', 'adabn', 'quality_matched', 'dann', 'dann_retention', 'interpolation']
+TARGET_RUNGS = [
+    'source_only', 'adabn', 'quality_matched', 'dann', 'dann_retention', 'interpolation',
+]  # fmt: skip
 LABELLED_RUNGS = [
     'source_only', 'feature_extraction', 'linear_probe_then_fine_tune', 'fine_tune',
     'fine_tune_l2_sp', 'interpolation',

@@ -63,7 +63,8 @@ def test_the_table_and_the_last_lines(climbed):
     text = climbed.output
     for name in RUNGS:
         assert re.search(rf'\[\d/6\] {name} \(seed 0\): source \d+\.\d%, target \d+\.\d%', text)
-        assert re.search(rf'^ +{name} +(source|target|labelled target|two models)', text, re.MULTILINE)
+        data = '(source|target|labelled target|two models)'
+        assert re.search(rf'^ +{name} +{data}', text, re.MULTILINE)
     last = text.strip().splitlines()[-5:]
     assert last[0] == f'Report:  {climbed.work_dir / "report.html"}'
     assert last[1] == f'Results: {climbed.work_dir / "results.json"}'

@@ -68,32 +68,76 @@ def plot_accuracy(runs: Sequence[list[dict]]) -> str:
 def plot_overview(results: dict) -> str:
     """Draw target against source accuracy, every rung, the frontier, the recommended one.
 
+    Bars are 95% intervals. Names stand in the margin's legend by number, where they can't overlap.
+
     Args:
         results: Content of results.json.
 
     Returns:
         A data URI.
     """
-    figure, axes = _figure('source accuracy, %', 'target accuracy, %', size=(6.4, 4.2))
+    figure, axes = _figure('source accuracy, %', 'target accuracy, %', size=(6.0, 4.6))
     recommendation = results['recommendation'] or {'rung': None, 'frontier': []}
     places = {}
-    for rung in results['rungs']:
+    for number, rung in enumerate(results['rungs'], 1):
         x, y = rung['source_accuracy'], rung['target_accuracy']
         places[rung['name']] = (x, y)
         chosen = rung['name'] == recommendation['rung']
+        bars = [_bars(rung, domain) for domain in ('target', 'source')]
         axes.errorbar(
-            x, y, rung['target_accuracy_spread'], rung['source_accuracy_spread'],
-            marker='*' if chosen else 'o', markersize=15 if chosen else 6, capsize=2, lw=0.8,
-            color=COLOURS['target'] if chosen else COLOURS['source'],
+            x, y, *bars, elinewidth=0.6, alpha=0.85,
+            marker='*' if chosen else 'o', markersize=15 if chosen else 6, capsize=2,
+            color=COLOURS['target'] if chosen else COLOURS['source'], ls='none',
+            label=f'{number} {rung["name"]}',
         )
         axes.annotate(
-            rung['name'], (x, y), xytext=(6, 6), textcoords='offset points', fontsize=8,
+            str(number), (x, y), xytext=(5, 5), textcoords='offset points', fontsize=10,
             fontweight='bold' if chosen else None,
         )
     on_frontier = [places[name] for name in recommendation['frontier'] if name in places]
     axes.plot(*zip(*on_frontier), ls='--', lw=0.8, color='#888888') if on_frontier else None
-    axes.margins(0.18)
+    axes.margins(0.1)
+    names = [line.get_label() for line in axes.containers]
+    marks = [container[0] for container in axes.containers]
+    figure.legend(
+        marks, names, loc='outside lower center', ncols=2, frameon=False, fontsize=9,
+        handlelength=0, handletextpad=0.2, markerscale=0,
+    )
     return _data_uri(figure)
+
+
+def plot_kept_layers(rungs: Sequence[dict], domain: str) -> str:
+    """Draw how alike each rung's layers are to the source model's; returns a data URI.
+
+    Args:
+        rungs: Rows of results.json with ``kept_layers``.
+        domain: On whose images.
+    """
+    layers = rungs[0]['kept_layers']['layers']
+    grid = np.array(
+        [[np.nan if v is None else v for v in rung['kept_layers'][domain]['cka']] for rung in rungs]
+    )
+    size = (1.9 + 0.42 * max(len(layers), 4), 1.4 + 0.3 * len(rungs))
+    figure, axes = _figure('layers, from the image to the decision', '', size=size)
+    axes.imshow(grid, vmin=0, vmax=1, cmap='viridis', aspect='auto')
+    axes.set_xticks(range(len(layers)), [_short(name) for name in layers], rotation=90, fontsize=8)
+    axes.set_yticks(range(len(rungs)), [rung['name'] for rung in rungs], fontsize=8)
+    for row, column in np.argwhere(np.isfinite(grid)):
+        value = grid[row, column]
+        colour = 'black' if value > 0.6 else 'white'
+        text = '1' if value >= 0.995 else f'{max(value, 0):.2f}'.lstrip('0')
+        axes.text(column, row, text, ha='center', va='center', fontsize=7, color=colour)
+    return _data_uri(figure)
+
+
+def _short(name: str) -> str:
+    return name.split('.', 1)[-1] if len(name) > 12 else name
+
+
+def _bars(rung: dict, domain: str) -> list[list[float]] | None:
+    """How far a rung's interval reaches below and above its accuracy."""
+    interval, value = rung.get(f'{domain}_accuracy_interval'), rung[f'{domain}_accuracy']
+    return interval and [[max(value - interval[0], 0)], [max(interval[1] - value, 0)]]
 
 
 def confusion_matrix(predictions: Iterable[dict], num_classes: int) -> np.ndarray:
@@ -160,4 +204,9 @@ def _data_uri(figure) -> str:
 
 
 def _encode(file: io.BytesIO) -> str:
-    return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()
+    return png_data_uri(file.getvalue())
+
+
+def png_data_uri(content: bytes) -> str:
+    """Turn a PNG's bytes into a data URI."""
+    return 'data:image/png;base64,' + base64.b64encode(content).decode()

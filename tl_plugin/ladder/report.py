@@ -14,8 +14,9 @@ from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.ladder import curves
 from tl_plugin.ladder.files import read_json
 from tl_plugin.ladder.recommend import BASELINE
-from tl_plugin.ladder.results import recommended_rung, rows
+from tl_plugin.ladder.results import recommended_rung
 from tl_plugin.ladder.run_rung import PREDICTIONS_JSON
+from tl_plugin.ladder.table import interval_note, rows
 
 REPORT_NAME = 'report.html'
 TEMPLATE = Path(__file__).with_name('report.html.j2')
@@ -47,6 +48,8 @@ def make_report(results: dict, cfg: Config) -> str:
         table=list(zip(results['rungs'], cells)),
         chosen=chosen,
         overview=curves.plot_overview(results),
+        intervals=interval_note(results),
+        kept=kept_layers(results),
         flips=flips(datasets['target'], classes, predictions, chosen['name'], flip),
         baseline=next((rung for rung in results['rungs'] if rung['name'] == BASELINE), None),
         samples={
@@ -130,6 +133,31 @@ def flips(
     return found
 
 
+def kept_layers(results: dict) -> dict | None:
+    """Pictures of how alike the rungs' layers are to the source model's, where it was measured.
+
+    Returns:
+        ``pictures``, domain -> image and words; ``images`` by domain and ``seconds`` a rung; None
+        where no rung was compared.
+    """
+    rungs = [rung for rung in results['rungs'] if rung.get('kept_layers')]
+    layers = rungs[0]['kept_layers']['layers'] if rungs else None
+    rungs = [rung for rung in rungs if rung['kept_layers']['layers'] == layers]
+    rungs = [rung for rung in rungs if rung['name'] != BASELINE]
+    if not rungs:
+        return None
+    pictures = {}
+    for domain in DOMAINS:
+        last = [(rung['name'], rung['kept_layers'][domain]['cka'][-1]) for rung in rungs]
+        words = '; '.join(f'{name} {value:.2f}' for name, value in last if value is not None)
+        pictures[domain] = {'image': curves.plot_kept_layers(rungs, domain), 'words': words}
+    return {
+        'pictures': pictures,
+        'images': rungs[0]['kept_layers']['images'],
+        'seconds': np.mean([rung['kept_layers']['seconds'] for rung in rungs]),
+    }
+
+
 def _sample(dataset, index: int, classes: Sequence[str], said: dict, flip: bool) -> dict:
     inputs = np.asarray(dataset[index]['inputs'])
     image = np.ascontiguousarray((inputs[::-1] if flip else inputs).transpose(1, 2, 0))
@@ -154,11 +182,23 @@ def _rung_pictures(rung: dict, predictions: list[dict], classes: Sequence[str]) 
         }
     return {
         'row': rung,
-        'loss': curves.plot_loss(training),
-        'final_loss': f'{np.mean(ends):.3f}' if ends else 'unknown',
-        'accuracy': curves.plot_accuracy(validation),
+        'loss': curves.plot_loss(training) if ends else None,
+        'final_loss': f'{np.mean(ends):.3f}' if ends else None,
+        # One validation makes no curve.
+        'accuracy': curves.plot_accuracy(validation) if max(map(len, validation)) > 1 else None,
+        'sweep': _sweep(rung),
         'confusion': matrices,
     }
+
+
+def _sweep(rung: dict) -> dict | None:
+    """The first seed's interpolation, if the rung is one."""
+    folder = Path(rung['folders'][0])
+    found = read_json(folder / 'interpolation.json')
+    if found is None:
+        return None
+    picture = curves.png_data_uri((folder / 'interpolation.png').read_bytes())
+    return {'image': picture, 'chosen': found['chosen']}
 
 
 def _most_confused(counts: np.ndarray, classes: Sequence[str], number: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""The ladder's findings: results.json, the table on the terminal, the table in a README."""
+"""The ladder's findings, the content of results.json."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import tl_plugin
 from tl_plugin.ladder.files import read_json
+from tl_plugin.ladder.intervals import accuracy_interval, interval_method
 from tl_plugin.ladder.job import Failure, Job
 from tl_plugin.ladder.recommend import BASELINE, recommend
 
@@ -84,12 +85,16 @@ def summarise(jobs: Sequence[Job]) -> dict:
         jobs: The rung's finished runs, one a seed.
 
     Returns:
-        ``name``, ``about``, ``strategies``, ``data``, ``start``, ``seeds``; ``<domain>_accuracy``
-        in percent of the domain's test images, mean over seeds, ``<domain>_accuracy_by_seed`` and
-        ``<domain>_accuracy_spread`` (standard deviation over seeds, None for one seed) for every
-        domain; ``validation``, metric -> values by seed at the end; ``seconds`` (mean of training
-        and testing), ``trainable_parameters``, ``parameters``, ``epochs``, ``iterations``; and the
-        first seed's ``config``, ``checkpoint`` and ``command``, with ``folders`` of all.
+        ``name``, ``about``, ``strategies``, ``data``, ``start``, ``towards`` (the rung that gave
+        the second of two models), ``seeds``; ``<domain>_accuracy`` in percent of the domain's test
+        images, mean over seeds, ``<domain>_accuracy_by_seed``, ``<domain>_accuracy_spread``
+        (standard deviation over seeds, None for one seed), ``<domain>_accuracy_interval`` (95%, see
+        :func:`~tl_plugin.ladder.intervals.accuracy_interval`) and ``<domain>_images``
+        for every domain; ``interval_method``, a key of :data:`~tl_plugin.ladder.intervals.METHODS`;
+        ``kept_layers``, see :func:`mean_kept_layers`; ``validation``, metric -> values by seed at
+        the end; ``seconds`` (mean of training and testing), ``trainable_parameters``,
+        ``parameters``, ``epochs``, ``iterations``; and the first seed's ``config``, ``checkpoint``
+        and ``command``, with ``folders`` of all.
     """
     rung, first = jobs[0].rung, jobs[0]
     results = [job.result() for job in jobs]
@@ -99,6 +104,7 @@ def summarise(jobs: Sequence[Job]) -> dict:
         'strategies': list(rung.strategies),
         'data': rung.data,
         'start': rung.start,
+        'towards': first.adapted.rung.name if first.adapted else None,
         'seeds': [job.seed for job in jobs],
     }
     for domain in results[0]['accuracy']:
@@ -108,6 +114,10 @@ def summarise(jobs: Sequence[Job]) -> dict:
         row[f'{domain}_accuracy_spread'] = (
             round(statistics.stdev(values), 2) if len(values) > 1 else None
         )
+        images = (results[0].get('images') or {}).get(domain)
+        row[f'{domain}_accuracy_interval'] = accuracy_interval(values, images)
+        row[f'{domain}_images'] = images
+    row['interval_method'] = interval_method(len(results))
     row['validation'] = {
         name: [round(result['validation'][name], 4) for result in results]
         for name in results[0].get('validation', {})
@@ -115,11 +125,38 @@ def summarise(jobs: Sequence[Job]) -> dict:
     row['seconds'] = round(statistics.fmean(result['seconds'] for result in results), 1)
     for name in ('trainable_parameters', 'parameters', 'epochs', 'iterations'):
         row[name] = results[0][name]
+    row['kept_layers'] = mean_kept_layers([result.get('kept_layers') for result in results])
     row['config'] = str(first.config)
     row['checkpoint'] = results[0]['checkpoint']
     row['command'] = ' && '.join(first.commands())
     row['folders'] = [str(job.folder) for job in jobs]
     return row
+
+
+def mean_kept_layers(found: Sequence[dict | None]) -> dict | None:
+    """Likeness to the source model layer by layer, the mean over the seeds that have one.
+
+    Args:
+        found: Of each seed, see :func:`tl_plugin.ladder.kept_layers.kept_layers`.
+
+    Returns:
+        ``layers``, ``images``, and ``source`` and ``target``, each with ``cka`` by layer; None
+        where no seed was compared.
+    """
+    known = [each for each in found if each]
+    if not known:
+        return None
+    mean = {key: known[0][key] for key in ('layers', 'images')}
+    for domain in ('source', 'target'):
+        columns = zip(*(each[domain]['cka'] for each in known))
+        mean[domain] = {'cka': [_mean_of(column) for column in columns]}
+    mean['seconds'] = round(statistics.fmean(each['seconds'] for each in known), 1)
+    return mean
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(statistics.fmean(known), 4) if known else None
 
 
 def commit() -> str | None:
@@ -164,67 +201,6 @@ def machine() -> str:
     return f'{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads'
 
 
-def rows(results: dict) -> tuple[list[str], list[list[str]]]:
-    """The table of all outputs: header and cells, as text."""
-    header = ['rung', 'learns from', 'target %', 'change', 'source %', 'change', 'time', 'trainable']
-    cells = [
-        [
-            rung['name'],
-            rung['data'].replace('_', ' '),
-            _with_spread(rung, 'target'),
-            _signed(rung['target_change']),
-            _with_spread(rung, 'source'),
-            _signed(rung['source_change']),
-            f'{rung["seconds"]:.0f} s',
-            f'{rung["trainable_parameters"]:,}',
-        ]
-        for rung in results['rungs']
-    ]
-    return header, cells
-
-
-def print_table(results: dict) -> None:
-    """Print the table on the terminal, the recommended rung in bold."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    header, cells = rows(results)
-    table = Table(title='Accuracy on test images', box=box.SIMPLE_HEAD)
-    for column, name in enumerate(header):
-        table.add_column(name, justify='left' if column < 2 else 'right')
-    recommended = recommended_rung(results)
-    for rung, row in zip(results['rungs'], cells):
-        table.add_row(*row, style='bold' if rung is recommended else None)
-    console = Console()
-    # A pipe has no width, and a folded table is hard to read.
-    Console(width=None if console.is_terminal else 200).print(table)
-
-
-def markdown_table(results: dict) -> str:
-    """Return the table for a README, with a line on where it comes from.
-
-    Args:
-        results: Content of results.json.
-    """
-    header, cells = rows(results)
-    lines = ['| ' + ' | '.join(row) + ' |' for row in [header, *cells]]
-    lines.insert(1, '| --- | --- |' + ' ---: |' * (len(header) - 2))
-    seeds = max((len(rung['seeds']) for rung in results['rungs']), default=0)
-    what = 'mean ± standard deviation' if seeds > 1 else 'one run'
-    made_with = ', '.join(
-        f'{name} {results["versions"][name]}' for name in ('mmpretrain', 'mmengine', 'torch')
-    )
-    lines += [
-        '',
-        f'`{results["config"]}`, percent of test images that are right at the last epoch, {what}'
-        f'{f" over {seeds} seeds" if seeds > 1 else ""}; change against {BASELINE}, in points; '
-        f'trainable parameters. {results["machine"]}, {made_with}, '
-        f'commit {results["commit"] or "unknown"}.',
-    ]
-    return '\n'.join(lines)
-
-
 def recommended_rung(results: dict) -> dict | None:
     """The row of the recommended rung; None where there is no recommendation."""
     name = (results['recommendation'] or {}).get('rung')
@@ -248,12 +224,3 @@ def read_results(path: Path) -> dict:
 
 def _difference(rung: dict, baseline: dict | None, name: str) -> float | None:
     return round(rung[name] - baseline[name], 2) if baseline else None
-
-
-def _with_spread(rung: dict, domain: str) -> str:
-    spread = rung[f'{domain}_accuracy_spread']
-    return f'{rung[f"{domain}_accuracy"]:.1f}' + (f' ± {spread:.1f}' if spread is not None else '')
-
-
-def _signed(points: float | None) -> str:
-    return '' if points is None else f'{points:+.1f}'

@@ -18,8 +18,9 @@ from tl_plugin.ladder.job import plan
 from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.ready_config import check_measures_target
 from tl_plugin.ladder.report import REPORT_NAME, make_report
-from tl_plugin.ladder.results import RESULTS_NAME, collect, print_table, recommended_rung
+from tl_plugin.ladder.results import RESULTS_NAME, collect, recommended_rung
 from tl_plugin.ladder.rungs import read_rungs, select_rungs
+from tl_plugin.ladder.table import print_table
 from tl_plugin.launch import load_config
 
 

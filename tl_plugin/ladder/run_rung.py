@@ -57,6 +57,7 @@ def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
         {
             'key': key,
             'accuracy': {name: accuracy(found) for name, found in predictions.items()},
+            'images': {name: len(found['truth']) for name, found in predictions.items()},
             'validation': validation,
             'metrics': _scalars(metrics),
             'classes': list(runner.test_loop.dataloader.dataset.metainfo.get('classes') or []),
