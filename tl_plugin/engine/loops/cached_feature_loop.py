@@ -33,6 +33,13 @@ _FOLDER = 'feature_cache'
 class _CachedFeatures:
     """What both loops add: features in the place of images."""
 
+    def __init__(
+        self, runner: Any, dataloader: Any, views: int = 1, cache_dir: str | None = None,
+        feature_dtype: str | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(runner, dataloader, **kwargs)
+        self._configure(views, cache_dir, feature_dtype)
+
     def _configure(self, views: int, cache_dir: str | None, feature_dtype: str | None) -> None:
         if not isinstance(views, int) or views < 1:
             raise ValueError(
@@ -150,13 +157,6 @@ class _FeaturesHook(Hook):
 class CachedFeatureEpochTrainLoop(_CachedFeatures, ResumableEpochTrainLoop):
     """By epoch, see :func:`CachedFeatureTrainLoop`."""
 
-    def __init__(
-        self, runner: Any, dataloader: Any, views: int = 1, cache_dir: str | None = None,
-        feature_dtype: str | None = None, **kwargs: Any,
-    ) -> None:  # fmt: skip
-        super().__init__(runner, dataloader, **kwargs)
-        self._configure(views, cache_dir, feature_dtype)
-
     def run_iter(self, idx: int, data_batch: FeatureBatch) -> None:
         """One step on features."""
         self._run_step(idx, data_batch)
@@ -165,13 +165,6 @@ class CachedFeatureEpochTrainLoop(_CachedFeatures, ResumableEpochTrainLoop):
 @LOOPS.register_module()
 class CachedFeatureIterTrainLoop(_CachedFeatures, ResumableIterTrainLoop):
     """By iteration, see :func:`CachedFeatureTrainLoop`."""
-
-    def __init__(
-        self, runner: Any, dataloader: Any, views: int = 1, cache_dir: str | None = None,
-        feature_dtype: str | None = None, **kwargs: Any,
-    ) -> None:  # fmt: skip
-        super().__init__(runner, dataloader, **kwargs)
-        self._configure(views, cache_dir, feature_dtype)
 
     def run_iter(self, data_batch: FeatureBatch) -> None:
         """One step on features."""
