@@ -53,14 +53,14 @@ def parse_args():
     return parser.parse_args()
 
 
-def our_step(args, alignments=None, neck=None, measures=False):
+def our_step(args, alignments=None, neck=None, measures=False, **options):
     """One call is one step of an AdaptationClassifier."""
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = MODELS.build(dict(
             type='AdaptationClassifier', alignments=alignments, neck=neck,
             backbone=dict(type='PooledTimmBackbone', model_name=args.model, pretrained=False),
             head=dict(type='LinearClsHead', num_classes=7),
-            data_preprocessor=dict(num_classes=7, mean=[127.5] * 3, std=[127.5] * 3),
+            data_preprocessor=dict(num_classes=7, mean=[127.5] * 3, std=[127.5] * 3), **options,
         )).to(args.device).train()
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), **SGD))
     if measures:
@@ -131,6 +131,7 @@ def build_steps(args):
         'dann': our_step(args, dict(dann=plain), neck),
         'dann, batch norm as in TLlib': our_step(args, dict(dann=normed), neck),
         'dann, measured': our_step(args, dict(dann=plain), neck, measures=True),
+        'dann, channels last': our_step(args, dict(dann=plain), neck, channels_last=True),
         'source_only, no bottleneck': our_step(args),
         'dann, no bottleneck': our_step(args, dict(dann=plain)),
     }
@@ -193,6 +194,8 @@ def main():
                 seconds, 'dann, no bottleneck', 'source_only, no bottleneck'),
             'dann / tllib': ratio(seconds, 'dann', 'tllib'),
             'dann, batch norm / tllib': ratio(seconds, 'dann, batch norm as in TLlib', 'tllib'),
+            'dann, channels last / dann': ratio(seconds, 'dann, channels last', 'dann'),
+            'dann, channels last / tllib': ratio(seconds, 'dann, channels last', 'tllib'),
             f'monitor every {MONITOR_INTERVAL} / none': (
                 None if measured is None else 1 + (measured - 1) / MONITOR_INTERVAL),
         })
