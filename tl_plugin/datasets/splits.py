@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -70,6 +70,29 @@ def few_a_class(
         if item.label is not None:
             by_class[item.label].append(item)
     chosen = {item.name for members in by_class.values() for item in members[:number]}
+    return [item for item in items if item.name in chosen]
+
+
+def part_of(items: Sequence[ImageItem], share: float, seed: int = 0) -> list[ImageItem]:
+    """Choose a share of each class, the same images every time.
+
+    Args:
+        items: The images.
+        share: Between 0 and 1.
+        seed: Another one chooses others. Defaults to 0.
+
+    Raises:
+        ValueError: If the share isn't between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f'a share of the images lies between 0 and 1, got {share}')
+    counts = Counter(item.label for item in items)
+    left = {label: round(share * count) for label, count in counts.items()}
+    chosen = set()
+    for item in sorted(items, key=lambda item: _hash(item.name, seed)):
+        if left[item.label]:
+            left[item.label] -= 1
+            chosen.add(item.name)
     return [item for item in items if item.name in chosen]
 
 

@@ -1,0 +1,59 @@
+"""Writes a field-like copy of a curated data set: blurred, dark, noisy, partly hidden."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import arguments  # noqa: F401  (finds the package beside a checkout's tools)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='With --held-out, OUT/source holds the other images as they are: a source and a '
+        'target that share no image.',
+    )
+    parser.add_argument('data', help='folder, annotation file or mmpretrain config')
+    parser.add_argument('out', type=Path, help='new folder')
+    parser.add_argument('--faults', nargs='+', help='by default all that DegradeQuality has')
+    parser.add_argument('--num-faults', type=int, default=2, help='that each image gets')
+    parser.add_argument('--severity', type=float, help='0 to 5; by default mixed, 1 to 5 by image')
+    parser.add_argument(
+        '--held-out', type=float, metavar='SHARE', help='degrade this share of each class alone'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='draws images and faults')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    from tl_plugin.analysis.progress import progress
+    from tl_plugin.datasets.any_data import read_data
+    from tl_plugin.datasets.degrade_quality import DegradeQuality
+    from tl_plugin.datasets.degraded_copy import copy_files, write_degraded
+    from tl_plugin.datasets.splits import part_of
+
+    degrade = DegradeQuality(
+        faults=args.faults,
+        num_faults=min(args.num_faults, len(args.faults)) if args.faults else args.num_faults,
+        severity='mixed' if args.severity is None else args.severity,
+        seed=args.seed,
+    )
+    items = read_data(args.data).items
+    target = args.out
+    if args.held_out is not None:
+        target = args.out / 'target'
+        held_out = part_of(items, args.held_out, args.seed)
+        names = {item.name for item in held_out}
+        copy_files([item for item in items if item.name not in names], args.out / 'source')
+        items = held_out
+    with progress('degrading', len(items)) as advance:
+        broken = write_degraded(items, target, degrade, advance)
+    for line in broken:
+        print(f'left out: {line}')
+    print(f'{target}: {len(items) - len(broken)} degraded images, {len(broken)} left out')
+
+
+if __name__ == '__main__':
+    main()
