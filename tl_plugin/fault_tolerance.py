@@ -13,6 +13,7 @@ from tl_plugin.engine.resume.checkpoints import (
     check_resumable,
     newest_whole_checkpoint,
     read_whole,
+    weights_of,
 )
 
 _HOOKS = 'tl_plugin.engine.hooks'
@@ -86,13 +87,13 @@ def check_start(cfg: Config) -> None:
 
     Raises:
         FileNotFoundError: If ``load_from`` is a file that isn't there.
-        BrokenCheckpointError: If it is damaged, or holds more than data.
+        BrokenCheckpointError: If it is damaged, or holds no weights or more than data.
     """
     start = cfg.get('load_from')
     if start and '://' not in str(start):
         _check_there(start, 'load_from')
         if Path(start).is_file():  # sharded checkpoints are folders
-            read_whole(start)
+            weights_of(read_whole(start), start)
 
 
 def _check_there(path: str | Path, flag: str) -> None:

@@ -27,7 +27,7 @@ def checked(init: Callable) -> Callable:
     Example:
         >>> class Loss:
         ...     @checked
-        ...     def __init__(self, weight: 'float' = 1.0, norm: 'str | None' = None) -> None:
+        ...     def __init__(self, weight: float = 1.0, norm: str | None = None) -> None:
         ...         pass
         >>> _ = Loss(2, norm='BN')
         >>> Loss(weight='2')
@@ -84,7 +84,7 @@ def _is(value: Any, kind: str, inner: list[str]) -> bool:
     if kind == 'None':
         return value is None
     if kind == 'bool':
-        return isinstance(value, bool)
+        return isinstance(value, int) and value in (0, 1)
     if kind in ('int', 'float'):
         number = Integral if kind == 'int' else Real
         return isinstance(value, number) and not isinstance(value, bool)

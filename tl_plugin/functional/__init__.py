@@ -2,7 +2,7 @@
 
 from .agreement import Flips, prediction_flips
 from .centroids import centroid_pseudo_labels
-from .checks import check_images
+from .checks import check_bandwidths, check_images
 from .cka import linear_gram, minibatch_cka, unbiased_hsic
 from .class_confusion import class_confusion
 from .coral import coral_loss, covariance
@@ -41,6 +41,7 @@ __all__ = [
     'batch_spectral_shrinkage',
     'candidate_shapes',
     'centroid_pseudo_labels',
+    'check_bandwidths',
     'check_images',
     'class_confusion',
     'coral_loss',

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 
@@ -30,3 +32,20 @@ def check_images(what: str, minimum: int = 1, **domains: Tensor) -> None:
     raise ValueError(
         f'{what} needs at least {minimum} image{plural} of {each}, got {got} images{cure}'
     )
+
+
+def check_bandwidths(owner: str, bandwidths: Sequence[float], name: str = 'bandwidths') -> None:
+    """Refuses widths of kernels that aren't any.
+
+    Args:
+        owner: Whose they are, for the message.
+        bandwidths: The widths.
+        name: What they are called. Defaults to 'bandwidths'.
+
+    Raises:
+        ValueError: If there is none, or one isn't positive.
+    """
+    if not bandwidths or min(bandwidths) <= 0:
+        raise ValueError(
+            f'{owner}: {name} must be positive, at least one of them, got {list(bandwidths)}'
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from mmpretrain.registry import MODELS
@@ -35,6 +36,54 @@ def domain_preprocessor(cfg: Any) -> Any:
             f'got {type(cfg).__name__}'
         )
     return cfg
+
+
+def build_losses(key: str, configs: Any, base: type, **defaults: Any) -> dict[str, nn.Module]:
+    """Builds the parts of a loss that a config names.
+
+    Args:
+        key: Where they stand in the config, for messages: 'model.alignments'.
+        configs: Name -> config; None switches one off.
+        base: What each must be.
+        **defaults: Arguments that each may take.
+
+    Raises:
+        TypeError: If one is something else.
+    """
+    if not isinstance(configs, dict):
+        raise TypeError(f'{key} must be a dict of name to dict(type=...), got {configs!r}')
+    losses = {}
+    for name, cfg in configs.items():
+        if cfg is None:
+            continue
+        if not isinstance(cfg, dict) or 'type' not in cfg:
+            raise TypeError(f'{key}.{name} must be a dict(type=...), got {cfg!r}')
+        kind = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
+        if kind is not None and not (isinstance(kind, type) and issubclass(kind, base)):
+            raise TypeError(f'{key}.{name}: {cfg["type"]!r} is no {base.__name__}')
+        losses[name] = MODELS.build(cfg, default_args=defaults)
+    return losses
+
+
+def check_loss_names(key: str, names: Iterable[Any], taken: Collection[str] = ()) -> None:
+    """Refuses names under which a loss can't be logged.
+
+    Args:
+        key: Where they stand in the config, for messages: 'model.alignments'.
+        names: The names.
+        taken: Those that other losses have.
+
+    Raises:
+        ValueError: If one can't be a name.
+    """
+    for name in names:
+        if not isinstance(name, str) or not name.isidentifier() or 'loss' in name or name in taken:
+            others = f' that no other loss has ({", ".join(taken)} are taken)' if taken else ''
+            raise ValueError(
+                f'the names in {key} must be Python identifiers without "loss" in them{others}, '
+                f'got {name!r}: it becomes loss_<name> in the log, and mmengine adds up every '
+                'value that has "loss" in its name'
+            )
 
 
 def fit_head(head: Any, backbone: nn.Module, neck: nn.Module | None) -> Any:

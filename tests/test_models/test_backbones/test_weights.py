@@ -1,5 +1,3 @@
-import pickle
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -98,7 +96,7 @@ class Malicious:
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path, capsys):
     torch.save(dict(state_dict=dict(a=Malicious())), tmp_path / 'weights.pth')
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match=r'refused to read .*weights\.pth: it asks for'):
         load(tmp_path / 'weights.pth')
     assert 'executed' not in capsys.readouterr().out
 

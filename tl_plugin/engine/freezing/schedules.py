@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Sequence, Union
+from typing import Sequence, Tuple, Union
+
+from tl_plugin.options import check_option
 
 from ..layers import LayerMap
 from ..layers.selection import LayerSpec, parse_depths
 
 #: A whole number of epochs or iterations, or a fraction of the run between 0 and 1.
 Time = Union[int, float]
+Pairs = Sequence[Tuple[Time, LayerSpec]]
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Every:
         by_epoch: Whether times count epochs, or else iterations. Defaults to True.
     """
 
-    every: Time
-    begin: Time | None = None
+    every: int | float
+    begin: int | float | None = None
     layers_per_step: int = 1
     by_epoch: bool = True
 
@@ -69,7 +72,7 @@ class Until:
 
     def phases(self, layers: LayerMap, claim: Sequence[str]) -> list[Phase]:
         """List the phases of a frozen part, in their order."""
-        if not isinstance(self.until, float):
+        if not isinstance(self.until, float) or not 0 < self.until < 1:
             raise ValueError(f'until={self.until}: expected a fraction of the run, such as 0.5.')
         steps = _deepest_first(layers, claim, self.layers_per_step)
         return [_phase(self.until * (index + 1) / len(steps), depths, layers, claim)
@@ -86,7 +89,7 @@ class Milestones:
         by_epoch: Whether times count epochs, or else iterations. Defaults to True.
     """
 
-    milestones: Sequence[tuple[Time, LayerSpec]]
+    milestones: Pairs
     by_epoch: bool = True
 
     def phases(self, layers: LayerMap, claim: Sequence[str]) -> list[Phase]:
@@ -136,6 +139,8 @@ class Plateau:
     def __post_init__(self) -> None:
         if self.rule not in (None, 'greater', 'less'):
             raise ValueError(f"rule={self.rule!r}: expected 'greater' or 'less'.")
+        if self.min_delta < 0:
+            raise ValueError(f'min_delta={self.min_delta}: expected 0 or more.')
         if self.patience < 1:
             raise ValueError(f'patience={self.patience}: expected 1 or more.')
 
@@ -167,6 +172,7 @@ def read_schedule(cfg: dict) -> Schedule:
 
     Raises:
         ValueError: If it is none or several of them, or has other fields.
+        TypeError: If a field is of another type.
     """
     kinds = [kind for key, kind in _KINDS.items() if isinstance(cfg, dict) and key in cfg]
     if len(kinds) != 1:
@@ -176,7 +182,10 @@ def read_schedule(cfg: dict) -> Schedule:
     if unknown:
         raise ValueError(f'A schedule with {known[0]!r} has no option {unknown[0]!r}. '
                          f'Known options: {", ".join(known)}.')
-    if not isinstance(cfg.get('layers_per_step', 1), int) or cfg.get('layers_per_step', 1) < 1:
+    for field in fields(kinds[0]):
+        if field.name in cfg:
+            check_option('schedule', field.name, cfg[field.name], field.type)
+    if cfg.get('layers_per_step', 1) < 1:
         raise ValueError(f'layers_per_step={cfg["layers_per_step"]!r}: expected 1 or more.')
     return kinds[0](**cfg)
 

@@ -11,6 +11,8 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch.utils.data import DataLoader
 
+from tl_plugin.options import checked
+
 from ..batch_statistics import estimate_batch_statistics, norm_layers
 from ..layers.names import unwrap
 from ..loops.evaluate import evaluate
@@ -48,6 +50,7 @@ class AdaBNHook(Hook):
     # Before checkpoints are written, after other hooks have changed weights; before the logger.
     priority = 'NORMAL'
 
+    @checked
     def __init__(
         self,
         target_dataloader: dict | None = None,

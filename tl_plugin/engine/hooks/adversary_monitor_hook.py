@@ -12,6 +12,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
+from tl_plugin.options import checked
+
 from ..adversary import AdversaryMonitor, Limits
 from ..layers.names import unwrap
 
@@ -52,6 +54,7 @@ class AdversaryMonitorHook(Hook):
     # Before the logger, so that what it logs is there; after the step.
     priority = 'NORMAL'
 
+    @checked
     def __init__(
         self,
         interval: int = 50,

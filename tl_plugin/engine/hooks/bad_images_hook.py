@@ -11,6 +11,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
+from tl_plugin.options import checked
+
 from ..resume.faults import Fault
 from ..resume.loaders import train_loaders
 from ..resume.replayable_loader import ReplayableLoader
@@ -40,6 +42,7 @@ class BadImagesHook(Hook):
 
     priority = 'VERY_HIGH'
 
+    @checked
     def __init__(self, limit: float = 0.1, tries: int = 20) -> None:
         if isinstance(limit, bool) or not (0 <= limit <= 1 or (limit > 1 and limit == int(limit))):
             raise ValueError(f'limit={limit!r}: expected a part in [0, 1] or a number of images')

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tl_plugin.functional import centroid_pseudo_labels, gather_ranks
+from tl_plugin.options import checked
 
 from ..layers.names import unwrap
 
@@ -42,6 +43,7 @@ class CentroidPseudoLabelHook(Hook):
     # After the model has its weights and before the epoch's first step.
     priority = 'NORMAL'
 
+    @checked
     def __init__(
         self, interval: int | None = None, rounds: int = 1, pipeline: list | None = None
     ) -> None:

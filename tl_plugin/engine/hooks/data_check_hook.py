@@ -51,8 +51,9 @@ class DataCheckHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keeps the classes that a checkpoint was trained for, to compare a test's with."""
         meta = checkpoint.get('meta') or {}
-        found = (meta.get('dataset_meta') or {}) if isinstance(meta, dict) else {}
-        self._trained = found.get('classes') or ()
+        found = meta.get('dataset_meta') if isinstance(meta, dict) else None
+        names = found.get('classes') if isinstance(found, dict) else None
+        self._trained = names if isinstance(names, (list, tuple)) else ()
 
     def before_test(self, runner: Runner) -> None:
         """Compares the classes of the test with those of the head and of the checkpoint.
@@ -120,7 +121,7 @@ class DataCheckHook(Hook):
         loader = runner._train_loop.dataloader
         if hasattr(loader, 'batch_size') and hasattr(loader, 'drop_last'):
             check_batches('train', loader)
-        trained = class_names(loader.dataset)
+        trained = class_names(getattr(loader, 'dataset', None))
         check_width('training', trained, runner.model)
         if isinstance(runner._val_loop, BaseLoop):
             for name, dataset in _evaluated(runner._val_loop, 'val_dataloader', 'val_cfg'):

@@ -10,6 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
+from tl_plugin.options import checked
+
 from ..batches import batch_names
 
 
@@ -30,6 +32,7 @@ class FiniteLossHook(Hook):
     # After the hooks that log the loss, before schedulers and checkpoints.
     priority = 'BELOW_NORMAL'
 
+    @checked
     def __init__(self, patience: int | None = None) -> None:
         if patience is not None and (not isinstance(patience, int) or patience < 0):
             raise ValueError(f'patience={patience!r}: expected a number of iterations or None')

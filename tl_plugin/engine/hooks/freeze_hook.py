@@ -5,6 +5,8 @@ from typing import Sequence
 
 from mmpretrain.registry import HOOKS
 
+from tl_plugin.options import checked
+
 from ..layers.selection import LayerSpec
 from .frozen_part_hook import FrozenPartHook
 
@@ -45,6 +47,7 @@ class FreezeHook(FrozenPartHook):
         ...                 dict(type='FreezeHook', patterns=[r'cls_token'], dropout='train')]
     """
 
+    @checked
     def __init__(self, layers: LayerSpec | None = None,
                  patterns: str | Sequence[str] | None = None,
                  modules: str | Sequence[str] | None = None, norm: str = 'eval',

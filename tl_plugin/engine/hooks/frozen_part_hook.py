@@ -9,6 +9,8 @@ from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from tl_plugin.options import checked
+
 from ..freezing.checkpointed import let_gradients_pass
 from ..freezing.gradient_check import GradientCheck
 from ..freezing.policy import FreezePolicy, FrozenModes
@@ -45,6 +47,7 @@ class FrozenPartHook(Hook):
     #: Whether the part stays the same through the run.
     fixed = True
 
+    @checked
     def __init__(self, layers: LayerSpec | None, patterns: str | Sequence[str] | None,
                  modules: str | Sequence[str] | None, norm: str, norm_affine: str, dropout: str,
                  droppath: str, check_ranks: bool) -> None:

@@ -7,6 +7,8 @@ from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop, Priority, Runner, get_priority
 from mmpretrain.registry import HOOKS
 
+from tl_plugin.options import checked
+
 from ..freezing.plan import UnfreezePlan, depths_text, plan_table
 from ..freezing.plateau import PlateauState
 from ..freezing.schedules import Plateau, read_schedule
@@ -67,6 +69,7 @@ class GradualUnfreezeHook(FrozenPartHook):
 
     fixed = False
 
+    @checked
     def __init__(self, schedule: dict, layers: LayerSpec | None = None,
                  patterns: str | Sequence[str] | None = None,
                  modules: str | Sequence[str] | None = None, warmup_iters: int = 0,

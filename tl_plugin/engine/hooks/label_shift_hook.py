@@ -17,6 +17,7 @@ from tl_plugin.functional.label_shift import (
     expectation_maximization_shift,
     total_variation,
 )
+from tl_plugin.options import checked
 
 from ..domain_predictions import DomainPredictions
 from ..layers.names import unwrap
@@ -54,6 +55,7 @@ class LabelShiftHook(Hook):
 
     priority = 'NORMAL'
 
+    @checked
     def __init__(
         self,
         method: str = 'bbse',

@@ -13,6 +13,9 @@ from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch import nn
 
+from tl_plugin.options import checked
+
+from ..resume.checkpoints import weights_of
 from ..resume.pretrained import pretrained_parts, read_pretrained
 
 
@@ -35,6 +38,7 @@ class LoadReportHook(Hook):
     # Before EMAHook, which takes the weights too.
     priority = 'HIGH'
 
+    @checked
     def __init__(self, new_classifier: bool = False) -> None:
         self.new_classifier = new_classifier
 
@@ -64,6 +68,7 @@ class LoadReportHook(Hook):
             return
         model = _unwrapped(runner.model)
         wanted = model.state_dict()
+        weights_of(checkpoint, runner._load_from or 'the checkpoint')
         given = _weights(model, checkpoint)
         other = {n for n, v in given.items() if n in wanted and wanted[n].shape != v.shape}
         loaded = [n for n in given if n in wanted and n not in other]
@@ -177,7 +182,7 @@ def _plain(name: str) -> str:
 def _weights(model: nn.Module, checkpoint: dict) -> dict:
     """The checkpoint's tensors as the model will get to see them."""
     holder = checkpoint.get('state_dict', checkpoint)
-    weights = {_plain(name): value for name, value in holder.items() if hasattr(value, 'shape')}
+    weights = {_plain(name): v for name, v in holder.items() if hasattr(v, 'shape')}
     for name, module in model.named_modules():
         # Networks resize position embeddings here, for example.
         for convert in module._load_state_dict_pre_hooks.values():

@@ -6,6 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
+from tl_plugin.options import checked
+
 from ..metrics import add_metrics
 
 _STATE = 'oracle_gap'
@@ -33,6 +35,7 @@ class OracleGapHook(Hook):
     # After the hooks that add metrics, before the logger.
     priority = 55
 
+    @checked
     def __init__(
         self,
         criteria: dict[str, str],

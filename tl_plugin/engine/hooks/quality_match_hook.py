@@ -17,6 +17,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, TRANSFORMS
 
+from tl_plugin.options import checked
+
 from ..loops.inherit import inherit_dataloader
 from ..resume.files import write_whole
 from ..tables import as_text, make_table
@@ -55,6 +57,7 @@ class QualityMatchHook(Hook):
 
     priority = 'VERY_HIGH'
 
+    @checked
     def __init__(self, target_dataloader: dict | None = None, num_images: int = 48,
                  prob: float = 0.8, faults: dict | None = None) -> None:
         if num_images < 8:

@@ -12,6 +12,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmpretrain.registry import HOOKS
 
 from tl_plugin.evaluation.retention import Baseline, Retention, retention
+from tl_plugin.options import checked
 
 from ..layers.names import unwrap
 from ..loops.evaluate import evaluate
@@ -57,6 +58,7 @@ class RetentionHook(Hook):
     # Before the logger, which writes what is measured here.
     priority = 'NORMAL'
 
+    @checked
     def __init__(self, budget: float = 1.0, metric: str = 'accuracy/top1',
                  action: str = 'roll_back', patience: int = 2) -> None:
         if budget < 0:

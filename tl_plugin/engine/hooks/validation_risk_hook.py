@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from tl_plugin.functional.validation_risk import control_variate_risk, density_ratio
+from tl_plugin.options import checked
 
 from ..domain_predictions import DomainPredictions
 from ..layers.names import unwrap
@@ -39,6 +40,7 @@ class ValidationRiskHook(Hook):
 
     priority = 'NORMAL'
 
+    @checked
     def __init__(
         self, source: str = 'source', target: str = 'target', decay: float = 1.0
     ) -> None:

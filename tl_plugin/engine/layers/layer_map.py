@@ -116,6 +116,7 @@ class LayerMap:
 
         Raises:
             ValueError: If nothing is asked for, or if any part of it selects nothing.
+            TypeError: If a pattern or a kind of module is no text.
         """
         chosen: set[str] = set()
         if layers is not None:
@@ -125,6 +126,8 @@ class LayerMap:
         for pattern in _as_list(patterns):
             chosen.update(self._report('pattern', pattern, match_names(pattern, [*self._depths])))
         for kind in _as_list(modules):
+            if not isinstance(kind, str):
+                raise TypeError(f'modules: expected the name of a class, got {kind!r}')
             found = [name for name, kinds in self._kinds.items() if kind in kinds]
             chosen.update(self._report('module type', kind, found))
         if layers is None and not patterns and not modules:
@@ -153,6 +156,8 @@ class LayerMap:
 def _as_list(value: str | Sequence[str] | None) -> list[str]:
     if value is None:
         return []
+    if not isinstance(value, (str, list, tuple)):
+        raise TypeError(f'expected names or a list of them, got {value!r}')
     return [value] if isinstance(value, str) else list(value)
 
 

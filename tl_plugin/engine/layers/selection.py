@@ -53,9 +53,11 @@ def _bounds(layers) -> list[int | None]:
         return [layers]
     if isinstance(layers, slice):
         bounds = [layers.start, layers.stop, layers.step]
+        if not all(bound is None or type(bound) is int for bound in bounds):
+            bounds = []
     else:
         parts = layers.split(':') if isinstance(layers, str) else []
-        readable = all(re.fullmatch(r'\s*(-?\d+)?\s*', part) for part in parts)
+        readable = all(re.fullmatch(r'\s*(-?\d{1,9})?\s*', part) for part in parts)
         bounds = [int(p) if p.strip() else None for p in parts] if readable else []
     if not 1 <= len(bounds) <= 3 or bounds == [None] or bounds[2:] == [0]:
         raise ValueError(f"layers={layers!r} can't be read. Write a depth (3, -1), a slice in "
@@ -77,6 +79,8 @@ def match_names(pattern: str, names: Sequence[str]) -> list[str]:
         ValueError: If it isn't a regular expression, or if nothing matches; the message lists
             the nearest names.
     """
+    if not isinstance(pattern, str) or not pattern:
+        raise ValueError(f'{pattern!r} is no pattern: expected a regular expression over names.')
     try:
         expression = re.compile(pattern)
     except re.error as error:

@@ -14,6 +14,7 @@ from ..resume.replayable_loader import ReplayableLoader
 from ..resume.seeds import SOURCE, TARGET
 from .build import build_loader
 from .inherit import inherit_dataloader
+from .length import check_length
 from .paired_loader import PairedLoader
 from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 from .strong_view import add_strong_view
@@ -102,11 +103,7 @@ def AdaptationTrainLoop(
         ValueError: If there is no target, a domain has no images, the two domains' classes or the
             head's differ, or not just one of ``max_epochs`` and ``max_iters`` is given.
     """
-    if (max_epochs is None) == (max_iters is None):
-        raise ValueError(
-            'AdaptationTrainLoop trains by epoch (max_epochs) or by iteration (max_iters): give '
-            f'one of them, got max_epochs={max_epochs} and max_iters={max_iters}'
-        )
+    check_length('AdaptationTrainLoop', max_epochs, max_iters, **kwargs)
     if max_epochs is not None:
         return AdaptationEpochTrainLoop(
             runner, dataloader, target_dataloader, strong_view, max_epochs=max_epochs, **kwargs
@@ -123,7 +120,7 @@ def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoad
             'for example --cfg-options train_cfg.target_dataloader.dataset.data_root=PATH; what it '
             'leaves out is inherited from train_dataloader'
         )
-    if isinstance(target, dict) and isinstance(source, dict):
+    if not hasattr(target, 'dataset') and isinstance(source, dict):
         target = inherit_dataloader(source, target, 'train_cfg.target_dataloader')
     if strong_view is not None:
         target = add_strong_view(target, strong_view)

@@ -16,8 +16,11 @@ def build_loader(runner: Any, loader: Any, domain: str, seed_offset: int = 0) ->
 
     Raises:
         ValueError: If there are no images, or an annotation can't be read.
+        TypeError: If it is neither a config nor a loader.
     """
     if not isinstance(loader, dict):
+        if not hasattr(loader, 'dataset'):
+            raise TypeError(f'the {domain} loader must be a dict(dataset=...), got {loader!r}')
         return loader
     if not isinstance(loader.get('dataset'), dict):
         raise TypeError(

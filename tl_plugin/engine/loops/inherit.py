@@ -25,12 +25,15 @@ def inherit_dataloader(base: dict, override: dict | None, key: str) -> dict:
 
     Raises:
         ValueError: If ``override`` names no data of its own.
+        TypeError: If it is no dict.
 
     Example:
         >>> base = dict(batch_size=8, dataset=dict(type='A', data_root='source', pipeline=[1]))
         >>> inherit_dataloader(base, dict(dataset=dict(data_root='target')), 'target')
         {'batch_size': 8, 'dataset': {'type': 'A', 'data_root': 'target', 'pipeline': [1]}}
     """
+    if override is not None and not isinstance(override, dict):
+        raise TypeError(f'{key} must be a dict(dataset=...), got {override!r}')
     base, override = _plain(base), _plain(override or {})
     dataset = override.get(_DATASET_KEY)
     if not dataset:

@@ -14,6 +14,7 @@ from ..resume.replayable_loader import ReplayableLoader, seek, set_epoch
 from ..resume.seeds import TARGET
 from .adaptation_loop import _Adaptation, check_labelled_target
 from .build import build_loader
+from .length import check_length
 from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 from .strong_view import add_strong_view
 
@@ -96,11 +97,7 @@ def SourceFreeTrainLoop(
         ValueError: If there is no source model, no image or a head of another width, or not just
             one of ``max_epochs`` and ``max_iters`` is given.
     """
-    if (max_epochs is None) == (max_iters is None):
-        raise ValueError(
-            'SourceFreeTrainLoop trains by epoch (max_epochs) or by iteration (max_iters): give '
-            f'one of them, got max_epochs={max_epochs} and max_iters={max_iters}'
-        )
+    check_length('SourceFreeTrainLoop', max_epochs, max_iters, **kwargs)
     if max_epochs is not None:
         return SourceFreeEpochTrainLoop(
             runner, dataloader, strong_view, max_epochs=max_epochs, **kwargs

@@ -25,10 +25,10 @@ def add_strong_view(loader: dict, transforms: Sequence[dict]) -> dict:
         >>> [step['type'] for step in views['dataset']['pipeline']]
         ['LoadImageFromFile', 'MultiView', 'PackInputs']
     """
-    if not transforms:
+    if not isinstance(transforms, (list, tuple)) or not transforms:
         raise ValueError(
-            'train_cfg.strong_view names no transforms: give what the strong view of a target '
-            "image goes through, [dict(type='RandAugment', ...)] for example"
+            f'train_cfg.strong_view names no transforms ({transforms!r}): give what the strong '
+            "view of a target image goes through, [dict(type='RandAugment', ...)] for example"
         )
     dataset = loader.get('dataset') or {}
     pipeline = list(dataset.get('pipeline') or [])

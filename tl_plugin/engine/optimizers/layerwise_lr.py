@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Collection
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
@@ -80,6 +81,7 @@ class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
             default = getattr(defaults.get(name), 'default', None)
             if getattr(self, attribute) is None and isinstance(default, (int, float)):
                 setattr(self, attribute, float(default))
+        _check_extras(self.options.custom_keys, defaults, self.optimizer_cfg['type'])
         if self.base_lr is None:
             raise ValueError(f'Layer-wise learning rates need one to start from: give the '
                              f'optimizer {self.optimizer_cfg["type"]} an lr.')
@@ -123,6 +125,16 @@ class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
             params.append(group)
         print_log(_table(params, {titles[s]: names for s, names in members.items()}),
                   logger='current')
+
+
+def _check_extras(custom_keys: dict, known: Collection[str], optimizer: str) -> None:
+    """What an entry sets besides factors goes to the optimizer, which ignores what it can't use."""
+    for pattern, setting in custom_keys.items():
+        unknown = [key for key in setting if key not in ('lr_mult', 'decay_mult', *known)]
+        if unknown and known:
+            raise ValueError(
+                f'custom_keys[{pattern!r}] sets {unknown[0]!r}, which {optimizer} has not: '
+                f'expected lr_mult, decay_mult or one of {", ".join(known)}.')
 
 
 def _title(setting: Setting, layer_lr_mult: float) -> str:

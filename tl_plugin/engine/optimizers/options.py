@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from dataclasses import dataclass, field, fields
 from numbers import Real
@@ -35,12 +36,15 @@ class LayerwiseOptions:
 
         Raises:
             ValueError: For an unknown option, with the nearest known one.
+            TypeError: If it is no dict.
         """
+        if paramwise_cfg is not None and not isinstance(paramwise_cfg, dict):
+            raise TypeError(f'paramwise_cfg must be a dict of options, got {paramwise_cfg!r}.')
         cfg = {key: value for key, value in (paramwise_cfg or {}).items() if key not in IMPLIED}
         known = [item.name for item in fields(cls)]
         for key in cfg:
             if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
+                close = difflib.get_close_matches(str(key), known, n=1)
                 raise ValueError(
                     f'paramwise_cfg has no option {key!r}. '
                     + (f'Did you mean {close[0]!r}? ' if close else '')
@@ -70,11 +74,13 @@ class LayerwiseOptions:
 def _check_multiplier(name: str, value) -> None:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f'{name} must be a number, got {value!r}.')
-    if value < 0:
-        raise ValueError(f'{name}={value}: expected 0 or more.')
+    if not 0 <= value < math.inf:
+        raise ValueError(f'{name}={value}: expected 0 or more, and a finite number.')
 
 
 def _check_setting(pattern: str, setting) -> None:
+    if not isinstance(pattern, str) or not pattern:
+        raise TypeError(f'custom_keys: expected a regular expression over names, got {pattern!r}.')
     if not isinstance(setting, dict):
         raise TypeError(f'custom_keys[{pattern!r}] must be dict(lr_mult=, decay_mult=), '
                         f'got {setting!r}.')
@@ -86,6 +92,6 @@ def _check_setting(pattern: str, setting) -> None:
     for key, value in setting.items():
         if key in ('lr_mult', 'decay_mult'):
             _check_multiplier(f'custom_keys[{pattern!r}].{key}', value)
-        elif difflib.get_close_matches(key, ('lr_mult', 'decay_mult'), cutoff=0.7):
+        elif difflib.get_close_matches(str(key), ('lr_mult', 'decay_mult'), cutoff=0.7):
             raise ValueError(f'custom_keys[{pattern!r}] has {key!r}: did you mean lr_mult or '
                              'decay_mult?')

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from torch import Tensor
 
 POINTER = 'last_checkpoint'
 
@@ -56,17 +57,43 @@ def check_resumable(path: str | Path) -> None:
         BrokenCheckpointError: If it is damaged, refused, or holds weights alone.
     """
     content = read_whole(path)
-    meta = content.get('meta') if isinstance(content, dict) else None
-    if not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta):
+    weights_of(content, path)
+    meta = content.get('meta')
+    places = [meta.get(key) for key in ('epoch', 'iter')] if isinstance(meta, dict) else [None]
+    if not all(isinstance(place, int) and place >= 0 for place in places):
         raise BrokenCheckpointError(
             f'{path} does not say at which iteration it was written: it is no checkpoint of a run, '
             'but can be used as load_from'
         )
-    if 'optimizer' not in content:
+    if not isinstance(content.get('optimizer'), dict):
         raise BrokenCheckpointError(
             f'{path} holds no optimizer: a run cannot go on from it (save_optimizer=False, or one '
             'of the best), but it can be used as load_from'
         )
+
+
+def weights_of(content: Any, path: str | Path) -> dict[str, Tensor]:
+    """The tensors that a checkpoint holds, by name.
+
+    Args:
+        content: What was read.
+        path: From where, for messages.
+
+    Raises:
+        BrokenCheckpointError: If there are none.
+    """
+    state = content.get('state_dict', content) if isinstance(content, dict) else content
+    if not isinstance(state, dict):
+        raise BrokenCheckpointError(
+            f'{path} holds no weights: expected a dict of tensors, alone or under state_dict, got '
+            f'{type(state).__name__}'
+        )
+    found = {n: v for n, v in state.items() if isinstance(n, str) and isinstance(v, Tensor)}
+    if not found:
+        raise BrokenCheckpointError(
+            f'{path} holds no weights: no tensor is among {", ".join(map(str, state)) or "nothing"}'
+        )
+    return found
 
 
 def read_whole(path: str | Path) -> Any:
@@ -93,7 +120,7 @@ def read_whole(path: str | Path) -> Any:
         asked = re.search(r'GLOBAL (\S+)', str(error))
         what = f'it asks for {asked[1]}, more than data' if asked else 'it is no checkpoint'
         raise BrokenCheckpointError(f'refused to read {path}: {what}') from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of damaged bytes zipfile and torch make whatever comes
         raise BrokenCheckpointError(f'{path} is not whole, or no checkpoint: {error}') from error
 
 

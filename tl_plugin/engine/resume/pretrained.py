@@ -9,7 +9,7 @@ from mmengine.model import PretrainedInit
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from .checkpoints import read_whole
+from .checkpoints import read_whole, weights_of
 
 
 def pretrained_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, dict]]:
@@ -54,20 +54,15 @@ def read_pretrained(init: dict, where: str) -> dict:
         content = read_whole(Path(path).expanduser())
     else:
         raise FileNotFoundError(f'{where}: no checkpoint at {Path(path).absolute()}')
-    state = content.get('state_dict', content) if isinstance(content, dict) else content
-    if not isinstance(state, dict):
-        raise ValueError(
-            f'{where}: {path} holds no weights: expected a dict of tensors, alone or under '
-            f'state_dict, got {type(state).__name__}'
-        )
+    state = weights_of(content, path)
     if prefix:
         prefix = prefix if prefix.endswith('.') else f'{prefix}.'
-        inner = {n[len(prefix) :]: v for n, v in state.items() if str(n).startswith(prefix)}
+        inner = {n[len(prefix) :]: v for n, v in state.items() if n.startswith(prefix)}
         if not inner:
-            tops = ', '.join(sorted({str(n).split('.')[0] for n in state})[:8])
+            tops = ', '.join(sorted({n.split('.')[0] for n in state})[:8])
             raise ValueError(
                 f'{where}: {path} has nothing under the prefix {prefix!r}; its names begin with '
                 f'{tops or "nothing"}'
             )
         state = inner
-    return {name: value for name, value in state.items() if isinstance(name, str)}
+    return state

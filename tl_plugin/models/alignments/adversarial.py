@@ -75,12 +75,14 @@ def mlp(
         spectral_norm: Divide each weight matrix by its largest singular value. Defaults to False.
 
     Raises:
-        ValueError: If ``norm`` or ``dropout`` is out of its range.
+        ValueError: If a width, ``norm`` or ``dropout`` is out of its range.
     """
     if norm not in (None, 'BN'):
         raise ValueError(f"norm must be 'BN' or None, got {norm!r}")
     if not 0 <= dropout < 1:
         raise ValueError(f'dropout must be in [0, 1), got {dropout}')
+    if not all(width > 0 for width in hidden_channels):
+        raise ValueError(f'hidden_channels must be widths above 0, got {hidden_channels}')
     layers: list[nn.Module] = []
     widths = [in_features, *hidden_channels]
     for width, hidden in zip(widths, widths[1:]):

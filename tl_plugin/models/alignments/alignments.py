@@ -3,13 +3,13 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.model import ModuleDict
-from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from tl_plugin.functional import dry_run
 
+from ..fitting import build_losses, check_loss_names
 from .adversarial import AdversarialAlignment
-from .base import DomainBatch
+from .base import Alignment, DomainBatch
 
 
 class Alignments(ModuleDict):
@@ -21,21 +21,13 @@ class Alignments(ModuleDict):
 
     Raises:
         ValueError: If a name can't be one, or the classifier's head has no features to give.
+        TypeError: If one is no alignment.
     """
 
     def __init__(self, configs: dict[str, dict | None], classifier: nn.Module) -> None:
-        configs = {name: cfg for name, cfg in configs.items() if cfg is not None}
-        for name in configs:
-            if not name.isidentifier() or 'loss' in name:
-                raise ValueError(
-                    f'the name of an alignment must be a Python identifier without "loss" in it, '
-                    f'got {name!r}: it becomes loss_<name> in the log, and mmengine adds up every '
-                    'value that has "loss" in its name'
-                )
+        check_loss_names('model.alignments', configs)
         widths = _widths(classifier) if configs else {}
-        super().__init__(
-            {name: MODELS.build(cfg, default_args=widths) for name, cfg in configs.items()}
-        )
+        super().__init__(build_losses('model.alignments', configs, Alignment, **widths))
 
     def adversaries(self) -> dict[str, AdversarialAlignment]:
         """Those that play against the features, by name."""

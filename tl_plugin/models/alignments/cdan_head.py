@@ -53,6 +53,8 @@ class CDANHead(DANNHead):
     ) -> None:
         if random_channels < 1:
             raise ValueError(f'CDANHead: random_channels must be >= 1, got {random_channels}')
+        if max_channels < 0:
+            raise ValueError(f'CDANHead: max_channels must be >= 0, got {max_channels}')
         self.max_channels = max_channels
         self.random_channels = random_channels
         super().__init__(**kwargs)

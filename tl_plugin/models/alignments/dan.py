@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from tl_plugin.functional import BANDWIDTHS, gather_ranks, maximum_mean_discrepancy
+from tl_plugin.functional import (
+    BANDWIDTHS,
+    check_bandwidths,
+    gather_ranks,
+    maximum_mean_discrepancy,
+)
 from tl_plugin.options import checked
 
 from .base import Alignment, DomainBatch
@@ -35,6 +40,7 @@ class DANAlignment(Alignment):
         self, bandwidths: Sequence[float] = BANDWIDTHS, unbiased: bool = True, **kwargs
     ) -> None:
         super().__init__(**kwargs)
+        check_bandwidths(type(self).__name__, bandwidths)
         self.bandwidths = tuple(bandwidths)
         self.unbiased = unbiased
 

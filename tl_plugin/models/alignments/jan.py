@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from tl_plugin.functional import BANDWIDTHS, gather_ranks, joint_maximum_mean_discrepancy
+from tl_plugin.functional import (
+    BANDWIDTHS,
+    check_bandwidths,
+    gather_ranks,
+    joint_maximum_mean_discrepancy,
+)
 from tl_plugin.options import checked
 
 from .base import Alignment, DomainBatch
@@ -42,7 +47,9 @@ class JANAlignment(Alignment):
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
+        check_bandwidths(type(self).__name__, bandwidths)
         self.bandwidths = tuple(bandwidths)
+        check_bandwidths(type(self).__name__, [prediction_bandwidth], 'prediction_bandwidth')
         self.prediction_bandwidth = prediction_bandwidth
         self.unbiased = unbiased
 

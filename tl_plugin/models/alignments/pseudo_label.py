@@ -37,7 +37,7 @@ class PseudoLabelAlignment(Alignment):
             :class:`Alignment`.
 
     Raises:
-        ValueError: If the threshold is out of range.
+        ValueError: If the threshold or the momentum is out of range.
     """
 
     needs_logits = True
@@ -55,6 +55,11 @@ class PseudoLabelAlignment(Alignment):
         if not 0 <= threshold <= 1:
             raise ValueError(
                 f'PseudoLabelAlignment: threshold must be in [0, 1], got {threshold}'
+            )
+        if teacher_momentum is not None and not 0 <= teacher_momentum < 1:
+            raise ValueError(
+                'PseudoLabelAlignment: teacher_momentum must be in [0, 1) or None, got '
+                f'{teacher_momentum}'
             )
         self.threshold = threshold
         self.relative = relative

@@ -4,9 +4,10 @@ from __future__ import annotations
 import os
 from typing import Callable, Collection, Dict
 
-import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
+
+from tl_plugin.engine.resume.checkpoints import read_whole
 
 StateDict = Dict[str, Tensor]
 
@@ -60,9 +61,8 @@ def _read(path: str) -> StateDict:
         raise FileNotFoundError(f'checkpoint_path is {path!r}, but there is no such file. Give a '
                                 'local file; downloads go through `pretrained` or `weights`.')
     if str(path).endswith('.safetensors'):
-        from safetensors.torch import load_file
-        return load_file(path)
-    content = torch.load(path, map_location='cpu', weights_only=True)
+        return _read_safetensors(path)
+    content = read_whole(path)
     for key in WEIGHT_KEYS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -71,6 +71,15 @@ def _read(path: str) -> StateDict:
         raise ValueError(f'{path} holds no weights: expected a dict of tensors, alone or under '
                          f'one of {", ".join(WEIGHT_KEYS)}, got {type(content).__name__}.')
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _read_safetensors(path: str) -> StateDict:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f'{path} is not whole, or no safetensors file: {error}') from error
 
 
 def _inside(state: StateDict, wanted: Collection[str]) -> StateDict:

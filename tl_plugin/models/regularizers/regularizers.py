@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from mmengine.model import ModuleDict
-from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ..data_preprocessor import SOURCE, TARGET
+from ..fitting import build_losses, check_loss_names
 from ..rows import take_rows
 from .base import ModelView, Regularizer
 from .source_model import SourceModel
@@ -26,18 +26,12 @@ class Regularizers(ModuleDict):
 
     Raises:
         ValueError: If a name can't be one.
+        TypeError: If one is no regularizer.
     """
 
     def __init__(self, configs: dict[str, dict | None], taken: tuple[str, ...] = ()) -> None:
-        configs = {name: cfg for name, cfg in configs.items() if cfg is not None}
-        for name in configs:
-            if not name.isidentifier() or 'loss' in name or name in taken:
-                raise ValueError(
-                    'the name of a regularizer must be a Python identifier without "loss" in it '
-                    f'that no other loss has ({", ".join(taken)} are taken), got {name!r}: it '
-                    'becomes loss_<name> in the log'
-                )
-        super().__init__({name: MODELS.build(cfg) for name, cfg in configs.items()})
+        check_loss_names('model.regularizers', configs, taken)
+        super().__init__(build_losses('model.regularizers', configs, Regularizer))
         self.source_model: SourceModel | None = None
 
     @property
