@@ -68,7 +68,7 @@ def plot_accuracy(runs: Sequence[list[dict]]) -> str:
 def plot_overview(results: dict) -> str:
     """Draw target against source accuracy, every rung, the frontier, the recommended one.
 
-    Bars are 95% intervals. Names stand in the margin's legend by number, where they can't overlap.
+    Bars are 95% intervals. Points bear the rungs' numbers, whose names stand beside the picture.
 
     Args:
         results: Content of results.json.
@@ -76,10 +76,10 @@ def plot_overview(results: dict) -> str:
     Returns:
         A data URI.
     """
-    figure, axes = _figure('source accuracy, %', 'target accuracy, %', size=(6.0, 4.6))
+    figure, axes = _figure('source accuracy, %', 'target accuracy, %', size=(5.4, 4.0))
     recommendation = results['recommendation'] or {'rung': None, 'frontier': []}
     places = {}
-    for number, rung in enumerate(results['rungs'], 1):
+    for rung in results['rungs']:
         x, y = rung['source_accuracy'], rung['target_accuracy']
         places[rung['name']] = (x, y)
         chosen = rung['name'] == recommendation['rung']
@@ -88,50 +88,55 @@ def plot_overview(results: dict) -> str:
             x, y, *bars, elinewidth=0.6, alpha=0.85,
             marker='*' if chosen else 'o', markersize=15 if chosen else 6, capsize=2,
             color=COLOURS['target'] if chosen else COLOURS['source'], ls='none',
-            label=f'{number} {rung["name"]}',
-        )
-        axes.annotate(
-            str(number), (x, y), xytext=(5, 5), textcoords='offset points', fontsize=10,
-            fontweight='bold' if chosen else None,
         )
     on_frontier = [places[name] for name in recommendation['frontier'] if name in places]
     axes.plot(*zip(*on_frontier), ls='--', lw=0.8, color='#888888') if on_frontier else None
     axes.margins(0.1)
-    names = [line.get_label() for line in axes.containers]
-    marks = [container[0] for container in axes.containers]
-    figure.legend(
-        marks, names, loc='outside lower center', ncols=2, frameon=False, fontsize=9,
-        handlelength=0, handletextpad=0.2, markerscale=0,
-    )
+    for (x, y), numbers in _together(list(places.values())):
+        text = ', '.join(map(str, numbers))
+        axes.annotate(text, (x, y), xytext=(6, 5), textcoords='offset points', fontsize=11)
     return _data_uri(figure)
 
 
-def plot_kept_layers(rungs: Sequence[dict], domain: str) -> str:
+def plot_kept_layers(rungs: dict[int, dict], domain: str) -> str:
     """Draw how alike each rung's layers are to the source model's; returns a data URI.
 
     Args:
-        rungs: Rows of results.json with ``kept_layers``.
+        rungs: Number that the rung is called by -> row of results.json with ``kept_layers``.
         domain: On whose images.
     """
-    layers = rungs[0]['kept_layers']['layers']
-    grid = np.array(
-        [[np.nan if v is None else v for v in rung['kept_layers'][domain]['cka']] for rung in rungs]
-    )
-    size = (1.9 + 0.42 * max(len(layers), 4), 1.4 + 0.3 * len(rungs))
-    figure, axes = _figure('layers, from the image to the decision', '', size=size)
+    found = [rung['kept_layers'] for rung in rungs.values()]
+    layers = found[0]['layers']
+    grid = np.array([[np.nan if v is None else v for v in each[domain]['cka']] for each in found])
+    size = (1.0 + 0.42 * max(len(layers), 4), 1.6 + 0.32 * len(rungs))
+    figure, axes = _figure('layers, from the image to the decision', 'rung', size=size)
     axes.imshow(grid, vmin=0, vmax=1, cmap='viridis', aspect='auto')
-    axes.set_xticks(range(len(layers)), [_short(name) for name in layers], rotation=90, fontsize=8)
-    axes.set_yticks(range(len(rungs)), [rung['name'] for rung in rungs], fontsize=8)
+    axes.set_xticks(range(len(layers)), [_short(name) for name in layers], rotation=90)
+    axes.set_yticks(range(len(rungs)), list(rungs))
     for row, column in np.argwhere(np.isfinite(grid)):
         value = grid[row, column]
         colour = 'black' if value > 0.6 else 'white'
         text = '1' if value >= 0.995 else f'{max(value, 0):.2f}'.lstrip('0')
-        axes.text(column, row, text, ha='center', va='center', fontsize=7, color=colour)
+        axes.text(column, row, text, ha='center', va='center', fontsize=9, color=colour)
     return _data_uri(figure)
 
 
 def _short(name: str) -> str:
     return name.split('.', 1)[-1] if len(name) > 12 else name
+
+
+def _together(places: Sequence[tuple[float, float]]) -> list[tuple[tuple, list[int]]]:
+    """Numbers, from 1, of points that lie so near each other that they share a label."""
+    spans = [max(np.ptp(axis), 1.0) for axis in zip(*places)]
+    labels: list[tuple[tuple, list[int]]] = []
+    for number, place in enumerate(places, 1):
+        for first, numbers in labels:
+            if all(abs(a - b) < 0.04 * span for a, b, span in zip(first, place, spans)):
+                numbers.append(number)
+                break
+        else:
+            labels.append((place, [number]))
+    return labels
 
 
 def _bars(rung: dict, domain: str) -> list[list[float]] | None:

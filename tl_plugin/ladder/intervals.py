@@ -8,9 +8,9 @@ from statistics import fmean
 LEVEL = 0.95
 #: What an interval is about, by how it was made.
 METHODS = {
-    'seeds': "Student's t over the seeds: how much another seed would change",
-    'images': 'Wilson, over the test images of the one seed: how much other images would change; '
-    'how much another seed would change is unknown',
+    'seeds': "Student's t over the seeds, for what other seeds would give",
+    'images': "Wilson's over the test images of the one seed, for what other images would give; "
+    'what another seed would give is not known',
 }
 
 

@@ -16,7 +16,7 @@ from tl_plugin.engine.loops.predictions import domain_loader
 from tl_plugin.evaluation.similarity import compare
 
 #: Images of each domain and layers that are compared: what bounds the cost.
-NUM_IMAGES, MAX_LAYERS, BATCH_SIZE = 256, 16, 32
+NUM_IMAGES, MAX_LAYERS, BATCH_SIZE = 256, 12, 32
 DOMAINS = ('source', 'target')
 # Parts of a training that a source model hasn't got, and prediction doesn't use.
 _TRAINING_ONLY = ('alignments.', 'regularizers.', 'data_preprocessor.')

@@ -38,13 +38,12 @@ def make_report(results: dict, cfg: Config) -> str:
     predictions = {rung['name']: _predictions(rung) for rung in results['rungs']}
     datasets = {domain: build_dataset(cfg, domain) for domain in DOMAINS}
     classes = class_names(datasets['source'], predictions)
-    header, cells = rows(results)
+    _, cells = rows(results)
     # Without a recommendation the report shows what doing nothing gives.
     chosen = recommended_rung(results) or results['rungs'][0]
     flip = to_rgb(cfg)
     return template.render(
         results=results,
-        header=header,
         table=list(zip(results['rungs'], cells)),
         chosen=chosen,
         overview=curves.plot_overview(results),
@@ -137,24 +136,30 @@ def kept_layers(results: dict) -> dict | None:
     """Pictures of how alike the rungs' layers are to the source model's, where it was measured.
 
     Returns:
-        ``pictures``, domain -> image and words; ``images`` by domain and ``seconds`` a rung; None
+        ``pictures``, domain -> image and words; ``names`` by number; ``images`` by domain and ``seconds`` a rung; None
         where no rung was compared.
     """
-    rungs = [rung for rung in results['rungs'] if rung.get('kept_layers')]
-    layers = rungs[0]['kept_layers']['layers'] if rungs else None
-    rungs = [rung for rung in rungs if rung['kept_layers']['layers'] == layers]
-    rungs = [rung for rung in rungs if rung['name'] != BASELINE]
+    numbered = dict(enumerate(results['rungs'], 1))
+    rungs = {
+        number: rung
+        for number, rung in numbered.items()
+        if rung.get('kept_layers') and rung['name'] != BASELINE
+    }
     if not rungs:
         return None
+    first = next(iter(rungs.values()))['kept_layers']
+    # A rung of another network has layers of its own.
+    rungs = {n: r for n, r in rungs.items() if r['kept_layers']['layers'] == first['layers']}
     pictures = {}
     for domain in DOMAINS:
-        last = [(rung['name'], rung['kept_layers'][domain]['cka'][-1]) for rung in rungs]
-        words = '; '.join(f'{name} {value:.2f}' for name, value in last if value is not None)
+        last = {r['name']: r['kept_layers'][domain]['cka'][-1] for r in rungs.values()}
+        words = '; '.join(f'{name} {cka:.2f}' for name, cka in last.items() if cka is not None)
         pictures[domain] = {'image': curves.plot_kept_layers(rungs, domain), 'words': words}
     return {
         'pictures': pictures,
-        'images': rungs[0]['kept_layers']['images'],
-        'seconds': np.mean([rung['kept_layers']['seconds'] for rung in rungs]),
+        'names': {number: rung['name'] for number, rung in rungs.items()},
+        'images': first['images'],
+        'seconds': np.mean([rung['kept_layers']['seconds'] for rung in rungs.values()]),
     }
 
 
