@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.utils import import_modules_from_strings
 
 # What an overlay's `type` may take the place of. Anything else in a config was put there on
 # purpose and would be lost without a word. `None` is a config that names no type.
@@ -98,6 +99,7 @@ def apply_strategies(cfg: Config, names: Sequence[str]) -> Config:
     Raises:
         ValueError: If a name is unknown or given twice, or an overlay would replace a component
             that it can't stand in for.
+        TypeError: If a part of an overlay is of another form.
 
     Example:
         >>> cfg = Config(dict(model=dict(type='ImageClassifier'), train_cfg=dict(by_epoch=True)))
@@ -111,12 +113,16 @@ def apply_strategies(cfg: Config, names: Sequence[str]) -> Config:
         raise ValueError(f'each strategy can be applied once, {", ".join(twice)} came twice')
     merged = copy.deepcopy(cfg)
     for name in names:
-        _merge(merged, Config.fromfile(overlay_path(name)), name)
+        overlay = Config.fromfile(overlay_path(name), import_custom_modules=False)
+        _merge(merged, overlay, name)
     return merged
 
 
 def _merge(cfg: Config, overlay: Config, name: str) -> None:
     changes = overlay._cfg_dict.to_dict()
+    _check_forms(changes, name)
+    if changes.get('custom_imports'):
+        import_modules_from_strings(**changes['custom_imports'])
     _check_replaced_types(cfg, changes, name)
     hooks = changes.pop('custom_hooks', None)
     if hooks:
@@ -131,6 +137,27 @@ def _merge(cfg: Config, overlay: Config, name: str) -> None:
         # mmengine takes either; the loop reads the unit from max_epochs or max_iters.
         train_cfg.pop('by_epoch', None)
     cfg.merge_from_dict(_without_needless_deletes(changes, cfg._cfg_dict))
+
+
+def _check_forms(changes: dict, name: str) -> None:
+    """Refuses an overlay whose parts are of another form than mmengine takes them in."""
+    forms = {'custom_imports': dict, 'model': dict, 'train_cfg': dict, 'optim_wrapper': dict}
+    for key, form in {**forms, 'custom_hooks': list}.items():
+        part = changes.get(key)
+        if part is not None and not isinstance(part, form):
+            raise TypeError(f'strategy {name!r}: {key} must be a {form.__name__}, got {part!r}')
+    imports = changes.get('custom_imports') or {}
+    unknown = set(imports) - {'imports', 'allow_failed_imports'}
+    if unknown or (imports and not isinstance(imports.get('imports'), (str, list))):
+        raise TypeError(
+            f'strategy {name!r}: custom_imports must be dict(imports=[...], '
+            f'allow_failed_imports=False), got {imports!r}'
+        )
+    for hook in changes.get('custom_hooks') or []:
+        if not isinstance(hook, dict) or 'type' not in hook:
+            raise TypeError(
+                f'strategy {name!r}: custom_hooks holds {hook!r}, expected dict(type=...)'
+            )
 
 
 def _without_needless_deletes(changes: dict, old: Any) -> dict:

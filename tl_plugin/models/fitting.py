@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 from mmpretrain.registry import MODELS
@@ -38,45 +38,22 @@ def domain_preprocessor(cfg: Any) -> Any:
     return cfg
 
 
-def build_losses(key: str, configs: Any, base: type, **defaults: Any) -> dict[str, nn.Module]:
-    """Builds the parts of a loss that a config names.
+def check_losses(key: str, configs: Any, base: type, taken: Collection[str] = ()) -> None:
+    """Refuses parts of a loss that can't be built or logged.
 
     Args:
         key: Where they stand in the config, for messages: 'model.alignments'.
         configs: Name -> config; None switches one off.
         base: What each must be.
-        **defaults: Arguments that each may take.
+        taken: Names that other losses have.
 
     Raises:
+        ValueError: If one has an impossible name.
         TypeError: If one is something else.
     """
     if not isinstance(configs, dict):
         raise TypeError(f'{key} must be a dict of name to dict(type=...), got {configs!r}')
-    losses = {}
     for name, cfg in configs.items():
-        if cfg is None:
-            continue
-        if not isinstance(cfg, dict) or 'type' not in cfg:
-            raise TypeError(f'{key}.{name} must be a dict(type=...), got {cfg!r}')
-        kind = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
-        if kind is not None and not (isinstance(kind, type) and issubclass(kind, base)):
-            raise TypeError(f'{key}.{name}: {cfg["type"]!r} is no {base.__name__}')
-        losses[name] = MODELS.build(cfg, default_args=defaults)
-    return losses
-
-
-def check_loss_names(key: str, names: Iterable[Any], taken: Collection[str] = ()) -> None:
-    """Refuses names under which a loss can't be logged.
-
-    Args:
-        key: Where they stand in the config, for messages: 'model.alignments'.
-        names: The names.
-        taken: Those that other losses have.
-
-    Raises:
-        ValueError: If one can't be a name.
-    """
-    for name in names:
         if not isinstance(name, str) or not name.isidentifier() or 'loss' in name or name in taken:
             others = f' that no other loss has ({", ".join(taken)} are taken)' if taken else ''
             raise ValueError(
@@ -84,6 +61,27 @@ def check_loss_names(key: str, names: Iterable[Any], taken: Collection[str] = ()
                 f'got {name!r}: it becomes loss_<name> in the log, and mmengine adds up every '
                 'value that has "loss" in its name'
             )
+        if cfg is None:
+            continue
+        if not isinstance(cfg, dict) or 'type' not in cfg:
+            raise TypeError(f'{key}.{name} must be a dict(type=...), got {cfg!r}')
+        kind = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
+        if kind is not None and not (isinstance(kind, type) and issubclass(kind, base)):
+            raise TypeError(f'{key}.{name}: {cfg["type"]!r} is no {base.__name__}')
+
+
+def build_losses(configs: dict, **defaults: Any) -> dict[str, nn.Module]:
+    """Builds the parts of a loss.
+
+    Args:
+        configs: Name -> config, checked by :func:`check_losses`; None switches one off.
+        **defaults: Arguments that each takes.
+    """
+    return {
+        name: MODELS.build(cfg, default_args=defaults)
+        for name, cfg in configs.items()
+        if cfg is not None
+    }
 
 
 def fit_head(head: Any, backbone: nn.Module, neck: nn.Module | None) -> Any:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tl_plugin.functional import dry_run
 
-from ..fitting import build_losses, check_loss_names
+from ..fitting import build_losses, check_losses
 from .adversarial import AdversarialAlignment
 from .base import Alignment, DomainBatch
 
@@ -25,9 +25,9 @@ class Alignments(ModuleDict):
     """
 
     def __init__(self, configs: dict[str, dict | None], classifier: nn.Module) -> None:
-        check_loss_names('model.alignments', configs)
-        widths = _widths(classifier) if configs else {}
-        super().__init__(build_losses('model.alignments', configs, Alignment, **widths))
+        check_losses('model.alignments', configs, Alignment)
+        wanted = any(cfg is not None for cfg in configs.values())
+        super().__init__(build_losses(configs, **(_widths(classifier) if wanted else {})))
 
     def adversaries(self) -> dict[str, AdversarialAlignment]:
         """Those that play against the features, by name."""

@@ -67,10 +67,12 @@ def _read(path: str) -> StateDict:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
-    if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
+    held = content.items() if isinstance(content, dict) else ()
+    found = {n: v for n, v in held if isinstance(n, str) and isinstance(v, Tensor)}
+    if not found:
         raise ValueError(f'{path} holds no weights: expected a dict of tensors, alone or under '
                          f'one of {", ".join(WEIGHT_KEYS)}, got {type(content).__name__}.')
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    return found
 
 
 def _read_safetensors(path: str) -> StateDict:

@@ -9,7 +9,7 @@ from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
 from ..data_preprocessor import SOURCE, TARGET
-from ..fitting import build_losses, check_loss_names
+from ..fitting import build_losses, check_losses
 from ..rows import take_rows
 from .base import ModelView, Regularizer
 from .source_model import SourceModel
@@ -30,8 +30,8 @@ class Regularizers(ModuleDict):
     """
 
     def __init__(self, configs: dict[str, dict | None], taken: tuple[str, ...] = ()) -> None:
-        check_loss_names('model.regularizers', configs, taken)
-        super().__init__(build_losses('model.regularizers', configs, Regularizer))
+        check_losses('model.regularizers', configs, Regularizer, taken)
+        super().__init__(build_losses(configs))
         self.source_model: SourceModel | None = None
 
     @property
