@@ -120,7 +120,8 @@ def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoad
             'for example --cfg-options train_cfg.target_dataloader.dataset.data_root=PATH; what it '
             'leaves out is inherited from train_dataloader'
         )
-    if not hasattr(target, 'dataset') and isinstance(source, dict):
+    built = not isinstance(target, dict) and hasattr(target, 'dataset')
+    if not built and isinstance(source, dict):
         target = inherit_dataloader(source, target, 'train_cfg.target_dataloader')
     if strong_view is not None:
         target = add_strong_view(target, strong_view)
