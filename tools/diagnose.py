@@ -15,9 +15,12 @@ def parse_args():
         epilog='Writes findings.json and report.html; with a backbone also config.py, which '
         'tools/train.py and tools/ladder.py take as it is.',
     )
+    parser.add_argument(
+        'config', nargs='?', help='config of both domains, in place of --source and --target'
+    )
     add_data_arguments(
         parser,
-        required=True,
+        required=False,
         backbone='whose features are compared; without one, image quality alone is',
     )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/diagnose'))
@@ -27,6 +30,9 @@ def parse_args():
     )
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
+    given = [args.source is not None, args.target is not None]
+    if any(given) == (args.config is not None) or any(given) != all(given):
+        parser.error('give --source and --target, or one config that holds both')
     if args.checkpoint and not args.backbone:
         parser.error('--checkpoint needs the --backbone that it belongs to')
     return args
@@ -38,10 +44,13 @@ def main():
 
     from tl_plugin.analysis.diagnose import Settings, diagnose
     from tl_plugin.analysis.report import print_findings, write_report
-    from tl_plugin.datasets.any_data import read_data
+    from tl_plugin.datasets.any_data import read_both_domains, read_data
 
     MMLogger.get_instance('diagnose', log_level='WARNING')
-    domains = dict(source=read_data(args.source), target=read_data(args.target))
+    if args.config is not None:
+        domains = read_both_domains(args.config)
+    else:
+        domains = dict(source=read_data(args.source), target=read_data(args.target))
     few = args.target_labels
     if few is not None:
         few = int(few) if few.isdigit() else read_data(few)

@@ -6,6 +6,8 @@
 #
 # The environment is .venv in the checkout, or with --here the one that is active. --python names
 # the Python to make .venv with, --cpu takes PyTorch without CUDA, a fraction of the download.
+# It climbs a selection of the rungs, one of each kind, in about six minutes; all of them take
+# python tools/ladder.py configs/digits/ladder.py
 # A second call reuses what is there: the environment, and every rung that was finished.
 set -euo pipefail
 
@@ -26,4 +28,5 @@ cd "$ROOT"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 say 'Climbing the ladder on embedded data'
 exec "$PYTHON" -u tools/ladder.py configs/digits/ladder.py --work-dir work_dirs/quickstart \
+    --rungs adabn feature_extraction fine_tune dann dann_pseudo_label interpolation \
     ${REST[@]+"${REST[@]}"}

@@ -58,6 +58,46 @@ def read_data(given: str | Path) -> DomainImages:
     return DomainImages(str(given), items, _classes(items, path))
 
 
+def read_both_domains(given: str | Path) -> dict[str, DomainImages]:
+    """List the images of both domains of one config.
+
+    Args:
+        given: An mmpretrain config, ``.py`` or ``package::path``. Its three loaders are the source;
+            the target is ``ladder.target_dataloader`` or else ``train_cfg.target_dataloader``, and
+            the domain ``target`` of ``val_cfg`` and ``test_cfg``.
+
+    Returns:
+        ``source`` and ``target``.
+
+    Raises:
+        ValueError: If the config has no target.
+    """
+    from tl_plugin.engine.loops.inherit import inherit_dataloader
+    from tl_plugin.launch import load_config
+
+    cfg = load_config(given)
+    loops = {split: cfg.get(f'{split}_cfg') or {} for split in SPLITS}
+    unlabelled = (cfg.get('ladder') or {}).get('target_dataloader')
+    loaders = {
+        split: (loop.get('dataloaders') or {}).get('target') for split, loop in loops.items()
+    }
+    loaders['train'] = unlabelled or loops['train'].get('target_dataloader')
+    target = {
+        split: inherit_dataloader(cfg[f'{split}_dataloader'], loader, f'target of {split}_cfg')
+        for split, loader in loaders.items()
+        if loader
+    }
+    if not target:
+        raise ValueError(
+            f'{given} names no target: expected ladder.target_dataloader, '
+            'train_cfg.target_dataloader, or a domain target in val_cfg or test_cfg; or give '
+            '--source and --target'
+        )
+    source = _from_datasets(_dataset_configs(cfg, str(given)), cfg, str(given))
+    datasets = {split: loader['dataset'] for split, loader in target.items()}
+    return dict(source=source, target=_from_datasets(datasets, cfg, f'{given}, target'))
+
+
 def _from_folder(folder: Path) -> Iterator[ImageItem]:
     parts = [child for child in _children(folder) if child.is_dir()]
     splits = [split_name(child.name) for child in parts]
@@ -107,12 +147,15 @@ def _classes(items: tuple[ImageItem, ...], path: Path) -> tuple[str, ...]:
 
 
 def _from_config(given: str) -> DomainImages:
-    from mmpretrain.registry import DATASETS
-
     from tl_plugin.launch import load_config
 
     cfg = load_config(given)
-    datasets = _dataset_configs(cfg, given)
+    return _from_datasets(_dataset_configs(cfg, given), cfg, given)
+
+
+def _from_datasets(datasets: dict[str, dict], cfg: Config, given: str) -> DomainImages:
+    from mmpretrain.registry import DATASETS
+
     items: list[ImageItem] = []
     classes: tuple[str, ...] = ()
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):

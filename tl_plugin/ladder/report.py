@@ -136,8 +136,8 @@ def kept_layers(results: dict) -> dict | None:
     """Pictures of how alike the rungs' layers are to the source model's, where it was measured.
 
     Returns:
-        ``pictures``, domain -> image and words; ``names`` by number; ``images`` by domain and ``seconds`` a rung; None
-        where no rung was compared.
+        ``pictures``, domain -> image and words; ``names`` by number; ``images`` by domain and
+        ``seconds`` a rung; None where no rung was compared.
     """
     numbered = dict(enumerate(results['rungs'], 1))
     rungs = {
