@@ -1,5 +1,5 @@
-# MCC, with gentler crops than the peers' and twice their learning rate.
-_base_ = 'adapt.py'
+# DANN and MCC together, with gentler crops than the peers' and twice their learning rate.
+_base_ = 'dann.py'
 model = dict(alignments=dict(mcc=dict(type='MCCAlignment')))
 pipeline = [
     dict(type='LoadImageFromFile'),
