@@ -119,6 +119,9 @@ def write_config(
         cfg[f'{split}_cfg'] = settings
         cfg[f'{split}_evaluator'] = dict(type='Accuracy', topk=(1,))
     ladder = dict(target_dataloader=dict(dataset=dataset('target', TRAIN, train, labels=False)))
+    if not (data.source.datasets or data.target.datasets):
+        # Inherited from whichever loader it is merged over: augmented in training, not in a test.
+        ladder['target_dataloader']['dataset'].pop('pipeline')
     if data.few:
         ladder['labelled_target_dataloader'] = dict(
             batch_size=max(min(batch_size, len(data.few) // 2), 1),
