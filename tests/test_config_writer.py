@@ -72,11 +72,23 @@ def test_lists_are_disjoint_and_numbered_by_name(folders, tmp_path):
     assert not {line.rsplit(' ', 1)[0] for line in tests} & set(unlabelled)
 
 
+def test_rungs_on_few_labels_take_steps_enough(folders, tmp_path):
+    _, path = written(folders, tmp_path)
+    cfg = load_config(path)
+    rungs = read_rungs(cfg.ladder)
+    for name in ('feature_extraction', 'linear_probe_then_fine_tune', 'fine_tune_l2_sp'):
+        ready = ready_config(cfg, rungs[name], seed=0)
+        # Six labels, three a batch.
+        assert ready.train_cfg.max_epochs * 2 == 300 and ready.train_cfg.val_interval == 15
+    assert ready.model.regularizers.l2_sp.exclude == []
+    assert ready_config(cfg, rungs['dann'], seed=0).train_cfg.max_epochs == 1
+
+
 @pytest.mark.parametrize('rung', ['feature_extraction', 'dann'])
 def test_the_ladder_climbs_on_it(folders, tmp_path, rung):
     _, path = written(folders, tmp_path)
     cfg = load_config(path)
-    ready = ready_config(cfg, read_rungs({})[rung], seed=0)
+    ready = ready_config(cfg, read_rungs(cfg.ladder)[rung], seed=0)
     ready.val_cfg = ready.val_dataloader = ready.val_evaluator = None
     ready.train_cfg.max_epochs = 1
     build_runner(prepare(ready, work_dir=tmp_path / 'run')).train()

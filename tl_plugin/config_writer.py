@@ -11,9 +11,13 @@ from tl_plugin.backbone_choice import ModelChoice, choose_model
 from tl_plugin.datasets.any_data import read_data
 from tl_plugin.datasets.images import TEST, TRAIN, VAL, DomainImages, ImageItem
 from tl_plugin.datasets.prepared import PreparedData, prepare_data
+from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
+from tl_plugin.ladder.rung import LABELLED_TARGET
 
 CONFIG_NAME = 'config.py'
 LISTS = 'lists'
+#: That a rung on few labelled images trains for; a learning rate's warm-up takes 100 of them.
+_LEAST_STEPS = 300
 _BASE = 'mmpretrain::_base_/default_runtime.py'
 
 
@@ -127,11 +131,25 @@ def write_config(
             batch_size=max(min(batch_size, len(data.few) // 2), 1),
             dataset=dataset('target', TRAIN, train, data.few),
         )
+        if choice.cfg is None:
+            ladder['rungs'] = _enough_epochs(len(data.few), ladder, epochs)
     cfg.ladder = ladder
     cfg.setdefault('custom_imports', dict(imports=['tl_plugin'], allow_failed_imports=False))
     path = folder / CONFIG_NAME
     cfg.dump(path)
     return path
+
+
+def _enough_epochs(number: int, ladder: dict, epochs: int) -> dict:
+    """A few labels make a few batches: their rungs train until a head has learned from them."""
+    batches = -(-number // ladder['labelled_target_dataloader']['batch_size'])
+    epochs = max(epochs, -(-_LEAST_STEPS // batches))
+    options = dict(
+        train_cfg=dict(max_epochs=epochs, val_interval=max(epochs // 10, 1)),
+        default_hooks=dict(checkpoint=dict(interval=epochs)),
+    )
+    rungs = [rung for rung in DEFAULT_RUNGS if rung.data == LABELLED_TARGET]
+    return {rung.name: dict(options={**rung.options, **options}) for rung in rungs}
 
 
 def dataset_config(

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.engine.hooks.retention_hook import CHECKPOINT, RetentionHook
 from tl_plugin.engine.resume.checkpoints import newest_whole_checkpoint
 from tl_plugin.ladder.curves import read_scalars
@@ -43,10 +44,11 @@ def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
     # A config without a file name: the runner writes the config it runs into its folder under that
     # name, and this one is resumed or not, which the ready config must not remember.
     cfg = Config(Config.fromfile(folder / CONFIG_NAME).to_dict())
-    runner = build_runner(prepare(cfg, resume=str(checkpoint) if checkpoint else None))
-    progress = ProgressHook(folder, read_progress(folder).elapsed if checkpoint else 0.0)
-    runner.register_hook(progress)
-    runner.train()
+    with naming_bad_data():
+        runner = build_runner(prepare(cfg, resume=str(checkpoint) if checkpoint else None))
+        progress = ProgressHook(folder, read_progress(folder).elapsed if checkpoint else 0.0)
+        runner.register_hook(progress)
+        runner.train()
     trained = kept_checkpoint(runner)
     validation = final_validation(runner, folder, fresh=trained is not None)
     metrics = runner.test()

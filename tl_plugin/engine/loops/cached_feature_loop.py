@@ -24,10 +24,12 @@ from ..feature_cache.resting import Rest
 from ..layers.names import unwrap
 from ..resume.replayable_loader import ReplayableLoader
 from ..trainable import optimizers
+from .length import check_length
 from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 
 _DTYPES = ('float32', 'float16', 'bfloat16')
 _FOLDER = 'feature_cache'
+_OPTIONS = ('views', 'cache_dir', 'feature_dtype')
 
 
 class _CachedFeatures:
@@ -216,11 +218,8 @@ def CachedFeatureTrainLoop(
         NotImplementedError: For sharded and compiled models.
         OSError: If the disk has no room.
     """
-    if (max_epochs is None) == (max_iters is None):
-        raise ValueError(
-            'CachedFeatureTrainLoop trains by epoch (max_epochs) or by iteration (max_iters): give '
-            f'one of them, got max_epochs={max_epochs} and max_iters={max_iters}'
-        )
+    length = {name: value for name, value in kwargs.items() if name not in _OPTIONS}
+    check_length('CachedFeatureTrainLoop', max_epochs, max_iters, **length)
     if max_epochs is not None:
         return CachedFeatureEpochTrainLoop(runner, dataloader, max_epochs=max_epochs, **kwargs)
     return CachedFeatureIterTrainLoop(runner, dataloader, max_iters=max_iters, **kwargs)
