@@ -14,7 +14,8 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / 'results'
 
-# Name -> what it measures, and its arguments for the table.
+# Name -> what it measures, and its arguments for the table; None: it needs some that differ from
+# machine to machine, and is measured by its own command.
 BENCHMARKS = {
     'cached_features': ('features computed once, against in every epoch', []),
     'naive_dann': ('a step of DANN, against the naive recipe and source-only', []),
@@ -26,8 +27,10 @@ BENCHMARKS = {
     'ddp_scaling': ('a second process, and bytes reduced, by phase', []),
     'import_time': ('importing, reading and building, against mmpretrain alone', []),
     'growth': ('cost by images, classes, sources, layers, groups', []),
+    'tllib_accuracy': ("TLlib's own DANN, CDAN and MCC on configs/pacs, beside its metafile", None),
     'sweep_layers': ('how many stock models have layers that pass every check', []),
 }
+MEASURABLE = [name for name, (_, arguments) in BENCHMARKS.items() if arguments is not None]
 
 HEAD = """# Benchmarks
 
@@ -42,7 +45,7 @@ This page was made by `python tools/benchmarks/make_readme.py` out of `results/*
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--measure', nargs='*', metavar='NAME', choices=list(BENCHMARKS),
+    parser.add_argument('--measure', nargs='*', metavar='NAME', choices=MEASURABLE,
                         help='measure these before, or all')
     parser.add_argument('--results', type=Path, default=RESULTS, help='folder of the JSON files')
     parser.add_argument('--readme', type=Path, default=FOLDER / 'README.md')
@@ -85,6 +88,14 @@ def _adaptation_step(result):
             for name, value in result['ratios'].items() if value is not None]
 
 
+def _tllib_accuracy(result):
+    return [
+        dict(what=f'{run["task"]}, TLlib {run["method"]}, seed {run["seed"]}, '
+             f'{run["iterations"]} iterations: target {run["target"]} %, source {run["source"]} %',
+             ours=None, plain=None, unit='', ratio=None)
+        for run in result['runs']]
+
+
 def _line(what, ours, plain, unit):
     return dict(what=what, ours=ours, plain=plain, unit=unit, ratio=ours / plain)
 
@@ -103,7 +114,8 @@ def _sweep_layers(result):
 
 
 OWN_FORMS = dict(optimizer_step=_optimizer_step, frozen_savings=_frozen_savings,
-                 adaptation_step=_adaptation_step, sweep_layers=_sweep_layers)
+                 adaptation_step=_adaptation_step, tllib_accuracy=_tllib_accuracy,
+                 sweep_layers=_sweep_layers)
 
 
 def number(value, unit=''):
@@ -124,7 +136,7 @@ def section(name, path):
     if not path.is_file():
         return '\n'.join([*text, f'    python tools/benchmarks/{name}.py\n', 'Not measured yet.\n'])
     result = json.loads(path.read_text(encoding='utf-8'))
-    command = ' '.join(['python', f'tools/benchmarks/{name}.py', *BENCHMARKS[name][1]])
+    command = ' '.join(['python', f'tools/benchmarks/{name}.py', *(BENCHMARKS[name][1] or ['...'])])
     place = result.get('machine') or result.get('device') or 'this machine'
     text += [f'    {result.get("command", command)}\n',
              f'Measured on {place}, torch {result.get("torch") or result["versions"]["torch"]}.\n',
@@ -145,7 +157,7 @@ def page(results):
 
 def main():
     args = parse_args()
-    for name in (args.measure or BENCHMARKS) if args.measure is not None else ():
+    for name in (args.measure or MEASURABLE) if args.measure is not None else ():
         measure(name, args.results)
     args.readme.write_text(page(args.results), encoding='utf-8')
 

@@ -7,12 +7,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 from PIL import Image
+from scipy.stats import ttest_ind
 
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import toy_config, train
+from tl_plugin.datasets.digits import load_scans
 from tl_plugin.engine.hooks import BadImagesHook
 
 EXACT = dict(type='ExactResumeHook')
@@ -151,3 +154,44 @@ def test_ranks_stay_in_step(folder, tmp_path):
     first, second = run_distributed(_train_on_ranks, str(tmp_path), str(folder))
     assert first[0] == second[0] == 6 and first[2] == second[2]
     assert {str(Path(p).relative_to(folder)) for p in first[1] + second[1]} >= BAD
+
+
+@pytest.mark.slow
+def test_two_hundred_faults_cost_no_accuracy(tmp_path):
+    """Against the run on the same 1,000 digits without the 200 broken files, over three seeds."""
+    images, labels = load_scans()
+    order = np.random.default_rng(0).permutation(len(images))
+    held_out = order[1200:]
+    for number, index in enumerate(order[:1200]):
+        for name in ('whole', 'faulty') if number >= 200 else ('faulty',):
+            path = tmp_path / name / str(labels[index]) / f'{index}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[index]).convert('RGB').save(path)
+        if number < 200:
+            content = path.read_bytes()
+            path.write_bytes(content[: len(content) // 2 if number % 2 else 0])
+    accuracy = {name: [] for name in ('whole', 'faulty')}
+    inputs = torch.from_numpy(images[held_out])[:, None].expand(-1, 3, -1, -1)
+    for seed in range(3):
+        for name, found in accuracy.items():
+            options = {
+                'randomness.seed': seed,
+                'train_dataloader.batch_size': 25,
+                'model.head.num_classes': 10,
+                'data_preprocessor.num_classes': 10,
+                'optim_wrapper.optimizer.lr': 0.05,
+            }
+            cfg = config(tmp_path / f'{name}{seed}', tmp_path / name, options, 6)
+            cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+            runner = train(cfg)
+            broken = hook_of(runner, 'BadImagesHook').unreadable.get('train', ())
+            assert len(broken) == (200 if name == 'faulty' else 0)
+            model = runner.model.eval()
+            with torch.no_grad():
+                data = model.data_preprocessor(dict(inputs=inputs))
+                scores = torch.stack([s.pred_score for s in model.predict(data['inputs'])])
+            truth = torch.from_numpy(labels[held_out])
+            found.append((scores.argmax(1) == truth).double().mean().item())
+    assert min(map(np.mean, accuracy.values())) > 0.85
+    assert ttest_ind(*accuracy.values()).pvalue > 0.01
+    assert abs(np.mean(accuracy['whole']) - np.mean(accuracy['faulty'])) < 0.03
