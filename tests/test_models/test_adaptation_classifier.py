@@ -114,7 +114,7 @@ def test_a_loss_weight_weighs():
 
 @pytest.mark.parametrize('name', ['loss_dann', 'a.b', ''])
 def test_impossible_names(name):
-    with pytest.raises(ValueError, match='identifier without "loss"'):
+    with pytest.raises(ValueError, match='identifiers without "loss"'):
         _model(alignments={name: DANN['dann']})
 
 

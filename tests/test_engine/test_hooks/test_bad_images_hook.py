@@ -174,15 +174,23 @@ def test_two_hundred_faults_cost_no_accuracy(tmp_path):
     inputs = torch.from_numpy(images[held_out])[:, None].expand(-1, 3, -1, -1)
     for seed in range(3):
         for name, found in accuracy.items():
-            options = {
-                'randomness.seed': seed,
-                'train_dataloader.batch_size': 25,
-                'model.head.num_classes': 10,
-                'data_preprocessor.num_classes': 10,
-                'optim_wrapper.optimizer.lr': 0.05,
-            }
-            cfg = config(tmp_path / f'{name}{seed}', tmp_path / name, options, 6)
+            cfg = config(tmp_path / f'{name}{seed}', tmp_path / name)
+            # As many steps for both: a pass over 1,200 files has more than one over 1,000.
+            cfg.train_cfg = dict(by_epoch=False, max_iters=1000)
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+            cfg.param_scheduler = dict(type='PolyLR', eta_min=0.0, by_epoch=False)
+            cfg.default_hooks.checkpoint.update(interval=1000, by_epoch=False)
+            cfg.merge_from_dict(
+                {
+                    'log_processor': dict(by_epoch=False),
+                    'randomness.seed': seed,
+                    'train_dataloader.batch_size': 25,
+                    'train_dataloader.sampler': dict(type='InfiniteSampler', shuffle=True),
+                    'model.head.num_classes': 10,
+                    'data_preprocessor.num_classes': 10,
+                    'optim_wrapper.optimizer.lr': 0.05,
+                }
+            )
             runner = train(cfg)
             broken = hook_of(runner, 'BadImagesHook').unreadable.get('train', ())
             assert len(broken) == (200 if name == 'faulty' else 0)

@@ -126,7 +126,7 @@ def test_position_embeddings_that_the_network_resizes_are_no_mismatch(tmp_path, 
                 embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))))  # fmt: skip
 
     class Runner:
-        model, _resume = vit(32), False
+        model, _resume, _load_from = vit(32), False, 'vit.pth'
         hooks = (load_report_hook.LoadReportHook(),)
 
     Runner.hooks[0].after_load_checkpoint(Runner, {'state_dict': vit(16).state_dict()})
