@@ -35,6 +35,13 @@ THINNED = {
         ),
     },
 }
+# Networks whose building alone takes seconds.
+HEAVY = (
+    'resnet/resnet50_8xb16-mixup_cifar10.py',
+    'swin_transformer/swin-tiny_16xb64_in1k.py',
+    'convnext/convnext-tiny_32xb128_in1k.py',
+    't2t_vit/t2t-vit-t-14_8xb64_in1k.py',
+)
 GAP = dict(type='GlobalAveragePooling')
 # A loss sees one vector of features and one of scores, whatever the network: all of them are tried
 # on batch norms, and on tokens with a thousand classes and mixed labels.
@@ -173,12 +180,16 @@ def _train_one_step(path, folder, names):
             assert f'train/loss_{loss}' in logged, name
 
 
-@pytest.mark.parametrize('path', TWO_KINDS)
+def _slow(paths, slow):
+    return [pytest.param(p, marks=pytest.mark.slow) if p in slow else p for p in paths]
+
+
+@pytest.mark.parametrize('path', _slow(TWO_KINDS, TWO_KINDS[1:]))
 def test_every_overlay_trains_two_kinds_of_network(path, tmp_path):
     _train_one_step(path, tmp_path, _anywhere())
 
 
-@pytest.mark.parametrize('path', [path for path in STOCK_CONFIGS if path not in TWO_KINDS])
+@pytest.mark.parametrize('path', _slow([p for p in STOCK_CONFIGS if p != TWO_KINDS[0]], HEAVY))
 def test_the_basic_overlays_train_stock_configs(path, tmp_path):
     _train_one_step(path, tmp_path, EVERYWHERE)
 

@@ -3,7 +3,9 @@
 The naive recipe: source and target go through the network each by itself; the classifier learns,
 then the discriminator, on what came out (Sigmoid and BCELoss); then both go through the network
 again, which learns to confuse it. Ours is one forward and one backward pass, the whole of
-``train_step``. Source-only sees as many images as both domains have. Writes JSON.
+``train_step``, and again with ``channels_last=True``, against the recipe as people write it and
+against the recipe with the same layout. Source-only sees as many images as both domains have.
+Writes JSON.
 
     python tools/benchmarks/naive_dann.py --out naive_dann.json
 """
@@ -105,15 +107,23 @@ def main():
                 target=dict(inputs=images[count:], data_samples=samples[count:]))
     head = dict(type='DANNHead', hidden_channels=[1024, 1024], norm=None)
     dann = build(args, 'AdaptationClassifier', alignments=dict(dann=head))
+    last = build(args, 'AdaptationClassifier', alignments=dict(dann=head), channels_last=True)
     plain = build(args, 'AdaptationClassifier')
+    domains = images.split(count), labels[:count]
     seconds = harness.in_turn(dict(
         ours=Ours(dann, pair),
-        naive=Naive(dann, images.split(count), labels[:count]),
+        naive=Naive(dann, *domains),
+        ours_last=Ours(last, pair),
+        naive_last=Naive(last, *domains),
         source_only=Ours(plain, dict(inputs=images, data_samples=samples))), args.steps)
     harness.write(dict(
         model=args.model, size=args.size, batch_size=count, steps=args.steps, lines=[
             harness.line('step of dann, against the naive recipe', seconds['ours'],
                          seconds['naive']),
+            harness.line('step of dann with channels_last=True, against the naive recipe',
+                         seconds['ours_last'], seconds['naive']),
+            harness.line('step of dann, against the naive recipe, both with channels last',
+                         seconds['ours_last'], seconds['naive_last']),
             harness.line('step of dann, against source-only on as many images', seconds['ours'],
                          seconds['source_only'])]), args)
 

@@ -51,7 +51,8 @@ def run_and_resume(work_dir, batch_size, wrapper):
 # DDP groups the gradients anew after its first iteration, unless it looks for unused parameters.
 # With more than two ranks the grouping decides in which order the ranks are summed.
 @pytest.mark.parametrize('world_size, wrapper', [
-    (2, CPU_MODEL_WRAPPER), (4, dict(CPU_MODEL_WRAPPER, find_unused_parameters=True))])
+    (2, CPU_MODEL_WRAPPER),
+    pytest.param(4, dict(CPU_MODEL_WRAPPER, find_unused_parameters=True), marks=pytest.mark.slow)])
 def test_ranks_equal_one_process_and_resume_exactly(tmp_path, world_size, wrapper):
     results = run_distributed(run_and_resume, str(tmp_path / 'joint'), JOINT_BATCH // world_size,
                               wrapper, world_size=world_size)

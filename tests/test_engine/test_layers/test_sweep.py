@@ -13,6 +13,7 @@ from tl_plugin.engine.layers import LayerMap
 BENCHMARKS = Path(__file__).parents[3] / 'tools' / 'benchmarks'
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_stock_models_has_layers(tmp_path):
     out = tmp_path / 'sweep.json'
     done = subprocess.run(
