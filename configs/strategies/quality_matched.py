@@ -15,6 +15,8 @@
 #        num_images         of each domain; time grows with it
 #        prob               part of the training images that are degraded
 #        faults             what an earlier fit found (quality_matched.json): nothing is fitted
+#        sources            of a SeveralSources, which data sets are degraded: [0], where labelled
+#                           target images are the other one
 # Note   The work folder gets quality_matched.py, the run's config with what was fitted.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 

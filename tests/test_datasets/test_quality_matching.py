@@ -131,6 +131,22 @@ class TestRun:
             target_steps = pair.target.loader.dataset.pipeline.transforms
             assert [type(step).__name__ for step in target_steps] == ['PackInputs']
 
+    def test_labelled_target_images_among_the_source_stay_as_they_are(self, tmp_path):
+        cfg = _config(tmp_path, dict(faults=FITTED, prob=1.0, sources=[0]))
+        source = cfg.train_dataloader.dataset
+        few = dict(source, shift=0.5)
+        cfg.train_dataloader.dataset = dict(type='SeveralSources', datasets=[source, few])
+        parts = train(cfg).train_dataloader.dataset.datasets
+        kinds = [[type(step).__name__ for step in part.pipeline.transforms] for part in parts]
+        assert kinds == [['RandomApply', 'PackInputs'], ['PackInputs']]
+        again = Config.fromfile(tmp_path / 'quality_matched.py').train_dataloader.dataset.datasets
+        assert [[step.type for step in part.pipeline] for part in again] == kinds
+
+    @pytest.mark.parametrize('sources', [[1], [], [-1]])
+    def test_a_source_that_is_not_there(self, tmp_path, sources):
+        with pytest.raises(ValueError, match='of 0 data sets; the training data are ToyDataset'):
+            train(_config(tmp_path, dict(sources=sources)))
+
     def test_what_is_missing_is_named(self, tmp_path):
         with pytest.raises(ValueError, match='needs target images: set its target_dataloader'):
             train(_config(tmp_path, {}, val_cfg=dict(_delete_=True)))

@@ -35,6 +35,25 @@ def test_each_kind_of_data_goes_where_the_loop_looks_for_it(cfg):
     assert both.train_cfg.target_dataloader.dataset == dict(quality='field', split='train')
 
 
+def test_labelled_target_images_stand_among_those_of_the_source(cfg):
+    rung = Rung('all', ['quality_matched', 'pseudo_label'], data='all')
+    config = ready_config(cfg, rung, 0)
+    data = config.train_dataloader.dataset
+    assert (data.type, data.least_ratio) == ('SeveralSources', 1 / 3)
+    assert [(part.quality, part.split) for part in data.datasets] == [
+        ('clean', 'train'), ('field', 'few'),
+    ]  # fmt: skip
+    assert config.train_dataloader.batch_size == cfg.train_dataloader.batch_size
+    assert config.train_cfg.target_dataloader.dataset == dict(quality='field', split='train')
+    # What comes from the target is degraded already.
+    assert [hook.sources for hook in config.custom_hooks if 'sources' in hook] == [[0]]
+    without = ready_config(cfg, Rung('joint', ['source_only'], data='source+labelled_target'), 0)
+    assert without.train_dataloader.dataset == data
+    assert 'target_dataloader' not in without.train_cfg
+    cfg.ladder.pop('labelled_target_dataloader')
+    assert ready_config(cfg, rung, 0).train_dataloader.dataset == cfg.train_dataloader.dataset
+
+
 def test_unlabelled_target_images_go_to_hooks_that_ask_for_them(cfg):
     field = dict(quality='field', split='train')
     adabn = ready(cfg, 'adabn')
@@ -68,7 +87,7 @@ def test_a_budget_reaches_the_rungs_that_keep_to_one(cfg):
         for name in rungs
         if content_key(ready_config(cfg, rungs[name], 0, budget=2.5), None) != keys[name]
     }
-    assert changed == {'dann_retention', 'interpolation'}
+    assert changed == {'dann_retention', 'interpolation', 'adapted_interpolation'}
     assert ready_config(cfg, rungs['interpolation'], 0, 2.5).train_cfg.budget == 2.5
     hooks = ready_config(cfg, rungs['dann_retention'], 0, 2.5).custom_hooks
     assert [hook.budget for hook in hooks if hook.type == 'RetentionHook'] == [2.5]
@@ -81,7 +100,8 @@ def test_no_rung_trains_on_what_it_is_measured_on(cfg):
         for place_of_target in (config.train_cfg, *config.custom_hooks):
             if 'target_dataloader' in place_of_target:
                 trained.append(place_of_target.target_dataloader.dataset)
-        assert {data.split for data in trained} <= {'train', 'few'}
+        parts = [part for data in trained for part in data.get('datasets', [data])]
+        assert {part.split for part in parts} <= {'train', 'few'}
         assert config.test_dataloader.dataset.split == 'test'
         assert config.test_cfg.dataloaders.target.dataset.split == 'test'
         assert config.val_cfg.dataloaders.target.dataset.split == 'val'

@@ -14,11 +14,12 @@ def names(rungs):
 
 SOURCE_RUNGS = ['source_only']
 TARGET_RUNGS = [
-    'source_only', 'adabn', 'quality_matched', 'dann', 'dann_retention', 'interpolation',
+    'source_only', 'adabn', 'quality_matched', 'dann', 'dann_retention', 'self_training',
+    'interpolation', 'adapted_interpolation',
 ]  # fmt: skip
 LABELLED_RUNGS = [
     'source_only', 'feature_extraction', 'linear_probe_then_fine_tune', 'fine_tune',
-    'fine_tune_l2_sp', 'interpolation',
+    'fine_tune_l2_sp', 'joint_training', 'interpolation',
 ]  # fmt: skip
 
 
@@ -26,12 +27,13 @@ def test_default_rungs_in_order_of_cost():
     rungs = read_rungs({})
     assert list(rungs) == [
         'source_only', 'adabn', 'quality_matched', 'feature_extraction',
-        'linear_probe_then_fine_tune', 'fine_tune', 'fine_tune_l2_sp', 'dann', 'dann_retention',
-        'interpolation',
+        'linear_probe_then_fine_tune', 'fine_tune', 'fine_tune_l2_sp', 'joint_training', 'dann',
+        'dann_retention', 'self_training', 'interpolation', 'adapted_interpolation',
     ]  # fmt: skip
     # Only those that say so get target labels.
-    labelled = [rung.name for rung in rungs.values() if rung.data == 'labelled_target']
+    labelled = [rung.name for rung in rungs.values() if 'labelled_target' in rung.data]
     assert labelled == LABELLED_RUNGS[1:-1]
+    assert [rung.name for rung in rungs.values() if rung.data == 'all'] == ['self_training']
     assert all(rung.about.endswith('.') for rung in rungs.values())
 
 
@@ -49,7 +51,9 @@ def test_every_rung_is_there_whenever_its_data_is(given, expected, towards):
     chosen, missing = select_rungs(read_rungs(settings), None, settings)
     assert names(chosen) == expected
     assert set(missing) == set(read_rungs({})) - set(expected)
-    assert [rung.towards for rung in chosen if rung.towards] == ([(towards,)] if towards else [])
+    found = {rung.name: rung.towards for rung in chosen if rung.towards}
+    assert found.get('interpolation') == ((towards,) if towards else None)
+    assert found.get('adapted_interpolation', ('self_training',)) == ('self_training',)
 
 
 def test_interpolation_goes_to_the_model_that_is_asked_for():

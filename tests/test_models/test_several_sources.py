@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmpretrain.registry import DATASETS
 
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.test_models.test_alignments.batches import build, domain
@@ -74,6 +75,31 @@ def test_a_head_without_numbers_or_with_a_penalty_is_refused():
         build('DANNHead', num_sources=2)(domain(4)._replace(domains=None), domain(4))
     with pytest.raises(ValueError, match='works with num_sources=1 only'):
         build('DANNHead', num_sources=2, gradient_penalty=1.0)
+
+
+@pytest.mark.parametrize(
+    ('ratio', 'expected'), [(0.5, [10, 8, 5]), (1.0, [10, 12, 10]), (None, [10, 4, 1])]
+)
+def test_small_data_sets_are_seen_as_often_as_asked_for(ratio, expected):
+    parts = [dict(SOURCES[0], size=size) for size in (10, 4, 1)]
+    data = DATASETS.build(dict(SEVERAL, datasets=parts, least_ratio=ratio))
+    numbers = [data[index]['data_samples'].source_index for index in range(len(data))]
+    # Whole passes: the next multiple of what there is.
+    assert [numbers.count(number) for number in range(3)] == expected
+    last = [data[len(data) - step]['data_samples'].sample_idx for step in (1, 2)]
+    assert last == ([0, 3] if ratio is None else [0, 0])
+
+
+def test_a_wrapped_data_set_is_a_source_too():
+    fold = dict(type='KFoldDataset', dataset=SOURCES[0], num_splits=2)
+    data = DATASETS.build(dict(SEVERAL, datasets=[fold, SOURCES[1]]))
+    assert [data[index]['data_samples'].source_index for index in (0, 3, 4, 13)] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize('ratio', [0, -1, 1.5])
+def test_a_ratio_out_of_range_is_refused(ratio):
+    with pytest.raises(ValueError, match=r'least_ratio is the size .* \(0, 1\], got'):
+        DATASETS.build(dict(SEVERAL, least_ratio=ratio))
 
 
 def _on_two_ranks(work_dir):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,13 +18,19 @@ class SeveralSources(ConcatDataset):
     ``source_index``, counted from 0, comes with each image, by which an alignment with
     ``num_sources`` tells them apart. Others take them all for one source.
 
+    A few labelled target images among many of the source are a source, too: ``least_ratio`` has
+    them seen often enough.
+
     Args:
         datasets: Configs of the data sets.
         lazy_init: As in ``ConcatDataset``. Defaults to False.
-        ignore_keys: As in ``ConcatDataset``. Defaults to None.
+        ignore_keys: As in ``ConcatDataset``; classes are never ignored. Defaults to None.
+        least_ratio: How many images of each data set there are at least for one of the largest, in
+            (0, 1]; a smaller one is repeated, as a whole. Defaults to None, nothing is repeated.
 
     Raises:
-        ValueError: If two of them have different classes; says which are missing where.
+        ValueError: If two of them have different classes; says which are missing where. If the
+            ratio is out of its range.
     """
 
     def __init__(
@@ -31,15 +38,38 @@ class SeveralSources(ConcatDataset):
         datasets: Sequence[BaseDataset | dict],
         lazy_init: bool = False,
         ignore_keys: str | list[str] | None = None,
+        least_ratio: float | None = None,
     ) -> None:
         if not isinstance(datasets, (list, tuple)) or not datasets:
             raise ValueError(
                 'SeveralSources needs datasets=[...], one config for each source, got '
                 f'{datasets!r}'
             )
-        built = [DATASETS.build(one) if isinstance(one, dict) else one for one in datasets]
-        _check_classes(built)
-        super().__init__(built, lazy_init, ignore_keys)
+        if least_ratio is not None and not 0 < least_ratio <= 1:
+            raise ValueError(
+                'SeveralSources: least_ratio is the size of each data set against the largest, in '
+                f'(0, 1], got {least_ratio}'
+            )
+        self._least_ratio = least_ratio
+        ignored = [ignore_keys] if isinstance(ignore_keys, str) else list(ignore_keys or [])
+        # Configs, so that wrappers can be among them; classes are compared with a clearer message.
+        super().__init__(datasets, lazy_init, [*ignored, 'classes'])
+        _check_classes(self.datasets)
+
+    def full_init(self) -> None:
+        """As in ``ConcatDataset``; then says how often each image is seen."""
+        if self._fully_initialized:
+            return
+        super().full_init()
+        if self._least_ratio is not None:
+            lengths = [len(dataset) for dataset in self.datasets]
+            wanted = self._least_ratio * max(lengths)
+            seen = [math.ceil(max(wanted / count, 1)) * count if count else 0 for count in lengths]
+            self.cumulative_sizes = self.cumsum([range(count) for count in seen])
+
+    def _get_ori_dataset_idx(self, idx: int) -> tuple[int, int]:
+        number, index = super()._get_ori_dataset_idx(idx)
+        return number, index % len(self.datasets[number])
 
     def __getitem__(self, idx: int) -> Any:
         item = super().__getitem__(idx)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tl_plugin.ladder.rung import (
+    ALL,
     LABELLED_TARGET,
+    SOURCE_AND_LABELLED,
     SOURCE_AND_TARGET,
     TARGET,
     TWO_MODELS,
@@ -69,6 +71,14 @@ DEFAULT_RUNGS = (
         'right about the target.',
     ),
     Rung(
+        'joint_training',
+        strategies=('source_only',),
+        data=SOURCE_AND_LABELLED,
+        start='source_only',
+        about='Goes on training all weights on the source images and, among them, the few labelled '
+        'target images, each seen many times. What is rehearsed isn\'t forgotten.',
+    ),
+    Rung(
         'dann',
         strategies=('dann',),
         data=SOURCE_AND_TARGET,
@@ -84,6 +94,15 @@ DEFAULT_RUNGS = (
         'cost no more of the source accuracy than the budget.',
     ),
     Rung(
+        'self_training',
+        strategies=('quality_matched', 'pseudo_label'),
+        data=ALL,
+        start='source_only',
+        about='Takes all that there is: source images, most of them degraded until they look like '
+        'the target\'s, labelled target images, if there are some, and its own confident '
+        'predictions on the unlabelled ones as labels of strongly augmented copies.',
+    ),
+    Rung(
         'interpolation',
         strategies=('interpolation',),
         data=TWO_MODELS,
@@ -92,5 +111,13 @@ DEFAULT_RUNGS = (
         about='Trains nothing. Mixes the weights of the source model with those of the fine-tuned '
         'one (without target labels: the adapted one), in steps from one to the other, and keeps '
         'the mix that is best on the target\'s validation images inside the source budget.',
+    ),
+    Rung(
+        'adapted_interpolation',
+        strategies=('interpolation',),
+        data=TWO_MODELS,
+        start='source_only',
+        towards=('self_training', 'dann'),
+        about='Trains nothing. The same between the source model and the self-trained one.',
     ),
 )

@@ -10,15 +10,26 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from tl_plugin.engine.loops import inherit_dataloader
-from tl_plugin.ladder.rung import LABELLED_TARGET, SOURCE, Rung
+from tl_plugin.ladder.rung import (
+    ALL,
+    LABELLED_TARGET,
+    SOURCE_AND_LABELLED,
+    SOURCE_AND_TARGET,
+    TARGET,
+    TWO_MODELS,
+    Rung,
+)
 from tl_plugin.strategies import apply_strategies
 
 CONFIG_NAME = 'config.py'
 PREDICTIONS_NAME = 'predictions.pkl'
-TARGET = 'target'
 # Who takes a `target_dataloader`, and who keeps to a `budget` of source accuracy.
 TARGET_HOOKS = ('AdaBNHook', 'QualityMatchHook')
 TARGET_LOOPS = ('AdaptationTrainLoop', 'InterpolationLoop')
+WITH_LABELLED = (LABELLED_TARGET, SOURCE_AND_LABELLED)
+WITH_UNLABELLED = (TARGET, SOURCE_AND_TARGET, ALL, TWO_MODELS)
+#: Labelled target images for one source image of a joint training, at least: a quarter of all.
+LEAST_RATIO = 1 / 3
 WITH_BUDGET = ('RetentionHook', 'InterpolationLoop')
 
 
@@ -53,19 +64,33 @@ def ready_config(cfg: Config, rung: Rung, seed: int, budget: float | None = None
     """
     ready = apply_strategies(cfg, rung.strategies)
     settings = ready.pop('ladder', None) or {}
-    if rung.data == LABELLED_TARGET:
-        ready.train_dataloader = inherit_dataloader(
-            ready.train_dataloader,
-            settings.get('labelled_target_dataloader'),
-            'ladder.labelled_target_dataloader',
+    labelled = settings.get('labelled_target_dataloader')
+    if rung.data in WITH_LABELLED or (rung.data == ALL and labelled):
+        few = inherit_dataloader(
+            ready.train_dataloader, labelled, 'ladder.labelled_target_dataloader'
         )
-    elif rung.data != SOURCE and settings.get('target_dataloader'):
+        if rung.data == LABELLED_TARGET:
+            ready.train_dataloader = few
+        else:
+            _add_labelled(ready, few)
+    if rung.data in WITH_UNLABELLED and settings.get('target_dataloader'):
         _give_target(ready, _plain(settings.target_dataloader))
     if budget is not None:
         _set_budget(ready, budget)
     ready.merge_from_dict(_plain(rung.options))
     ready.merge_from_dict({'randomness': {'seed': seed}})
     return ready
+
+
+def _add_labelled(ready: Config, few: dict) -> None:
+    """Put the few labelled target images among those of the source."""
+    datasets = [_plain(ready.train_dataloader)['dataset'], few['dataset']]
+    ready.train_dataloader.dataset = ConfigDict(
+        type='SeveralSources', datasets=datasets, least_ratio=LEAST_RATIO
+    )
+    for hook in _hooks(ready):
+        if _type_name(hook) == 'QualityMatchHook':
+            hook.setdefault('sources', [0])  # target images are degraded already
 
 
 def _give_target(ready: Config, loader: dict) -> None:

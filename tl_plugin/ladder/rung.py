@@ -9,6 +9,8 @@ SOURCE = 'source'
 TARGET = 'target'
 LABELLED_TARGET = 'labelled_target'
 SOURCE_AND_TARGET = 'source+target'
+SOURCE_AND_LABELLED = 'source+labelled_target'
+ALL = 'all'
 TWO_MODELS = 'two_models'
 
 # What each kind of data needs from the config's `ladder`.
@@ -17,6 +19,8 @@ DATA_NEEDS = {
     TARGET: 'target_dataloader',
     LABELLED_TARGET: 'labelled_target_dataloader',
     SOURCE_AND_TARGET: 'target_dataloader',
+    SOURCE_AND_LABELLED: 'labelled_target_dataloader',
+    ALL: 'target_dataloader',
     TWO_MODELS: None,
 }
 
@@ -34,9 +38,11 @@ class Rung:
             ``'target'``: ``ladder.target_dataloader`` without labels, given to the strategies'
             hooks. ``'labelled_target'``: ``train_dataloader`` with
             ``ladder.labelled_target_dataloader`` merged over it. ``'source+target'``: source, and
-            ``ladder.target_dataloader`` without labels. ``'two_models'``: what ``start`` and
-            ``towards`` learned; images of both domains for batch statistics, where the config has
-            them.
+            ``ladder.target_dataloader`` without labels. ``'source+labelled_target'``: the source
+            and the labelled target images together, the latter repeated until they are a quarter.
+            ``'all'``: source and ``ladder.target_dataloader``, and the labelled target images among
+            the source's, where there are some. ``'two_models'``: what ``start`` and ``towards``
+            learned; images of both domains for batch statistics, where the config has them.
         start: Rung whose last checkpoint of the same seed it starts from. None: the config's own
             start (``load_from``, ``init_cfg``).
         options: Config keys merged last, over the overlays.

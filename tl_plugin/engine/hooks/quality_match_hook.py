@@ -10,7 +10,7 @@ from typing import Any, Iterator, Sequence
 import cv2
 import numpy as np
 from mmengine.config import Config
-from mmengine.dataset import Compose
+from mmengine.dataset import Compose, ConcatDataset
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -50,16 +50,20 @@ class QualityMatchHook(Hook):
         prob: Part of the training images that are degraded; the others stay as they are, so that
             the source ability stays, too. Defaults to 0.8.
         faults: What an earlier fit found; nothing is fitted then. Defaults to None.
+        sources: Which data sets of a :class:`SeveralSources` are degraded, counted from 0: not
+            the labelled target images among them. Defaults to None: all training images.
 
     Raises:
-        ValueError: If there are no target images or no validation pipeline.
+        ValueError: If there are no target images or no validation pipeline, or the training data
+            have no such data set.
     """
 
     priority = 'VERY_HIGH'
 
     @checked
     def __init__(self, target_dataloader: dict | None = None, num_images: int = 48,
-                 prob: float = 0.8, faults: dict | None = None) -> None:
+                 prob: float = 0.8, faults: dict | None = None,
+                 sources: Sequence[int] | None = None) -> None:
         if num_images < 8:
             raise ValueError(f'QualityMatchHook: num_images must be at least 8, got {num_images}')
         if not 0 < prob <= 1:
@@ -68,6 +72,7 @@ class QualityMatchHook(Hook):
         self.num_images = num_images
         self.prob = prob
         self.faults = faults
+        self.sources = sources
 
     def before_train(self, runner: Runner) -> None:
         """Fit, and put what was found into the training pipeline."""
@@ -81,7 +86,7 @@ class QualityMatchHook(Hook):
             return
         transform = dict(type='RandomApply', prob=self.prob,
                          transforms=[dict(type='DegradeQuality', faults=self.faults)])
-        for dataset in _with_pipelines(runner.train_dataloader.dataset):
+        for dataset in _with_pipelines(self._source(runner)):
             steps = dataset.pipeline.transforms
             steps.insert(len(steps) - 1, TRANSFORMS.build(copy.deepcopy(transform)))
         _forget_workers(runner.train_loop)
@@ -104,7 +109,7 @@ class QualityMatchHook(Hook):
         target, steps = self._target(runner)
         to_rgb = not runner.cfg.get('data_preprocessor', {}).get('to_rgb', True)
         images = [_images(dataset, steps, self.num_images, rgb=to_rgb)
-                  for dataset in (runner.train_dataloader.dataset, target)]
+                  for dataset in (self._source(runner), target)]
         match = match_quality(*images)
         table = make_table(
             f'Quality of {len(images[0])} source and {len(images[1])} target images, medians',
@@ -118,6 +123,19 @@ class QualityMatchHook(Hook):
         text = json.dumps(match._asdict(), indent=2) + '\n'
         write_whole(Path(runner.work_dir, 'quality_matched.json'), text.encode())
         return match.faults
+
+    def _source(self, runner: Runner) -> Any:
+        """The training images that are degraded."""
+        dataset = runner.train_dataloader.dataset
+        if self.sources is None:
+            return dataset
+        parts = getattr(dataset, 'datasets', None) or []
+        if not self.sources or not all(0 <= index < len(parts) for index in self.sources):
+            raise ValueError(
+                f'QualityMatchHook: sources={list(self.sources)} of {len(parts)} data sets; the '
+                f'training data are {type(dataset).__name__}, expected SeveralSources and numbers '
+                'of its datasets, counted from 0')
+        return ConcatDataset([parts[index] for index in self.sources])
 
     def _target(self, runner: Runner) -> tuple[Any, Sequence]:
         """The target's images, and the steps that make images of both domains comparable."""
@@ -144,7 +162,10 @@ class QualityMatchHook(Hook):
 
     def _write_config(self, runner: Runner, transform: dict) -> None:
         cfg = copy.deepcopy(runner.cfg._cfg_dict.to_dict())
-        for steps in _pipelines(cfg['train_dataloader']['dataset']):
+        data = cfg['train_dataloader']['dataset']
+        if self.sources is not None:
+            data = [data['datasets'][index] for index in self.sources]
+        for steps in _pipelines(data):
             steps.insert(len(steps) - 1, transform)
         cfg['custom_hooks'] = [
             hook for hook in cfg.get('custom_hooks') or []

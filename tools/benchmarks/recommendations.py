@@ -1,0 +1,190 @@
+"""Is the rung that the ladder recommends the one to take? Over pairs of domains that differ.
+
+    python tools/benchmarks/recommendations.py --work-dir work_dirs/recommendations
+
+Climbs the whole ladder on each pair, with few labels of the target, and compares the rung that
+validation recommends with the one that is best on the target's test images, which nothing was
+chosen by. What is finished is kept: the same command goes on. It needs data/pacs,
+data/weights/tf_efficientnet_lite0.pth, data/mnist and data/mnist_m as in configs/pacs and
+configs/mnist_m, and a degraded copy of photographs:
+
+    python tools/degrade.py data/pacs/photo data/photo_field --held-out 0.5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import harness
+
+TOOL = Path(__file__).resolve().parents[1] / 'ladder.py'
+BASELINE, DOMAINS = 'source_only', ('source', 'target')
+#: 5 labels a class; small images and short training, so that all of it takes an evening on a CPU.
+NETWORK = [
+    '--target-labels', '5', '--backbone', 'timm:tf_efficientnet_lite0',
+    '--checkpoint', 'data/weights/tf_efficientnet_lite0.pth', '--image-size', '64',
+]  # fmt: skip
+
+
+def folders(source, target, epochs):
+    """The ladder's arguments for two folders of images."""
+    data = ['--source', f'data/{source}', '--target', f'data/{target}']
+    return [*data, *NETWORK, '--cfg-options', f'train_cfg.max_epochs={epochs}']
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two domains.
+
+    Args:
+        ladder: Arguments of tools/ladder.py.
+        seeds: Runs of each rung.
+        ceiling: Arguments of a run on the target's own labels, all of them.
+    """
+
+    ladder: list
+    seeds: tuple = (0,)
+    ceiling: list = field(default_factory=list)
+
+
+PAIRS = {
+    'digits, scanned -> field': Pair(['configs/digits/ladder.py']),
+    'MNIST -> MNIST-M': Pair(['configs/mnist_m/ladder.py']),
+    'PACS photo -> cartoon': Pair(folders('pacs/photo', 'pacs/cartoon', 6)),
+    'PACS photo -> art_painting': Pair(folders('pacs/photo', 'pacs/art_painting', 6)),
+    'PACS cartoon -> photo': Pair(folders('pacs/cartoon', 'pacs/photo', 5)),
+    'photographs -> degraded photographs': Pair(
+        [*folders('photo_field/source', 'photo_field/target', 12), '--budget-source', '1'],
+        seeds=(0, 1, 2),
+        ceiling=folders('photo_field/target', 'photo_field/target', 12),
+    ),
+}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/recommendations'))
+    parser.add_argument('--pairs', nargs='+', choices=PAIRS, default=list(PAIRS), metavar='PAIR')
+    parser.add_argument('--at-once', type=int, default=1, help='ladders that are climbed at once')
+    parser.add_argument('--table', action='store_true', help='climb nothing, read what is there')
+    harness.add_out(parser)
+    return parser.parse_args()
+
+
+def folder_of(pair, work_dir, what='ladder'):
+    return work_dir / ''.join(c if c.isalnum() else '_' for c in pair) / what
+
+
+def climb(name, work_dir):
+    """Climbs one pair's ladder, and trains its ceiling."""
+    pair = PAIRS[name]
+    seeds = ['--seeds', *map(str, pair.seeds)]
+    runs = {'ladder': [*pair.ladder, *seeds]}
+    if pair.ceiling:
+        runs['ceiling'] = [*pair.ceiling, *seeds, '--rungs', BASELINE]
+    for what, arguments in runs.items():
+        folder = folder_of(name, work_dir, what)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Options that take several values come before those that take one.
+        command = [sys.executable, str(TOOL), *arguments, '--work-dir', str(folder)]
+        with (folder / 'console.log').open('ab') as log:
+            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+
+
+def read(name, work_dir, what='ladder'):
+    """The results of a pair's ladder; None if it wasn't climbed."""
+    path = folder_of(name, work_dir, what) / 'results.json'
+    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
+
+
+def compare(name, results, ceiling):
+    """One row of the table: the recommended rung against the best one, in test accuracy."""
+    rungs = {rung['name']: rung for rung in results['rungs']}
+    chosen, base = rungs[results['recommendation']['rung']], rungs[BASELINE]
+    best = max(rungs.values(), key=lambda rung: rung['target_accuracy'])
+    row = dict(
+        pair=name,
+        seeds=chosen['seeds'],
+        recommended=chosen['name'],
+        best=best['name'],
+        source_only=base['target_accuracy'],
+        target=chosen['target_accuracy'],
+        behind_best=round(best['target_accuracy'] - chosen['target_accuracy'], 2),
+        source_change=chosen['source_change'],
+        minutes=round(sum(r['seconds'] * len(r['seeds']) for r in rungs.values()) / 60, 1),
+        commit=results['commit'],
+        rungs={
+            rung: [found['target_accuracy'], found['source_accuracy']]
+            for rung, found in rungs.items()
+        },
+        interpolation=interpolation(rungs),
+    )
+    if ceiling:
+        top = ceiling['rungs'][0]['target_accuracy']
+        gap = top - base['target_accuracy']
+        row.update(ceiling=top, recovered=round((row['target'] - base['target_accuracy']) / gap, 3))
+    return row
+
+
+def interpolation(rungs):
+    """Whether a point on the way to the adapted model is better than that model, on validation.
+
+    Returns:
+        ``forgot``, points of the source's test accuracy that the adapted model lost, and of each
+        seed the largest gain on source validation images over that model by a point that loses no
+        more than 0.5 on the target's; None without such a rung.
+    """
+    rung = rungs.get('interpolation')
+    if rung is None:
+        return None
+    adapted = rungs[rung['towards']]
+    ends = zip(*(adapted['validation'][f'{domain}/accuracy/top1'] for domain in DOMAINS))
+    gains = []
+    for folder, (source, target) in zip(rung['folders'], ends):
+        curve = json.loads(Path(folder, 'interpolation.json').read_text(encoding='utf-8'))
+        kept = [p['source'] - source for p in curve['points'] if p['target'] >= target - 0.5]
+        gains.append(round(max(kept, default=0.0), 2))
+    return dict(towards=rung['towards'], forgot=-adapted['source_change'], gains=gains)
+
+
+def lines(rows):
+    """The table's lines: what was recommended, against the best."""
+    found = []
+    for row in rows:
+        seeds = f'{len(row["seeds"])} seed{"s"[: len(row["seeds"]) > 1]}'
+        more = f', {row["recovered"]:.0%} of the gap to all labels' if 'recovered' in row else ''
+        found.append(dict(
+            what=f'{row["pair"]} ({seeds}): takes {row["recommended"]}, best {row["best"]}; '
+            f'source {row["source_change"]:+.1f}{more}',
+            ours=row['target'], plain=row['target'] + row['behind_best'], unit='%',
+            ratio=row['target'] / (row['target'] + row['behind_best'])))  # fmt: skip
+    return found
+
+
+def main():
+    args = parse_args()
+    if not args.table:
+        with ThreadPoolExecutor(args.at_once) as pool:
+            list(pool.map(lambda name: climb(name, args.work_dir), args.pairs))
+    rows = []
+    for name in args.pairs:
+        results = read(name, args.work_dir)
+        if results and results['recommendation']:
+            rows.append(compare(name, results, read(name, args.work_dir, 'ceiling')))
+    near = sum(row['behind_best'] <= 1 for row in rows)
+    minutes = round(sum(row['minutes'] for row in rows))
+    median = statistics.median(row['behind_best'] for row in rows) if rows else None
+    harness.write(
+        dict(within_one_point=f'{near} of {len(rows)}', median_behind=median, minutes=minutes,
+             rows=rows, lines=lines(rows)), args)  # fmt: skip
+
+
+if __name__ == '__main__':
+    main()
