@@ -10,22 +10,6 @@
 # Options of PseudoLabelAlignment (model.alignments.pseudo_label.*)
 #        teacher_momentum  how slowly it follows, in [0, 1); None: no teacher
 #        threshold, relative, ramp, loss_weight, and train_cfg.strong_view: see pseudo_label.py
-custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
+_base_ = 'pseudo_label.py'
 
-model = dict(
-    type='AdaptationClassifier',
-    alignments=dict(pseudo_label=dict(type='PseudoLabelAlignment', teacher_momentum=0.99)),
-)
-train_cfg = dict(
-    type='AdaptationTrainLoop',
-    strong_view=[
-        dict(
-            type='RandAugment',
-            policies='timm_increasing',
-            num_policies=2,
-            total_level=10,
-            magnitude_level=9,
-            magnitude_std=0.5,
-        ),
-    ],
-)
+model = dict(alignments=dict(pseudo_label=dict(teacher_momentum=0.99)))
