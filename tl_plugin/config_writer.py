@@ -81,7 +81,8 @@ def write_config(
         choice: The model.
         folder: Where to write.
         image_size: Side of the images; None takes the model's own.
-        batch_size: Images a step, at most a quarter of the training images.
+        batch_size: Images a step, at most. All batches of an epoch are about as large, for batch
+            statistics of the last few images spoil a network; there are at least four of them.
         epochs: Training length.
         learning_rate: Of SGD with momentum; a config's own optimizer stays.
         num_workers: Processes that load images.
@@ -93,7 +94,7 @@ def write_config(
     folder.mkdir(parents=True, exist_ok=True)
     cfg = choice.cfg or _stock_config(learning_rate, epochs)
     train, test = _pipelines(choice, image_size)
-    batch_size = max(min(batch_size, len(data.source.split(TRAIN)) // 4), 1)
+    batch_size = _even_batches(len(data.source.split(TRAIN)), batch_size, least=4)
 
     def dataset(domain: str, split: str, pipeline: list, items=None, labels: bool = True) -> dict:
         whole = getattr(data, domain)
@@ -128,7 +129,7 @@ def write_config(
         ladder['target_dataloader']['dataset'].pop('pipeline')
     if data.few:
         ladder['labelled_target_dataloader'] = dict(
-            batch_size=max(min(batch_size, len(data.few) // 2), 1),
+            batch_size=_even_batches(len(data.few), batch_size, least=2),
             dataset=dataset('target', TRAIN, train, data.few),
         )
         if choice.cfg is None:
@@ -138,6 +139,16 @@ def write_config(
     path = folder / CONFIG_NAME
     cfg.dump(path)
     return path
+
+
+def _even_batches(number: int, batch_size: int, least: int) -> int:
+    """The size of batches that divide so many images evenly.
+
+    >>> _even_batches(35, 32, least=2), _even_batches(65, 32, least=4), _even_batches(3, 32, 4)
+    (18, 17, 1)
+    """
+    batches = max(-(-number // batch_size), least)
+    return -(-number // batches)
 
 
 def _enough_epochs(number: int, ladder: dict, epochs: int) -> dict:

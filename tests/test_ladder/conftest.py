@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-RUNGS = ['source_only', 'adabn', 'feature_extraction', 'fine_tune', 'dann', 'interpolation']
+RUNGS = [
+    'source_only', 'adabn', 'feature_extraction', 'fine_tune', 'joint_training', 'dann',
+    'self_training', 'interpolation',
+]  # fmt: skip
 
 TINY = f"""
 _base_ = {str(ROOT / 'configs' / 'digits' / 'ladder.py')!r}
@@ -29,6 +32,10 @@ ladder = dict(
         feature_extraction=dict(options=dict(_delete_=True)),
         fine_tune=dict(options=dict(_delete_=True)),
         dann=dict(options=dict(train_cfg=dict(max_epochs=2), param_scheduler=dict(T_max=2))),
+        # What looks for faults takes no time with those that are known.
+        self_training=dict(
+            options=dict(custom_hooks={{'0': dict(faults=dict(noise=dict(severity=2.0)))}})
+        ),
     ),
 )
 """
