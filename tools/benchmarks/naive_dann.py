@@ -21,6 +21,8 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
 
+from tl_plugin.engine.memory import keep_freed_memory
+
 CLASSES = 7
 
 
@@ -109,6 +111,7 @@ def main():
     dann = build(args, 'AdaptationClassifier', alignments=dict(dann=head))
     last = build(args, 'AdaptationClassifier', alignments=dict(dann=head), channels_last=True)
     plain = build(args, 'AdaptationClassifier')
+    keep_freed_memory(dann)  # as the train loops do; all ways run in this one process
     domains = images.split(count), labels[:count]
     seconds = harness.in_turn(dict(
         ours=Ours(dann, pair),
