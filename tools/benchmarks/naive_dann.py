@@ -4,8 +4,9 @@ The naive recipe: source and target go through the network each by itself; the c
 then the discriminator, on what came out (Sigmoid and BCELoss); then both go through the network
 again, which learns to confuse it. Ours is one forward and one backward pass, the whole of
 ``train_step``, and again with ``channels_last=True``, against the recipe as people write it and
-against the recipe with the same layout. Source-only sees as many images as both domains have.
-Writes JSON.
+against the recipe with the same layout. Source-only sees as many images as both domains have. The
+whole process keeps freed memory, as our train loops have it: the recipe's batches of half the size
+don't need that, a joint batch does. Writes JSON.
 
     python tools/benchmarks/naive_dann.py --out naive_dann.json
 """

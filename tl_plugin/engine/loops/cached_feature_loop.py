@@ -212,6 +212,12 @@ def CachedFeatureTrainLoop(
     chain, which is proved by a step on NaN images. A trunk that is frozen in part is cut in its
     middle. Batch augmentations (mixup) mix images, and are left out.
 
+    What makes a step light on a CPU depends on config and checkpoint alone, never on a measurement,
+    so that a resumed run ends as the whole one: a small head computes on one thread
+    (:func:`threads_for`), and torch's SGD, Adam and AdamW take their fused step where the config
+    sets neither ``fused`` nor ``foreach`` (``fused=False`` keeps the other). Rounding may differ in
+    the last digit from training without a cache.
+
     Args:
         runner: The runner.
         dataloader: The config's ``train_dataloader``.
