@@ -12,7 +12,7 @@ from torch import nn
 
 from tl_plugin.engine.memory import keep_freed_memory
 
-# Trains a toy, then asks twice for a block that glibc would give back in between.
+# Trains a toy, then asks for a block, again and again, that glibc would give back in between.
 FAULTS = """
 import resource, sys, torch
 from tests.toy import toy_config, train
@@ -23,8 +23,7 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(16 * 2**20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print('faults', faults())
+print('faults', min(faults() for _ in range(5)))
 """
 
 

@@ -136,3 +136,23 @@ def test_heads_get_their_labels_in_their_own_way(tmp_path):
     stock, _ = run(tmp_path / 'stock')
     for name, value in stock.model.state_dict().items():
         torch.testing.assert_close(own.model.state_dict()[name], value)
+
+
+@HOOKS.register_module(force=True)
+class LookAtImagesHook(Hook):
+    """Notes how the images lie in memory that go through the trunk in training."""
+
+    def before_run(self, runner) -> None:
+        self.innermost = []
+        runner.model.backbone.register_forward_pre_hook(self._look)
+
+    def _look(self, module, inputs) -> None:
+        self.innermost.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+
+def test_features_are_computed_with_the_channels_innermost(tmp_path):
+    cfg = toy_config(tmp_path, ('feature_extraction_cached',), max_epochs=1)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.custom_hooks.append(dict(type='LookAtImagesHook'))
+    hook, = (hook for hook in train(cfg).hooks if isinstance(hook, LookAtImagesHook))
+    assert hook.innermost.count(True) >= 3  # one for each batch of four
