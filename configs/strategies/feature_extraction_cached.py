@@ -16,7 +16,8 @@
 #        layers    which depths freeze: ':-1' is all but neck and head; '0:4' caches what the fourth
 #                  layer puts out, and trains from the fifth on
 # Note   A cache is used again if weights, pipeline, data, preprocessing and precision are the same.
-#        Mixup and cutmix mix images, and are left out.
+#        Mixup and cutmix mix images, and are left out. On a CPU a small head trains on one thread, and
+#        torch's optimizers step fused unless `fused` or `foreach` is set.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 train_cfg = dict(type='CachedFeatureTrainLoop')

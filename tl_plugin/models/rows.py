@@ -35,6 +35,8 @@ def take_rows(feats: Any, rows: slice, num_rows: int) -> Any:
         ValueError: If a tensor hasn't one row an image.
     """
 
+    whole = rows == slice(0, num_rows)  # and nothing for the backward pass to put together
+
     def take(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
@@ -44,7 +46,7 @@ def take_rows(feats: Any, rows: slice, num_rows: int) -> Any:
                 f'of shape {tuple(leaf.shape)}: this backbone or neck mixes images and cannot be '
                 'split into domains'
             )
-        return leaf[rows]
+        return leaf if whole else leaf[rows]
 
     return tree_map(take, feats)
 

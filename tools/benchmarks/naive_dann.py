@@ -4,8 +4,9 @@ The naive recipe: source and target go through the network each by itself; the c
 then the discriminator, on what came out (Sigmoid and BCELoss); then both go through the network
 again, which learns to confuse it. Ours is one forward and one backward pass, the whole of
 ``train_step``, and again with ``channels_last=True``, against the recipe as people write it and
-against the recipe with the same layout. Source-only sees as many images as both domains have.
-Writes JSON.
+against the recipe with the same layout. Source-only sees as many images as both domains have. The
+whole process keeps freed memory, as our train loops have it: the recipe's batches of half the size
+don't need that, a joint batch does. Writes JSON.
 
     python tools/benchmarks/naive_dann.py --out naive_dann.json
 """
@@ -20,6 +21,8 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
+
+from tl_plugin.engine.memory import keep_freed_memory
 
 CLASSES = 7
 
@@ -109,6 +112,7 @@ def main():
     dann = build(args, 'AdaptationClassifier', alignments=dict(dann=head))
     last = build(args, 'AdaptationClassifier', alignments=dict(dann=head), channels_last=True)
     plain = build(args, 'AdaptationClassifier')
+    keep_freed_memory(dann)  # as the train loops do; all ways run in this one process
     domains = images.split(count), labels[:count]
     seconds = harness.in_turn(dict(
         ours=Ours(dann, pair),

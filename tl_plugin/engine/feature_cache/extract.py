@@ -231,7 +231,7 @@ class Extraction:
         try:
             if augments is not None:
                 preprocessor.batch_augments = None
-            return preprocessor(batch, True)
+            return _channels_innermost(preprocessor(batch, True))
         finally:
             if augments is not None:
                 preprocessor.batch_augments = augments
@@ -245,6 +245,14 @@ class Extraction:
 
 def _described(module: nn.Module) -> tuple:
     return repr(module), sorted({type(part) for part in module.modules()}, key=str)
+
+
+def _channels_innermost(data: dict) -> dict:
+    """On a CPU convolutions are as fast or faster with the channels innermost."""
+    images = data['inputs']
+    if images.dim() != 4 or images.device.type != 'cpu':
+        return data
+    return dict(data, inputs=images.contiguous(memory_format=torch.channels_last))
 
 
 def _settings(preprocessor: nn.Module) -> list:

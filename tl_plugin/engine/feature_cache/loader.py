@@ -21,11 +21,13 @@ class FeatureBatch(dict):
 
     Attributes:
         features: The tensors behind the cut, the batch first.
+        labels: One class an image, (N,); None where images have several, or scores.
         checked: Says that labels were looked at when the cache was made.
     """
 
     checked = True
     features: list[Tensor]
+    labels: Tensor | None
 
 
 class CachedFeatureLoader:
@@ -87,6 +89,7 @@ class CachedFeatureLoader:
             inputs=self._cut.images(len(indices)), data_samples=self._samples.of(indices)
         )
         rows = torch.from_numpy(np.array(indices))  # five times as fast as torch.tensor
+        batch.labels = self._samples.labels_of(rows)
         batch.features = [
             leaf.index_select(0, rows).to(self._device, dtype)
             for leaf, dtype in zip(self.features, self._dtypes)

@@ -9,6 +9,7 @@ from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
+from torch import Tensor
 
 from tl_plugin.options import checked
 
@@ -68,6 +69,8 @@ class FiniteLossHook(Hook):
 
 
 def _number(value: Any) -> float:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
     value = value.detach() if hasattr(value, 'detach') else value
     # Several values, of several images say, are judged by their sum.
     return float(value.sum() if hasattr(value, 'sum') else value)

@@ -21,9 +21,13 @@ from ..feature_cache.extract import Extraction
 from ..feature_cache.fingerprint import frozen_tensors, weights_fingerprint
 from ..feature_cache.loader import CachedFeatureLoader, FeatureBatch
 from ..feature_cache.resting import Rest
+from ..feature_cache.rows import JoinedLabels
+from ..feature_cache.stepping import LightSteps
+from ..feature_cache.threads import few_threads, threads_for
 from ..layers.names import unwrap
 from ..resume.replayable_loader import ReplayableLoader
 from ..trainable import optimizers
+from .iteration_hooks import IterationHooks
 from .length import check_length
 from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 
@@ -88,11 +92,20 @@ class _CachedFeatures:
         self._cut = work.cut
         self._model = model
         self.dataloader.fill(store, work.cut, next(model.parameters()).device)
+        self._labels = JoinedLabels(model)
+        self._threads = threads_for(model, work.cut, self.dataloader.batch_size)
+        self._hooks = IterationHooks(runner)
         self._remember_frozen()
         self._let_rest()
 
+    def begin_epoch(self) -> None:
+        """Looks at what may have changed since the last one."""
+        self._hooks.look_again()
+        self.check_frozen()
+
     def _let_rest(self) -> None:
-        self._rest = Rest(self._model, self._cut.covered, optimizers(self.runner))
+        self._rest = Rest(self._model, self._cut.covered)
+        self._steps = LightSteps(optimizers(self.runner), self._rest.weights)
         self._rest.begin()
         for hook in freezing_hooks(self.runner):
             hook.let_rest(self._rest.modules)
@@ -128,10 +141,13 @@ class _CachedFeatures:
 
     def _run_step(self, idx: int, batch: FeatureBatch) -> None:
         runner = self.runner
-        runner.call_hook('before_train_iter', batch_idx=idx, data_batch=batch)
-        with self._cut.replayed(batch.features), self._rest.out_of_optimizers():
+        self._hooks.call('before_train_iter', batch_idx=idx, data_batch=batch)
+        with (
+            few_threads(self._threads), self._cut.replayed(batch.features),
+            self._labels.given(batch.labels), self._steps.taken(),
+        ):  # fmt: skip
             outputs = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
-        runner.call_hook('after_train_iter', batch_idx=idx, data_batch=batch, outputs=outputs)
+        self._hooks.call('after_train_iter', batch_idx=idx, data_batch=batch, outputs=outputs)
         self._iter += 1
 
 
@@ -145,7 +161,7 @@ class _FeaturesHook(Hook):
         self.loop.prepare()
 
     def before_train_epoch(self, runner: Runner) -> None:
-        self.loop.check_frozen()
+        self.loop.begin_epoch()
 
     def after_train(self, runner: Runner) -> None:
         self.loop.wake()
@@ -195,6 +211,12 @@ def CachedFeatureTrainLoop(
     Where the forward pass is cut: behind the deepest frozen module from which the rest is a plain
     chain, which is proved by a step on NaN images. A trunk that is frozen in part is cut in its
     middle. Batch augmentations (mixup) mix images, and are left out.
+
+    What makes a step light on a CPU depends on config and checkpoint alone, never on a measurement,
+    so that a resumed run ends as the whole one: a small head computes on one thread
+    (:func:`threads_for`), and torch's SGD, Adam and AdamW take their fused step where the config
+    sets neither ``fused`` nor ``foreach`` (``fused=False`` keeps the other). Rounding may differ in
+    the last digit from training without a cache.
 
     Args:
         runner: The runner.

@@ -8,6 +8,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmpretrain.registry import LOOPS
 from torch import nn
 
+from ..memory import keep_freed_memory
 from ..resume.replayable_loader import ReplayableLoader, seek
 from .build import build_loader
 from .paired_loader import CyclingLoader
@@ -77,6 +78,7 @@ class ResumableEpochTrainLoop(_Resumable, EpochBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Launches training."""
+        keep_freed_memory(self.runner.model)
         self._batches_done = self._done_in_epoch()
         self.runner.call_hook('before_train')
         if not self._batches_done:
@@ -143,6 +145,7 @@ class ResumableIterTrainLoop(_Resumable, IterBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Launches training."""
+        keep_freed_memory(self.runner.model)
         self.runner.call_hook('before_train')
         self._make_up_for_validation(self._iter, self._max_iters)
         self.runner.call_hook('before_train_epoch')

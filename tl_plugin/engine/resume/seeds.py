@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 
 import numpy as np
@@ -36,5 +37,11 @@ def seed_sample(*key: int) -> None:
 def seed_process(*key: int) -> None:
     """Seeds Python, numpy and torch on all devices: mixup, dropout, stochastic depth."""
     seed_sample(*key)
-    if torch.cuda.is_available():
+    if _has_gpu():
         torch.cuda.manual_seed_all(seeds_from(*key)[2])
+
+
+@functools.cache
+def _has_gpu() -> bool:
+    """Asks the driver once, and not in every iteration."""
+    return torch.cuda.is_available()
