@@ -212,10 +212,12 @@ def _pool(processes: int) -> ProcessPoolExecutor:
         context.set_forkserver_preload([__name__])  # one import for all processes
     else:
         context = multiprocessing.get_context('spawn')
-    return ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread)
+    return ProcessPoolExecutor(processes, mp_context=context, initializer=_quiet_and_alone)
 
 
-def _one_thread() -> None:
+def _quiet_and_alone() -> None:
     import cv2
 
     cv2.setNumThreads(1)
+    # What a decoder says of a file is in its record.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
