@@ -15,7 +15,7 @@ from tl_plugin.analysis.image_quality import STATISTICS, Statistic
 LABELS = {
     **STATISTICS,
     'bits_per_pixel': Statistic(
-        'file size', 'bits a pixel', 'low', 'Small files lose detail to compression.'
+        'file size', 'bits a pixel', 'low', 'Small JPEG files have lost detail to compression.'
     ),
 }
 #: What a degradation of the source can bring about, with the side that it moves to. That a target
