@@ -83,6 +83,16 @@ def overlay_path(name: str) -> Path:
     return known[name]
 
 
+def describe(name: str) -> str:
+    """What a strategy does in one sentence: the first line of its overlay.
+
+    >>> print(describe('dann'))
+    DANN: features that classify the source and from which the domain can't be told.
+    """
+    first = overlay_path(name).read_text(encoding='utf-8').split('\n', 1)[0]
+    return first.lstrip('# ')
+
+
 def apply_strategies(cfg: Config, names: Sequence[str]) -> Config:
     """Merges overlays over a config, left to right.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import arguments  # noqa: F401  (finds the package beside a checkout's tools)
@@ -50,6 +51,8 @@ def main():
         items = held_out
     with progress('degrading', len(items)) as advance:
         broken = write_degraded(items, target, degrade, advance)
+    # Names of files may hold bytes that are no text.
+    sys.stdout.reconfigure(errors='backslashreplace')
     for line in broken:
         print(f'left out: {line}')
     print(f'{target}: {len(items) - len(broken)} degraded images, {len(broken)} left out')

@@ -1,6 +1,7 @@
 """Copies are found however they were changed, and different images aren't."""
 
 import io
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -76,3 +77,20 @@ def test_a_chain_is_one_group():
 
 def test_too_few_images():
     assert groups([]) == groups(PICTURES[:1]) == []
+
+
+def test_many_copies_are_one_group_in_little_memory():
+    """Frames of a camera that nothing moves before: all pairs of them would take gigabytes."""
+    record = look_at(ImageItem('0', pixels=PICTURES[0]))
+    count = 3000
+    records = [record._replace(digest=str(number)) for number in range(count)]
+    items = [ImageItem(str(number)) for number in range(count)]
+    other = look_at(ImageItem('other', pixels=PICTURES[1]))
+    tracemalloc.start()
+    (group,) = find_duplicates(
+        [*items, ImageItem('other')], ['source'] * (count + 1), [*records, other]
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(group.names) == count and not group.exact
+    assert peak < 200e6

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.test_analysis.hostile_files import FAULTS, write_hostile_files
 from tl_plugin.datasets.any_data import read_data
 from tl_plugin.datasets.degrade_quality import DegradeQuality, degrade_image
 from tl_plugin.datasets.degraded_copy import write_degraded
@@ -77,3 +78,23 @@ def test_what_cannot_be_written_apart_is_refused(tmp_path):
     with pytest.raises(ValueError, match='none of 1 images can be read'):
         write_degraded(broken, tmp_path / 'out', None)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_tool_survives_hostile_files_and_twins(tmp_path):
+    """A pipe, broken files, names that are no text, and names that differ by their ends alone."""
+    write_hostile_files(tmp_path / 'photos' / 'cat')
+    for name in ('huge.jpg', 'huge.png'):  # degraded too, which takes long
+        (tmp_path / 'photos' / 'cat' / name).unlink()
+    found = run(tmp_path / 'photos', tmp_path / 'out', '--num-faults', '1')
+    assert found.returncode == 0, found.stderr
+    left_out = [
+        Path(line.split(': ')[1]).name
+        for line in found.stdout.splitlines()
+        if line.startswith('left out: ')
+    ]
+    for name in ('pipe.jpg', 'nowhere.jpg', 'empty.jpg', 'text.jpg', 'bomb.png', 'fax.pcx'):
+        assert name in left_out
+    written = {path.name for path in (tmp_path / 'out' / 'cat').iterdir()}
+    assert {'good.jpg.png', 'good.png.png', 'UPPER.png', 'latin-1 \udce9.png'} <= written
+    # Without these two, and an empty folder is nothing.
+    assert len(written) + len(left_out) == len(FAULTS) - 3

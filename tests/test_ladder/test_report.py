@@ -4,11 +4,14 @@ import base64
 import io
 import re
 
+import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
+from skimage.data import astronaut
 
+from tl_plugin.ladder.curves import image_data_uri
 from tl_plugin.ladder.files import write_json
 from tl_plugin.ladder.report import build_dataset, class_names, make_report, samples, to_rgb
 
@@ -47,8 +50,12 @@ PREDICTIONS = dict(
 )
 
 
+def open_uri(uri):
+    return Image.open(io.BytesIO(base64.b64decode(uri.split(',')[1])))
+
+
 def colour_of(uri):
-    return Image.open(io.BytesIO(base64.b64decode(uri.split(',')[1]))).getpixel((30, 20))
+    return open_uri(uri).getpixel((30, 20))
 
 
 def test_samples_show_the_colours_of_the_files(cfg):
@@ -61,8 +68,19 @@ def test_samples_show_the_colours_of_the_files(cfg):
         assert [sample['truth'] for sample in shown] == classes
         for sample in shown:
             expected = tuple(value // dark for value in COLOURS[sample['truth']])
-            assert colour_of(sample['image']) == expected
+            assert colour_of(sample['image']) == pytest.approx(expected, abs=3)
     assert shown[0]['said'] == dict(source_only='red')
+
+
+def test_photographs_leave_room_in_the_page():
+    """Forty of them, and of any size, are well below the page's 5 MB."""
+    shown = image_data_uri(astronaut())
+    assert len(shown) < 20_000
+    small = cv2.resize(astronaut(), (128, 128), interpolation=cv2.INTER_AREA)
+    difference = np.asarray(open_uri(shown)).astype(int) - small
+    assert np.abs(difference).mean() < 4
+    digit = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    assert (np.asarray(open_uri(image_data_uri(digit))) == digit).all()
 
 
 def test_classes_without_names_are_numbers():

@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from tests.pages import Page, check_that_it_stands_alone, numbers
 from tests.test_ladder.conftest import RUNGS, run_tool, start_tool, write_tiny
 from tl_plugin.engine.resume.checkpoints import newest_whole_checkpoint
 from tl_plugin.ladder.run_ladder import run_ladder
@@ -97,42 +97,63 @@ def test_a_ready_config_gives_the_same_weights_without_the_ladder(climbed, tmp_p
     assert all(torch.equal(ours[name], plain[name]) for name in ours)
 
 
-class Report(HTMLParser):
-    """What a reader gets from the page: text, images, links to elsewhere."""
-
-    def __init__(self):
-        super().__init__()
-        self.images, self.addresses, self.cells, self._cell = [], [], [], False
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        if tag == 'img':
-            self.images.append(attributes)
-        self.addresses += [attributes[key] for key in ('src', 'href') if key in attributes]
-        self._cell = tag == 'td'
-
-    def handle_data(self, data):
-        if self._cell:
-            self.cells.append(data)
-            self._cell = False
-
-
-def test_the_report_stands_alone_and_tells_the_results(climbed):
-    html = (climbed.work_dir / 'report.html').read_text()
-    report = Report()
-    report.feed(html)
-    assert len(html) < 5e6
-    assert all(address.startswith('data:image/') for address in report.addresses)
-    assert '@import' not in html
-    assert 'url(' not in html
+def test_the_report_stands_alone_and_begins_with_the_advice(climbed):
+    page = check_that_it_stands_alone((climbed.work_dir / 'report.html').read_text())
     # Ten samples a domain; curves and two matrices a rung.
-    assert len(report.images) >= 20 + 4 * len(RUNGS)
-    assert all(image['alt'] for image in report.images)
-    assert 'name="viewport"' in html
-    for rung in climbed.results['rungs']:
-        assert rung['name'] in report.cells
-        assert f'{rung["target_accuracy"]:.1f}' in report.cells
-        assert f'{rung["source_accuracy"]:.1f}' in report.cells
+    assert len(page.pictures) >= 20 + 4 * len(RUNGS)
+    advice = climbed.results['recommendation']
+    headings = [text for tag, text in page.landmarks if tag in ('h1', 'h2')]
+    assert headings[1] == f'Take {advice["rung"]}.'
+    first = page.text.split('Every rung of the ladder')[0]
+    assert all(reason in first for reason in advice['reasons'])
+
+
+def check_figures(content, results):
+    """Every figure of the table, the advice and the picture's words is the JSON's."""
+    page = Page(content)
+    rows = {row[0]: row[1:] for row in page.tables['Results']}
+    chosen = next(r for r in results['rungs'] if r['name'] == results['recommendation']['rung'])
+    overview = next(p['alt'] for p in page.pictures if p['alt'].startswith('Target accuracy'))
+    for rung in results['rungs']:
+        learns_from, *cells = rows[rung['name']]
+        assert learns_from == rung['data'].replace('_', ' ')
+        expected = [
+            value for domain in ('target', 'source')
+            for value in ([rung[f'{domain}_accuracy']], rung[f'{domain}_accuracy_interval'],
+                          [rung[f'{domain}_change']])
+        ]  # fmt: skip
+        for cell, values in zip(cells, expected):
+            assert numbers(cell) == pytest.approx(values, abs=0.0501)
+        assert numbers(cells[6]) == [round(rung['seconds'])]
+        assert numbers(cells[7]) == [rung['trainable_parameters']]
+        words = re.search(rf' {rung["name"]} ([^;]*)%(;|$)', ' '.join(overview.split())).group(1)
+        both = [rung['target_accuracy'], rung['source_accuracy']]
+        assert numbers(words) == pytest.approx(both, abs=0.0501)
+    said = re.search(r'played no part in the choice, say (.*?)\. Its ready', page.text).group(1)
+    expected = [
+        chosen['target_accuracy'], 95, *chosen['target_accuracy_interval'],
+        chosen['target_change'], chosen['source_accuracy'], chosen['source_change'],
+    ]  # fmt: skip
+    assert numbers(said) == pytest.approx(expected, abs=0.0501)
+    before = re.search(r'a model that is right on (.*)% of the target', page.text).group(1)
+    first = results['rungs'][0]
+    both = [first['source_accuracy'], first['target_accuracy']]
+    assert numbers(before) == pytest.approx(both, abs=0.0501)
+
+
+def test_figures_of_the_report_are_those_of_the_json(climbed):
+    check_figures((climbed.work_dir / 'report.html').read_text(), climbed.results)
+
+
+@pytest.mark.parametrize('key', [
+    'target_accuracy', 'source_accuracy', 'target_change', 'source_change', 'seconds',
+    'trainable_parameters', 'target_accuracy_interval', 'source_accuracy_interval'])  # fmt: skip
+def test_a_wrong_figure_would_be_seen(climbed, key):
+    results = climbed.results
+    rung = results['rungs'][-1]
+    rung[key] = [value + 1 for value in rung[key]] if key.endswith('interval') else rung[key] + 1
+    with pytest.raises(AssertionError):
+        check_figures((climbed.work_dir / 'report.html').read_text(), results)
 
 
 def test_the_markdown_table_is_the_results(climbed):

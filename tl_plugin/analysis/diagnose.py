@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +36,8 @@ from tl_plugin.backbone_choice import ModelChoice, choose_model
 from tl_plugin.config_writer import dataset_config, test_pipeline, write_config
 from tl_plugin.datasets.images import DomainImages, ImageItem
 from tl_plugin.datasets.prepared import PreparedData, prepare_data
+from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
+from tl_plugin.ladder.rung import SOURCE_AND_TARGET
 
 #: Images of a domain whose features are computed.
 FEATURE_IMAGES = 1500
@@ -118,7 +120,7 @@ def diagnose(
     few, config = 0, None
     if settings.backbone:
         leave_out = set().union(*(unreadable_names(d.images, d.records) for d in domains))
-        leave_out |= {name for d in domains for name in _not_for_opencv(d)}
+        leave_out |= {name for d in domains for name in _not_for_training(d)}
         data = prepare_data(
             source, target, target_labels, leave_out, [g.names for g in groups], settings.seed
         )
@@ -127,9 +129,26 @@ def diagnose(
         few = len(data.few)
         found = _with_features(found, domains, data, choice, config, settings)
     found = replace(found, worst=tuple(_worst(found, domains)))
-    return replace(
-        found, recommendation=recommend(found, few, None if config is None else str(config))
-    )
+    advice = recommend(found, few, None if config is None else str(config))
+    if config is not None:
+        _add_rungs(config, advice.strategies)
+    return replace(found, recommendation=advice)
+
+
+def _add_rungs(config: Path, strategies: Mapping[str, str]) -> None:
+    """Let the ladder try what was recommended, also where it has no such rung of its own."""
+    tried = {name for rung in DEFAULT_RUNGS for name in rung.strategies}
+    missing = {name: words for name, words in strategies.items() if name not in tried}
+    if not missing:
+        return
+    cfg = Config.fromfile(config)
+    # All that don't stand on a rung are for unlabelled target images beside the source.
+    rungs = {
+        name: dict(strategies=[name], data=SOURCE_AND_TARGET, start='source_only', about=words)
+        for name, words in missing.items()
+    }
+    cfg.merge_from_dict(dict(ladder=dict(rungs=rungs)))
+    cfg.dump(config)
 
 
 def _scan(name: str, images: DomainImages, settings: Settings) -> Scanned:
@@ -137,14 +156,12 @@ def _scan(name: str, images: DomainImages, settings: Settings) -> Scanned:
         return Scanned(images, scan(images.items, settings.processes, advance))
 
 
-def _not_for_opencv(domain: Scanned) -> list[str]:
-    """Images that Pillow reads and mmcv's reader in training does not."""
-    import cv2
-
+def _not_for_training(domain: Scanned) -> list[str]:
+    """Images that the reader of training doesn't read, or that no list can hold."""
     return [
         item.name
         for item, record in domain.usable()
-        if record.format not in ('', 'JPEG', 'PNG', 'BMP') and cv2.imread(item.name) is None
+        if 'foreign' in record.faults or ('odd_name' in record.faults and item.place is None)
     ]
 
 

@@ -15,7 +15,7 @@ from tl_plugin.datasets.images import ImageItem
 HASH_DISTANCE = 10
 #: Correlation of the thumbnails of near duplicates.
 CORRELATION = 0.985
-_ROWS = 2048
+_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,6 @@ def find_duplicates(
     Returns:
         The groups of two or more, the largest first.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     known = [
         index
         for index, record in enumerate(records)
@@ -88,10 +85,8 @@ def find_duplicates(
     pairs = np.concatenate(
         [_near_pairs(hashes, thumbnails.reshape(len(known), -1)), _equal_pairs(digests)]
     )
-    graph = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(len(known), len(known)))
-    _, groups = connected_components(graph, directed=False)
     found = []
-    for members in _members(groups):
+    for members in _members(_joined(pairs, len(known))):
         which = [known[member] for member in members]
         found.append(
             DuplicateGroup(
@@ -115,11 +110,33 @@ def _near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     threshold = bits.shape[1] - 2 * HASH_DISTANCE
     pairs = [np.empty((0, 2), dtype=np.int64)]
     for start in range(0, len(bits), _ROWS):
-        rows, columns = np.nonzero(bits[start : start + _ROWS] @ bits[start:].T >= threshold)
-        rows, columns = (part[rows < columns] + start for part in (rows, columns))
-        same = np.einsum('nd,nd->n', looks[rows], looks[columns]) >= CORRELATION
-        pairs.append(np.stack([rows[same], columns[same]], axis=1))
+        rows = slice(start, start + _ROWS)
+        alike = bits[rows] @ bits[start:].T >= threshold
+        alike &= looks[rows] @ looks[start:].T >= CORRELATION
+        alike = np.stack(np.nonzero(alike), axis=1)
+        pairs.append(_chains(alike, len(bits) - start) + start)
     return np.concatenate(pairs)
+
+
+def _chains(pairs: np.ndarray, count: int) -> np.ndarray:
+    """Join what the pairs join, with one pair an image at most.
+
+    A thousand frames of a camera that nothing moves before would be half a million pairs.
+    """
+    groups = _members(_joined(pairs, count))
+    return np.concatenate(
+        [np.empty((0, 2), dtype=np.int64)]
+        + [np.stack([group[:-1], group[1:]], axis=1) for group in groups]
+    )
+
+
+def _joined(pairs: np.ndarray, count: int) -> np.ndarray:
+    """Number the groups that pairs join; returns each image's."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(pairs), dtype=bool), tuple(pairs.T)), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
 
 
 def _equal_pairs(digests: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ def embed(
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng(seed)
     chosen = [np.sort(rng.permutation(len(part))[:SHOWN]) for part in (source, target)]
@@ -36,4 +37,7 @@ def embed(
         return *chosen, PCA(2).fit_transform(joint), 'PCA'
     perplexity = min(30, len(joint) / 4)
     layout = TSNE(2, perplexity=perplexity, init='pca', random_state=seed, n_jobs=1)
-    return *chosen, layout.fit_transform(joint.astype(np.float32)), 't-SNE'
+    # So few points gain nothing by threads, which wait for each other thousands of times: where
+    # something else runs too, that is most of the time.
+    with threadpool_limits(1):
+        return *chosen, layout.fit_transform(joint.astype(np.float32)), 't-SNE'

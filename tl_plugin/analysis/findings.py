@@ -19,9 +19,6 @@ from tl_plugin.analysis.reading import FAULTS, UNREADABLE
 from tl_plugin.analysis.scan import ImageRecord
 from tl_plugin.datasets.images import DomainImages
 
-#: Files of an odd kind that are named; all unreadable ones are.
-NAMED = 50
-
 
 @dataclass(frozen=True)
 class FaultyFile:
@@ -49,7 +46,7 @@ class DomainFindings:
         unreadable: The others, each by name.
         faults: Kind -> number of images, of all kinds that were found.
         meanings: Kind -> what it means.
-        odd: Kind of oddity -> names of the first images that have it.
+        odd: Kind of oddity -> names of the images that have it.
         classes: Class -> number of readable images.
         unlabelled: Readable images without a label.
         splits: Split -> number of images.
@@ -100,14 +97,14 @@ class Recommendation:
 
     Args:
         headline: In one sentence.
-        strategies: Overlays to try, the first one first.
+        strategies: Overlays to try, the first one first, with what each does.
         reasons: Why, in sentences.
         repairs: What to repair in the data before.
         commands: What to type.
     """
 
     headline: str
-    strategies: tuple[str, ...]
+    strategies: dict[str, str]
     reasons: tuple[str, ...]
     repairs: tuple[str, ...]
     commands: tuple[str, ...]
@@ -172,7 +169,7 @@ def domain_findings(domain: DomainImages, records: Sequence[ImageRecord]) -> Dom
         ),
         faults={kind: faults[kind] for kind in FAULTS if faults[kind]},
         meanings={kind: FAULTS[kind] for kind in FAULTS if faults[kind]},
-        odd={kind: tuple(names[:NAMED]) for kind, names in odd.items()},
+        odd={kind: tuple(odd[kind]) for kind in FAULTS if odd[kind]},
         classes=dict(sorted(classes.items())),
         unlabelled=sum(item.label is None for item, _ in readable),
         splits=dict(Counter(item.split or 'undivided' for item in domain.items)),
@@ -234,6 +231,26 @@ def plain(value: object) -> object:
         return float(f'{value:.6g}') if math.isfinite(value) else None
     if isinstance(value, np.generic):
         return value.item()
+    return value
+
+
+def printable(value: object) -> object:
+    r"""Make plain values fit for a page and a terminal.
+
+    A file's name may hold line breaks, a terminal's commands or bytes that are no text at all.
+
+    >>> print(printable({'two\nlines': ['\x1b[2J', 'é', '\udcff', 1]})['two\\nlines'])
+    ['\\x1b[2J', 'é', '\\udcff', 1]
+    """
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    if isinstance(value, str) and not value.isprintable():
+        return ''.join(
+            char if char.isprintable() else char.encode('unicode_escape').decode()
+            for char in value
+        )
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import cv2
@@ -260,12 +261,15 @@ def _light(grey: np.ndarray) -> dict[str, float]:
 def _colour(image: np.ndarray) -> dict[str, float]:
     if image.ndim == 2:
         return {'saturation': 0.0, 'colorfulness': 0.0, 'color_cast': 0.0}
-    red, green, blue = (channel.astype(np.float64) for channel in cv2.split(image))
+    channels = cv2.split(image)
+    red, green, blue = (channel.astype(np.float64) for channel in channels)
     red_green, yellow_blue = red - green, (red + green) / 2 - blue
     spread = np.hypot(red_green.std(), yellow_blue.std())
     mean = np.hypot(red_green.mean(), yellow_blue.mean())
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    highest, lowest = image.max(axis=2).astype(np.float64), image.min(axis=2)
+    # Pair by pair: NumPy takes ten times as long over an axis of three.
+    highest = functools.reduce(cv2.max, channels).astype(np.float64)
+    lowest = functools.reduce(cv2.min, channels)
     return {
         'saturation': float(((highest - lowest) / np.maximum(highest, 1)).mean()),
         'colorfulness': float(spread + 0.3 * mean),

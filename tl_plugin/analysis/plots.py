@@ -18,7 +18,7 @@ COLOURED = 10
 
 def plot_embedding(embedding: dict, by: str) -> str:
     """Draw the two-dimensional map, coloured by ``'domain'`` or ``'label'``."""
-    figure, axes = _figure((5, 4.2))
+    figure, axes = _figure((5, 4.6))
     x, y = np.array(embedding['x']), np.array(embedding['y'])
     groups = np.array([str(name) if name else 'no label' for name in embedding[by]])
     names, counts = np.unique(groups, return_counts=True)
@@ -42,7 +42,10 @@ def plot_embedding(embedding: dict, by: str) -> str:
         axes.scatter(x[others], y[others], s=6, color='#bbbbbb', lw=0, label='other classes')
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.legend(frameon=False, fontsize=7, markerscale=1.6, loc='best')
+    # Below: it would hide images inside, and be too small to read on a phone.
+    figure.legend(
+        loc='outside lower center', ncols=3, frameon=False, fontsize=11, markerscale=2,
+        handletextpad=0.1, columnspacing=1)  # fmt: skip
     return _data_uri(figure)
 
 

@@ -15,7 +15,7 @@ from tl_plugin.analysis.image_quality import STATISTICS, Statistic
 LABELS = {
     **STATISTICS,
     'bits_per_pixel': Statistic(
-        'file size', 'bits a pixel', 'low', 'Small files lose detail to compression.'
+        'file size', 'bits a pixel', 'low', 'Small JPEG files have lost detail to compression.'
     ),
 }
 #: What a degradation of the source can bring about, with the side that it moves to. That a target
@@ -35,6 +35,9 @@ class StatisticGap:
         name: Of the statistic.
         source: Median of the source.
         target: Median of the target.
+        source_tenth: What the worst tenth of the source is beyond: a fault of some images moves the
+            mean and not the median. The highest tenth where no side is worse.
+        target_tenth: Likewise of the target.
         effect: Hedges' g: the difference of the means (target minus source) in standard deviations.
             0.2 is small, 0.5 medium, 0.8 large.
         auc: Chance that a target image has a higher value than a source image, 0 to 1.
@@ -45,6 +48,8 @@ class StatisticGap:
     name: str
     source: float
     target: float
+    source_tenth: float
+    target_tenth: float
     effect: Estimate
     auc: float
     worse: bool | None
@@ -169,10 +174,14 @@ def _statistic(
     # Only what the interval is sure of.
     side = {'high': effect.low > 0, 'low': effect.high < 0}.get(LABELS[name].worse)
     domains = np.repeat([0, 1], [len(source), len(target)])
+    low = DEGRADED.get(name, -1 if LABELS[name].worse == 'low' else 1) < 0
+    tenth = 0.1 if low else 0.9
     return StatisticGap(
         name=name,
         source=float(np.median(source)),
         target=float(np.median(target)),
+        source_tenth=float(np.quantile(source, tenth)),
+        target_tenth=float(np.quantile(target, tenth)),
         effect=effect,
         auc=float(roc_auc_score(domains, np.concatenate([source, target]))),
         worse=side,

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 #: Larger images are not decoded: a file of a few kilobytes can claim to be terabytes of pixels.
@@ -39,9 +40,15 @@ ODD = {
     'turned': 'is to be turned before it is shown, by its EXIF data',
     'tiny': f'is smaller than {TINY} pixels on a side',
     'plain': 'is one plain colour',
+    'foreign': 'is of a format that the reader of training (OpenCV) does not know; training leaves '
+    'it out',
+    'odd_name': 'has a line break, a space at its end or bytes that are no text in its name; lists '
+    'of images cannot hold it, so that training leaves it out',
 }
 FAULTS = {**UNREADABLE, **ODD}
 
+# Formats that OpenCV reads, so that mmcv does; others it is asked about.
+_READ_IN_TRAINING = ('JPEG', 'MPO', 'PNG', 'BMP')
 # Formats that go under several extensions, as Pillow names them.
 _SAME = {'MPO': 'JPEG', 'APNG': 'PNG'}
 
@@ -110,6 +117,8 @@ def _decode(path: str, size: int, max_pixels: int) -> Reading:
                 return Reading(None, ('too_large',), detail, kind, size)
             odd = _oddities(picture, path)
             image = _to_rgb(picture, 'sixteen_bit' in odd)
+        if kind not in _READ_IN_TRAINING and cv2.imread(path) is None:
+            odd.append('foreign')
     except (Image.DecompressionBombError, MemoryError) as error:
         return Reading(None, ('too_large',), str(error), kind, size)
     except UnidentifiedImageError:
@@ -122,10 +131,24 @@ def _decode(path: str, size: int, max_pixels: int) -> Reading:
     return Reading(image, (*odd, *oddities_of_pixels(image)), '', kind, size)
 
 
+def listable(path: str) -> bool:
+    r"""Whether a list of files, one a line, can hold a name.
+
+    >>> listable('a file é.jpg'), listable('two\nlines.jpg'), listable('latin-1 \udce9.jpg')
+    (True, False, False)
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return not {'\n', '\r'} & set(path) and path == path.strip()
+
+
 def oddities_of_pixels(image: np.ndarray) -> tuple[str, ...]:
     """The kinds of :data:`ODD` that an image shows without its file."""
     found = ['tiny'] if min(image.shape[:2]) < TINY else []
-    if (image == image[0, 0]).all():
+    # Its first row first: nearly every image ends there, and a huge one is not compared as a whole.
+    if (image[0] == image[0, 0]).all() and (image == image[0, 0]).all():
         found.append('plain')
     return tuple(found)
 
@@ -138,6 +161,8 @@ def _oddities(picture, path: str) -> list[str]:
     kind = _SAME.get(picture.format, picture.format)
     if _SAME.get(expected, expected) != kind:
         found.append('misnamed')
+    if not listable(path):
+        found.append('odd_name')
     if _bits(picture, path) == 16:
         found.append('sixteen_bit')
     if picture.mode == 'F':

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from tl_plugin.analysis.findings import Findings, Recommendation
-from tl_plugin.analysis.quality_gap import LABELS
-from tl_plugin.strategies import available_strategies
+from tl_plugin.analysis.quality_gap import DEGRADED, LABELS, StatisticGap
+from tl_plugin.strategies import available_strategies, describe
 
 #: Proxy A-distances up to which the domains count as alike, and as near.
 ALIKE, NEAR = 0.4, 1.2
@@ -32,7 +32,7 @@ def recommend(found: Findings, few_labels: int = 0, config: str | None = None) -
     reasons: list[str] = []
     wanted = _strategies(found, few_labels, reasons)
     known = available_strategies()
-    strategies = tuple(dict.fromkeys(name for name in wanted if name in known))
+    strategies = {name: describe(name) for name in wanted if name in known}
     return Recommendation(
         headline=_headline(strategies, found),
         strategies=strategies,
@@ -124,12 +124,24 @@ def _without_labels(found: Findings, reasons: list[str]) -> list[str]:
 def _worse(found: Findings) -> list[str]:
     if found.quality is None:
         return []
-    return [
-        f'The target is worse in {LABELS[item.name].label}: typically {item.target:.3g} against '
-        f'{item.source:.3g} ({abs(item.effect.value):.1f} standard deviations). '
-        f'{LABELS[item.name].about}'
-        for item in found.quality.faults(0.5)[:3]
-    ]
+    return [_in_words(item) for item in found.quality.faults(0.5)[:3]]
+
+
+def _in_words(item: StatisticGap) -> str:
+    label, about = LABELS[item.name].label, LABELS[item.name].about
+    side = DEGRADED[item.name]
+    # A fault of some images moves the tail and leaves the middle where it is.
+    if 2 * side * (item.target - item.source) >= side * (item.target_tenth - item.source_tenth):
+        text = (
+            f'The target is worse in {label}: typically {item.target:.3g} against '
+            f'{item.source:.3g}'
+        )
+    else:
+        text = (
+            f'Some of the target is worse in {label}: its worst tenth is beyond '
+            f'{item.target_tenth:.3g}, that of the source beyond {item.source_tenth:.3g}'
+        )
+    return f'{text} ({abs(item.effect.value):.1f} standard deviations on average). {about}'
 
 
 def _repairs(found: Findings) -> list[str]:

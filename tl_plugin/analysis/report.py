@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tl_plugin.analysis import plots
-from tl_plugin.analysis.findings import Findings, plain
+from tl_plugin.analysis.findings import Findings, plain, printable
 from tl_plugin.analysis.quality_gap import LABELS
 from tl_plugin.analysis.scan import read_item
 from tl_plugin.datasets.images import DomainImages
 from tl_plugin.ladder.files import write_json, write_text
 
 JSON_NAME, HTML_NAME = 'findings.json', 'report.html'
+#: Names that the page shows of each kind of file, and the terminal; the JSON has all.
+ON_PAGE, ON_TERMINAL, FEW_ON_TERMINAL = 200, 20, 3
 TEMPLATE = Path(__file__).with_name('report.html.j2')
 
 
@@ -49,18 +51,21 @@ def make_page(values: dict, pictures: Mapping[tuple[str, str], str]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters['figure'] = figure
+    environment.filters['limited'] = lambda rows: rows[:ON_PAGE]
+    environment.filters['rest'] = lambda rows: max(len(rows) - ON_PAGE, 0)
     environment.filters['percent'] = lambda share: f'{100 * share:.0f}%'
     template = environment.from_string(TEMPLATE.read_text(encoding='utf-8'))
-    quality, embedding = values['quality'], values['embedding']
     worst: dict = {}
     for row in values['worst']:
         if (row['domain'], row['name']) in pictures:
             part = worst.setdefault(row['statistic'], {}).setdefault(row['domain'], [])
             part.append({**row, 'picture': pictures[row['domain'], row['name']]})
+    values = printable(values)
+    quality, embedding = values['quality'], values['embedding']
     return template.render(
         **values,
         labels=LABELS,
-        worst_by_statistic=worst,
+        worst_by_statistic=printable(worst),
         plot_classes=plots.plot_classes(*(values[d]['classes'] for d in ('source', 'target'))),
         plot_effects=plots.plot_effects(quality['statistics']) if quality else None,
         plot_domains=plots.plot_embedding(embedding, 'domain') if embedding else None,
@@ -94,18 +99,15 @@ def print_findings(found: Findings) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=110)
-    values = plain(found)
+    values = printable(plain(found))
     table = Table(title='Images', box=box.SIMPLE_HEAD)
     for column in ('', 'source', 'target'):
         table.add_column(column, justify='left' if not column else 'right')
     for row in _rows(values):
         table.add_row(*row)
     console.print(table)
-    for name in ('source', 'target'):
-        for file in values[name]['unreadable'][:20]:
-            console.print(f'[red]{file["fault"]}[/red] {escape(file["name"])}', highlight=False)
-        if len(values[name]['unreadable']) > 20:
-            console.print(f'and {len(values[name]["unreadable"]) - 20} more in {JSON_NAME}')
+    for line in _file_lines(values):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     if values['quality']:
         table = Table(title='Image quality: what differs most', box=box.SIMPLE_HEAD)
         for column in ('statistic', 'source', 'target', 'difference in standard deviations'):
@@ -120,6 +122,23 @@ def print_findings(found: Findings) -> None:
     console.print(Panel('\n'.join(lines), title='Recommendation'))
     for command in advice['commands']:
         console.print(f'  {command}', highlight=False, soft_wrap=True, markup=False)
+
+
+def _file_lines(values: dict) -> list[str]:
+    """Name the files that can't be read or are odd, by kind."""
+    lines = []
+    for domain in (values['source'], values['target']):
+        named: dict[str, list[str]] = {}
+        for file in domain['unreadable']:
+            named.setdefault(file['fault'], []).append(file['name'])
+        for kind, names in {**named, **domain['odd']}.items():
+            # What most images are is no oddity of single ones.
+            shown = ON_TERMINAL if 2 * len(names) <= domain['images'] else FEW_ON_TERMINAL
+            lines.append(f'{kind.replace("_", " ")}: {domain["meanings"][kind]}')
+            lines += [f'    {name}' for name in names[:shown]]
+            if len(names) > shown:
+                lines.append(f'    and {len(names) - shown} more, all in {JSON_NAME}')
+    return lines
 
 
 def _rows(values: dict) -> list[tuple[str, ...]]:

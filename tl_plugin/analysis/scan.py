@@ -32,8 +32,8 @@ class ImageRecord(NamedTuple):
         faults: Kinds out of ``reading.FAULTS``.
         detail: What the decoder said.
         format: Of the file, '' if unknown.
-        quality: Of ``image_quality.measure``, and ``bits_per_pixel`` of the compressed file where
-            there is one; None if the image can't be read.
+        quality: Of ``image_quality.measure``, and ``bits_per_pixel`` of JPEG files; None if the
+            image can't be read.
         digest: Equal for equal pixels; '' if the image can't be read.
         hash: 64 bits that are close for images that look alike, packed into 8 bytes.
         thumbnail: Grey, :data:`THUMBNAIL` a side, as bytes.
@@ -99,7 +99,8 @@ def look_at(item: ImageItem) -> ImageRecord:
         return ImageRecord(reading.faults, reading.detail, reading.format)
     image = reading.image
     quality = measure(image)
-    if reading.num_bytes:
+    # Other formats lose nothing by small files, or come by with smaller ones.
+    if reading.format in ('JPEG', 'MPO'):
         quality['bits_per_pixel'] = 8 * reading.num_bytes / (image.shape[0] * image.shape[1])
     digest = hashlib.sha1(repr(image.shape).encode(), usedforsecurity=False)
     digest.update(np.ascontiguousarray(image))
@@ -212,10 +213,12 @@ def _pool(processes: int) -> ProcessPoolExecutor:
         context.set_forkserver_preload([__name__])  # one import for all processes
     else:
         context = multiprocessing.get_context('spawn')
-    return ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread)
+    return ProcessPoolExecutor(processes, mp_context=context, initializer=_quiet_and_alone)
 
 
-def _one_thread() -> None:
+def _quiet_and_alone() -> None:
     import cv2
 
     cv2.setNumThreads(1)
+    # What a decoder says of a file is in its record.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

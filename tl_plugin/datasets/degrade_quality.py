@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -229,7 +230,7 @@ class DegradeQuality(BaseTransform):
         if results.get('img_path'):
             # Folder and file alone, so that a copy of the data elsewhere is degraded alike.
             name = '/'.join(PurePath(results['img_path']).parts[-2:])
-            return np.random.default_rng((self.seed, zlib.crc32(name.encode())))
+            return np.random.default_rng((self.seed, zlib.crc32(os.fsencode(name))))
         if results.get('sample_idx') is None:
             raise ValueError(
                 'DegradeQuality with a seed degrades each image as its name or index says, and '

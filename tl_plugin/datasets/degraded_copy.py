@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
 import mmcv
+import numpy as np
 
 from tl_plugin.datasets.degrade_quality import DegradeQuality
 from tl_plugin.datasets.images import ImageItem
@@ -38,23 +40,18 @@ def write_degraded(
         ValueError: If two images would get the same name, or none can be read.
     """
     places = place_items(items)
+    names = _png_names(places)
     partial = _begin(folder)
     broken = []
     for place, item in places.items():
-        try:
-            # In BGR, as files are read in training; grey ones too.
-            image = item.pixels if item.pixels is not None else mmcv.imread(item.name)
-        except (OSError, ValueError, cv2.error) as error:
-            image, reason = None, f': {error}'
-        else:
-            reason = ': not an image'
+        image, reason = _read(item)
         if image is None:
-            broken.append(f'{item.name}{reason}')
+            broken.append(f'{item.name}: {reason}')
         else:
             found = degrade.transform(dict(img=image, img_path=item.name))['img']
             if item.pixels is not None and found.ndim == 3 and found.shape[2] == 3:
                 found = found[..., ::-1]
-            _write(partial / place.with_suffix('.png'), found)
+            _write(partial / names[place], found)
         advance(1)
     if len(broken) == len(places):
         shutil.rmtree(partial)
@@ -95,18 +92,39 @@ def place_items(items: Iterable[ImageItem]) -> dict[Path, ImageItem]:
         ['cat/1.jpg']
     """
     places: dict[Path, ImageItem] = {}
-    seen: dict[Path, str] = {}
     for item in items:
         place = Path(item.label or '', Path(item.name).name)
-        stem = place.with_suffix('')  # a.jpg and a.png would both become a.png
-        if stem in seen:
+        if place in places:
             raise ValueError(
-                f'{seen[stem]} and {item.name} would both be written as {place}: give each image '
-                'of a class a name of its own'
+                f'{places[place].name} and {item.name} would both be written as {place}: give each '
+                'image of a class a name of its own'
             )
-        seen[stem] = item.name
         places[place] = item
     return places
+
+
+def _png_names(places: Iterable[Path]) -> dict[Path, Path]:
+    """Turn ``a.jpg`` into ``a.png``, and into ``a.jpg.png`` where there is an ``a.png`` too."""
+    places = list(places)
+    stems = Counter(place.with_suffix('') for place in places)
+    return {
+        place: place.with_suffix('.png')
+        if stems[place.with_suffix('')] == 1
+        else place.with_name(f'{place.name}.png')
+        for place in places
+    }
+
+
+def _read(item: ImageItem) -> tuple[np.ndarray | None, str]:
+    """The pixels, in BGR as files are read in training, grey ones too; or None and why not."""
+    if item.pixels is not None:
+        return item.pixels, ''
+    if not Path(item.name).is_file():  # to open a pipe is to wait for its writer
+        return None, 'not a file'
+    try:
+        return mmcv.imread(item.name), 'not an image'
+    except (OSError, ValueError, cv2.error) as error:
+        return None, str(error)
 
 
 def _begin(folder: Path) -> Path:
@@ -121,5 +139,5 @@ def _begin(folder: Path) -> Path:
 
 def _write(path: Path, image) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), image):
-        raise OSError(f'{path} could not be written')
+    # Not OpenCV's own writing, which takes no names that aren't UTF-8.
+    path.write_bytes(cv2.imencode('.png', image)[1].tobytes())

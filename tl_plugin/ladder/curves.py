@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+#: Images up to this many pixels a side are shown pixel by pixel.
+_SMALL = 48
 COLOURS = {'source': '#1f6f8b', 'target': '#c4502a', 'loss': '#444444'}
 
 
@@ -182,8 +184,12 @@ def image_data_uri(image: np.ndarray, max_size: int = 128) -> str:
     picture = Image.fromarray(image)
     picture.thumbnail((max_size, max_size))
     file = io.BytesIO()
-    picture.save(file, format='PNG')
-    return _encode(file)
+    if max(picture.size) <= _SMALL:
+        picture.save(file, format='PNG')
+        return _encode(file)
+    # Photographs as PNG would make a report of many rungs larger than a mail may be.
+    picture.convert('RGB').save(file, format='JPEG', quality=90, subsampling=0)
+    return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
 
 
 def _long(classes: Sequence[str]) -> bool:
