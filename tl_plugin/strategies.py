@@ -89,8 +89,12 @@ def describe(name: str) -> str:
     >>> print(describe('dann'))
     DANN: features that classify the source and from which the domain can't be told.
     """
-    first = overlay_path(name).read_text(encoding='utf-8').split('\n', 1)[0]
-    return first.lstrip('# ')
+    return headline(overlay_path(name))
+
+
+def headline(config: Path) -> str:
+    """The first line of a config, which says what it is."""
+    return config.read_text(encoding='utf-8').split('\n', 1)[0].lstrip('# ')
 
 
 def apply_strategies(cfg: Config, names: Sequence[str]) -> Config:

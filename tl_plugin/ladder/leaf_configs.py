@@ -10,7 +10,7 @@ from mmengine.config import Config
 from tl_plugin.ladder.job import Job
 from tl_plugin.ladder.ready_config import check_measures_target, content_key
 from tl_plugin.ladder.rung import Rung
-from tl_plugin.strategies import apply_strategies, overlay_path
+from tl_plugin.strategies import apply_strategies, describe, headline
 
 
 def plan_configs(
@@ -46,7 +46,7 @@ def plan_configs(
         if not task:
             raise ValueError(f"{path} names no task: set task = 'SOURCE -> TARGET'")
         cfg = apply_strategies(cfg, strategies)
-        about = ' '.join(map(_headline, map(overlay_path, strategies))) or _headline(path)
+        about = ' '.join(map(describe, strategies)) or headline(path)
         rung = Rung(name, strategies=strategies, about=about)
         for seed in seeds:
             ready = Config(cfg.to_dict())
@@ -55,10 +55,6 @@ def plan_configs(
             job = Job(rung, seed, run, ready, content_key(ready, None))
             tasks.setdefault(task, []).append(job)
     return tasks
-
-
-def _headline(path: Path) -> str:
-    return path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')
 
 
 def without_measured(jobs: Iterable[Job], entries: Iterable[dict]) -> list[Job]:
