@@ -34,7 +34,7 @@ ladder = dict(
         dann=dict(options=dict(train_cfg=dict(max_epochs=2), param_scheduler=dict(T_max=2))),
         # What looks for faults takes no time with those that are known.
         self_training=dict(
-            options=dict(custom_hooks={{'0': dict(faults=dict(noise=dict(severity=2.0)))}})
+            options=dict(custom_hooks={{'1': dict(faults=dict(noise=dict(severity=2.0)))}})
         ),
     ),
 )
