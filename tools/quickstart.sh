@@ -28,5 +28,5 @@ cd "$ROOT"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 say 'Climbing the ladder on embedded data'
 exec "$PYTHON" -u tools/ladder.py configs/digits/ladder.py --work-dir work_dirs/quickstart \
-    --rungs adabn feature_extraction fine_tune dann dann_pseudo_label interpolation \
+    --rungs adabn feature_extraction fine_tune joint_training dann self_training interpolation \
     ${REST[@]+"${REST[@]}"}

@@ -193,8 +193,8 @@ def test_torch_comes_with_its_torchvision_and_a_full_mmcv_stays(
     ('script', 'expected'),
     [
         ('quickstart.sh', '-u tools/ladder.py configs/digits/ladder.py --work-dir '
-                          'work_dirs/quickstart --rungs adabn feature_extraction fine_tune dann '
-                          'dann_pseudo_label interpolation --seeds 0 1'),
+                          'work_dirs/quickstart --rungs adabn feature_extraction fine_tune '
+                          'joint_training dann self_training interpolation --seeds 0 1'),
         ('run_tests.sh', '-m pytest --seeds 0 1'),
     ],
 )
