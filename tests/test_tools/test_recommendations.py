@@ -44,6 +44,7 @@ def test_recommended_against_best_and_against_all_labels(tmp_path):
     assert first['source_change'] == -1 and 'recovered' not in first
     assert (second['ceiling'], second['recovered'], second['behind_best']) == (80.0, 0.8, 0.0)
     assert '80% of the gap to all labels' in found['lines'][1]['what']
+    assert found['command'].endswith(f'recommendations.py --work-dir {tmp_path}')
 
 
 def test_interpolation_against_the_model_it_goes_to(tmp_path):
@@ -56,7 +57,9 @@ def test_interpolation_against_the_model_it_goes_to(tmp_path):
     between = {**rung('interpolation', 53.0, 89.0), 'towards': 'fine_tune'}
     between['folders'] = [str(tmp_path / 'way')]
     write(tmp_path, PAIR, [rung('source_only', 40.0, 90), tuned, between], 'interpolation')
-    (row,) = rows_of(tmp_path)['rows']
+    found = rows_of(tmp_path)
+    (row,) = found['rows']
+    assert 'fine_tune forgot 5.0 points' in found['lines'][1]['what']
     # 0.5 of the target may be lost: the point at 0.5 counts, with 4 points more on the source.
     assert row['interpolation'] == dict(towards='fine_tune', forgot=5.0, gains=[4.0])
 

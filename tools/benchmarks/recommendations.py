@@ -161,10 +161,17 @@ def lines(rows):
         seeds = f'{len(row["seeds"])} seed{"s"[: len(row["seeds"]) > 1]}'
         more = f', {row["recovered"]:.0%} of the gap to all labels' if 'recovered' in row else ''
         found.append(dict(
-            what=f'{row["pair"]} ({seeds}): takes {row["recommended"]}, best {row["best"]}; '
-            f'source {row["source_change"]:+.1f}{more}',
+            what=f'{row["pair"]} ({seeds}), target accuracy: {row["recommended"]} is recommended, '
+            f'{row["best"]} is best; source {row["source_change"]:+.1f}{more}',
             ours=row['target'], plain=row['target'] + row['behind_best'], unit='%',
             ratio=row['target'] / (row['target'] + row['behind_best'])))  # fmt: skip
+    found += [
+        dict(what=f'{row["pair"]}: {way["towards"]} forgot {way["forgot"]:.1f} points of the '
+             'source; the best point on the way there that keeps its target accuracy within 0.5 '
+             f'has {", ".join(f"{gain:+.1f}" for gain in way["gains"])} on source validation '
+             'images', ours=None, plain=None, unit='', ratio=None)
+        for row in rows if (way := row['interpolation'])
+    ]  # fmt: skip
     return found
 
 
@@ -178,6 +185,8 @@ def main():
         results = read(name, args.work_dir)
         if results and results['recommendation']:
             rows.append(compare(name, results, read(name, args.work_dir, 'ceiling')))
+    if args.table:
+        sys.argv.remove('--table')  # what was read is what the command without it measures
     near = sum(row['behind_best'] <= 1 for row in rows)
     minutes = round(sum(row['minutes'] for row in rows))
     median = statistics.median(row['behind_best'] for row in rows) if rows else None
