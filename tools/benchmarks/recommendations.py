@@ -57,9 +57,9 @@ class Pair:
 PAIRS = {
     'digits, scanned -> field': Pair(['configs/digits/ladder.py']),
     'MNIST -> MNIST-M': Pair(['configs/mnist_m/ladder.py']),
-    'PACS photo -> cartoon': Pair(folders('pacs/photo', 'pacs/cartoon', 6)),
+    'PACS photo -> cartoon': Pair(folders('pacs/photo', 'pacs/cartoon', 4)),
     'PACS photo -> art_painting': Pair(folders('pacs/photo', 'pacs/art_painting', 6)),
-    'PACS cartoon -> photo': Pair(folders('pacs/cartoon', 'pacs/photo', 5)),
+    'PACS cartoon -> photo': Pair(folders('pacs/cartoon', 'pacs/photo', 4)),
     'photographs -> degraded photographs': Pair(
         [*folders('photo_field/source', 'photo_field/target', 12), '--budget-source', '1'],
         seeds=(0, 1, 2),
