@@ -28,7 +28,7 @@ BENCHMARKS = {
     'import_time': ('importing, reading and building, against mmpretrain alone', []),
     'growth': ('cost by images, classes, sources, layers, groups', []),
     'tllib_accuracy': ("TLlib's own DANN, CDAN and MCC on configs/pacs, beside its metafile", None),
-    'recommendations': ('the rung that the ladder recommends, against the best by labels', None),
+    'recommendations': ('recommended rung against the best by labels; 64 pixels, few epochs', None),
     'sweep_layers': ('how many stock models have layers that pass every check', []),
 }
 MEASURABLE = [name for name, (_, arguments) in BENCHMARKS.items() if arguments is not None]
