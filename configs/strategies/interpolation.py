@@ -1,11 +1,12 @@
 # Interpolation (WiSE-FT): weights between the source model and an adapted one. No training.
 #
 # What   Mixes the weights of `load_from`, the source model, with those of `train_cfg.adapted` in
-#        steps, takes batch statistics anew at each, validates on both domains, and keeps the best on
-#        the target that loses no more than a budget on the source. The work folder gets that model
-#        as an ordinary checkpoint, and the curve: interpolation.json, interpolation.png.
+#        steps, with batch statistics that are mixed as well and with some taken anew, validates on
+#        both domains, and keeps the best on the target that loses no more than a budget on the
+#        source. The work folder gets that model as an ordinary checkpoint, and the curve:
+#        interpolation.json, interpolation.png.
 # When   Fine-tuning or adaptation that started from the source model has forgotten too much of it.
-#        Costs an evaluation a step. tools/interpolate.py does the same beside a run.
+#        Costs one or two evaluations a step. tools/interpolate.py does the same beside a run.
 # Paper  Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv 2109.01903.
 # Needs  load_from and train_cfg.adapted, two checkpoints of this config's network; a DomainValLoop.
 # Options of InterpolationLoop (train_cfg)

@@ -102,7 +102,8 @@ class TestSweep:
     def test_ends_as_they_are_are_what_the_checkpoints_are(self, checkpoints, tmp_path):
         points = list(_interpolation(checkpoints, tmp_path).sweep([0.0, 0.5, 1.0]))
         assert [(point.alpha, point.statistics) for point in points] == [
-            (0, 'own'), (1, 'own'), (0, 'estimated'), (0.5, 'estimated'), (1, 'estimated')
+            (0, 'own'), (1, 'own'), (0, 'estimated'), (0.5, 'estimated'), (0.5, 'interpolated'),
+            (1, 'estimated'),
         ]  # fmt: skip
         for point, path in zip(points, checkpoints):
             cfg = _config(tmp_path, load_from=str(path))
@@ -158,7 +159,7 @@ def test_the_tool_writes_what_it_says(checkpoints, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / 'out/interpolation.json').read_text())
     chosen = found['chosen']
-    assert len(found['points']) == 4 and f'Chosen: alpha {chosen["alpha"]:g}' in done.stdout
+    assert len(found['points']) == 5 and f'Chosen: alpha {chosen["alpha"]:g}' in done.stdout
     assert (tmp_path / 'out/interpolation.png').read_bytes().startswith(b'\x89PNG')
     # An ordinary checkpoint: tested, it has the accuracy that the table says.
     written = tmp_path / 'out/interpolated.pth'

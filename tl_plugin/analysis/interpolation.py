@@ -148,6 +148,9 @@ class Interpolation:
     def sweep(self, alphas: Sequence[float]) -> Iterator[Point]:
         """Measures both models as they are, then every alpha between them and at their ends.
 
+        Batch statistics that are taken anew fit the mixed weights; those that are mixed like the
+        weights keep what fine-tuning made of them. Either can be the better one, so both are tried.
+
         Args:
             alphas: Each in [0, 1].
 
@@ -159,7 +162,7 @@ class Interpolation:
         for alpha in sorted(alphas):
             if self._loaders:
                 yield self._measure(alpha, 'estimated')
-            elif alpha not in (0, 1):
+            if alpha not in (0, 1):
                 yield self._measure(alpha, 'interpolated')
 
     def weights(self, point: Point) -> dict[str, Tensor]:

@@ -15,6 +15,8 @@ from .interpolation import LABEL_FREE, Choice, Point
 
 _COLOUR = '#1f6f8b'
 _CHOSEN = '#c4502a'
+#: Lines of the picture -> whose points they join.
+_CURVES = {'-': ('estimated',), '--': ('interpolated', 'own')}
 
 
 def interpolation_table(points: Sequence[Point], choice: Choice) -> Any:
@@ -78,19 +80,22 @@ def interpolation_picture(
     figure = Figure(figsize=(6.4, 4.8), layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    estimated = [point for point in points if point.statistics == 'estimated']
-    curve = estimated or sorted(points, key=lambda point: point.alpha)
-    axes.plot(
-        [p.source for p in curve], [p.target for p in curve], color=_COLOUR, marker='o', ms=4, lw=1
-    )
-    for point in curve:
-        axes.annotate(
-            f'{point.alpha:g}',
-            (point.source, point.target),
-            textcoords='offset points',
-            xytext=(5, 4),
-            fontsize=8,
-        )
+    for line, kinds in _CURVES.items():
+        curve = sorted((p for p in points if p.statistics in kinds), key=lambda p: p.alpha)
+        if {point.statistics for point in curve} <= {'own'}:
+            continue
+        axes.plot(
+            [p.source for p in curve], [p.target for p in curve], line, color=_COLOUR, marker='o',
+            ms=4, lw=1, label=f'batch statistics {kinds[0]}',
+        )  # fmt: skip
+        for point in curve:
+            axes.annotate(
+                f'{point.alpha:g}',
+                (point.source, point.target),
+                textcoords='offset points',
+                xytext=(5, 4),
+                fontsize=8,
+            )
     for point in points:
         if point.statistics == 'own':
             name = 'adapted model as it is' if point.alpha else 'source model as it is'
