@@ -28,8 +28,8 @@ def parse_args():
         nargs='*',
         choices=['source', 'target'],
         help='whose training images batch norms take their statistics from, at each alpha: source '
-        '(train_dataloader), target (train_cfg.target_dataloader); by default what the config has; '
-        'without a name they are interpolated',
+        '(train_dataloader), target (train_cfg.target_dataloader); by default what the config has. '
+        'Statistics interpolated like weights are tried beside them, without a name alone',
     )
     parser.add_argument(
         '--statistics-images', type=int, default=1000, help='of each domain (default: 1000)'

@@ -16,8 +16,8 @@
 #        alphas             parts of the way; None: 0, 0.1, ... 1
 #        rule, budget       'budget': the best on the target that loses at most so many points on the
 #                           source; 'mean': the best mean of both
-#        statistics         ['source'], ['target'] or both; []: interpolated like weights; None: what
-#                           the config has
+#        statistics         taken anew from ['source'], ['target'] or both; None: what the config has;
+#                           []: only those interpolated like weights, which are tried in any case
 #        statistics_images  of each domain
 #        metric             of the validation, without the domain
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)

@@ -107,3 +107,16 @@ def test_a_config_may_carry_strategies(folder, tmp_path):
     assert adabn.rung.about.startswith('AdaBN')
     with pytest.raises(ValueError, match='adabnn'):
         plan_configs(folder, ['tiny+adabnn'], [0], tmp_path)
+
+
+def test_the_table_ends_with_what_choosing_without_labels_costs():
+    def entry(config, *runs):
+        runs = [dict(zip(('chosen', 'oracle'), run), target=1, source=1, minutes=1) for run in runs]
+        return {'Config': f'configs/a/{config}.py', 'Metadata': {'Task': 'a -> b'}, 'Runs': runs}
+
+    text = table([entry('one', (50, 51), (50, 54)), entry('two', (70, 70))])
+    line = text.splitlines()[-1]
+    assert '1.25 points, mean over 2 configs; at most 2.50 (`one.py`)' in line
+    without = entry('three')
+    without['Runs'] = [dict(target=1, source=1, minutes=1)]
+    assert 'oracle:' not in table([without]) and 'Behind' not in table([without])

@@ -93,8 +93,9 @@ class Interpolation:
         adapted: The adapted model's weights.
         statistics: Whose training images batch norms take their statistics from, at each alpha
             anew: any of 'source' (``train_dataloader``) and 'target'
-            (``train_cfg.target_dataloader``). None takes what of these the config has; an empty
-            one leaves statistics interpolated. Networks without batch norm need none.
+            (``train_cfg.target_dataloader``). None takes what of these the config has. Statistics
+            interpolated like weights are tried beside them, and alone if this is empty. Networks
+            without batch norm need none.
         statistics_images: How many images of each domain at most. Defaults to 1000.
         metric: What of the validation counts. Defaults to 'accuracy/top1'. On a target that is
             validated without labels :data:`LABEL_FREE` does.

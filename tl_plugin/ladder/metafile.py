@@ -92,9 +92,11 @@ def _task_table(task: str, entries: list[dict]) -> str:
         '| config | seeds | target, last | target, chosen (oracle) | source | minutes |',
         '| --- | ---: | ---: | ---: | ---: | ---: |',
     ]
+    gaps: dict[str, float] = {}
     for entry in entries:
         chosen = '-'
         if all('chosen' in run for run in entry['Runs']):
+            gaps[_command(entry)] = fmean(_of(entry, 'oracle')) - fmean(_of(entry, 'chosen'))
             means = [mean_and_spread(_of(entry, key)) for key in ('chosen', 'oracle')]
             chosen = f'{means[0]} ({means[1]})'
         minutes = fmean(_of(entry, 'minutes'))
@@ -103,6 +105,13 @@ def _task_table(task: str, entries: list[dict]) -> str:
             f'| {mean_and_spread(_of(entry, "target"))} | {chosen} '
             f'| {mean_and_spread(_of(entry, "source"))} | {minutes:.0f} |'
         )
+    if gaps:
+        worst = max(gaps, key=gaps.__getitem__)
+        lines += [
+            '',
+            f'Behind the oracle, what is chosen without labels: {fmean(gaps.values()):.2f} points, '
+            f'mean over {len(gaps)} configs; at most {gaps[worst]:.2f} (`{worst}`).',
+        ]
     return '\n'.join(lines)
 
 

@@ -10,9 +10,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
+
+import yaml
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / 'results'
+PACS = FOLDER.parents[1] / 'configs' / 'pacs'
+OVERLAYS = {'dann': 'dann', 'adapt+cdan': 'cdan', 'adapt+mcc': 'mcc'}  # ours -> TLlib's
 
 # Name -> what it measures, and its arguments for the table; None: it needs some that differ from
 # machine to machine, and is measured by its own command.
@@ -90,11 +95,34 @@ def _adaptation_step(result):
 
 
 def _tllib_accuracy(result):
-    return [
-        dict(what=f'{run["task"]}, TLlib {run["method"]}, seed {run["seed"]}, '
-             f'{run["iterations"]} iterations: target {run["target"]} %, source {run["source"]} %',
-             ours=None, plain=None, unit='', ratio=None)
-        for run in result['runs']]
+    """Each method of TLlib's against the same of ours, and its best against our best config."""
+    entries = yaml.safe_load((PACS / 'metafile.yml').read_text(encoding='utf-8'))['Models']
+    ours = {entry['Name']: {run['seed']: run['target'] for run in entry['Runs']}
+            for entry in entries}
+    theirs = {}
+    for run in result['runs']:
+        seeds = theirs.setdefault(run['task'], {}).setdefault(run['method'], {})
+        seeds[run['seed']] = run['target']
+    found = []
+    for task, methods in sorted(theirs.items(), reverse=True):
+        best = max(methods, key=lambda name: fmean(methods[name].values()))
+        measured = [pair for pair in OVERLAYS.items() if pair[1] in methods]
+        for config, method in [*measured, ('dann_mcc', best)]:
+            mine = ours.get(f'{config}_{task.replace(" -> ", "_to_")}', {})
+            found.append(_by_seeds(f'{task}, target accuracy: {config} and TLlib {method}',
+                                   mine, methods[method]))
+    return found
+
+
+def _by_seeds(what, ours, plain):
+    """Means over the seeds that both were trained with."""
+    seeds = sorted(set(ours) & set(plain))
+    if not seeds:
+        return dict(what=f'{what} (ours: not measured)', ours=None, unit='%', ratio=None,
+                    plain=fmean(plain.values()))
+    text = ', '.join(map(str, seeds))
+    return _line(f'{what} (seed{"s" * (len(seeds) > 1)} {text})',
+                 *(fmean(values[seed] for seed in seeds) for values in (ours, plain)), '%')
 
 
 def _line(what, ours, plain, unit):
