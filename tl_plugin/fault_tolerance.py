@@ -18,7 +18,14 @@ from tl_plugin.engine.resume.checkpoints import (
 
 _HOOKS = 'tl_plugin.engine.hooks'
 #: In this order; one that the config has already is left to it.
-ADDED = ('ExactResumeHook', 'BadImagesHook', 'DataCheckHook', 'FiniteLossHook', 'LoadReportHook')
+ADDED = (
+    'ExactResumeHook',
+    'BadImagesHook',
+    'DataCheckHook',
+    'FiniteLossHook',
+    'LoadReportHook',
+    'CollapsedPredictionsHook',
+)
 
 
 def make_fault_tolerant(cfg: Config) -> Config:

@@ -12,10 +12,11 @@
 #        prediction_bandwidth  of the probabilities' kernel, a squared distance
 #        unbiased              False also counts each image's pair with itself
 #        loss_weight           5 is the weight in code that adds five kernels up
+#        gamma                 steepness of the loss's rise over training, the paper's; None: constant
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(
     type='AdaptationClassifier',
-    alignments=dict(jan=dict(type='JANAlignment', loss_weight=5.0)),
+    alignments=dict(jan=dict(type='JANAlignment', loss_weight=5.0, gamma=10.0)),
 )
 train_cfg = dict(type='AdaptationTrainLoop')

@@ -1,6 +1,7 @@
 """One contract for every registered alignment."""
 
 import inspect
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from mmpretrain.structures import DataSample
 import tl_plugin.models.alignments as alignments
 from tests.distributed import run_distributed
 from tl_plugin.models.alignments import Alignment, DomainBatch
+from tl_plugin.models.alignments.adversarial import AdversarialAlignment
 
 from .batches import CLASSES, PARTS, build, domain, extras, parts
 
@@ -69,6 +71,23 @@ def test_builds_by_name_and_by_dotted_path(name):
 def test_negative_weight_is_refused(name):
     with pytest.raises(ValueError, match='loss_weight must be >= 0, got -1'):
         build(name, loss_weight=-1)
+
+
+@pytest.mark.parametrize('name', ALIGNMENTS)
+def test_gamma_lets_the_pull_on_the_features_rise(name):
+    """The loss itself, or of an adversary, which learns from the start, what is reversed of it."""
+    for progress in (0.0, 0.1, 1.0):
+        rise = 2 / (1 + math.exp(-5 * progress)) - 1
+        alignment = build(name, progress, loss_weight=3.0, gamma=5.0)
+        adversary = isinstance(alignment, AdversarialAlignment)
+        assert float(alignment.current_weight()) == pytest.approx(3 * (1 if adversary else rise))
+        if adversary:
+            found = float(alignment.current_coefficient())
+            assert found == pytest.approx(alignment.coefficient * rise)
+    constant = build(name, 0.0, loss_weight=3.0, gamma=None)
+    assert float(constant.current_weight()) == 3
+    with pytest.raises(ValueError, match='gamma must be > 0 or None'):
+        build(name, gamma=0.0)
 
 
 @pytest.mark.parametrize(('name', 'kwargs'), CASES)
@@ -239,14 +258,14 @@ def test_two_processes_agree_with_one():
                         torch.testing.assert_close(found / 2, expected[rank::2], **close)
 
 
-def _classifier(name):
+def _classifier(name, **kwargs):
     torch.manual_seed(0)
     model = MODELS.build(dict(
         type='AdaptationClassifier',
         backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=4, stem_channels=4),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(type='LinearClsHead', num_classes=CLASSES),
-        alignments=dict(aligned=dict(type=name)),
+        alignments=dict(aligned=dict(type=name, **kwargs)),
     ))  # fmt: skip
     model.set_progress(0.5)
     model.set_pseudo_labels(torch.arange(4) % CLASSES)
@@ -278,3 +297,13 @@ def test_in_a_classifier_its_gradient_reaches_the_backbone_and_no_target_label_d
     assert grads[0][1].abs().sum() > 0
     for other in grads[1:]:
         assert all(torch.equal(*pair) for pair in zip(grads[0], other))
+
+
+def test_in_a_classifier_the_loss_rises():
+    losses = []
+    for gamma in (None, 5.0):
+        model = _classifier('DANAlignment', loss_weight=3.0, gamma=gamma)
+        model.set_progress(0.1)
+        losses.append(model(**model.data_preprocessor(_pair([]), True), mode='loss'))
+    constant, rising = (values['loss_aligned'].item() for values in losses)
+    assert rising == pytest.approx(constant * (2 / (1 + math.exp(-0.5)) - 1), rel=1e-5)

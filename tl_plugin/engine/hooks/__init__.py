@@ -4,6 +4,7 @@ from .adversary_monitor_hook import AdversaryMonitorHook
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .bad_images_hook import BadImagesHook
 from .centroid_pseudo_label_hook import CentroidPseudoLabelHook
+from .collapsed_predictions_hook import CollapsedPredictionsHook
 from .data_check_hook import DataCheckHook
 from .exact_resume_hook import ExactResumeHook
 from .finite_loss_hook import FiniteLossHook
@@ -24,6 +25,7 @@ __all__ = [
     'AtomicCheckpointHook',
     'BadImagesHook',
     'CentroidPseudoLabelHook',
+    'CollapsedPredictionsHook',
     'DataCheckHook',
     'ExactResumeHook',
     'FiniteLossHook',

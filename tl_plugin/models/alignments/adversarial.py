@@ -18,7 +18,8 @@ class AdversarialAlignment(Alignment):
     Args:
         coefficient: The reversal coefficient at the end of training. Defaults to 1.
         gamma: Steepness of the coefficient's rise over training, see
-            :func:`tl_plugin.functional.sigmoid_ramp`; None keeps it constant. Defaults to 10.
+            :func:`tl_plugin.functional.sigmoid_ramp`; None keeps it constant. The adversary itself
+            learns with the whole loss from the start. Defaults to 10.
         **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``init_cfg``: see
             :class:`Alignment`.
 
@@ -30,14 +31,12 @@ class AdversarialAlignment(Alignment):
     def __init__(
         self, coefficient: float = 1.0, gamma: float | None = 10.0, **kwargs
     ) -> None:
-        super().__init__(**kwargs)
-        name = type(self).__name__
+        super().__init__(gamma=gamma, **kwargs)
         if coefficient < 0:
-            raise ValueError(f'{name}: coefficient must be >= 0, got {coefficient}')
-        if gamma is not None and gamma <= 0:
-            raise ValueError(f'{name}: gamma must be > 0 or None (constant), got {gamma}')
+            raise ValueError(
+                f'{type(self).__name__}: coefficient must be >= 0, got {coefficient}'
+            )
         self.coefficient = coefficient
-        self.gamma = gamma
         #: Accuracy of an adversary that knows nothing, where it logs an ``accuracy``.
         self.chance = 0.5
         # Not in the checkpoint: whoever backs off knows how far, and says so again on resume.
@@ -48,6 +47,10 @@ class AdversarialAlignment(Alignment):
         if not 0 <= factor <= 1:
             raise ValueError(f'{type(self).__name__}: a back-off is in [0, 1], got {factor}')
         self.backoff.fill_(factor)
+
+    def current_weight(self) -> float:
+        """The factor of the loss, which doesn't rise: the coefficient does."""
+        return self.loss_weight
 
     def current_coefficient(self) -> Tensor:
         """The reversal coefficient at the present progress, a 0-d tensor."""

@@ -31,7 +31,8 @@ class AFNAlignment(Alignment):
         radius: Pull the mean norm to this one instead (HAFN); the paper's is 25. None for steps.
             Defaults to None.
         loss_weight: Factor of the loss. Defaults to 0.05, as in the paper.
-        **kwargs: ``in_features``, ``num_classes``, ``init_cfg``: see :class:`Alignment`.
+        **kwargs: ``in_features``, ``num_classes``, ``gamma``, ``init_cfg``: see
+            :class:`Alignment`.
 
     Raises:
         ValueError: If ``step`` or ``radius`` isn't positive.

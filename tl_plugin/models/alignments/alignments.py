@@ -67,7 +67,7 @@ class Alignments(ModuleDict):
         """``loss_<name>`` of each, weighted, and ``<name>_<key>`` of what it logs."""
         found = {}
         for name, alignment in self.items():
-            found[f'loss_{name}'] = alignment.loss_weight * alignment(source, target)
+            found[f'loss_{name}'] = alignment.current_weight() * alignment(source, target)
             found.update({f'{name}_{key}': log for key, log in alignment.diagnostics.items()})
         return found
 

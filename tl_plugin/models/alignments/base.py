@@ -7,6 +7,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from tl_plugin.functional import sigmoid_ramp
 from tl_plugin.options import checked
 
 
@@ -49,10 +50,13 @@ class Alignment(BaseModule):
         in_features: D, the width of the features. :class:`AdaptationClassifier` fills it in.
         num_classes: K, the number of classes. :class:`AdaptationClassifier` fills it in.
         loss_weight: Factor of the loss. Not negative. Defaults to 1.
+        gamma: Steepness of the loss's rise over training, see
+            :func:`tl_plugin.functional.sigmoid_ramp`, so that young features aren't pulled together
+            before they tell classes apart; None keeps it constant. Defaults to None.
         init_cfg: Of mmengine's ``BaseModule``. Defaults to None.
 
     Raises:
-        ValueError: If ``loss_weight`` is negative.
+        ValueError: If ``loss_weight`` is negative or ``gamma`` not positive.
     """
 
     #: Whether :meth:`forward` reads ``DomainBatch.logits``, which cost one more head forward.
@@ -73,14 +77,19 @@ class Alignment(BaseModule):
         in_features: int,
         num_classes: int,
         loss_weight: float = 1.0,
+        gamma: float | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        name = type(self).__name__
         if loss_weight < 0:
-            raise ValueError(f'{type(self).__name__}: loss_weight must be >= 0, got {loss_weight}')
+            raise ValueError(f'{name}: loss_weight must be >= 0, got {loss_weight}')
+        if gamma is not None and gamma <= 0:
+            raise ValueError(f'{name}: gamma must be > 0 or None (constant), got {gamma}')
         self.in_features = in_features
         self.num_classes = num_classes
         self.loss_weight = loss_weight
+        self.gamma = gamma
         # A tensor, so that it moves with the module and a compiled step isn't compiled again each
         # time it changes; not in the checkpoint, because the loop sets it before every step.
         self.register_buffer('progress', torch.zeros(()), persistent=False)
@@ -89,6 +98,12 @@ class Alignment(BaseModule):
     def set_progress(self, progress: float) -> None:
         """Tells which part of training is done, in [0, 1]. Schedules are functions of it."""
         self.progress.fill_(progress)
+
+    def current_weight(self) -> float | Tensor:
+        """The factor of the loss at the present progress."""
+        if self.gamma is None:
+            return self.loss_weight
+        return self.loss_weight * sigmoid_ramp(self.progress, self.gamma)
 
     def log(self, **values: Tensor) -> None:
         """Keeps values to be logged beside the loss, as ``<name of the alignment>_<key>``."""

@@ -24,7 +24,8 @@ class BSPAlignment(Alignment):
         k: How many singular values of each domain are penalised. Defaults to 1.
         loss_weight: Factor of the loss, which grows with the number of images. Defaults to 1e-4,
             for batches of about 36 images a domain.
-        **kwargs: ``in_features``, ``num_classes``, ``init_cfg``: see :class:`Alignment`.
+        **kwargs: ``in_features``, ``num_classes``, ``gamma``, ``init_cfg``: see
+            :class:`Alignment`.
 
     Raises:
         ValueError: If k isn't positive.

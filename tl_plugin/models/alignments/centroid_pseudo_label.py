@@ -20,7 +20,8 @@ class CentroidPseudoLabelAlignment(Alignment):
 
     Args:
         loss_weight: Factor of the loss. Defaults to 0.3, as in the paper.
-        **kwargs: ``in_features``, ``num_classes``, ``init_cfg``: see :class:`Alignment`.
+        **kwargs: ``in_features``, ``num_classes``, ``gamma``, ``init_cfg``: see
+            :class:`Alignment`.
     """
 
     needs_logits = True

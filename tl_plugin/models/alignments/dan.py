@@ -28,9 +28,9 @@ class DANAlignment(Alignment):
         bandwidths: Of the kernels, in units of the mean squared distance between two images.
             Defaults to 0.25, 0.5, 1, 2, 4.
         unbiased: The estimate that leaves out each image's pair with itself. Defaults to True.
-        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``init_cfg``: see
-            :class:`Alignment`. The kernels' weights add up to one; code that adds up five kernels
-            has five times the weight.
+        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``gamma``,
+            ``init_cfg``: see :class:`Alignment`. The kernels' weights add up to one; code
+            that adds up five kernels has five times the weight.
     """
 
     ignores_class_weights = True

@@ -22,9 +22,9 @@ class DeepCORALAlignment(Alignment):
     domain, which has no covariance, is skipped with a warning.
 
     Args:
-        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``init_cfg``: see
-            :class:`Alignment`. The paper sets the weight so that this loss and the classification
-            loss end up about equal.
+        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``gamma``,
+            ``init_cfg``: see :class:`Alignment`. The paper sets the weight so that
+            this loss and the classification loss end up about equal.
     """
 
     ignores_class_weights = True

@@ -19,7 +19,8 @@ class EntropyMinimization(Alignment):
     Args:
         loss_weight: Factor of the loss. Defaults to 0.1: at full weight it settles on the first
             guess, or on one class for all.
-        **kwargs: ``in_features``, ``num_classes``, ``init_cfg``: see :class:`Alignment`.
+        **kwargs: ``in_features``, ``num_classes``, ``gamma``, ``init_cfg``: see
+            :class:`Alignment`.
     """
 
     needs_logits = True

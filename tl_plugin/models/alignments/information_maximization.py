@@ -25,8 +25,8 @@ class InformationMaximization(Alignment):
         diversity_weight: Factor of the second part, which keeps the predictions from falling into
             one class; less than 1 where the target's classes aren't equally frequent. Not negative.
             Defaults to 1, as in the paper.
-        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``init_cfg``: see
-            :class:`Alignment`.
+        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``gamma``,
+            ``init_cfg``: see :class:`Alignment`.
 
     Raises:
         ValueError: If ``diversity_weight`` is negative.

@@ -30,9 +30,9 @@ class JANAlignment(Alignment):
         prediction_bandwidth: Of the probabilities' single kernel, in squared distance, which is at
             most 2. Defaults to 1.68, as in the authors' code.
         unbiased: The estimate that leaves out each image's pair with itself. Defaults to True.
-        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``init_cfg``: see
-            :class:`Alignment`. The kernels' weights add up to one; code that adds up five kernels
-            has five times the weight.
+        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``gamma``,
+            ``init_cfg``: see :class:`Alignment`. The kernels' weights add up to one; code
+            that adds up five kernels has five times the weight.
     """
 
     needs_logits = True

@@ -19,8 +19,8 @@ class MCCAlignment(Alignment):
 
     Args:
         temperature: Divides the logits, so that less certain classes count. Defaults to 2.5.
-        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``init_cfg``: see
-            :class:`Alignment`.
+        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``gamma``,
+            ``init_cfg``: see :class:`Alignment`.
 
     Raises:
         ValueError: If the temperature isn't positive.

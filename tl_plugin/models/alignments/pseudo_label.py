@@ -33,8 +33,8 @@ class PseudoLabelAlignment(Alignment):
         teacher_momentum: How slowly a mean teacher follows, in [0, 1), whose predictions are the
             labels then (Tarvainen and Valpola, NeurIPS 2017, arXiv 1703.01780, see
             :class:`Teacher`). Defaults to None: the model's own.
-        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``init_cfg``: see
-            :class:`Alignment`.
+        **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``gamma``,
+            ``init_cfg``: see :class:`Alignment`.
 
     Raises:
         ValueError: If the threshold or the momentum is out of range.
