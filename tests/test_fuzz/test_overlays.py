@@ -49,7 +49,7 @@ ALIGNMENTS = dict(
     MDDHead=dict(ADVERSARY, **NETWORK, margin=st.one_of(POSITIVE, st.floats(0, 0.99))),
     DANAlignment=dict(bandwidths=WIDTHS, unbiased=FLAG, loss_weight=NEGATIVE, gamma=POSITIVE),
     JANAlignment=dict(bandwidths=WIDTHS, prediction_bandwidth=POSITIVE, unbiased=FLAG),
-    DeepCORAL=dict(loss_weight=NEGATIVE),
+    DeepCORALAlignment=dict(loss_weight=NEGATIVE),
     MCCAlignment=dict(temperature=POSITIVE, loss_weight=NEGATIVE),
     AFNAlignment=dict(step=POSITIVE, radius=POSITIVE, loss_weight=NEGATIVE),
     BSPAlignment=dict(k=COUNT, loss_weight=NEGATIVE),
