@@ -12,9 +12,9 @@
 #        bandwidths   of the kernels, in units of the mean squared distance between two images
 #        unbiased     False also counts each image's pair with itself
 #        loss_weight  5 is the weight in code that adds five kernels up; here their mean counts
-#        gamma        steepness of the loss's rise over training, as in JAN's paper; None: constant
-#                     from the start, which can pull the features of an untrained network into one
-#                     point
+#        gamma        steepness of the loss's rise over training, by the schedule of DANN's paper;
+#                     None: constant from the start, which can pull the features of an untrained
+#                     network into one point
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(

@@ -12,7 +12,7 @@
 #        prediction_bandwidth  of the probabilities' kernel, a squared distance
 #        unbiased              False also counts each image's pair with itself
 #        loss_weight           5 is the weight in code that adds five kernels up
-#        gamma                 steepness of the loss's rise over training, the paper's; None: constant
+#        gamma                 steepness of the loss's rise over training, see dan.py; None: constant
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(
