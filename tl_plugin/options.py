@@ -10,6 +10,29 @@ from numbers import Integral, Real
 from typing import Any
 
 
+def type_name(config: Any) -> str:
+    """Give the bare name of the class that a config asks for, however it does.
+
+    Args:
+        config: A component's config, a value of its ``type``, or a component that is built.
+
+    Returns:
+        ``'DANNHead'`` for ``'DANNHead'``, ``'mmpretrain.DANNHead'``, a dotted path and the class
+        itself; ``''`` where a config has no type.
+
+    Example:
+        >>> from collections import OrderedDict
+        >>> type_name(dict(type='mmpretrain.LinearClsHead')), type_name(dict(type=OrderedDict))
+        ('LinearClsHead', 'OrderedDict')
+    """
+    kind = config.get('type') if isinstance(config, Mapping) else config
+    if kind is None:
+        return ''
+    if isinstance(kind, str):
+        return kind.rsplit('.', 1)[-1]
+    return getattr(kind, '__name__', type(kind).__name__)
+
+
 def checked(init: Callable) -> Callable:
     """Makes an ``__init__`` refuse arguments of other types than it declares.
 
