@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
 from tl_plugin.ladder.rung import DATA_NEEDS, Rung
 
-SETTINGS = ('target_dataloader', 'labelled_target_dataloader', 'rungs')
+SETTINGS = ('target_dataloader', 'labelled_target_dataloader', 'rungs', 'notes')
 
 
 def read_rungs(settings: Mapping) -> dict[str, Rung]:
     """Merge the config's ``ladder.rungs`` over the default rungs.
 
     Args:
-        settings: The config's ``ladder``: ``target_dataloader``, ``labelled_target_dataloader`` and
-            ``rungs``, a dict ``name -> fields of Rung that differ``. A new name adds a rung.
+        settings: The config's ``ladder``: ``target_dataloader``, ``labelled_target_dataloader``,
+            ``rungs``, a dict ``name -> fields of Rung that differ``, where a new name adds a rung,
+            and ``notes``, sentences on the data that the results repeat.
 
     Returns:
         Name to rung, in order of cost: the default ones, then the added ones.
