@@ -110,7 +110,8 @@ def test_a_resumed_run_weighs_alike(tmp_path):
     states = [runner.model.state_dict() for runner in runs]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     assert torch.equal(*(_hook(runner)._weights for runner in runs))
-    assert 'label_shift_weights' in torch.load(tmp_path / 'parts' / 'epoch_2.pth')
+    saved = torch.load(tmp_path / 'parts' / 'epoch_2.pth')
+    assert 'label_shift_weights' in saved['hook_msgs']
 
 
 def _on_rank(work_dir):

@@ -61,6 +61,11 @@ def test_the_head_stays_and_the_features_learn(tmp_path, checkpoint):
 
 def test_labels_are_those_of_the_whole_target(tmp_path, checkpoint):
     runner = train(_config(tmp_path, checkpoint, max_epochs=1))
+    saved = torch.load(tmp_path / 'epoch_1.pth')
+    # All that mmengine itself writes, and hook_msgs, which publishing drops.
+    assert set(saved) == {'meta', 'state_dict', 'message_hub', 'optimizer', 'param_schedulers',
+                          'hook_msgs'}  # fmt: skip
+    assert len(saved['hook_msgs']['centroid_pseudo_labels']) == 9
     hook = next(h for h in runner.hooks if type(h).__name__ == 'CentroidPseudoLabelHook')
     hook._label(runner)
     model = runner.model.eval()

@@ -16,6 +16,7 @@ from tl_plugin.options import checked
 
 from ..adversary import AdversaryMonitor, Limits
 from ..layers.names import unwrap
+from ..resume.hook_state import save_hook_state, saved_hook_state
 
 _STATE = 'adversary_monitor'
 _FEATURES = ('feature_norm', 'feature_rank', 'feature_spread')
@@ -132,15 +133,16 @@ class AdversaryMonitorHook(Hook):
         """Puts the state into the checkpoint."""
         if not self._watches:
             return
-        checkpoint[_STATE] = dict(
+        state = dict(
             monitors={name: dict(monitor.state) for name, monitor in self.monitors.items()},
             sums={name: float(value) for name, value in self._sums.items()},
         )
+        save_hook_state(checkpoint, _STATE, state)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Takes it out again, of a run that is resumed."""
         if runner._resume:
-            self._loaded = checkpoint.get(_STATE)
+            self._loaded = saved_hook_state(checkpoint, _STATE)
 
     def _measured(self, outputs: dict) -> dict[str, Any]:
         keys = [key for key in outputs if key.endswith('_gradient_ratio')]

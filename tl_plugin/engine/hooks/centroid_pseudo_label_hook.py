@@ -17,6 +17,7 @@ from tl_plugin.functional import centroid_pseudo_labels, gather_ranks
 from tl_plugin.options import checked
 
 from ..layers.names import unwrap
+from ..resume.hook_state import save_hook_state, saved_hook_state
 
 _STATE = 'centroid_pseudo_labels'
 
@@ -78,12 +79,12 @@ class CentroidPseudoLabelHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Puts the labels into the checkpoint."""
         if self._labels is not None:
-            checkpoint[_STATE] = self._labels
+            save_hook_state(checkpoint, _STATE, self._labels)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Takes them out again, of a run that is resumed."""
         if runner._resume:
-            self._labels = checkpoint.get(_STATE)
+            self._labels = saved_hook_state(checkpoint, _STATE)
 
     def _is_resumed(self, runner: Runner) -> bool:
         """Whether this epoch was labelled before the run was interrupted in its middle."""

@@ -14,6 +14,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, R
 from mmpretrain.registry import HOOKS
 
 from ..loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
+from ..resume.hook_state import save_hook_state, saved_hook_state
 from ..resume.loaders import train_loaders
 from ..resume.seeds import MODEL, seed_process
 
@@ -62,21 +63,21 @@ class ExactResumeHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Takes what a checkpoint to resume from holds for this hook."""
         if runner._resume:
-            self._sampler_seeds = checkpoint['meta'].get(_SAMPLER_SEEDS)
-            self._gradients = checkpoint.get(_GRADIENTS)
+            self._sampler_seeds = saved_hook_state(checkpoint, _SAMPLER_SEEDS)
+            self._gradients = saved_hook_state(checkpoint, _GRADIENTS)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds what can't be computed again."""
         loaders = train_loaders(runner.train_loop)
-        checkpoint['meta'][_SAMPLER_SEEDS] = [
-            getattr(loader.sampler, 'seed', None) for loader in loaders
-        ]
+        seeds = [getattr(loader.sampler, 'seed', None) for loader in loaders]
+        save_hook_state(checkpoint, _SAMPLER_SEEDS, seeds)
         if 'optimizer' in checkpoint and _is_accumulating(runner):
-            checkpoint[_GRADIENTS] = {
+            gradients = {
                 name: value.grad.cpu()
                 for name, value in _model(runner).named_parameters()
                 if value.grad is not None
             }
+            save_hook_state(checkpoint, _GRADIENTS, gradients)
 
     def before_train(self, runner: Runner) -> None:
         """Sets the seeds, once a resumed run knows them."""

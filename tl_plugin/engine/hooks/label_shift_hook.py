@@ -22,6 +22,7 @@ from tl_plugin.options import checked
 from ..domain_predictions import DomainPredictions
 from ..layers.names import unwrap
 from ..metrics import add_metrics
+from ..resume.hook_state import save_hook_state, saved_hook_state
 
 METHODS = ('bbse', 'em')
 _STATE = 'label_shift_weights'
@@ -114,12 +115,12 @@ class LabelShiftHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Puts the weights into the checkpoint."""
         if self._weights is not None:
-            checkpoint[_STATE] = self._weights
+            save_hook_state(checkpoint, _STATE, self._weights)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Takes them out again, of a run that is resumed."""
         if runner._resume:
-            self._weights = checkpoint.get(_STATE)
+            self._weights = saved_hook_state(checkpoint, _STATE)
 
     def _frequencies(self, source: dict, target: dict) -> tuple[Tensor, Tensor]:
         if 'gt_label' not in source:

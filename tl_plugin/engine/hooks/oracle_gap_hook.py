@@ -9,6 +9,7 @@ from mmpretrain.registry import HOOKS
 from tl_plugin.options import checked
 
 from ..metrics import add_metrics
+from ..resume.hook_state import save_hook_state, saved_hook_state
 
 _STATE = 'oracle_gap'
 _BETTER = dict(greater=lambda new, old: new > old, less=lambda new, old: new < old)
@@ -77,9 +78,10 @@ class OracleGapHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Puts the best values into the checkpoint."""
-        checkpoint[_STATE] = {name: list(values) for name, values in self.best.items()}
+        best = {name: list(values) for name, values in self.best.items()}
+        save_hook_state(checkpoint, _STATE, best)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Takes them out again, of a run that is resumed."""
         if runner._resume:
-            self.best = dict(checkpoint.get(_STATE, {}))
+            self.best = dict(saved_hook_state(checkpoint, _STATE) or {})

@@ -21,8 +21,8 @@ from tl_plugin.options import checked
 
 from ..loops.inherit import inherit_dataloader
 from ..resume.files import write_whole
+from ..resume.hook_state import save_hook_state, saved_hook_state
 from ..tables import as_text, make_table
-from .source_model_hook import HOOK_MESSAGES
 
 _KEY = 'quality_match'
 _WHERE = 'QualityMatchHook.target_dataloader'
@@ -95,11 +95,11 @@ class QualityMatchHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put what was fitted into the checkpoint."""
-        checkpoint.setdefault(HOOK_MESSAGES, {})[_KEY] = self.faults
+        save_hook_state(checkpoint, _KEY, self.faults)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take it from there in a run that is resumed."""
-        saved = checkpoint.get(HOOK_MESSAGES, {}).get(_KEY)
+        saved = saved_hook_state(checkpoint, _KEY)
         if saved is not None and runner._resume:
             self.faults = saved
 

@@ -18,7 +18,7 @@ from ..layers.names import unwrap
 from ..loops.evaluate import evaluate
 from ..loops.predictions import SOURCE, domain_loader, gather_labels, predicted_labels
 from ..metrics import add_metrics
-from .source_model_hook import HOOK_MESSAGES
+from ..resume.hook_state import save_hook_state, saved_hook_state
 
 ACTIONS = ('log', 'stop', 'roll_back')
 #: The last model inside the budget, in the work folder.
@@ -142,11 +142,11 @@ class RetentionHook(Hook):
         """Put the baseline into the checkpoint."""
         if self.baseline is not None:
             state = dict(self.baseline._asdict(), overdrawn=self.overdrawn)
-            checkpoint.setdefault(HOOK_MESSAGES, {})[_KEY] = state
+            save_hook_state(checkpoint, _KEY, state)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the baseline of a run that is resumed."""
-        saved = checkpoint.get(HOOK_MESSAGES, {}).get(_KEY)
+        saved = saved_hook_state(checkpoint, _KEY)
         if saved is not None and runner._resume:
             self.baseline = Baseline(saved['metric'], saved['predictions'].cpu())
             self.overdrawn = saved['overdrawn']

@@ -25,7 +25,7 @@ from ..looking import look, spread_loader
 from ..loops.predictions import SOURCE, domain_loader
 from ..metrics import add_metrics
 from ..resume.files import write_whole
-from .source_model_hook import HOOK_MESSAGES
+from ..resume.hook_state import save_hook_state, saved_hook_state
 
 _KEY = 'similarity'
 
@@ -133,13 +133,13 @@ class SimilarityHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put what was seen of the source model, and all measurements, into the checkpoint."""
-        checkpoint.setdefault(HOOK_MESSAGES, {})[_KEY] = dict(
+        save_hook_state(checkpoint, _KEY, dict(
             source={name: seen._asdict() for name, seen in self._source.items()},
-            records=self.records, validations=self._validations)
+            records=self.records, validations=self._validations))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take them over in a run that is resumed."""
-        saved = checkpoint.get(HOOK_MESSAGES, {}).get(_KEY)
+        saved = saved_hook_state(checkpoint, _KEY)
         if saved is not None and runner._resume:
             self._source = {name: _on_cpu(seen) for name, seen in saved['source'].items()}
             self.records, self._validations = list(saved['records']), saved['validations']

@@ -7,9 +7,8 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from ..layers.names import unwrap
+from ..resume.hook_state import save_hook_state, saved_hook_state
 
-#: mmpretrain's and mmengine's tools for publishing a checkpoint drop what is in here.
-HOOK_MESSAGES = 'hook_msgs'
 _KEY = 'source_model'
 
 
@@ -54,11 +53,11 @@ class SourceModelHook(Hook):
         """Put the remembered weights into the checkpoint."""
         state = _regularizers(runner).source_state()
         if state is not None:
-            checkpoint.setdefault(HOOK_MESSAGES, {})[_KEY] = state
+            save_hook_state(checkpoint, _KEY, state)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep what the checkpoint remembers; only a resumed run uses it."""
-        self._saved = checkpoint.get(HOOK_MESSAGES, {}).get(_KEY)
+        self._saved = saved_hook_state(checkpoint, _KEY)
 
 
 def _regularizers(runner: Runner):
