@@ -22,6 +22,7 @@ def _data(step):
 
 
 def _step(model, optimizer, step):
+    model.update_teacher()
     model.train_step(_data(step), optimizer)
 
 
@@ -64,6 +65,7 @@ def test_it_is_nothing_that_trains_and_leaves_the_model_as_it_was():
     model, plain = _model(alignments=TAUGHT), _model(alignments=PSEUDO)
     assert [n for n, _ in model.named_parameters()] == [n for n, _ in plain.named_parameters()]
     before = [module.training for module in model.modules()]
+    model.update_teacher()
     model.loss(**model.data_preprocessor(_data(0), True))
     assert [module.training for module in model.modules()] == before
     assert float(model.teacher.updates) == 1
@@ -73,7 +75,7 @@ def test_a_source_checkpoint_starts_it():
     plain, model = _model(alignments=PSEUDO), _model(alignments=TAUGHT)
     _step(plain, _optimizer(plain), 0)
     model.load_state_dict(plain.state_dict(), strict=False)
-    model.loss(**model.data_preprocessor(_data(0), True))
+    model.update_teacher()
     found = model.teacher.state_dict()['backbone/conv1/weight']
     assert torch.equal(found, plain.backbone.conv1.weight)
 
@@ -104,6 +106,13 @@ def test_a_resumed_run_ends_alike(tmp_path):
     assert float(states[0]['teacher.updates']) == 4
     for key, value in states[0].items():
         assert torch.equal(value, states[1][key]), key
+
+
+def test_it_follows_once_an_optimizer_step(tmp_path):
+    """Two iterations a step: two updates, as the run of two iterations has."""
+    options = {'optim_wrapper.accumulative_counts': 2}
+    runner = train(_config(tmp_path, **options))
+    assert float(runner.model.teacher.updates) == 2
 
 
 def _on_rank(work_dir):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.dataset import InfiniteSampler
 from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .resume.replayable_loader import is_endless
 
 CURE = 'Set drop_last=True in the loader, or another batch_size'
 
@@ -32,8 +33,7 @@ def lone_image(loader: Any) -> str | None:
         loader: A training loader over indices.
     """
     size, samples = loader.batch_size, len(loader.sampler)
-    endless = isinstance(loader.sampler, InfiniteSampler)
-    if not size or size == 1 or samples % size != 1 or loader.drop_last or endless:
+    if not size or size == 1 or samples % size != 1 or loader.drop_last or is_endless(loader):
         return None
     return f'the last batch of each epoch has 1 image ({samples} on this rank, batches of {size})'
 

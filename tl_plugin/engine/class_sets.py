@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.model import is_model_wrapper
+from mmpretrain.models import MultiLabelClsHead, MultiTaskHead
 
 from tl_plugin.datasets.bad_data import describe_data, differing_names, short_list
 
@@ -88,3 +89,12 @@ def num_classes(model: Any) -> int | None:
         if isinstance(width, int) and width > 0:
             return width
     return None
+
+
+def has_several_labels(head: Any) -> bool:
+    """Say whether a head scores each class by itself, for images of several classes.
+
+    Args:
+        head: A classifier's head.
+    """
+    return isinstance(head, (MultiLabelClsHead, MultiTaskHead))

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,18 +14,17 @@ from torch import Tensor
 
 from .adversary_health import feature_health, gradient_ratios
 from .alignments import AdversarialAlignment, Alignments, DomainBatch
-from .data_preprocessor import SOURCE, TARGET, TARGET_STRONG
-from .domain_batches import (
-    Rows,
-    domain_rows,
-    labelled_rows,
-    labelled_samples,
-    labels_of,
-    sources_of,
-    weights_of,
+from .fitting import (
+    build_module,
+    check_choice,
+    check_head,
+    domain_preprocessor,
+    fit_head,
+    fit_neck,
 )
-from .fitting import build_module, check_choice, domain_preprocessor, fit_head, fit_neck
+from .joint_batch import SOURCE, TARGET, TARGET_STRONG, JointBatch
 from .regularizers import Regularizers
+from .regularizers.regularizers import Maps
 from .rows import join_rows, one_vector, take_rows
 from .source_statistics import SourceStatistics
 from .teacher import Teacher
@@ -68,8 +67,12 @@ class AdaptationClassifier(ImageClassifier):
 
     Raises:
         ValueError: If an explicit ``head.in_channels`` isn't the width of the features, the name of
-            a loss can't be one, or the data preprocessor can't take pairs of batches.
+            a loss can't be one, the data preprocessor can't take pairs of batches, or a loss over
+            classes meets a head that gives an image several of them.
     """
+
+    #: Parts that prediction of the target doesn't need, by the names of these children.
+    training_only = ('alignments', 'regularizers', 'teacher', 'source_statistics')
 
     def __init__(
         self,
@@ -106,11 +109,43 @@ class AdaptationClassifier(ImageClassifier):
         self.source_statistics = SourceStatistics(self) if batch_statistics != 'joint' else None
         self.alignments = Alignments(alignments or {}, self)
         self.regularizers = Regularizers(regularizers or {}, taken=('cls', *self.alignments))
+        check_head(self.head, {**self.alignments, **self.regularizers})
         momentum = self.alignments.teacher_momentum
         self.teacher = None if momentum is None else Teacher(self, momentum)
         self.register_buffer('class_weights', None, persistent=False)
         self._pseudo_labels: Tensor | None = None
         self._measures_health = self._keeps_features = False
+
+    def check_domains(self, domains: Collection[str]) -> None:
+        """Refuses batches of other domains than the losses look at.
+
+        Args:
+            domains: Those of which each batch has images: 'source', 'target', 'target_strong'.
+
+        Raises:
+            ValueError: If an alignment or a regularizer lacks one.
+        """
+        if self.alignments and TARGET not in domains:
+            raise ValueError(
+                f'alignments ({", ".join(self.alignments)}) need target images and this batch has '
+                "none: set train_cfg = dict(type='AdaptationTrainLoop', target_dataloader=..., ...)"
+            )
+        lacking = [n for n, loss in self.alignments.items() if loss.needs_source]
+        if SOURCE not in domains and lacking:
+            raise ValueError(
+                f'{", ".join(lacking)} compares source with target images, and training without a '
+                "source has none: adapt with train_cfg.type='AdaptationTrainLoop', or use "
+                'alignments that look at the target alone, as the overlay shot does (pseudo_label '
+                'does with relative=False)'
+            )
+        lacking = [n for n, loss in self.alignments.items() if loss.needs_strong_view]
+        if TARGET_STRONG not in domains and lacking:
+            raise ValueError(
+                f'{", ".join(lacking)} needs a strongly augmented view of each target image: set '
+                "train_cfg.strong_view = [dict(type='RandAugment', ...)], as the overlay "
+                'pseudo_label does'
+            )
+        self.regularizers.check_domains(domains)
 
     def set_progress(self, progress: float) -> None:
         """Tells which part of training is done; the train loop does so before every step.
@@ -125,6 +160,15 @@ class AdaptationClassifier(ImageClassifier):
             raise ValueError(f'progress is a part of training in [0, 1], got {progress}')
         for alignment in self.alignments.values():
             alignment.set_progress(progress)
+
+    def update_teacher(self) -> None:
+        """Lets the mean teacher follow, if there is one.
+
+        The train loop does so before each step that finds the weights changed, which is once an
+        optimizer step however many iterations that accumulates.
+        """
+        if self.teacher is not None:
+            self.teacher.follow(self)
 
     def adversaries(self) -> dict[str, AdversarialAlignment]:
         """The alignments that play against the features, by name."""
@@ -189,121 +233,110 @@ class AdaptationClassifier(ImageClassifier):
 
     def extract_feat(self, inputs: Tensor, stage: str = 'neck') -> Any:
         """As in ``ImageClassifier``, with the batch statistics of the domain."""
-        if self.source_statistics is None or self._domain != SOURCE:
-            return super().extract_feat(inputs, stage)
-        with self.source_statistics.in_place(self):
+        with self.statistics_of(self._domain):
             return super().extract_feat(inputs, stage)
 
-    @contextmanager
-    def _images_of(self, domain: str) -> Iterator[None]:
-        before, self._domain = self._domain, domain
-        try:
-            yield
-        finally:
-            self._domain = before
+    def statistics_of(self, domain: str) -> AbstractContextManager:
+        """Puts a domain's running statistics into the layers, where they are kept by domain.
 
-    def _extract(self, inputs: Tensor, rows: dict[str, slice]) -> Any:
+        Args:
+            domain: 'source'; any other name means the target, whose statistics are there anyway.
+        """
+        if self.source_statistics is None or domain != SOURCE:
+            return nullcontext()
+        return self.source_statistics.in_place(self)
+
+    def statistics_by_domain(self) -> bool:
+        """Whether running statistics are kept by domain."""
+        return self.source_statistics is not None
+
+    def _extract(self, inputs: Tensor, batch: JointBatch, maps: Maps) -> Any:
+        """Features of all rows; ``maps`` are those of all rows, too."""
         if self.source_statistics is None:
             return self.extract_feat(inputs)
-        split = rows[SOURCE].stop if SOURCE in rows else 0
-        feats = []
+        split = batch.part(SOURCE).stop
+        feats, seen, before = [], [], self._domain
         for domain, part in ((SOURCE, inputs[:split]), (TARGET, inputs[split:])):
             if len(part):
-                with self._images_of(domain):
+                self._domain = domain
+                try:
                     feats.append(self.extract_feat(part))
+                finally:
+                    self._domain = before
+                seen.append({name: dict(found) for name, found in maps.items()})
+        if len(seen) > 1:
+            for name, found in join_rows(*seen).items():
+                maps[name].update(found)
         return join_rows(*feats)
 
-    def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+    def loss(self, inputs: Tensor, data_samples: Sequence[DataSample]) -> dict[str, Tensor]:
         """Losses of a joint batch (source first, then target) or of an ordinary one.
 
         Args:
             inputs: (N, C, H, W).
-            data_samples: N samples; ``domain`` tells where each is from, as
-                :class:`DomainDataPreprocessor` sets it.
+            data_samples: N samples: a :class:`JointBatch`, as :class:`DomainDataPreprocessor` gives
+                it, or a list of samples whose ``domain`` says where each is from.
 
         Returns:
             ``loss_cls``, ``loss_<alignment>``, ``loss_<regularizer>`` and diagnostics, 0-d each.
 
         Raises:
-            ValueError: If there are alignments and no target images.
+            ValueError: If a loss lacks images of a domain.
         """
-        rows = domain_rows(data_samples)
-        if self.alignments and TARGET not in rows:
-            raise ValueError(
-                f'alignments ({", ".join(self.alignments)}) need target images and this batch has '
-                "none: set train_cfg = dict(type='AdaptationTrainLoop', target_dataloader=..., ...)"
-            )
-        if self.teacher is not None and self.training:
-            self.teacher.follow(self)
+        batch = JointBatch.of(data_samples)
+        self.check_domains(batch.rows)
         with self.regularizers.reading(self) as maps:
-            feats = self._extract(inputs, rows)
-        losses = self._classification_loss(feats, data_samples, labelled_rows(data_samples, rows))
+            feats = self._extract(inputs, batch, maps)
+        losses = self._classification_loss(feats, batch)
         if self.alignments:
-            losses.update(self._alignment_losses(inputs, feats, data_samples, rows))
-        losses.update(self.regularizers(self, inputs, feats, maps, rows))
+            losses.update(self._alignment_losses(inputs, feats, batch))
+        losses.update(self.regularizers(self, inputs, feats, maps, batch.rows))
         if self._measures_health and self.alignments and torch.is_grad_enabled():
             losses.update(gradient_ratios(self.adversaries(), feats, losses))
         return losses
 
-    def _classification_loss(
-        self, feats: Any, data_samples: list[DataSample], rows: Rows
-    ) -> dict[str, Tensor]:
-        samples = labelled_samples(data_samples, rows)
+    def _classification_loss(self, feats: Any, batch: JointBatch) -> dict[str, Tensor]:
+        samples = batch.labelled_samples()
         if not samples:
             return {}
         options = {}
         if self.class_weights is not None:
-            options['weight'] = weights_of(samples, self.class_weights)
-        losses = self.head.loss(take_rows(feats, rows, len(data_samples)), samples, **options)
+            options['weight'] = batch.labelled_weights(self.class_weights)
+        losses = self.head.loss(take_rows(feats, batch.labelled, len(batch)), samples, **options)
         return {('loss_cls' if key == 'loss' else key): value for key, value in losses.items()}
 
-    def _alignment_losses(
-        self,
-        inputs: Tensor,
-        feats: Any,
-        data_samples: list[DataSample],
-        rows: dict[str, slice],
-    ) -> dict[str, Tensor]:
+    def _alignment_losses(self, inputs: Tensor, feats: Any, batch: JointBatch) -> dict[str, Tensor]:
         features = self.features_of(feats)
         logits = self.logits_of(feats) if self.alignments.needs_logits else None
+        labels = None if batch.labels is None else batch.labels.to(features.device)
         source, target = (
             DomainBatch(
                 features=features[part],
                 logits=None if logits is None else logits[part],
-                labels=labels_of(data_samples[part], features.device),
+                labels=None if labels is None else labels[part],
             )
-            for part in (rows.get(SOURCE, slice(0, 0)), rows[TARGET])
+            for part in (batch.part(SOURCE), batch.part(TARGET))
         )
-        source = source._replace(**self._about_source(data_samples[: len(source.features)]))
-        target = target._replace(**self._about_target(inputs, logits, data_samples, rows))
+        source = source._replace(
+            domains=self.alignments.source_numbers(batch.source_numbers, features.device),
+            weights=batch.source_weights(self.class_weights),
+        )
+        target = target._replace(**self._about_target(inputs, logits, batch))
         losses = self.alignments(source, target)
         if self._measures_health:
             losses.update(feature_health(features))
         return losses
 
-    def _about_source(self, samples: list[DataSample]) -> dict[str, Tensor | None]:
-        device = next(self.parameters()).device
-        weights = None
-        if self.class_weights is not None:
-            weights = weights_of(samples, self.class_weights)
-        domains = sources_of(samples, self.alignments.num_sources, device)
-        return dict(domains=domains, weights=weights)
-
     def _about_target(
-        self,
-        inputs: Tensor,
-        logits: Tensor | None,
-        data_samples: list[DataSample],
-        rows: dict[str, slice],
+        self, inputs: Tensor, logits: Tensor | None, batch: JointBatch
     ) -> dict[str, Tensor]:
         found = {}
-        if logits is not None and TARGET_STRONG in rows:
-            found['strong_logits'] = logits[rows[TARGET_STRONG]]
+        if logits is not None and TARGET_STRONG in batch.rows:
+            found['strong_logits'] = logits[batch.rows[TARGET_STRONG]]
         if self.teacher is not None:
-            found['teacher_logits'] = self.teacher(self, inputs[rows[TARGET]])
+            found['teacher_logits'] = self.teacher(self, inputs[batch.part(TARGET)])
         if self._pseudo_labels is not None:
-            indices = [sample.sample_idx for sample in data_samples[rows[TARGET]]]
-            found['pseudo_labels'] = self._pseudo_labels[indices].to(inputs.device)
+            found['pseudo_labels'] = self._pseudo_labels[batch.target_indices].to(inputs.device)
         return found
 
     def features_of(self, feats: Any) -> Tensor:

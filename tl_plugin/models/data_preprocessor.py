@@ -8,11 +8,8 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
+from .joint_batch import SOURCE, TARGET, TARGET_STRONG, JointBatch, rows_of
 from .labelled_images import LabelledImages, labels_to_keep
-
-SOURCE = 'source'
-TARGET = 'target'
-TARGET_STRONG = 'target_strong'
 
 
 @MODELS.register_module()
@@ -24,7 +21,8 @@ class DomainDataPreprocessor(ClsDataPreprocessor):
     batches are normalised alike; mixup and cutmix touch the source alone.
 
     Takes what :class:`PairedLoader` yields, ``dict(source=batch, target=batch)``, and returns the
-    joint inputs, source first, with data samples whose ``domain`` says where each one comes from.
+    joint inputs, source first, with a :class:`JointBatch` of data samples, whose ``domain`` says
+    where each one comes from.
     Where the target pipeline gives two views an image (``MultiView``), the second follows last, as
     ``target_strong``.
     A target batch alone, ``dict(target=batch)``, is what adaptation without a source gets. An
@@ -76,11 +74,12 @@ class DomainDataPreprocessor(ClsDataPreprocessor):
         for name, batch in batches.items():
             for sample in batch['data_samples']:
                 sample.set_field(name, 'domain', field_type='metainfo')
+        samples = [sample for batch in batches.values() for sample in batch['data_samples']]
+        counts = {name: len(batch['data_samples']) for name, batch in batches.items()}
         return {
             'inputs': torch.cat([batch['inputs'] for batch in batches.values()]),
-            'data_samples': [s for batch in batches.values() for s in batch['data_samples']],
+            'data_samples': JointBatch(samples, rows_of(counts)),
         }
-
 
     def _give_back(self, samples: list[DataSample], originals: list[DataSample]) -> None:
         for sample, original, keeps in zip(

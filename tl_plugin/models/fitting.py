@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmpretrain.registry import MODELS
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
+from tl_plugin.engine.class_sets import has_several_labels
 from tl_plugin.functional import dry_run
 
 from .data_preprocessor import DomainDataPreprocessor
@@ -121,6 +122,26 @@ def _feature_width(backbone: nn.Module, neck: nn.Module | None) -> int:
     last = feats[-1] if isinstance(feats, (tuple, list)) else feats
     last = tree_flatten(last)[0][-1]  # [patch tokens, class token]: heads read the class token
     return last.shape[channel_dim(last)]
+
+
+def check_head(head: Any, losses: Mapping[str, Any]) -> None:
+    """Refuses losses over classes beside a head that gives an image several of them.
+
+    Args:
+        head: The classifier's.
+        losses: Alignments and regularizers by name.
+
+    Raises:
+        ValueError: If one of them takes the head's scores for one softmax, and they are none.
+    """
+    reading = [name for name, loss in losses.items() if loss.needs_logits]
+    if reading and has_several_labels(head):
+        raise ValueError(
+            f'{", ".join(reading)}: these losses need one class an image, a softmax over the '
+            f'classes, and {type(head).__name__} scores each class by itself, for images of '
+            'several: use losses on features (dann, dan, deep_coral, afn, l2_sp, delta), or a head '
+            'such as LinearClsHead'
+        )
 
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

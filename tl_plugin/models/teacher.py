@@ -40,7 +40,10 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, classifier: nn.Module) -> None:
-        """One update. Called before each step it is the same as after each, and resumes exactly."""
+        """One update, once the weights have changed.
+
+        Called before the next step it is the same as right after the last, and resumes exactly.
+        """
         ours, theirs = [], []
         for name, value in _state(classifier).items():
             own = self._buffers[_key(name)]

@@ -7,10 +7,9 @@ from itertools import islice
 
 import numpy as np
 import torch
-from mmengine.dataset import InfiniteSampler
 from torch import Tensor
 
-from ..resume.replayable_loader import DrawSampler, ReplayableLoader
+from ..resume.replayable_loader import DrawSampler, ReplayableLoader, is_endless
 from .cut import Cut
 from .rows import CachedSamples
 from .store import FeatureStore
@@ -77,7 +76,7 @@ class CachedFeatureLoader:
     def __iter__(self) -> Iterator[FeatureBatch]:
         number, first = self._order.place = self._next
         self._next = (number + 1, 0)
-        endless = isinstance(self.sampler, InfiniteSampler)
+        endless = is_endless(self.loader)
         for place, indices in enumerate(self._order, first):
             number = place // len(self) if endless else number
             yield self._batch(indices, number % self._views)

@@ -55,6 +55,21 @@ class LayerMap:
         depths = {name: by_name[name] for name in parameters(model)}
         return cls(depths, len(layers) + 1, _kinds(model), _aliases(model))
 
+    @staticmethod
+    def training_only(model: nn.Module) -> tuple[str, ...]:
+        """Name the parts of a model that serve training alone: alignments, teacher, and the like.
+
+        Whoever exports, mixes or compares models leaves them out. A model says so by its attribute
+        ``training_only``, the names of children.
+
+        Args:
+            model: Any model, also wrapped.
+
+        Returns:
+            What the names of their parameters and buffers begin with: ``('alignments.', ...)``.
+        """
+        return tuple(f'{name}.' for name in getattr(unwrap(model), 'training_only', ()))
+
     def depth(self, param_name: str) -> int:
         """Look up the depth of a parameter.
 

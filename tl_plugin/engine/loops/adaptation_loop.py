@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any, Union
 
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from ..class_sets import check_classes, check_width, class_names
+from ..layers.names import unwrap
+from ..protocol import adaptation_model
 from ..resume.replayable_loader import ReplayableLoader
 from ..resume.seeds import SOURCE, TARGET
 from .build import build_loader
@@ -28,10 +29,12 @@ class _Adaptation:
     """What both loops add: the pair of loaders, and the model's knowledge of its progress."""
 
     def run_iter(self, *args: Any, **kwargs: Any) -> None:
-        model = self.runner.model
-        model = model.module if is_model_wrapper(model) else model
-        if hasattr(model, 'set_progress'):
+        model = adaptation_model(self.runner.model)
+        if model is not None:
             model.set_progress(min(self.iter / self.max_iters, 1.0))
+            # Between two steps of an optimizer that accumulates gradients nothing has changed.
+            if self.iter % getattr(self.runner.optim_wrapper, '_accumulative_counts', 1) == 0:
+                model.update_teacher()
         super().run_iter(*args, **kwargs)
 
 
@@ -153,7 +156,6 @@ def _check_classes(model: Any, source: Any, target: Any) -> None:
 
 def check_labelled_target(model: Any, dataset: Any) -> None:
     """Has the data preprocessor look for the target images whose labels it is to keep."""
-    model = model.module if is_model_wrapper(model) else model
-    preprocessor = getattr(model, 'data_preprocessor', None)
+    preprocessor = getattr(unwrap(model), 'data_preprocessor', None)
     if hasattr(preprocessor, 'check_target'):
         preprocessor.check_target(dataset)

@@ -3,12 +3,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.dataset import InfiniteSampler
+from mmpretrain.datasets import MultiView
 from torch.utils.data import DataLoader
 
 from tl_plugin.datasets.bad_data import check_batches
+from tl_plugin.datasets.wrappers import inner_datasets
 
-from ..resume.replayable_loader import seek, set_epoch
+from ..resume.replayable_loader import is_endless, seek, set_epoch
 
 
 class CyclingLoader:
@@ -28,7 +29,7 @@ class CyclingLoader:
         self.position = 0
         self._iterator: Iterator | None = None
         # A pass of an endless sampler never ends, so all positions are in the first.
-        self._endless = isinstance(getattr(loader, 'sampler', None), InfiniteSampler)
+        self._endless = is_endless(loader)
 
     def __iter__(self) -> Iterator:
         return self
@@ -54,6 +55,18 @@ class CyclingLoader:
         self._iterator = seek(self.loader, *place)
 
 
+def target_domains(dataset: Any) -> tuple[str, ...]:
+    """Name the parts of a target batch: the images, and a strong view where the data give two.
+
+    Args:
+        dataset: The target data set.
+    """
+    pipelines = [getattr(each, 'pipeline', None) for each in inner_datasets(dataset)]
+    steps = [step for pipeline in pipelines for step in getattr(pipeline, 'transforms', [])]
+    two = any(isinstance(step, MultiView) for step in steps)
+    return ('target', 'target_strong') if two else ('target',)
+
+
 class PairedLoader:
     """A source and a target loader that stand in for one loader.
 
@@ -71,6 +84,8 @@ class PairedLoader:
     Attributes:
         dataset: The source's, as stock loops and hooks expect of a loader.
         sampler: Offers ``set_epoch``, for mmengine's ``DistSamplerSeedHook``.
+        endless: Whether a pass over the source never ends.
+        domains: Of which each batch has images, see :meth:`AdaptationModel.check_domains`.
     """
 
     def __init__(self, source: DataLoader, target: DataLoader) -> None:
@@ -81,6 +96,8 @@ class PairedLoader:
         self.dataset = source.dataset
         self.batch_size = source.batch_size
         self.sampler = _PairedSampler(self)
+        self.endless = is_endless(source)
+        self.domains = ('source', *target_domains(target.dataset))
         self._epoch = self._batch = 0
 
     def __len__(self) -> int:

@@ -9,7 +9,8 @@ from mmpretrain.registry import LOOPS
 from torch import nn
 
 from ..memory import keep_freed_memory
-from ..resume.replayable_loader import ReplayableLoader, seek
+from ..protocol import SOURCE, adaptation_model
+from ..resume.replayable_loader import ReplayableLoader, is_endless, seek
 from .build import build_loader
 from .paired_loader import CyclingLoader
 
@@ -35,6 +36,10 @@ class _Resumable:
     def _adopt_loader(self) -> None:
         if not hasattr(self.dataloader, 'seek'):
             self.dataloader = ReplayableLoader.of(self.dataloader, self.runner.seed)
+        model = adaptation_model(self.runner.model)
+        if model is not None:
+            # Now, and not in the first step, after all data have been read and hooks were at work.
+            model.check_domains(getattr(self.dataloader, 'domains', (SOURCE,)))
 
     def _validate(self) -> None:
         self.runner.message_hub.update_info(_VALIDATED, self._iter)
@@ -75,6 +80,15 @@ class ResumableEpochTrainLoop(_Resumable, EpochBasedTrainLoop):
         dataloader = build_loader(runner, dataloader, 'train')
         super().__init__(runner, dataloader, max_epochs, **kwargs)
         self._adopt_loader()
+
+    def _adopt_loader(self) -> None:
+        super()._adopt_loader()
+        if is_endless(self.dataloader):
+            raise ValueError(
+                'an epoch is a pass over the data, which the InfiniteSampler of train_dataloader '
+                'never ends: train by iteration (train_cfg = dict(by_epoch=False, max_iters=...)), '
+                "or set train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)"
+            )
 
     def run(self) -> nn.Module:
         """Launches training."""

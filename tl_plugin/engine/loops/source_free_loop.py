@@ -10,11 +10,12 @@ from torch.utils.data import DataLoader
 from tl_plugin.datasets.bad_data import check_batches
 
 from ..class_sets import check_width, class_names
-from ..resume.replayable_loader import ReplayableLoader, seek, set_epoch
+from ..resume.replayable_loader import ReplayableLoader, is_endless, seek, set_epoch
 from ..resume.seeds import TARGET
 from .adaptation_loop import _Adaptation, check_labelled_target
 from .build import build_loader
 from .length import check_length
+from .paired_loader import target_domains
 from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 from .strong_view import add_strong_view
 
@@ -27,6 +28,8 @@ class TargetLoader:
 
     Attributes:
         sampler: Offers ``set_epoch``, for mmengine's ``DistSamplerSeedHook``.
+        endless: Whether a pass never ends.
+        domains: Of which each batch has images.
     """
 
     def __init__(self, loader: DataLoader) -> None:
@@ -34,6 +37,8 @@ class TargetLoader:
         self.dataset = loader.dataset
         self.batch_size = loader.batch_size
         self.sampler = self
+        self.endless = is_endless(loader)
+        self.domains = target_domains(loader.dataset)
         self._epoch = self._batch = 0
 
     def __len__(self) -> int:

@@ -178,6 +178,19 @@ class DrawSampler:
             position += len(indices)
 
 
+def is_endless(loader: Any) -> bool:
+    """Say whether a pass over a loader never ends: all positions are in its first pass then.
+
+    Args:
+        loader: A loader, or what stands in for one and says so by its attribute ``endless``.
+    """
+    if hasattr(loader, 'endless'):
+        return loader.endless
+    batch_sampler = getattr(loader, 'batch_sampler', None)
+    samplers = (getattr(loader, 'sampler', None), getattr(batch_sampler, 'sampler', None))
+    return any(isinstance(sampler, InfiniteSampler) for sampler in samplers)
+
+
 def set_epoch(loader: Any, epoch: int) -> None:
     """Tells a loader's sampler which pass comes, so that each has its own shuffle."""
     batch_sampler = getattr(loader, 'batch_sampler', None)

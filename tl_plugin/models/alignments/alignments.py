@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
@@ -52,6 +53,35 @@ class Alignments(ModuleDict):
         """How many sources the data have to tell apart; None where that matters to none."""
         known = [alignment.num_sources for alignment in self.values()]
         return min((number for number in known if number > 1), default=None)
+
+    def source_numbers(self, found: list[int] | None, device: torch.device) -> Tensor | None:
+        """Check and convert which of several sources each source image is from.
+
+        Args:
+            found: The number of each, from 0; None where the data don't say.
+            device: Of the result.
+
+        Returns:
+            (N,), None where the data don't say.
+
+        Raises:
+            ValueError: If an alignment knows several sources and the data don't tell them apart, or
+                tell more.
+        """
+        known = self.num_sources
+        if known is not None and found is None:
+            raise ValueError(
+                f'an alignment has num_sources={known}, but source images do not say which of them '
+                "they are from: set train_dataloader.dataset = dict(type='SeveralSources', "
+                'datasets=[...])'
+            )
+        if known is not None and max(found) >= known:
+            raise ValueError(
+                f'an alignment has num_sources={known}, but the data have source number '
+                f'{max(found)}, counted from 0: set num_sources to the length of '
+                'train_dataloader.dataset.datasets'
+            )
+        return None if found is None else torch.tensor(found, device=device)
 
     @property
     def teacher_momentum(self) -> float | None:

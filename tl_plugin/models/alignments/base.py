@@ -59,8 +59,15 @@ class Alignment(BaseModule):
         ValueError: If ``loss_weight`` is negative or ``gamma`` not positive.
     """
 
-    #: Whether :meth:`forward` reads ``DomainBatch.logits``, which cost one more head forward.
+    #: Whether :meth:`forward` reads ``DomainBatch.logits``, which cost one more head forward, as
+    #: those of one softmax over the classes: heads for several labels an image are refused then.
     needs_logits = False
+
+    #: Whether it compares the target with source images; else it looks at the target alone.
+    needs_source = True
+
+    #: Whether it reads ``DomainBatch.strong_logits``, for which the loop has to give two views.
+    needs_strong_view = False
 
     #: Whether it compares the domains with all source images alike, whatever their class weighs.
     ignores_class_weights = False

@@ -25,6 +25,7 @@ class CentroidPseudoLabelAlignment(Alignment):
     """
 
     needs_logits = True
+    needs_source = False
 
     @checked
     def __init__(self, loss_weight: float = 0.3, **kwargs) -> None:

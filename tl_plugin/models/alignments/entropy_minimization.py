@@ -24,6 +24,7 @@ class EntropyMinimization(Alignment):
     """
 
     needs_logits = True
+    needs_source = False
 
     @checked
     def __init__(self, loss_weight: float = 0.1, **kwargs) -> None:

@@ -33,6 +33,7 @@ class InformationMaximization(Alignment):
     """
 
     needs_logits = True
+    needs_source = False
 
     @checked
     def __init__(self, diversity_weight: float = 1.0, **kwargs) -> None:

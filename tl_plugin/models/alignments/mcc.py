@@ -27,6 +27,7 @@ class MCCAlignment(Alignment):
     """
 
     needs_logits = True
+    needs_source = False
 
     @checked
     def __init__(self, temperature: float = 2.5, **kwargs) -> None:

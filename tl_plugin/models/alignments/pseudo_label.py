@@ -28,7 +28,8 @@ class PseudoLabelAlignment(Alignment):
     Args:
         threshold: The least confidence that counts, in [0, 1]. Defaults to 0.9.
         relative: Whether the threshold is relative to the confidence on the source, which keeps
-            counting images when the model is unsure of everything. Defaults to True.
+            counting images when the model is unsure of everything; without source images only
+            False works. Defaults to True.
         ramp: Whether the loss fades in over the first half of training. Defaults to True.
         teacher_momentum: How slowly a mean teacher follows, in [0, 1), whose predictions are the
             labels then (Tarvainen and Valpola, NeurIPS 2017, arXiv 1703.01780, see
@@ -41,6 +42,7 @@ class PseudoLabelAlignment(Alignment):
     """
 
     needs_logits = True
+    needs_strong_view = True
 
     @checked
     def __init__(
@@ -62,7 +64,7 @@ class PseudoLabelAlignment(Alignment):
                 f'{teacher_momentum}'
             )
         self.threshold = threshold
-        self.relative = relative
+        self.relative = self.needs_source = relative
         self.ramp = ramp
         self.teacher_momentum = teacher_momentum
 

@@ -69,6 +69,11 @@ class Regularizer(BaseModule):
         self.outputs: LayerOutputs | None = None
 
     @property
+    def needs_logits(self) -> bool:
+        """Whether it takes the head's scores for one softmax over the classes."""
+        return 'logits' in self.reads
+
+    @property
     def reads_images(self) -> bool:
         """Whether the source model has to run."""
         return any(field != 'weights' for field in self.reads)

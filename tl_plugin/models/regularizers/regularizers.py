@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -8,8 +8,10 @@ import torch
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
-from ..data_preprocessor import SOURCE, TARGET
+from tl_plugin.engine.layers import LayerMap
+
 from ..fitting import build_losses, check_losses
+from ..joint_batch import SOURCE, TARGET
 from ..rows import take_rows
 from .base import ModelView, Regularizer
 from .source_model import SourceModel
@@ -54,6 +56,31 @@ class Regularizers(ModuleDict):
     def source_state(self) -> dict[str, Tensor] | None:
         """Weights of the source model, None where no regularizer needs it."""
         return None if self.source_model is None else self.source_model.state()
+
+    def check_domains(self, domains: Collection[str]) -> None:
+        """Refuse batches without the images that a regularizer looks at.
+
+        Args:
+            domains: Those of which each batch has images.
+
+        Raises:
+            ValueError: If there is such a regularizer.
+        """
+        for name, regularizer in self.items():
+            wanted = {'both': (SOURCE, TARGET)}.get(regularizer.images, (regularizer.images,))
+            missing = [domain for domain in wanted if domain not in domains]
+            if not missing or not regularizer.reads_images:
+                continue
+            cure = {
+                TARGET: "adapt with train_cfg = dict(type='AdaptationTrainLoop', ...), or set "
+                f"model.regularizers.{name}.images='source'",
+                SOURCE: 'training without a source has none; set '
+                f"model.regularizers.{name}.images='target'",
+            }[missing[0]]
+            raise ValueError(
+                f'the regularizer {name} with images={regularizer.images!r} needs {missing[0]} '
+                f'images and this batch has none: {cure}'
+            )
 
     @contextmanager
     def reading(self, classifier: nn.Module) -> Iterator[Maps]:
@@ -131,20 +158,16 @@ class Regularizers(ModuleDict):
 
 
 def _weights(classifier: nn.Module) -> dict[str, Tensor]:
-    losses = ('alignments.', 'regularizers.')
+    unused = LayerMap.training_only(classifier)
     named = classifier.named_parameters()
-    return {name: value for name, value in named if not name.startswith(losses)}
+    return {name: value for name, value in named if not name.startswith(unused)}
 
 
 def _part(images: str, rows: dict[str, slice]) -> slice:
-    if images != SOURCE and TARGET not in rows:
-        raise ValueError(
-            f'a regularizer with images={images!r} needs target images and this batch has none: '
-            "adapt with train_cfg = dict(type='AdaptationTrainLoop', ...), or set images='source'"
-        )
-    if images == 'both':
+    if images == 'both' and SOURCE in rows and TARGET in rows:
         return slice(rows[SOURCE].start, rows[TARGET].stop)
-    return rows[images]
+    # One that reads weights alone doesn't care whose images there are.
+    return rows.get(images, slice(0, 0))
 
 
 def _view(

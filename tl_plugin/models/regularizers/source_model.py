@@ -9,7 +9,8 @@ from tl_plugin.functional.hollow import detached_copy
 
 
 class SourceModel:
-    """A classifier as it was when the run began: frozen, in eval mode, without its losses.
+    """A classifier as it was when the run began: frozen, in eval mode, without its losses and
+    its teacher.
 
     It isn't a module, so that nobody who goes through a model's parameters and buffers meets it:
     neither optimizer nor ``DistributedDataParallel``, which would broadcast it, nor ``EMAHook``,
@@ -24,8 +25,11 @@ class SourceModel:
     """
 
     def __init__(self, classifier: nn.Module, state: dict[str, Tensor] | None = None) -> None:
-        losses = (classifier.alignments, classifier.regularizers)
-        memo = {id(modules): ModuleDict() for modules in losses}
+        # The statistics of the source say what the model knew, the other parts only how it learns.
+        unused = set(classifier.training_only) - {'source_statistics'}
+        memo = {
+            id(part): ModuleDict() for name, part in classifier.named_children() if name in unused
+        }
         self.classifier = detached_copy(classifier, memo)
         self.classifier.requires_grad_(False)
         if state is not None:

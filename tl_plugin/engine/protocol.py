@@ -1,0 +1,97 @@
+"""All that hooks and loops may ask of a model that adapts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from .layers.names import unwrap
+
+SOURCE = 'source'
+TARGET = 'target'
+
+
+@runtime_checkable
+class AdaptationModel(Protocol):
+    """A classifier that is trained on a source and a target domain.
+
+    :class:`tl_plugin.models.AdaptationClassifier` is one. Loops and hooks ask nothing else of a
+    model, so that another model may stand in for it.
+    """
+
+    #: Children that training needs and prediction of the target doesn't: alignments, teacher.
+    training_only: tuple[str, ...]
+
+    def check_domains(self, domains: Collection[str]) -> None:
+        """Raise a ValueError if it can't train on batches of these domains."""
+
+    def set_progress(self, progress: float) -> None:
+        """Tell which part of training is done, in [0, 1], before each step."""
+
+    def update_teacher(self) -> None:
+        """Let a mean teacher follow, if there is one: once each time the weights have changed."""
+
+    def set_domain(self, domain: str) -> None:
+        """Tell whose images are predicted from now on; any name but 'source' is the target."""
+
+    def statistics_of(self, domain: str) -> AbstractContextManager:
+        """Put a domain's running statistics into the layers, where they are kept by domain."""
+
+    def statistics_by_domain(self) -> bool:
+        """Say whether running statistics are kept by domain."""
+
+    def adversaries(self) -> Mapping[str, Any]:
+        """Give the alignments that play against the features, by name."""
+
+    def measure_health(self, active: bool = True) -> None:
+        """Switch the diagnostics of adversaries on or off."""
+
+    def set_class_weights(self, weights: Tensor | None) -> None:
+        """Weigh source images by class."""
+
+    def set_pseudo_labels(self, labels: Tensor | None) -> None:
+        """Give target images labels, by index in the target data set."""
+
+    def keep_features(self, active: bool = True) -> None:
+        """Switch on or off that predictions come with their features."""
+
+    def features_of(self, feats: Any) -> Tensor:
+        """Give one vector an image of what ``extract_feat`` gives, (N, D)."""
+
+    def logits_of(self, feats: Any) -> Tensor:
+        """Give the head's scores of what ``extract_feat`` gives, (N, K)."""
+
+
+def adaptation_model(model: nn.Module) -> AdaptationModel | None:
+    """Take the wrappers off a model that adapts.
+
+    Args:
+        model: Any model, also wrapped.
+
+    Returns:
+        The model, or None if it isn't an :class:`AdaptationModel`.
+    """
+    inner = unwrap(model)
+    return inner if isinstance(inner, AdaptationModel) else None
+
+
+def require_adaptation_model(model: nn.Module, who: str) -> AdaptationModel:
+    """Take the wrappers off a model, which has to be one that adapts.
+
+    Args:
+        model: Any model, also wrapped.
+        who: Who needs it, for the message: 'LabelShiftHook'.
+
+    Raises:
+        ValueError: If it is another model.
+    """
+    found = adaptation_model(model)
+    if found is None:
+        raise ValueError(
+            f'{who} needs a model that adapts, and this is a {type(unwrap(model)).__name__}: set '
+            "model.type='AdaptationClassifier', which stands in for ImageClassifier"
+        )
+    return found

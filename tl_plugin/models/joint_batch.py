@@ -1,0 +1,161 @@
+"""What one training step sees of both domains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Union
+
+import torch
+import torch.nn.functional as F
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+SOURCE = 'source'
+TARGET = 'target'
+TARGET_STRONG = 'target_strong'
+
+Rows = Union[slice, list]
+
+
+class JointBatch(Sequence):
+    """The data samples of a joint batch, and where each domain stands in it.
+
+    :class:`DomainDataPreprocessor` builds it once a step and passes it on as ``data_samples``. It
+    is no list, since ``DistributedDataParallel`` replaces lists by plain ones on its way to a GPU.
+
+    Args:
+        samples: One an image, those of a domain in one piece.
+        rows: Domain -> its rows: 'source', 'target' and, of a second, strongly augmented view of
+            the target images, 'target_strong'. An ordinary batch is all 'source'.
+    """
+
+    def __init__(self, samples: Sequence[DataSample], rows: Mapping[str, slice]) -> None:
+        self.samples = samples
+        self.rows = dict(rows)
+
+    @classmethod
+    def of(cls, samples: Sequence[DataSample]) -> JointBatch:
+        """Take data samples as a joint batch, by the ``domain`` that each of them names.
+
+        Args:
+            samples: Those of a joint batch, of an ordinary batch, or a joint batch.
+        """
+        if isinstance(samples, JointBatch):
+            return samples
+        if getattr(samples, 'all_source', False):  # a batch that knows it by itself
+            return cls(samples, {SOURCE: slice(0, len(samples))})
+        domains = [vars(sample).get('domain', SOURCE) for sample in samples]  # get() is slow
+        return cls(samples, rows_of({name: domains.count(name) for name in dict.fromkeys(domains)}))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.samples[index]
+
+    def part(self, domain: str) -> slice:
+        """Give the rows of a domain, an empty slice where it isn't in the batch."""
+        return self.rows.get(domain, slice(0, 0))
+
+    @cached_property
+    def labelled(self) -> Rows:
+        """Rows that the classification loss sees: the source's, the target's few labelled ones."""
+        source, target = self.part(SOURCE), self.part(TARGET)
+        few = [row for row in range(target.start, target.stop) if 'gt_label' in self.samples[row]]
+        return [*range(source.start, source.stop), *few] if few else source
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        """Class index of each image, (N,), on the labels' device; -1 where there is none.
+
+        None where images have no single label: they are mixed, or have several classes each.
+        """
+        found = [sample.gt_label if 'gt_label' in sample else None for sample in self.samples]
+        mixed = any('gt_score' in sample for sample in self.samples)
+        if mixed or any(label is not None and label.numel() != 1 for label in found):
+            return None
+        device = next((label.device for label in found if label is not None), None)
+        unlabelled = torch.full((1,), -1, dtype=torch.long, device=device)
+        parts = [unlabelled if label is None else label.view(1) for label in found]
+        return torch.cat(parts) if parts else unlabelled[:0]
+
+    @cached_property
+    def source_numbers(self) -> list[int] | None:
+        """Which of several sources each source image is from; None where the data don't say."""
+        found = [sample.get('source_index') for sample in self.samples[self.part(SOURCE)]]
+        return found if found and None not in found else None
+
+    @cached_property
+    def target_indices(self) -> list[int]:
+        """Where each target image stands in the target data set."""
+        return [sample.sample_idx for sample in self.samples[self.part(TARGET)]]
+
+    def labelled_samples(self) -> list[DataSample]:
+        """Give the samples of the labelled rows, with one kind of label.
+
+        Where source labels are mixed, the others become soft, too.
+        """
+        rows = self.labelled
+        picked = self.samples[rows] if isinstance(rows, slice) else [self.samples[r] for r in rows]
+        if not picked or 'gt_score' not in picked[0]:
+            return picked
+        num_classes = picked[0].gt_score.numel()
+        return [
+            sample if 'gt_score' in sample else _softened(sample, num_classes) for sample in picked
+        ]
+
+    def source_weights(self, class_weights: Tensor | None) -> Tensor | None:
+        """Weigh the source images by class.
+
+        Args:
+            class_weights: One a class, (K,); None weighs all alike.
+
+        Returns:
+            One weight a source image, of a mixed image the mean over its classes; None for equal
+            ones.
+        """
+        samples = self.samples[self.part(SOURCE)]
+        if class_weights is None:
+            return None
+        if not samples:
+            return class_weights[:0]
+        if 'gt_score' in samples[0]:
+            return torch.stack([sample.gt_score for sample in samples]).to(class_weights) @ (
+                class_weights
+            )
+        labels = torch.cat([sample.gt_label for sample in samples])
+        return class_weights.index_select(0, labels.to(class_weights.device))
+
+    def labelled_weights(self, class_weights: Tensor | None) -> Tensor | None:
+        """Weigh the labelled images; the few labelled target images count 1 each.
+
+        Args:
+            class_weights: As in :meth:`source_weights`.
+        """
+        weights = self.source_weights(class_weights)
+        if weights is None or isinstance(self.labelled, slice):
+            return weights
+        return torch.cat([weights, weights.new_ones(len(self.labelled) - len(weights))])
+
+
+def rows_of(counts: Mapping[str, int]) -> dict[str, slice]:
+    """Give each domain its rows, one after the other.
+
+    Args:
+        counts: Domain -> number of its images.
+
+    Example:
+        >>> rows_of({'source': 4, 'target': 3})
+        {'source': slice(0, 4, None), 'target': slice(4, 7, None)}
+    """
+    rows, start = {}, 0
+    for name, count in counts.items():
+        rows[name] = slice(start, start + count)
+        start += count
+    return rows
+
+
+def _softened(sample: DataSample, num_classes: int) -> DataSample:
+    score = F.one_hot(sample.gt_label[0], num_classes).float()
+    return DataSample(metainfo=sample.metainfo).set_gt_score(score)
