@@ -13,17 +13,19 @@ from mmengine.runner import CheckpointLoader, Runner, set_random_seed
 from torch import Tensor
 
 from tl_plugin.engine.batch_statistics import estimate_batch_statistics, norm_layers
+from tl_plugin.engine.layers import LayerMap
 from tl_plugin.engine.layers.names import unwrap
 from tl_plugin.engine.loops.evaluate import evaluate
 from tl_plugin.engine.loops.inherit import inherit_dataloader
-from tl_plugin.functional import interpolate_weights
+from tl_plugin.engine.protocol import adaptation_model
+from tl_plugin.functional import check_same_network, interpolate_weights
 
 RULES = ('budget', 'mean')
 #: Parts of the way from the source model to the adapted one.
 ALPHAS = tuple(step / 10 for step in range(11))
 #: What counts on a target whose validation images have no labels.
 LABEL_FREE = 'label_free/information_maximization'
-_LOSSES = ('alignments.', 'regularizers.')
+_SOURCE_STATISTICS = 'source_statistics.'
 
 
 class Point(NamedTuple):
@@ -52,7 +54,7 @@ class Choice(NamedTuple):
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """Reads a classifier's weights and the ``meta`` of its checkpoint, without alignments.
+    """Reads a classifier's weights and the ``meta`` of its checkpoint.
 
     Args:
         path: A checkpoint of mmengine, on disk or at any address that it reads.
@@ -69,9 +71,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
             f'{path} holds no state_dict but {", ".join(map(str, list(checkpoint)[:5]))}: expected '
             'a checkpoint of mmengine'
         )
-    weights = checkpoint['state_dict']
-    kept = {name: value for name, value in weights.items() if not name.startswith(_LOSSES)}
-    return kept, checkpoint.get('meta', {})
+    return checkpoint['state_dict'], checkpoint.get('meta', {})
 
 
 def plain_model_config(cfg: Config) -> Config:
@@ -89,8 +89,10 @@ class Interpolation:
     Args:
         runner: Of the config of both, whose validation is a ``DomainValLoop`` with the domains
             ``source`` and ``target``.
-        source: The source model's weights.
-        adapted: The adapted model's weights.
+        source: The source model's ``state_dict``.
+        adapted: The adapted model's. What serves training alone (alignments, a teacher) isn't
+            looked at in either. Where the model keeps batch statistics by domain, those of a
+            checkpoint without are the same for both domains.
         statistics: Whose training images batch norms take their statistics from, at each alpha
             anew: any of 'source' (``train_dataloader``) and 'target'
             (``train_cfg.target_dataloader``). None takes what of these the config has. Statistics
@@ -117,7 +119,7 @@ class Interpolation:
         metric: str = 'accuracy/top1',
     ) -> None:
         self.runner = runner
-        self.source, self.adapted = source, adapted
+        self.source, self.adapted = self._comparable(source, adapted)
         self.statistics_images = statistics_images
         self.metric = self.target_metric = metric
         domains = getattr(runner.val_loop, 'domains', {})
@@ -146,6 +148,38 @@ class Interpolation:
         """The runner's, without its wrapper."""
         return unwrap(self.runner.model)
 
+    def _comparable(
+        self, source: dict[str, Tensor], adapted: dict[str, Tensor]
+    ) -> list[dict[str, Tensor]]:
+        """What of both models has something in between."""
+        model = self.model
+        by_domain = any(name.startswith(_SOURCE_STATISTICS) for name in model.state_dict())
+        unused = LayerMap.training_only(model)
+        states = [{n: v for n, v in each.items() if not n.startswith(unused)}
+                  for each in (source, adapted)]  # fmt: skip
+        check_same_network(*states)
+        if not by_domain and any(n.startswith(_SOURCE_STATISTICS) for n in {*source, *adapted}):
+            raise ValueError(
+                'a checkpoint keeps batch statistics by domain and the config has them jointly: '
+                "set model.batch_statistics='per_domain' (--cfg-options "
+                'model.batch_statistics=per_domain)'
+            )
+        if not by_domain:
+            return states
+        unused = tuple(name for name in unused if name != _SOURCE_STATISTICS)
+        return [self._with_statistics(each, unused) for each in (source, adapted)]
+
+    def _with_statistics(
+        self, state: dict[str, Tensor], unused: tuple[str, ...]
+    ) -> dict[str, Tensor]:
+        """A checkpoint's weights with statistics of both domains, as the model would have them."""
+        model = self.model
+        model.load_state_dict({n: v for n, v in state.items() if not n.startswith(unused)}, False)
+        with model.statistics_of('source'):
+            pass  # those of a model without its own statistics of the source begin here
+        found = model.state_dict().items()
+        return {n: v.cpu().clone() for n, v in found if not n.startswith(unused)}
+
     def sweep(self, alphas: Sequence[float]) -> Iterator[Point]:
         """Measures both models as they are, then every alpha between them and at their ends.
 
@@ -169,16 +203,30 @@ class Interpolation:
     def weights(self, point: Point) -> dict[str, Tensor]:
         """The ``state_dict`` of a point's model, which is then the runner's."""
         model = self.model
-        model.load_state_dict(interpolate_weights(self.source, self.adapted, point.alpha))
+        # What serves training alone stays as it is.
+        model.load_state_dict(interpolate_weights(self.source, self.adapted, point.alpha), False)
         if point.statistics == 'estimated':
             # The same images, augmented alike, at every alpha.
             set_random_seed(self.runner.seed)
-            estimate_batch_statistics(
-                model,
-                self._batches(),
-                lambda batch: model(**model.data_preprocessor(batch, False), mode='tensor'),
-            )
+            self._estimate()
         return {name: value.cpu().clone() for name, value in model.state_dict().items()}
+
+    def _estimate(self) -> None:
+        model = adaptation_model(self.model)
+        if model is None or not model.statistics_by_domain():
+            self._take_statistics(self._loaders)
+            return
+        for name, loader in zip(self.statistics, self._loaders):
+            with model.statistics_of(name):
+                self._take_statistics([loader])
+
+    def _take_statistics(self, loaders: Sequence[Any]) -> None:
+        model = self.model
+        estimate_batch_statistics(
+            model,
+            self._batches(loaders),
+            lambda batch: model(**model.data_preprocessor(batch, False), mode='tensor'),
+        )
 
     def _measure(self, alpha: float, statistics: str) -> Point:
         self.weights(Point(alpha, 0.0, 0.0, statistics))
@@ -198,8 +246,8 @@ class Interpolation:
             values.append(float(found[name]))
         return Point(alpha, *values, statistics)
 
-    def _batches(self) -> Iterator[dict]:
-        for loader in self._loaders:
+    def _batches(self, loaders: Sequence[Any]) -> Iterator[dict]:
+        for loader in loaders:
             count = max(self.statistics_images // loader.batch_size, 1)
             yield from (batch for batch in islice(loader, count) if len(batch['inputs']) > 1)
 

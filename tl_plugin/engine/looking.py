@@ -14,6 +14,7 @@ from tl_plugin.evaluation.similarity import Seen
 from tl_plugin.functional import linear_gram
 
 from .layers import LayerOutputs
+from .loops.domain_eval_loop import TARGET, announce_domain
 from .loops.predictions import predicted_labels
 
 
@@ -53,7 +54,11 @@ def look(
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    seen = {name: _look_at(model, loader, outputs) for name, loader in loaders.items()}
+    seen = {}
+    for name, loader in loaders.items():
+        announce_domain(model, name)
+        seen[name] = _look_at(model, loader, outputs)
+    announce_domain(model, TARGET)
     for module, mode in modes.items():
         module.training = mode
     return seen

@@ -22,7 +22,7 @@ from .gather import gather_ranks
 from .gradient_penalty import input_gradient_penalty
 from .gradient_reversal import gradient_reversal
 from .hollow import hollow_copy
-from .interpolation import interpolate_weights
+from .interpolation import check_same_network, interpolate_weights
 from .kernels import gaussian_kernel, squared_distances
 from .margin_disparity import log_one_minus_softmax, margin_disparity_loss
 from .mmd import BANDWIDTHS, joint_maximum_mean_discrepancy, maximum_mean_discrepancy
@@ -43,6 +43,7 @@ __all__ = [
     'centroid_pseudo_labels',
     'check_bandwidths',
     'check_images',
+    'check_same_network',
     'class_confusion',
     'coral_loss',
     'cosine_ramp',

@@ -29,7 +29,7 @@ def interpolate_weights(
         >>> interpolate_weights({'w': torch.zeros(2)}, {'w': torch.ones(2)}, 0.25)
         {'w': tensor([0.2500, 0.2500])}
     """
-    _check_same_network(source, adapted)
+    check_same_network(source, adapted)
     mixed = {}
     for name, now in adapted.items():
         if not now.is_floating_point() or alpha == 1:
@@ -39,7 +39,16 @@ def interpolate_weights(
     return mixed
 
 
-def _check_same_network(source: Mapping[str, Tensor], adapted: Mapping[str, Tensor]) -> None:
+def check_same_network(source: Mapping[str, Tensor], adapted: Mapping[str, Tensor]) -> None:
+    """Check that two models differ in nothing but the values of their weights.
+
+    Args:
+        source: The source model's ``state_dict``.
+        adapted: The adapted model's.
+
+    Raises:
+        ValueError: If a name is in one of them alone, or two shapes differ.
+    """
     single = sorted(set(source) ^ set(adapted))
     if single:
         owner = 'source' if single[0] in source else 'adapted'

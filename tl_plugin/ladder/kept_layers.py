@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader, Runner
 
-from tl_plugin.engine.layers import LayerOutputs
+from tl_plugin.engine.layers import LayerMap, LayerOutputs
 from tl_plugin.engine.layers.names import unwrap
 from tl_plugin.engine.looking import look, spread_loader
 from tl_plugin.engine.loops.predictions import domain_loader
@@ -18,8 +18,6 @@ from tl_plugin.evaluation.similarity import compare
 #: Images of each domain and layers that are compared: what bounds the cost.
 NUM_IMAGES, MAX_LAYERS, BATCH_SIZE = 256, 12, 32
 DOMAINS = ('source', 'target')
-# Parts of a training that a source model hasn't got, and prediction doesn't use.
-_TRAINING_ONLY = ('alignments.', 'regularizers.', 'data_preprocessor.')
 
 
 def kept_layers(runner: Runner, source_model: str | Path) -> dict | None:
@@ -67,10 +65,12 @@ def _load(model: Any, checkpoint: str | Path) -> bool:
     """Give a model the source model's weights; False where it is another network."""
     weights = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')['state_dict']
     own = model.state_dict()
+    # What a source model hasn't got, and prediction doesn't use.
+    unused = (*LayerMap.training_only(model), 'data_preprocessor.')
     differing = [
         name
         for name in {*weights, *own}
-        if not name.startswith(_TRAINING_ONLY)
+        if not name.startswith(unused)
         and (name not in own or name not in weights or own[name].shape != weights[name].shape)
     ]
     if differing:

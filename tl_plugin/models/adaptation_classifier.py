@@ -12,6 +12,8 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from tl_plugin.engine.layers import TRAINING_ONLY
+
 from .adversary_health import feature_health, gradient_ratios
 from .alignments import AdversarialAlignment, Alignments, DomainBatch
 from .fitting import (
@@ -72,7 +74,7 @@ class AdaptationClassifier(ImageClassifier):
     """
 
     #: Parts that prediction of the target doesn't need, by the names of these children.
-    training_only = ('alignments', 'regularizers', 'teacher', 'source_statistics')
+    training_only = TRAINING_ONLY
 
     def __init__(
         self,

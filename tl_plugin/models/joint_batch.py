@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-SOURCE = 'source'
-TARGET = 'target'
+from tl_plugin.engine.protocol import SOURCE, TARGET
+
 TARGET_STRONG = 'target_strong'
 
 Rows = Union[slice, list]

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -17,6 +18,8 @@ from tl_plugin.functional import centroid_pseudo_labels, gather_ranks
 from tl_plugin.options import checked
 
 from ..layers.names import unwrap
+from ..loops.inherit import inherit_dataloader
+from ..protocol import require_adaptation_model
 from ..resume.hook_state import save_hook_state, saved_hook_state
 
 _STATE = 'centroid_pseudo_labels'
@@ -60,8 +63,9 @@ class CentroidPseudoLabelHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Builds the loader; a resumed run goes on with its labels."""
+        model = require_adaptation_model(runner.model, 'CentroidPseudoLabelHook')
         self._loader = self._build_loader(runner)
-        unwrap(runner.model).set_pseudo_labels(self._labels)
+        model.set_pseudo_labels(self._labels)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Labels before an epoch, in a loop by epoch."""
@@ -72,7 +76,7 @@ class CentroidPseudoLabelHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Labels before an iteration, in a loop by iteration."""
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            interval = self.interval or len(runner.train_dataloader)
+            interval = self.interval or len(self._target_loader(runner))
             if runner.iter % interval == 0 or self._labels is None:
                 self._label(runner)
 
@@ -125,8 +129,25 @@ class CentroidPseudoLabelHook(Hook):
         features = model.features_of(feats)
         return torch.tensor(indices, device=features.device), features, model.logits_of(feats)
 
+    @staticmethod
+    def _target_loader(runner: Runner) -> Any:
+        """The loader that training has of the target, alone or beside the source's."""
+        loader = runner.train_loop.dataloader
+        loader = getattr(loader, 'target', loader)  # of a pair
+        if 'target' not in getattr(runner.train_loop.dataloader, 'domains', ()):
+            raise ValueError(
+                'CentroidPseudoLabelHook labels the target images of a training, and this one has '
+                "none: set train_cfg.type to 'SourceFreeTrainLoop' or 'AdaptationTrainLoop'"
+            )
+        return loader.loader
+
     def _build_loader(self, runner: Runner) -> DataLoader:
-        cfg = copy.deepcopy(runner.cfg.train_dataloader)
+        self._target_loader(runner)
+        cfg = runner.cfg.train_dataloader
+        target = runner.cfg.train_cfg.get('target_dataloader')
+        if target is not None:
+            cfg = inherit_dataloader(cfg, target, 'train_cfg.target_dataloader')
+        cfg = ConfigDict(copy.deepcopy(cfg))
         pipeline = self.pipeline
         for key in ('test_dataloader', 'val_dataloader'):
             dataset = (runner.cfg.get(key) or {}).get('dataset') or {}

@@ -19,9 +19,11 @@ from tl_plugin.functional.label_shift import (
 )
 from tl_plugin.options import checked
 
+from ..class_sets import has_several_labels
 from ..domain_predictions import DomainPredictions
 from ..layers.names import unwrap
 from ..metrics import add_metrics
+from ..protocol import require_adaptation_model
 from ..resume.hook_state import save_hook_state, saved_hook_state
 
 METHODS = ('bbse', 'em')
@@ -87,8 +89,15 @@ class LabelShiftHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Looks for the domains; a resumed run goes on with its weights."""
         self._seen.check(runner.val_loop)
+        head = getattr(unwrap(runner.model), 'head', None)
+        if has_several_labels(head):
+            raise ValueError(
+                'LabelShiftHook estimates how frequent classes are that exclude each other, and '
+                f'{type(head).__name__} gives an image several: take the hook away'
+            )
         if self.reweight:
-            unwrap(runner.model).set_class_weights(self._weights)
+            model = require_adaptation_model(runner.model, 'LabelShiftHook with reweight=True')
+            model.set_class_weights(self._weights)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Forgets the last validation."""

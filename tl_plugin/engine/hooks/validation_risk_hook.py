@@ -14,6 +14,7 @@ from tl_plugin.options import checked
 from ..domain_predictions import DomainPredictions
 from ..layers.names import unwrap
 from ..metrics import add_metrics
+from ..protocol import require_adaptation_model
 
 
 @HOOKS.register_module()
@@ -54,13 +55,7 @@ class ValidationRiskHook(Hook):
     def before_val_epoch(self, runner: Runner) -> None:
         """Has the model keep its features."""
         self._seen.check(runner.val_loop)
-        model = unwrap(runner.model)
-        if not hasattr(model, 'keep_features'):
-            raise ValueError(
-                f'ValidationRiskHook reads features, which {type(model).__name__} does not keep: '
-                "set model.type='AdaptationClassifier'"
-            )
-        model.keep_features(True)
+        require_adaptation_model(runner.model, 'ValidationRiskHook').keep_features(True)
         self._seen.clear()
 
     def after_val_iter(

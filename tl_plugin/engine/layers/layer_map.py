@@ -10,6 +10,9 @@ from .arrange import arrange
 from .names import parameters, strip, unwrap
 from .selection import LayerSpec, match_names, nearest, parse_depths
 
+#: Children of a model that adapts, which training needs and prediction of the target doesn't.
+TRAINING_ONLY = ('alignments', 'regularizers', 'teacher', 'source_statistics')
+
 
 class LayerMap:
     """Parameter -> depth, for any model. 0 is the stem, ``num_layers - 1`` the head.
@@ -67,8 +70,13 @@ class LayerMap:
 
         Returns:
             What the names of their parameters and buffers begin with: ``('alignments.', ...)``.
+            Those that an :class:`AdaptationClassifier` has and this model hasn't are among them, as
+            a checkpoint of the one is loaded into the other.
         """
-        return tuple(f'{name}.' for name in getattr(unwrap(model), 'training_only', ()))
+        inner = unwrap(model)
+        declared = getattr(inner, 'training_only', ())
+        lacking = [name for name in TRAINING_ONLY if not hasattr(inner, name)]
+        return tuple(f'{name}.' for name in dict.fromkeys((*declared, *lacking)))
 
     def depth(self, param_name: str) -> int:
         """Look up the depth of a parameter.

@@ -5,17 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.evaluator import Evaluator
-from mmengine.model import is_model_wrapper
 from mmengine.runner import TestLoop, ValLoop
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from ..class_sets import check_classes, class_names
+from ..protocol import SOURCE, TARGET, adaptation_model
 from .build import build_loader
 from .inherit import inherit_dataloader
-
-SOURCE = 'source'
-TARGET = 'target'
 
 
 class _SeveralDomains:
@@ -99,8 +96,8 @@ class _SeveralDomains:
 
 def announce_domain(model: Any, name: str) -> None:
     """Tells a model that keeps statistics by domain whose images come; it predicts the target's."""
-    model = model.module if is_model_wrapper(model) else model
-    if hasattr(model, 'set_domain'):
+    model = adaptation_model(model)
+    if model is not None:
         model.set_domain(name)
 
 

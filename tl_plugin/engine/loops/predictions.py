@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-SOURCE = 'source'
+from ..protocol import SOURCE
 
 
 def domain_loader(runner: Runner, domain: str = SOURCE) -> DataLoader:
