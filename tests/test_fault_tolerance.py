@@ -32,6 +32,8 @@ def test_the_launch_adds_what_is_missing(tmp_path):
     # mmpretrain's own tools run what was dumped, without custom_imports.
     dumped = Config.fromfile(next(tmp_path.glob('*.py')))
     assert dumped.default_hooks.checkpoint.type.startswith('tl_plugin.')
+    # Inference reads the checkpoint, which wants the safe globals that the package registers.
+    assert dumped.custom_imports == dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 
 def test_arguments_of_the_stock_hook_stay():

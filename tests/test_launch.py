@@ -8,11 +8,23 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 
 from tests.distributed import run_distributed
 from tests.toy import STOCK, toy_config, train
 from tl_plugin import cpu_launch, launch
-from tl_plugin.launch import build_runner, config_file, load_config, prepare, prepare_test
+from tl_plugin.launch import (
+    build_runner,
+    config_file,
+    load_config,
+    merge_options,
+    prepare,
+    prepare_test,
+)
+from tl_plugin.strategies import apply_strategies
 
 CIFAR = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 
@@ -174,12 +186,73 @@ def test_no_workers_are_never_persistent(tmp_path):
 def test_predictions_are_added_to_any_evaluator():
     dumped = dict(type='DumpResults', out_file_path='all.pkl')
     metric = dict(type='Accuracy', topk=(1,))
-    for evaluator in (metric, [metric], dict(type='Evaluator', metrics=metric)):
+    for evaluator in (
+        metric, [metric], dict(type='Evaluator', metrics=metric), dict(metrics=[metric]),
+        dict(type=Evaluator, metrics=(metric,)),
+    ):  # fmt: skip
         cfg = load_config(CIFAR)
         cfg.test_evaluator = evaluator
         prepare_test(cfg, 'weights.pth', out_predictions='all.pkl')
         found = cfg.test_evaluator
-        assert [metric, dumped] == (found if isinstance(found, list) else found.metrics)
+        assert [metric, dumped] == (found if isinstance(found, list) else found['metrics'])
+        assert {type(one).__name__ for one in _built(found)} == {'Accuracy', 'DumpResults'}
+
+
+def _built(evaluator):
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return Runner.build_evaluator(None, evaluator).metrics
+
+
+def test_predictions_of_a_domain_with_evaluators_of_its_own(tmp_path):
+    cfg = toy_config(tmp_path, max_epochs=1)
+    cfg.test_cfg = dict(
+        type='DomainTestLoop',
+        dataloaders=dict(target=dict(dataset=dict(shift=0.5, labels='none'))),
+        evaluators=dict(target=dict(type='LabelFreeScore')),
+    )
+    prepare_test(cfg, 'weights.pth', out_predictions=tmp_path / 'all.pkl').load_from = None
+    domains = build_runner(cfg).test_loop.domains
+    dumps = {name: evaluator.metrics[-1].out_file_path for name, (_, evaluator) in domains.items()}
+    assert dumps == {name: str(tmp_path / f'all.{name}.pkl') for name in ('source', 'target')}
+
+
+def test_options_of_a_hook_by_its_class(tmp_path):
+    overlays = ['l2_sp', 'adabn', 'feature_extraction']  # which put it into the middle
+    cfg = load_config(CIFAR, overlays, {'custom_hooks.AdaBNHook.max_batches': 3})
+    assert [hook.get('max_batches') for hook in cfg.custom_hooks] == [None, 3, None, None]
+    cfg = load_config(CIFAR, overlays, {'custom_hooks': {'AdaBNHook': {'report_before': False}}})
+    assert cfg.custom_hooks[1].report_before is False
+    assert load_config(CIFAR, overlays, {'custom_hooks.1.max_batches': 4}).custom_hooks[1] == dict(
+        type='AdaBNHook', max_batches=4
+    )
+    with pytest.raises(ValueError, match=r'did you mean custom_hooks\.AdaBNHook\?'):
+        load_config(CIFAR, overlays, {'custom_hooks.AdaBnHook.max_batches': 3})
+    with pytest.raises(ValueError, match='its custom_hooks are empty'):
+        load_config(CIFAR, [], {'custom_hooks.AdaBNHook.max_batches': 3})
+    twice = [dict(type='FreezeHook', layers='0'), dict(type='mmpretrain.FreezeHook', layers='1')]
+    with pytest.raises(ValueError, match=r'write custom_hooks\.0 or custom_hooks\.1'):
+        merge_options(Config(dict(custom_hooks=twice)), {'custom_hooks.FreezeHook.norm': 'eval'})
+
+
+def test_the_data_of_an_overlay_beside_other_hooks(tmp_path):
+    # The way that the overlays of AdaBN and of quality matching document.
+    cfg = toy_config(tmp_path, ['adabn'], {'custom_hooks': [dict(type='SyncBuffersHook')]})
+    cfg = apply_strategies(cfg, ['adabn', 'quality_matched'])
+    for name in ('AdaBNHook', 'QualityMatchHook'):
+        data = dict(shift=0.5, labels='none')
+        merge_options(cfg, {f'custom_hooks.{name}.target_dataloader.dataset': data})
+    cfg.custom_hooks[2].num_images = 8
+    runner = train(cfg)
+    assert 'val/before_adabn/accuracy/top1' in runner.message_hub.log_scalars
+    assert (tmp_path / 'quality_matched.json').is_file()
+
+
+def test_plain_adds_nothing(tmp_path):
+    cfg = prepare(toy_config(tmp_path, max_epochs=1))
+    runner = build_runner(cfg, plain=True)
+    assert not any(type(hook).__module__.startswith('tl_plugin') for hook in runner.hooks)
+    assert any(type(hook) is CheckpointHook for hook in runner.hooks)
+    assert 'tl_plugin' not in next(tmp_path.glob('*.py')).read_text()
 
 
 def test_only_the_pytorch_launcher_works_without_gpus():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -15,6 +14,8 @@ from tl_plugin.engine.resume.checkpoints import (
     read_whole,
     weights_of,
 )
+from tl_plugin.options import type_name
+from tl_plugin.strategies import unite_imports
 
 _HOOKS = 'tl_plugin.engine.hooks'
 #: In this order; one that the config has already is left to it.
@@ -38,20 +39,25 @@ def make_fault_tolerant(cfg: Config) -> Config:
 
     Returns:
         A new one: ``custom_hooks`` gets those of :data:`ADDED` that it hasn't, and a stock
-        ``CheckpointHook`` becomes an ``AtomicCheckpointHook`` with its arguments.
+        ``CheckpointHook`` becomes an ``AtomicCheckpointHook`` with its arguments. Its
+        ``custom_imports`` name this package, so that whoever reads the config that the run writes
+        can load its checkpoints.
     """
     cfg = copy.deepcopy(cfg)
     hooks = list(cfg.get('custom_hooks') or [])
-    present = {_name(hook) for hook in hooks}
+    present = {type_name(hook) for hook in hooks}
     added = [name for name in ADDED if name not in present]
     cfg.custom_hooks = [*hooks, *(dict(type=f'{_HOOKS}.{name}') for name in added)]
     defaults = cfg.get('default_hooks') or {}
     checkpoint = defaults.get('checkpoint', dict(type='CheckpointHook', interval=1))
-    if checkpoint is not None and _name(checkpoint) == 'CheckpointHook':
+    if checkpoint is not None and type_name(checkpoint) == 'CheckpointHook':
         cfg.default_hooks = {
             **defaults, 'checkpoint': {**checkpoint, 'type': f'{_HOOKS}.AtomicCheckpointHook'}
         }
         added.append('AtomicCheckpointHook')
+    cfg.custom_imports = unite_imports(
+        cfg.get('custom_imports'), dict(imports=['tl_plugin'], allow_failed_imports=False)
+    )
     if added:
         print_log(
             f'Added to the config: {", ".join(added)}. See their docstrings in {_HOOKS}.',
@@ -109,8 +115,3 @@ def _check_there(path: str | Path, flag: str) -> None:
         others = sorted(other.name for other in path.parent.glob('*.pth'))
         hint = f'; beside it are {", ".join(others)}' if others else ''
         raise FileNotFoundError(f'{flag}: no checkpoint at {path.absolute()}{hint}')
-
-
-def _name(hook: Any) -> str:
-    kind = hook.get('type') if isinstance(hook, dict) else type(hook)
-    return kind.split('.')[-1] if isinstance(kind, str) else getattr(kind, '__name__', '')

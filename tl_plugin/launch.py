@@ -13,14 +13,18 @@ import difflib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.evaluator import Evaluator
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from tl_plugin.config_types import importable
 from tl_plugin.cpu_launch import join_cpu_group, runs_on_cpus, wrap_for_cpus
 from tl_plugin.fault_tolerance import check_start, make_fault_tolerant, set_resume
+from tl_plugin.options import type_name
 from tl_plugin.strategies import apply_strategies, configs_dir
 
 
@@ -72,15 +76,57 @@ def load_config(
     Args:
         config: A path or ``package::path``, see :func:`config_file`.
         strategies: Names of overlays, see :func:`tl_plugin.strategies.apply_strategies`.
-        cfg_options: Single settings by dotted key, such as ``{'train_cfg.max_epochs': 5}``.
+        cfg_options: Single settings by dotted key, see :func:`merge_options`.
 
     Returns:
         The config.
     """
     cfg = apply_strategies(Config.fromfile(config_file(config)), list(strategies))
-    if cfg_options:
-        cfg.merge_from_dict(cfg_options)
+    merge_options(cfg, cfg_options or {})
     return cfg
+
+
+def merge_options(cfg: Config, options: dict) -> None:
+    """Merges single settings into a config, those of a hook by the hook's class.
+
+    Where a hook stands in ``custom_hooks`` depends on the config and on the strategies before, so
+    that ``custom_hooks.0`` isn't the same hook everywhere.
+
+    Args:
+        cfg: A config, changed in place.
+        options: Settings by dotted key, such as ``{'train_cfg.max_epochs': 5}`` or
+            ``{'custom_hooks.AdaBNHook.max_batches': 9}``.
+
+    Raises:
+        ValueError: If the config has no hook of that class, or several.
+    """
+    by_place = {}
+    for key, value in options.items():
+        first, *rest = key.split('.')
+        if first == 'custom_hooks' and rest:
+            key = '.'.join([first, _place_of_hook(cfg, rest[0]), *rest[1:]])
+        elif key == 'custom_hooks' and isinstance(value, dict):
+            value = {_place_of_hook(cfg, name): change for name, change in value.items()}
+        by_place[key] = value
+    cfg.merge_from_dict(by_place)
+
+
+def _place_of_hook(cfg: Config, name: str) -> str:
+    """Where a hook of that class stands in ``custom_hooks``; numbers stay as they are."""
+    if name.isdigit():
+        return name
+    kinds = [type_name(hook) for hook in cfg.get('custom_hooks') or []]
+    if kinds.count(name) == 1:
+        return str(kinds.index(name))
+    if name in kinds:
+        places = ' or '.join(f'custom_hooks.{i}' for i, kind in enumerate(kinds) if kind == name)
+        raise ValueError(f'this config has {kinds.count(name)} hooks {name}: write {places}')
+    near = difflib.get_close_matches(name, kinds, n=1)
+    raise ValueError(
+        f'custom_hooks.{name}: this config has no such hook; '
+        + (f'did you mean custom_hooks.{near[0]}? ' if near else '')
+        + f'its custom_hooks are {", ".join(kinds) or "empty"}'
+    )
 
 
 def default_work_dir(config: str | Path, strategies: Sequence[str] = ()) -> str:
@@ -196,23 +242,51 @@ def prepare_test(
     if tta:
         _set_tta(cfg)
     if out_predictions is not None:
-        _add_metric(cfg, dict(type='DumpResults', out_file_path=str(out_predictions)))
+        add_test_metric(cfg, dict(type='DumpResults', out_file_path=str(out_predictions)))
     _complete_loader(cfg, 'test_dataloader', pin_memory, persistent_workers=None)
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
+def add_test_metric(cfg: Config, metric: dict) -> None:
+    """Adds a metric to those of the test, of each domain that has evaluators of its own too.
+
+    Args:
+        cfg: A config, changed in place.
+        metric: The metric's config.
+    """
+    cfg.test_evaluator = _with_metric(cfg.get('test_evaluator'), metric)
+    domains = (cfg.get('test_cfg') or {}).get('evaluators')
+    if domains:
+        cfg.test_cfg.evaluators = {
+            name: _with_metric(evaluator, metric) for name, evaluator in domains.items()
+        }
+
+
+def _with_metric(evaluator: Any, metric: dict) -> Any:
+    """An evaluator with one metric more, in any form that mmengine takes; the old one stays."""
+    if isinstance(evaluator, Evaluator):
+        evaluator = evaluator.metrics
+    if isinstance(evaluator, dict) and 'metrics' in evaluator:
+        longer = evaluator.copy()
+        longer['metrics'] = _with_metric(evaluator['metrics'], metric)
+        return longer
+    several = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
+    return [*(one for one in several if one is not None), copy.deepcopy(metric)]
+
+
+def build_runner(cfg: Config, plain: bool = False) -> Runner:
     """Builds the runner that a prepared config describes; on CPUs it joins the processes first.
 
     Args:
         cfg: Out of :func:`prepare` or :func:`prepare_test`. What
             :func:`~tl_plugin.fault_tolerance.make_fault_tolerant` adds is in the runner's copy.
+        plain: Add nothing, so that the run is mmpretrain's own. Defaults to False.
 
     Raises:
         FileNotFoundError: If ``load_from`` is a file that isn't there.
         BrokenCheckpointError: If it is damaged, or holds more than data.
     """
-    cfg = make_fault_tolerant(cfg)
+    cfg = importable(cfg if plain else make_fault_tolerant(cfg))
     check_start(cfg)
     if runs_on_cpus(cfg):
         join_cpu_group(cfg)
@@ -225,13 +299,17 @@ def _prepare_run(cfg: Config, work_dir: str | Path | None, launcher: str) -> Non
         cfg.work_dir = str(work_dir)
     elif cfg.get('work_dir') is None:
         cfg.work_dir = default_work_dir(cfg.filename or 'config')
+    wrapper = cfg.get('model_wrapper_cfg')
+    if wrapper and not isinstance(wrapper.get('type', ''), str):
+        # Here alone mmengine takes names, but no classes.
+        cfg.model_wrapper_cfg = importable(Config(wrapper.to_dict())).to_dict()
     if runs_on_cpus(cfg):
         wrap_for_cpus(cfg)
 
 
 def _set_amp(cfg: Config) -> None:
-    old = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if old not in ('OptimWrapper', 'AmpOptimWrapper'):
+    old = type_name(cfg.optim_wrapper)
+    if old not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(
             f'--amp makes optim_wrapper.type an AmpOptimWrapper, which can stand in for '
             f'OptimWrapper, but this config has {old!r}; set its precision in the config'
@@ -241,7 +319,7 @@ def _set_amp(cfg: Config) -> None:
 
 
 def _check_amp(cfg: Config) -> None:
-    if (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+    if type_name(cfg.get('optim_wrapper') or {}) == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise ValueError(
             'mixed precision (--amp, or AmpOptimWrapper in the config) speeds up training on GPUs; '
             "mmengine doesn't offer it on a CPU, and there is no other device here"
@@ -259,18 +337,6 @@ def _set_tta(cfg: Config) -> None:
         cfg.tta_model = dict(type='mmpretrain.AverageClsScoreTTA')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-
-
-def _add_metric(cfg: Config, metric: dict) -> None:
-    evaluator = cfg.test_evaluator
-    if isinstance(evaluator, dict) and 'metrics' in evaluator:
-        evaluator.metrics = [*_as_list(evaluator.metrics), metric]
-    else:
-        cfg.test_evaluator = [*_as_list(evaluator), metric]
-
-
-def _as_list(value: dict | list) -> list:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _complete_loader(

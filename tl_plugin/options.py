@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
+from mmengine.config.lazy import LazyAttr, LazyObject
+
 
 def type_name(config: Any) -> str:
     """Give the bare name of the class that a config asks for, however it does.
@@ -28,6 +30,8 @@ def type_name(config: Any) -> str:
     kind = config.get('type') if isinstance(config, Mapping) else config
     if kind is None:
         return ''
+    if isinstance(kind, (LazyObject, LazyAttr)):
+        kind = str(kind)  # of a pure-Python config, where nothing is imported yet
     if isinstance(kind, str):
         return kind.rsplit('.', 1)[-1]
     return getattr(kind, '__name__', type(kind).__name__)

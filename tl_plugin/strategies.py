@@ -8,23 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
+from tl_plugin.options import type_name
+
 # What an overlay's `type` may take the place of. Anything else in a config was put there on
-# purpose and would be lost without a word. `None` is a config that names no type.
-_STOCK_LOOPS = (None, 'EpochBasedTrainLoop', 'IterBasedTrainLoop')
+# purpose and would be lost without a word. '' is a config that names no type.
+_STOCK_LOOPS = ('', 'EpochBasedTrainLoop', 'IterBasedTrainLoop')
 _REPLACEABLE = {
     ('model', 'AdaptationClassifier'): ('ImageClassifier',),
     ('train_cfg', 'AdaptationTrainLoop'): _STOCK_LOOPS,
     ('train_cfg', 'CachedFeatureTrainLoop'): _STOCK_LOOPS,
+    ('train_cfg', 'SourceFreeTrainLoop'): _STOCK_LOOPS,
 }
 
 _CURE = {
+    'train_cfg': (
+        ': a run has one loop, so take one of the strategies that set it, or give the config a '
+        'stock one, train_cfg=dict(by_epoch=True, max_epochs=...)'
+    ),
     'model': (
         ': put the network into an ImageClassifier, a timm model as '
         "backbone=dict(type='PooledTimmBackbone', model_name=...)"
-    )
+    ),
 }
 
 
@@ -129,11 +136,14 @@ def apply_strategies(cfg: Config, names: Sequence[str]) -> Config:
     for name in names:
         overlay = Config.fromfile(overlay_path(name), import_custom_modules=False)
         _merge(merged, overlay, name)
+    if merged.get('default_scope') is None:
+        # A config of classes can do without, but overlays name components as mmpretrain does.
+        merged.default_scope = 'mmpretrain'
     return merged
 
 
 def _merge(cfg: Config, overlay: Config, name: str) -> None:
-    changes = overlay._cfg_dict.to_dict()
+    changes = overlay.to_dict()
     _check_forms(changes, name)
     if changes.get('custom_imports'):
         import_modules_from_strings(**changes['custom_imports'])
@@ -142,10 +152,12 @@ def _merge(cfg: Config, overlay: Config, name: str) -> None:
     if hooks:
         present = list(cfg.get('custom_hooks') or [])
         # The very same hook, which several overlays bring, is needed once.
-        changes['custom_hooks'] = [*present, *(hook for hook in hooks if hook not in present)]
+        known = [_comparable(hook) for hook in present]
+        new = [hook for hook in hooks if _comparable(hook) not in known]
+        changes['custom_hooks'] = [*present, *new]
     imports = changes.pop('custom_imports', None)
     if imports:
-        changes['custom_imports'] = _unite_imports(cfg.get('custom_imports'), imports)
+        changes['custom_imports'] = unite_imports(cfg.get('custom_imports'), imports)
     train_cfg = cfg.get('train_cfg')
     if train_cfg and 'type' in changes.get('train_cfg', {}):
         # mmengine takes either; the loop reads the unit from max_epochs or max_iters.
@@ -187,7 +199,12 @@ def _without_needless_deletes(changes: dict, old: Any) -> dict:
     return found
 
 
-def _unite_imports(old: ConfigDict | None, new: dict) -> dict:
+def unite_imports(old: dict | None, new: dict) -> dict:
+    """Unites two ``custom_imports``, without naming a module twice.
+
+    >>> unite_imports(dict(imports='mine'), dict(imports=['tl_plugin']))
+    {'imports': ['mine', 'tl_plugin'], 'allow_failed_imports': False}
+    """
     old = old or {}
     modules = [*_as_list(old.get('imports')), *_as_list(new.get('imports'))]
     return {
@@ -205,16 +222,19 @@ def _as_list(imports: str | Sequence[str] | None) -> list[str]:
     return [imports] if isinstance(imports, str) else list(imports)
 
 
+def _comparable(hook: Any) -> Any:
+    """A hook's config with the bare name of its type, however the config names it."""
+    return {**hook, 'type': type_name(hook)} if isinstance(hook, dict) else hook
+
+
 def _check_replaced_types(cfg: Config, changes: dict, name: str) -> None:
     for (key, new_type), replaceable in _REPLACEABLE.items():
         change = changes.get(key) or {}
-        if change.get('type') != new_type or change.get('_delete_'):
+        if type_name(change) != new_type or change.get('_delete_'):
             continue
-        old_type = (cfg.get(key) or {}).get('type')
-        # `mmpretrain.ImageClassifier` is the same class as `ImageClassifier`.
-        bare = old_type.split('.')[-1] if isinstance(old_type, str) else old_type
-        if bare != new_type and bare not in replaceable:
-            expected = ' or '.join(str(kind or 'no type') for kind in (*replaceable, new_type))
+        old_type = type_name(cfg.get(key) or {})
+        if old_type != new_type and old_type not in replaceable:
+            expected = ' or '.join(kind or 'no type' for kind in (*replaceable, new_type))
             raise ValueError(
                 f'strategy {name!r} makes {key}.type {new_type!r}, which can stand in for '
                 f'{expected}, but this config has {old_type!r}{_CURE.get(key, "")}'

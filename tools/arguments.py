@@ -13,12 +13,14 @@ if (ROOT / 'tl_plugin' / '__init__.py').is_file():
 # First of all imports, because it names whatever is missing.
 import tl_plugin  # noqa: E402, F401, I001
 from mmengine.config import DictAction  # noqa: E402
+from positionals import Parser  # noqa: E402, F401
+from tl_plugin.strategies import available_strategies  # noqa: E402
 
 
 def add_config_arguments(parser):
     """Adds the config, its strategies and single options."""
     parser.add_argument('config', help='config file, or package::path of one in a package')
-    parser.add_argument(
+    strategy = parser.add_argument(
         '--strategy',
         nargs='+',
         default=[],
@@ -26,14 +28,18 @@ def add_config_arguments(parser):
         help='strategies merged over the config, left to right: names of configs/strategies or '
         'paths of overlays',
     )
-    parser.add_argument(
+    options = parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
         help='override single settings, after the strategies: lists as key="[a,b]" or key=a,b, '
-        'nested ones as key="[(a,b),(c,d)]" (with the quotation marks and without white space)',
+        'nested ones as key="[(a,b),(c,d)]" (with the quotation marks and without white space); '
+        'those of a hook by its class: custom_hooks.FreezeHook.layers=0:4',
     )
+    # What they can't take is a positional argument, see `Parser`.
+    strategy.accepts = available_strategies().__contains__
+    options.accepts = lambda value: '=' in value
 
 
 def add_data_arguments(parser, required, backbone):
@@ -68,6 +74,11 @@ def add_launch_arguments(parser):
     parser.add_argument('--work-dir', help='folder of logs and checkpoints')
     parser.add_argument(
         '--no-pin-memory', action='store_true', help="don't pin memory in dataloaders"
+    )
+    parser.add_argument(
+        '--plain',
+        action='store_true',
+        help='add none of the hooks that survive faults and check data: the config as it is',
     )
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'

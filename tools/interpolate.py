@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import sys
 from pathlib import Path
 
-from arguments import add_config_arguments
+from arguments import Parser, add_config_arguments
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         epilog='CONFIG is that of both models and validates on both domains (DomainValLoop). '
         'Nothing is chosen on test images.',

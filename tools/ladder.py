@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import signal
 import sys
 from pathlib import Path
 
-from arguments import add_data_arguments
+from arguments import Parser, add_data_arguments
 from mmengine.config import DictAction
 
 from tl_plugin.launch import default_work_dir
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         epilog='Finished rungs are kept, an interrupted one goes on: run the same command again.',
     )

@@ -1,15 +1,14 @@
 """Shows what a config will train, layer by layer, before any training."""
 
-import argparse
 import contextlib
 import json
 import sys
 
-from arguments import add_config_arguments
+from arguments import Parser, add_config_arguments
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     add_config_arguments(parser)
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     return parser.parse_args()

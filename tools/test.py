@@ -1,9 +1,8 @@
 """Tests a checkpoint with any mmpretrain config, with strategies merged over it."""
 
-import argparse
 from pathlib import Path
 
-from arguments import add_config_arguments, add_launch_arguments, parse
+from arguments import Parser, add_config_arguments, add_launch_arguments, parse
 from mmengine.dist import is_main_process
 from mmengine.fileio import dump
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -14,7 +13,7 @@ from tl_plugin.launch import build_runner, default_work_dir, load_config, prepar
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description='Test (and evaluate) a model')
+    parser = Parser(description='Test (and evaluate) a model')
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     add_launch_arguments(parser)
@@ -66,7 +65,7 @@ def main():
         pin_memory=not args.no_pin_memory,
     )
     with naming_bad_data():
-        metrics = build_runner(cfg).test()
+        metrics = build_runner(cfg, plain=args.plain).test()
     if args.out_item == 'metrics' and is_main_process():
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         dump(metrics, args.out)

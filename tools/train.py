@@ -1,8 +1,6 @@
 """Trains any mmpretrain config, with strategies merged over it."""
 
-import argparse
-
-from arguments import add_config_arguments, add_launch_arguments, parse
+from arguments import Parser, add_config_arguments, add_launch_arguments, parse
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from tl_plugin.cpu_launch import leave_cpu_group
@@ -12,7 +10,7 @@ from tl_plugin.lost_rank import naming_lost_ranks
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description='Train a model')
+    parser = Parser(description='Train a model')
     add_config_arguments(parser)
     add_launch_arguments(parser)
     parser.add_argument(
@@ -56,7 +54,7 @@ def main():
         persistent_workers=not args.no_persistent_workers,
     )
     with naming_lost_ranks(), naming_bad_data():
-        build_runner(cfg).train()
+        build_runner(cfg, plain=args.plain).train()
     leave_cpu_group()
 
 

@@ -8,8 +8,8 @@
 # Paper  Li et al., "Revisiting Batch Normalization For Practical Domain Adaptation",
 #        arXiv 1603.04779.
 # Needs  Target images: a domain `target` of val_cfg and test_cfg (DomainValLoop, DomainTestLoop), or
-#        custom_hooks.0.target_dataloader.dataset.data_root=data/target/train
-# Options of AdaBNHook (custom_hooks)
+#        custom_hooks.AdaBNHook.target_dataloader.dataset.data_root=data/target/train
+# Options of AdaBNHook (custom_hooks.AdaBNHook.*)
 #        target_dataloader  what it leaves out is inherited from test_dataloader
 #        max_batches        so many are enough; None takes all
 #        report_before      False saves the evaluation before

@@ -1,28 +1,18 @@
-# The schedules of the DANN paper: learning rate and reversal coefficient by the part of it done.
+# The learning-rate schedule of the DANN paper, by the part of training done, beside an adversary.
 #
-# What   With p from 0 to 1 over training: the config's learning rate / (1 + 10 p)^0.75, step by step,
-#        and a reversal coefficient of 2 / (1 + exp(-10 p)) - 1. SGD with momentum is the config's
-#        own matter; the paper's is lr=0.01, momentum=0.9.
-# When   With dann (`--strategy dann dann_schedule`), where the config's own schedule, such as steps
-#        for a hundred epochs, doesn't fit.
+# What   With p from 0 to 1 over training: the config's learning rate / (1 + 10 p)^0.75, step by step.
+#        The paper's other schedule, a reversal coefficient of 2 / (1 + exp(-10 p)) - 1, is what the
+#        adversaries (dann, cdan, cdan_e, mdd) follow by default. It adds none: name one besides. SGD
+#        with momentum is the config's own matter; the paper's is lr=0.01, momentum=0.9.
+# When   With an adversary (`--strategy dann dann_schedule`), where the config's own schedule, such as
+#        steps for a hundred epochs, doesn't fit.
 # Paper  Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016, arXiv 1505.07818,
 #        section 5.2.2.
 # Options of InverseDecayLR (param_scheduler.*)
 #        alpha, beta  how far and how fast the learning rate falls
-# Options of DANNHead (model.alignments.dann.*)
+# Options of the adversary (model.alignments.dann.*, model.alignments.cdan.*, ...)
 #        coefficient  where it ends; gamma: how fast it rises
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
-model = dict(
-    type='AdaptationClassifier',
-    alignments=dict(dann=dict(type='DANNHead', coefficient=1.0, gamma=10.0)),
-)
-train_cfg = dict(type='AdaptationTrainLoop')
-param_scheduler = dict(
-    _delete_=True,
-    type='InverseDecayLR',
-    alpha=10.0,
-    beta=0.75,
-    by_epoch=True,
-    convert_to_iter_based=True,
-)
+# By iteration, whatever the loop: its end is then the end of training.
+param_scheduler = dict(_delete_=True, type='InverseDecayLR', alpha=10.0, beta=0.75, by_epoch=False)

@@ -8,9 +8,9 @@
 # Paper  None; faults after Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to
 #        Common Corruptions and Perturbations", ICLR 2019, arXiv 1903.12261.
 # Needs  A val_dataloader, whose pipeline makes both comparable, and target images:
-#        train_cfg.target_dataloader, a domain `target` of a DomainValLoop, or
-#        custom_hooks.0.target_dataloader.dataset.data_root=data/target/train
-# Options of QualityMatchHook (custom_hooks)
+#        a domain `target` of a DomainValLoop, the train_cfg.target_dataloader of a strategy that
+#        adapts, or custom_hooks.QualityMatchHook.target_dataloader.dataset.data_root=data/target/train
+# Options of QualityMatchHook (custom_hooks.QualityMatchHook.*)
 #        target_dataloader  what it leaves out is inherited from val_dataloader
 #        num_images         of each domain; time grows with it
 #        prob               part of the training images that are degraded

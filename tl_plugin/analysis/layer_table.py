@@ -22,6 +22,7 @@ from tl_plugin.engine.layers.names import parameters
 from tl_plugin.engine.module_kinds import is_norm
 from tl_plugin.engine.optimizers.scheduler_check import warn_of_absolute_rates
 from tl_plugin.engine.tables import make_table
+from tl_plugin.options import type_name
 
 START, NEVER = 'the start', 'never'
 
@@ -59,7 +60,8 @@ def layer_report(cfg: Config) -> dict[str, Any]:
     for name, size in sizes.items():
         weights[begins[name]] += size
     return dict(
-        model=_kind(cfg.model), backbone=_kind(cfg.model.get('backbone') or {}), layers=layers,
+        model=type_name(cfg.model), backbone=type_name(cfg.model.get('backbone') or {}),
+        layers=layers,
         groups=[{k: v for k, v in group.items() if k != 'names'} for group in groups],
         totals=dict(weights=sum(sizes.values()), tensors=len(sizes), trained=weights[START],
                     trained_in_the_end=sum(sizes.values()) - weights[NEVER],
@@ -195,11 +197,6 @@ def _warn_of_schedulers(cfg: Config, groups: list[dict]) -> None:
     if not groups:
         print_log('The config has no optim_wrapper, so no learning rates are known.',
                   logger='current', level=logging.WARNING)
-
-
-def _kind(cfg: dict) -> str:
-    kind = cfg.get('type', '')
-    return kind if isinstance(kind, str) else kind.__name__
 
 
 def _shortened(names: list[str], count: int = 3) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.runner import BaseLoop, Runner
 
 from tl_plugin.datasets.stock_annotations import annotation_fault
+from tl_plugin.options import type_name
 
 _KEYS = ('data_root', 'data_prefix', 'ann_file', 'split')
 
@@ -44,12 +45,11 @@ def describe_data(dataset: Any) -> str:
         "CustomDataset(data_root='photos')"
     """
     if isinstance(dataset, dict):
-        kind, found = dataset.get('type', 'a data set'), {k: dataset.get(k) for k in _KEYS}
+        found = {k: dataset.get(k) for k in _KEYS}
     else:
-        kind, found = type(dataset), {k: getattr(dataset, k, None) for k in _KEYS}
+        found = {k: getattr(dataset, k, None) for k in _KEYS}
     parts = [f'{key}={value!r}' for key, value in found.items() if value]
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', repr(kind))
-    return f'{name}({", ".join(parts)})'
+    return f'{type_name(dataset) or "a data set"}({", ".join(parts)})'
 
 
 def check_batches(name: str, loader: Any) -> None:

@@ -6,9 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from tl_plugin.config_types import importable
 from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.ladder.rung import (
     ALL,
@@ -19,6 +21,8 @@ from tl_plugin.ladder.rung import (
     TWO_MODELS,
     Rung,
 )
+from tl_plugin.launch import add_test_metric, merge_options
+from tl_plugin.options import type_name
 from tl_plugin.strategies import apply_strategies
 
 CONFIG_NAME = 'config.py'
@@ -77,7 +81,7 @@ def ready_config(cfg: Config, rung: Rung, seed: int, budget: float | None = None
         _give_target(ready, _plain(settings.target_dataloader))
     if budget is not None:
         _set_budget(ready, budget)
-    ready.merge_from_dict(_plain(rung.options))
+    merge_options(ready, _plain(rung.options))
     ready.merge_from_dict({'randomness': {'seed': seed}})
     return ready
 
@@ -89,32 +93,27 @@ def _add_labelled(ready: Config, few: dict) -> None:
         type='SeveralSources', datasets=datasets, least_ratio=LEAST_RATIO
     )
     for hook in _hooks(ready):
-        if _type_name(hook) == 'QualityMatchHook':
+        if type_name(hook) == 'QualityMatchHook':
             hook.setdefault('sources', [0])  # target images are degraded already
 
 
 def _give_target(ready: Config, loader: dict) -> None:
     """Put the target's images where the strategies look for them: in a loop, or in their hooks."""
-    hooks = [hook for hook in _hooks(ready) if _type_name(hook) in TARGET_HOOKS]
+    hooks = [hook for hook in _hooks(ready) if type_name(hook) in TARGET_HOOKS]
     for hook in hooks:
         hook.setdefault('target_dataloader', loader)
-    if not hooks or _type_name(ready.train_cfg) in TARGET_LOOPS:
+    if not hooks or type_name(ready.train_cfg) in TARGET_LOOPS:
         ready.merge_from_dict({'train_cfg': {'target_dataloader': loader}})
 
 
 def _set_budget(ready: Config, budget: float) -> None:
     for place in (ready.train_cfg, *_hooks(ready)):
-        if _type_name(place) in WITH_BUDGET:
+        if type_name(place) in WITH_BUDGET:
             place['budget'] = budget
 
 
 def _hooks(ready: Config) -> list[dict]:
     return ready.get('custom_hooks') or []
-
-
-def _type_name(config: Mapping) -> str:
-    kind = config.get('type') or ''
-    return kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
 
 
 def content_key(ready: Config, start_key: str | None, *more_keys: str) -> str:
@@ -124,9 +123,26 @@ def content_key(ready: Config, start_key: str | None, *more_keys: str) -> str:
         ready: Before :func:`place`, so that a moved folder keeps its results.
         start_key: The key of the run it starts from.
         *more_keys: Those of other runs whose checkpoints it reads.
+
+    Raises:
+        ValueError: If the config holds what no file can.
     """
-    content = json.dumps([ready.to_dict(), start_key, *more_keys], sort_keys=True, default=repr)
+    content = json.dumps(
+        [importable(ready).to_dict(), start_key, *more_keys], sort_keys=True, default=_as_text
+    )
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _as_text(value: Any) -> Any:
+    """What JSON has no form for, the same in every process."""
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=repr)
+    if isinstance(value, (bytes, complex, range)):
+        return repr(value)
+    raise ValueError(
+        f'the ladder runs each rung from a file, which cannot hold {value!r}: put it into a module '
+        'and import it from there in the config, or name it by its dotted path'
+    )
 
 
 def place(
@@ -143,18 +159,16 @@ def place(
     Returns:
         The file.
     """
-    placed = Config(ready.to_dict())
+    placed = Config(importable(ready).to_dict())
     placed.work_dir = str(folder)
     placed.resume = False
     if start_checkpoint is not None:
         placed.load_from = start_checkpoint
     if adapted is not None:
         placed.train_cfg.adapted = adapted
-    evaluators = placed.get('test_evaluator') or []
-    if not isinstance(evaluators, (list, tuple)):
-        evaluators = [evaluators]
-    dump = dict(type='DumpResults', out_file_path=str(folder / PREDICTIONS_NAME))
-    placed.test_evaluator = [*evaluators, dump]
+    add_test_metric(
+        placed, dict(type='DumpResults', out_file_path=str(folder / PREDICTIONS_NAME))
+    )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / CONFIG_NAME
     placed.dump(path)

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 from tl_plugin.engine.class_sets import has_several_labels
 from tl_plugin.functional import dry_run
+from tl_plugin.options import type_name
 
 from .data_preprocessor import DomainDataPreprocessor
 from .rows import channel_dim
@@ -27,8 +28,7 @@ def domain_preprocessor(cfg: Any) -> Any:
     """Makes a stock preprocessor one that takes pairs of batches, refuses what can't be one."""
     if cfg is None or isinstance(cfg, dict):
         cfg = dict(cfg or {})
-        kind = cfg.get('type')
-        if kind is None or (isinstance(kind, str) and kind.split('.')[-1] == 'ClsDataPreprocessor'):
+        if type_name(cfg) in ('', 'ClsDataPreprocessor'):
             cfg['type'] = DomainDataPreprocessor
         return cfg
     if not isinstance(cfg, DomainDataPreprocessor):

@@ -17,7 +17,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, TRANSFORMS
 
-from tl_plugin.options import checked
+from tl_plugin.options import checked, type_name
 
 from ..loops.inherit import inherit_dataloader
 from ..resume.files import write_whole
@@ -169,7 +169,7 @@ class QualityMatchHook(Hook):
             steps.insert(len(steps) - 1, transform)
         cfg['custom_hooks'] = [
             hook for hook in cfg.get('custom_hooks') or []
-            if not str(hook.get('type')).endswith(type(self).__name__)]
+            if type_name(hook) != type(self).__name__]
         Config(cfg).dump(str(Path(runner.work_dir, CONFIG)))
 
 

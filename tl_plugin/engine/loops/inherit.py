@@ -5,6 +5,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from tl_plugin.options import type_name
+
 _DATASET_KEY = 'dataset'
 
 
@@ -59,8 +61,8 @@ def _first_of_several(inherited: Any, dataset: Any) -> Any:
     return parts[0] if parts and _type(dataset) is None and 'datasets' not in dataset else inherited
 
 
-def _type(dataset: Any) -> Any:
-    return dataset.get('type') if isinstance(dataset, dict) else None
+def _type(dataset: Any) -> str | None:
+    return (type_name(dataset) or None) if isinstance(dataset, dict) else None
 
 
 def _plain(value: Any) -> Any:

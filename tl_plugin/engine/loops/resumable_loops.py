@@ -15,7 +15,8 @@ from .build import build_loader
 from .paired_loader import CyclingLoader
 
 _EPOCH_PLACE = 'epoch_place'
-_VALIDATED = 'validated_at_iter'
+# Not named val..., train... or test...: mmengine logs what begins so as a metric.
+_VALIDATED = 'iter_of_last_validation'
 
 
 class _Resumable:

@@ -8,6 +8,7 @@ from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from tl_plugin.datasets.bad_data import check_batches
+from tl_plugin.options import type_name
 
 from ..class_sets import check_width, class_names
 from ..resume.replayable_loader import ReplayableLoader, is_endless, seek, set_epoch
@@ -111,8 +112,9 @@ def SourceFreeTrainLoop(
 
 
 def _target_loader(runner: Any, loader: Any, strong_view: Any) -> TargetLoader:
-    own_weights = ((runner.cfg.get('model') or {}).get('init_cfg') or {}).get('type')
-    if not runner._load_from and not runner._resume and own_weights != 'Pretrained':
+    own_weights = type_name((runner.cfg.get('model') or {}).get('init_cfg') or {})
+    trained = own_weights in ('Pretrained', 'PretrainedInit')
+    if not runner._load_from and not runner._resume and not trained:
         raise ValueError(
             'adaptation without a source starts from a model that was trained on it, head '
             'included: set load_from to its checkpoint'

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tl_plugin.options import type_name
+
 
 def add_strong_view(loader: dict, transforms: Sequence[dict]) -> dict:
     """A target loader that gives each image twice: as its pipeline does, and augmented further.
@@ -32,7 +34,7 @@ def add_strong_view(loader: dict, transforms: Sequence[dict]) -> dict:
         )
     dataset = loader.get('dataset') or {}
     pipeline = list(dataset.get('pipeline') or [])
-    kinds = [str(step.get('type', '')).split('.')[-1] for step in pipeline]
+    kinds = [type_name(step) for step in pipeline]
     if not kinds or not kinds[-1].startswith('Pack') or 'MultiView' in kinds:
         raise ValueError(
             'train_cfg.strong_view needs a target pipeline that ends in PackInputs and has no '

@@ -9,6 +9,8 @@ from typing import Any, Iterable
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper, _ParamScheduler
 
+from tl_plugin.options import type_name
+
 # What sets an absolute rate, and the way that keeps the ratios between layers.
 _CURES = dict(
     eta_min='give it eta_min_ratio (eta_min divided by the learning rate)',
@@ -32,8 +34,8 @@ def absolute_rates(scheduler: Any) -> dict[str, float]:
         {}
     """
     if isinstance(scheduler, dict):
-        kind, options = scheduler.get('type', ''), scheduler
-        of_rate = (kind if isinstance(kind, str) else kind.__name__).endswith('LR')
+        options = scheduler
+        of_rate = type_name(scheduler).endswith('LR')
     else:
         options = dict(vars(scheduler))
         options['min_value'] = max(options.get('min_values') or [0])
@@ -48,7 +50,7 @@ def warn_of_absolute_rates(schedulers: Iterable[Any]) -> None:
         schedulers: Schedulers or their configs.
     """
     for scheduler in schedulers:
-        name = scheduler.get('type') if isinstance(scheduler, dict) else type(scheduler).__name__
+        name = type_name(scheduler)
         for option, value in absolute_rates(scheduler).items():
             print_log(
                 f'{name} has {option}={value}, which is the same for all layers and destroys the '

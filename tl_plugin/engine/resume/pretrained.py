@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmengine.model import PretrainedInit
 from mmengine.runner import CheckpointLoader
 from torch import nn
+
+from tl_plugin.options import type_name
 
 from .checkpoints import read_whole, weights_of
 
@@ -28,7 +29,7 @@ def pretrained_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, dict]]:
             continue
         configs = getattr(module, 'init_cfg', None) or []
         for init in configs if isinstance(configs, (list, tuple)) else [configs]:
-            if isinstance(init, dict) and init.get('type') in ('Pretrained', PretrainedInit):
+            if isinstance(init, dict) and type_name(init) in ('Pretrained', 'PretrainedInit'):
                 outer.append(name)
                 yield name, module, init
 
