@@ -134,6 +134,38 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             apply_strategies(Config(cfg), ['dann'])
 
+    def test_the_cure_for_a_whole_model_trains(self, tmp_path):
+        # "put the network into an ImageClassifier, a timm model as PooledTimmBackbone"
+        model = dict(
+            _delete_=True, type='ImageClassifier',
+            backbone=dict(type='PooledTimmBackbone', model_name='test_resnet'),
+            head=dict(type='LinearClsHead', num_classes=3),
+        )  # fmt: skip
+        cfg = toy_config(tmp_path, options={'model': model}, max_epochs=1)
+        cfg = apply_strategies(cfg, ['dann'])
+        cfg.merge_from_dict(target())
+        assert train(cfg).iter == 3
+
+    @pytest.mark.parametrize(
+        'names',
+        [['dann', 'shot'], ['shot', 'mcc'], ['mmd.py', 'feature_extraction_cached']],
+    )
+    def test_one_run_has_one_loop(self, names, tmp_path):
+        names = [overlay_path('dan').as_posix() if name == 'mmd.py' else name for name in names]
+        stock = dict(model=dict(type='ImageClassifier'), train_cfg=dict(by_epoch=True))
+        with pytest.raises(ValueError, match='take one of the strategies that set it, or give'):
+            apply_strategies(Config(stock), names)
+        for name in names:  # one of them; and the second on a stock loop
+            assert apply_strategies(Config(stock), [name]).train_cfg.type.endswith('TrainLoop')
+
+
+def test_the_schedule_of_dann_adds_no_adversary():
+    stock = Config(dict(model=dict(type='ImageClassifier'), train_cfg=dict(by_epoch=True)))
+    assert apply_strategies(stock, ['dann_schedule']).model == stock.model
+    cfg = apply_strategies(stock, ['cdan', 'dann_schedule'])
+    assert list(cfg.model.alignments) == ['cdan']
+    assert cfg.param_scheduler.type == 'InverseDecayLR'
+
 
 def test_every_overlay_says_what_when_paper_and_options():
     for name, path in available_strategies().items():
@@ -235,7 +267,7 @@ def test_all_losses_combine(tmp_path):
         name
         for name, overlay in changes.items()
         if {'alignments', 'regularizers'} & set(overlay.get('model', {}))
-        and name not in ELSEWHERE | {'mean_teacher', 'dann_schedule'}
+        and name not in ELSEWHERE | {'mean_teacher'}
     ]
     runner = train(toy_config(tmp_path, names, target(), max_epochs=1))
     logged = runner.message_hub.log_scalars

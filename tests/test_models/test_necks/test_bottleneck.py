@@ -4,6 +4,7 @@ import torch
 from tests.test_models.test_adaptation_classifier import VIT, _model
 from tests.toy import target, toy_config, train
 from tl_plugin.models.necks import BottleneckNeck
+from tl_plugin.strategies import apply_strategies
 
 NECK = dict(type='BottleneckNeck', out_channels=20)
 
@@ -42,9 +43,10 @@ def test_the_classifier_finds_both_widths(changes):
     assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
 
 
-def test_overlays_compose_and_the_schedule_is_the_papers(tmp_path):
-    names = ['dann', 'bottleneck', 'dann_schedule']
-    runner = train(toy_config(tmp_path, names, target(), max_epochs=2))
+@pytest.mark.parametrize('length', [dict(max_epochs=2), dict(max_iters=6)])
+def test_overlays_compose_and_the_schedule_is_the_papers(length, tmp_path):
+    cfg = toy_config(tmp_path, options=target(), **length)
+    runner = train(apply_strategies(cfg, ['dann', 'bottleneck', 'dann_schedule']))
     assert runner.model.alignments['dann'].in_features == 256
     rates = runner.message_hub.log_scalars['train/lr'].data[0]
     # The rate at step p of the whole run, the paper's formula.
