@@ -8,9 +8,10 @@ from pathlib import Path
 from mmengine.config import Config
 
 from tl_plugin.backbone_choice import ModelChoice, choose_model
-from tl_plugin.datasets.any_data import read_data
+from tl_plugin.datasets.any_data import read_data, without_labels
 from tl_plugin.datasets.images import TEST, TRAIN, VAL, DomainImages, ImageItem
 from tl_plugin.datasets.prepared import PreparedData, prepare_data
+from tl_plugin.datasets.wrappers import narrowed
 from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
 from tl_plugin.ladder.rung import LABELLED_TARGET
 
@@ -30,6 +31,7 @@ def config_from_data(
     checkpoint: str | None = None,
     image_size: int | None = None,
     seed: int = 0,
+    unlabelled: bool = False,
 ) -> Path:
     """Turn what a command line names into a written config.
 
@@ -42,9 +44,10 @@ def config_from_data(
         checkpoint: Local weights of the backbone.
         image_size: Side of the images; None takes the model's own.
         seed: Of the division and the run.
+        unlabelled: Whether to take the target as unlabelled, whatever its folders are called.
 
     Returns:
-        The config's path.
+        The config's path. Its ``ladder.notes`` say what was left out or read otherwise.
 
     Raises:
         FileNotFoundError: If there are no data.
@@ -53,7 +56,9 @@ def config_from_data(
     few = None
     if target_labels is not None:
         few = int(target_labels) if str(target_labels).isdigit() else read_data(target_labels)
-    data = prepare_data(read_data(source), read_data(target), few, seed=seed)
+    domain = read_data(target)
+    domain = without_labels(domain) if unlabelled else domain
+    data = prepare_data(read_data(source), domain, few, seed=seed)
     choice = choose_model(backbone, len(data.classes), checkpoint)
     return write_config(data, choice, folder, image_size, seed=seed)
 
@@ -74,7 +79,7 @@ def write_config(
     The folder gets ``config.py`` and, for data that aren't mmpretrain data sets already,
     ``lists/*.txt``: the images of each split, in the format of mmpretrain's ``CustomDataset``. The
     config trains and validates on the source and measures the target beside it; ``ladder`` names
-    the target's training images and the few labelled ones.
+    the target's training images and the few labelled ones, and has the notes on the data.
 
     Args:
         data: Source and target.
@@ -96,13 +101,13 @@ def write_config(
     train, test = _pipelines(choice, image_size)
     batch_size = _even_batches(len(data.source.split(TRAIN)), batch_size, least=4)
 
-    def dataset(domain: str, split: str, pipeline: list, items=None, labels: bool = True) -> dict:
+    def dataset(
+        domain: str, split: str, pipeline: list, items=None, labels: bool = True, name: str = ''
+    ) -> dict:
         whole = getattr(data, domain)
         items = whole.split(split) if items is None else items
-        name = f'{domain}_{split}' if items is not data.few else f'{domain}_few'
-        return dataset_config(
-            whole, items, data.classes, pipeline, folder / LISTS / f'{name}.txt', labels
-        )
+        list_file = folder / LISTS / f'{domain}_{name or split}.txt'
+        return dataset_config(whole, items, data.classes, pipeline, list_file, labels)
 
     def loader(content: dict, shuffle: bool) -> dict:
         return dict(
@@ -130,10 +135,13 @@ def write_config(
     if data.few:
         ladder['labelled_target_dataloader'] = dict(
             batch_size=_even_batches(len(data.few), batch_size, least=2),
-            dataset=dataset('target', TRAIN, train, data.few),
+            dataset=dataset('target', TRAIN, train, data.few, name='few'),
         )
         if choice.cfg is None:
             ladder['rungs'] = _enough_epochs(len(data.few), ladder, epochs)
+    notes = [*data.notes, *_small_target(data, batch_size)]
+    if notes:
+        ladder['notes'] = notes
     cfg.ladder = ladder
     cfg.setdefault('custom_imports', dict(imports=['tl_plugin'], allow_failed_imports=False))
     path = folder / CONFIG_NAME
@@ -205,28 +213,32 @@ def _part_of_dataset(
     domain: DomainImages, items: Sequence[ImageItem], classes: Sequence[str]
 ) -> dict:
     """A data set of the domain's config, narrowed to some images."""
-    if tuple(domain.classes) != tuple(classes):
+    if domain.labelled and tuple(domain.classes) != tuple(classes):
         raise ValueError(
             f'{domain.origin} numbers its classes as {", ".join(domain.classes)}, the source as '
             f'{", ".join(classes)}: give its data set metainfo=dict(classes=...) in that order, or '
             'an annotation file, whose classes go by name'
         )
-    splits = {item.place[0] for item in items}
-    if len(splits) != 1:
-        raise ValueError(f'{domain.origin}: one split out of {sorted(splits)} data sets')
-    (split,) = splits
-    chosen = sorted(item.place[1] for item in items)
-    count = sum(item.place is not None and item.place[0] == split for item in domain.items)
-    whole = chosen == list(range(len(chosen))) and len(chosen) == count
-    config = dict(domain.datasets[split])
-    if whole:
-        return config
-    # The config may have narrowed its data set itself: to the first ones, or to a list.
-    own = config.get('indices')
-    if isinstance(own, int) and own < 0:
-        raise ValueError(f'{domain.origin}: write its indices={own} as a list, to be divided')
-    narrowed = chosen if own is None or isinstance(own, int) else [own[i] for i in chosen]
-    return dict(config, indices=narrowed)
+    numbers: dict[str, list[int]] = {}
+    for item in items:
+        numbers.setdefault(item.place[0], []).append(item.place[1])
+    parts = []
+    for place, chosen in numbers.items():
+        config = dict(domain.datasets[place])
+        chosen = sorted(chosen)
+        whole = chosen == list(range(domain.sizes[place]))
+        parts.append(config if whole else narrowed(config, chosen))
+    return parts[0] if len(parts) == 1 else dict(type='ConcatDataset', datasets=parts)
+
+
+def _small_target(data: PreparedData, batch_size: int) -> list[str]:
+    count = len(data.target.split(TRAIN))
+    if count >= batch_size:
+        return []
+    return [
+        f'The target has {count} training images, fewer than a batch of {batch_size}: each step '
+        'sees all of them.'
+    ]
 
 
 def _measurable(data: PreparedData, split: str) -> tuple[ImageItem, ...]:

@@ -57,6 +57,12 @@ def add_data_arguments(parser, required, backbone):
         '--target', required=required, help='the field images, in one of these forms'
     )
     parser.add_argument(
+        '--unlabelled',
+        action='store_true',
+        help='take the target as unlabelled, where its folders are called by dates, cameras or '
+        'places and not by classes',
+    )
+    parser.add_argument(
         '--target-labels',
         help='target labels that may be trained on: so many of each class, or a labelled list or '
         'folder of images',

@@ -41,7 +41,8 @@ def main():
         severity='mixed' if args.severity is None else args.severity,
         seed=args.seed,
     )
-    items = read_data(args.data).items
+    data = read_data(args.data, every_file=True)
+    items = data.items
     target = args.out
     if args.held_out is not None:
         target = args.out / 'target'
@@ -53,6 +54,8 @@ def main():
         broken = write_degraded(items, target, degrade, advance)
     # Names of files may hold bytes that are no text.
     sys.stdout.reconfigure(errors='backslashreplace')
+    for note in data.notes:
+        print(f'note: {note}')
     for line in broken:
         print(f'left out: {line}')
     print(f'{target}: {len(items) - len(broken)} degraded images, {len(broken)} left out')

@@ -44,16 +44,21 @@ def main():
 
     from tl_plugin.analysis.diagnose import Settings, diagnose
     from tl_plugin.analysis.report import print_findings, write_report
-    from tl_plugin.datasets.any_data import read_both_domains, read_data
+    from tl_plugin.datasets.any_data import read_both_domains, read_data, without_labels
 
     MMLogger.get_instance('diagnose', log_level='WARNING')
     if args.config is not None:
         domains = read_both_domains(args.config)
     else:
-        domains = dict(source=read_data(args.source), target=read_data(args.target))
+        domains = {
+            name: read_data(given, every_file=True)
+            for name, given in (('source', args.source), ('target', args.target))
+        }
+    if args.unlabelled:
+        domains['target'] = without_labels(domains['target'])
     few = args.target_labels
     if few is not None:
-        few = int(few) if few.isdigit() else read_data(few)
+        few = int(few) if few.isdigit() else read_data(few, every_file=True)
     settings = Settings(
         folder=args.work_dir,
         backbone=args.backbone,

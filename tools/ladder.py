@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from arguments import Parser, add_data_arguments
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 
 from tl_plugin.launch import default_work_dir
 
@@ -63,6 +63,8 @@ def parse_args():
     args = parser.parse_args()
     data = [args.source, args.target, args.backbone]
     given = [args.config is not None, args.markdown is not None, all(data)]
+    if args.unlabelled and not all(data):
+        parser.error('--unlabelled is for --target; a config says with_label=False itself')
     if sum(given) != 1 or any(data) != all(data):
         parser.error(
             'give a config to climb with, or --source, --target and --backbone to make one of, or '
@@ -84,7 +86,11 @@ def write_config(args):
         args.target_labels,
         args.checkpoint,
         args.image_size,
+        unlabelled=args.unlabelled,
     )
+    sys.stdout.reconfigure(errors='backslashreplace')  # names of files may be no text
+    for note in Config.fromfile(config).ladder.get('notes', ()):
+        print(f'Note:    {note}')
     print(f'Config:  {config}')
     return config, work_dir
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -30,12 +31,13 @@ from tl_plugin.analysis.quality_gap import (
     quality_gap,
     quality_table,
 )
+from tl_plugin.analysis.reading import FAULTS
 from tl_plugin.analysis.recommendation import recommend
 from tl_plugin.analysis.scan import ImageRecord, check_imagehash, scan
 from tl_plugin.backbone_choice import ModelChoice, choose_model
 from tl_plugin.config_writer import dataset_config, test_pipeline, write_config
 from tl_plugin.datasets.images import DomainImages, ImageItem
-from tl_plugin.datasets.prepared import PreparedData, prepare_data
+from tl_plugin.datasets.prepared import PreparedData, match_classes, prepare_data
 from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
 from tl_plugin.ladder.rung import SOURCE_AND_TARGET
 
@@ -99,12 +101,16 @@ def diagnose(
         The findings. With a backbone, ``settings.folder`` has a config to train with.
 
     Raises:
-        ValueError: If the backbone is unknown or the domains have no class in common.
+        ValueError: If no image of a domain can be read, the backbone is unknown, or the domains
+            can't be prepared for training, see :func:`tl_plugin.datasets.prepared.prepare_data`.
         ModuleNotFoundError: If ImageHash isn't installed.
     """
     check_imagehash()
+    target = _match(source, target, must_fit=settings.backbone is not None)
     domains = [_scan(name, images, settings) for name, images in
                (('source', source), ('target', target))]  # fmt: skip
+    for name, domain in zip(('source', 'target'), domains):
+        _check_readable(name, domain)
     items = [item for domain in domains for item in domain.images.items]
     names = [n for n, d in zip(('source', 'target'), domains) for _ in d.images.items]
     groups = find_duplicates(items, names, [r for domain in domains for r in domain.records])
@@ -115,6 +121,7 @@ def diagnose(
         missing_classes=missing_classes(*sides),
         copies=copies_found(groups),
         quality=quality_gap(*([r.quality for _, r in d.usable()] for d in domains)),
+        notes=(*source.notes, *target.notes),
         made_with=_made_with(settings),
     )
     few, config = 0, None
@@ -133,6 +140,32 @@ def diagnose(
     if config is not None:
         _add_rungs(config, advice.strategies)
     return replace(found, recommendation=advice)
+
+
+def _match(source: DomainImages, target: DomainImages, must_fit: bool) -> DomainImages:
+    """Compare the classes; where nothing is to be trained, what doesn't fit is but a note."""
+    if not source.labelled:
+        return target
+    try:
+        target, found = match_classes(source, target)
+    except ValueError as error:
+        if must_fit:
+            raise
+        found = [f'Training will be refused: {error}.']
+    return replace(target, notes=(*target.notes, *found))
+
+
+def _check_readable(name: str, domain: Scanned) -> None:
+    """Refuse a domain of which nothing can be read: nothing can be said of it."""
+    if domain.usable():
+        return
+    faults = Counter(record.faults[0] for record in domain.records)
+    counted = ', '.join(f'{count} {kind.replace("_", " ")}' for kind, count in faults.items())
+    raise ValueError(
+        f'none of the {len(domain.records)} files of the {name} {domain.images.origin} can be '
+        f'read as an image: {counted}; the first is {domain.images.items[0].name!r}, which '
+        f'{FAULTS[domain.records[0].faults[0]]}'
+    )
 
 
 def _add_rungs(config: Path, strategies: Mapping[str, str]) -> None:
@@ -217,7 +250,7 @@ def _with_features(
             label=shown,
         ),
         backbone=settings.backbone or '',
-        notes=(*found.notes, *data.notes),
+        notes=tuple(Config.fromfile(config).ladder.get('notes', ())),
     )
 
 

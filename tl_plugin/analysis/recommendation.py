@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from tl_plugin.analysis.findings import Findings, Recommendation
 from tl_plugin.analysis.quality_gap import DEGRADED, LABELS, StatisticGap
+from tl_plugin.commands import tool_command
 from tl_plugin.strategies import available_strategies, describe
 
 #: Proxy A-distances up to which the domains count as alike, and as near.
@@ -49,6 +50,9 @@ def _strategies(found: Findings, few_labels: int, reasons: list[str]) -> list[st
             'No network has looked at the images, so nothing is known of the gap but image '
             'quality: give a --backbone.'
         )
+        if quality is None:
+            reasons.append('There are too few images to compare their quality.')
+            return []
         worse = _worse(found)
         reasons += worse
         return ['quality_matched', 'adabn'] if worse else ['source_only']
@@ -175,7 +179,9 @@ def _repairs(found: Findings) -> list[str]:
 
 
 def _headline(strategies: Collection[str], found: Findings) -> str:
-    first = next(iter(strategies), 'source_only')
+    if not strategies:
+        return 'No advice: nothing could be compared.'
+    first = next(iter(strategies))
     if first == 'source_only':
         return 'Begin by doing nothing: use the source model as it is, and measure it.'
     ways = {
@@ -188,7 +194,7 @@ def _headline(strategies: Collection[str], found: Findings) -> str:
 
 
 def _commands(config: str | None) -> list[str]:
-    return [] if config is None else [f'python tools/ladder.py {config}']
+    return [] if config is None else [tool_command('ladder.py', config)]
 
 
 def _list(names: Collection[str]) -> str:

@@ -118,7 +118,8 @@ def print_findings(found: Findings) -> None:
         console.print(table)
     advice = values['recommendation']
     lines = [f'[bold]{escape(advice["headline"])}[/bold]', *map(escape, advice['reasons'])]
-    lines += [f'[yellow]Before:[/yellow] {escape(text)}' for text in advice['repairs']]
+    before = [*advice['repairs'], *values['notes']]
+    lines += [f'[yellow]Before:[/yellow] {escape(text)}' for text in before]
     console.print(Panel('\n'.join(lines), title='Recommendation'))
     for command in advice['commands']:
         console.print(f'  {command}', highlight=False, soft_wrap=True, markup=False)

@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from tl_plugin.datasets.annotation_files import read_annotations, split_name
-from tl_plugin.datasets.images import SPLITS, DomainImages, ImageItem
+from tl_plugin.datasets.folders import EXTENSIONS, ByExtension, is_image_name, is_system_name
+from tl_plugin.datasets.images import SPLITS, TRAIN, DomainImages, ImageItem
+from tl_plugin.datasets.wrappers import opened
+from tl_plugin.options import type_name
 
-# What systems leave in folders of their own accord.
-_LEFT_BEHIND = {'thumbs.db', 'desktop.ini', 'icon\r'}
 _TABLES = ('.csv', '.tsv', '.json', '.jsonl')
 
 
-def read_data(given: str | Path) -> DomainImages:
+def read_data(given: str | Path, every_file: bool = False) -> DomainImages:
     """List a domain's images, with labels and splits where the data have them.
 
     Args:
         given: One of
 
             - a folder: ``CLASS/...`` (sub-folders are classes), ``{train,val,test}/CLASS/...``, or
-              images without classes. Every file counts, whatever its name: those that aren't
-              images are for the reader to find;
+              images without classes. Images are the files with one of
+              :data:`tl_plugin.datasets.folders.EXTENSIONS`; hidden and system folders are none;
             - an annotation file, ``.csv``, ``.tsv``, ``.json`` or ``.jsonl``, see
               :func:`tl_plugin.datasets.annotation_files.read_annotations`;
             - an mmpretrain config, ``.py`` or ``package::path``: the data sets of its three
-              loaders, or its ``dataset`` alone.
+              loaders, or its ``dataset`` alone. Wrapped data sets are opened; each image comes
+              once.
+        every_file: List files of all extensions, and those that a table names in vain, for whoever
+            looks at each. Defaults to False.
+
+    Returns:
+        The images. ``notes`` say what was left out and why.
 
     Raises:
         FileNotFoundError: If nothing is there.
@@ -45,17 +54,46 @@ def read_data(given: str | Path) -> DomainImages:
             f'({", ".join(_TABLES)}) or an mmpretrain config (.py)'
         )
     if path.is_dir():
-        items = tuple(_from_folder(path))
-    elif path.suffix.lower() in _TABLES:
-        items = tuple(read_annotations(path))
-    else:
+        return _read_folder(path, str(given), every_file)
+    if path.suffix.lower() not in _TABLES:
         raise ValueError(
             f'{path} is neither a folder nor one of {", ".join(_TABLES)}, .py: expected class '
-            'folders, an annotation file or an mmpretrain config'
+            'folders, an annotation file (save a spreadsheet as "CSV UTF-8") or an mmpretrain '
+            'config'
         )
-    if not items:
-        raise ValueError(f'there is no file in {path.absolute()}')
-    return DomainImages(str(given), items, _classes(items, path))
+    items, notes = read_annotations(path, every_file)
+    classes = sorted({item.label for item in items if item.label is not None})
+    return DomainImages(str(given), tuple(items), tuple(classes), notes=tuple(notes))
+
+
+def without_labels(domain: DomainImages) -> DomainImages:
+    """Take a domain as unlabelled, whatever its folders, tables or data sets say.
+
+    Args:
+        domain: The domain. It isn't changed.
+
+    Example:
+        >>> without_labels(DomainImages('x', (ImageItem('2026-01/1.jpg', '2026-01'),))).labelled
+        False
+    """
+    items = tuple(replace(item, label=None) for item in domain.items)
+    datasets = {
+        name: _without_labels(config) for name, config in (domain.datasets or {}).items()
+    }
+    return replace(domain, items=items, classes=(), datasets=datasets or None)
+
+
+def _without_labels(config: dict) -> dict:
+    from mmpretrain.datasets import CustomDataset
+    from mmpretrain.registry import DATASETS
+
+    kind = config['type']
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    found = dict(config, metainfo={**(config.get('metainfo') or {}), 'classes': ()})
+    found.pop('classes', None)
+    if isinstance(kind, type) and issubclass(kind, CustomDataset):
+        found['with_label'] = False
+    return found
 
 
 def read_both_domains(given: str | Path) -> dict[str, DomainImages]:
@@ -98,52 +136,86 @@ def read_both_domains(given: str | Path) -> dict[str, DomainImages]:
     return dict(source=source, target=_from_datasets(datasets, cfg, f'{given}, target'))
 
 
-def _from_folder(folder: Path) -> Iterator[ImageItem]:
+def _read_folder(folder: Path, given: str, every_file: bool) -> DomainImages:
+    roots, notes = _roots(folder)
+    taken, others = ByExtension(), []
+    items, classes = [], set()
+    for root, split in roots:
+        for child in _children(root):
+            # A folder called x.jpg is a mistake and not a class.
+            if child.is_dir() and not is_image_name(child.name):
+                classes.add(child.name)
+                found, label = _files(child.path), child.name
+            else:
+                found, label = [child], None
+            for entry in found:
+                items.append(ImageItem(entry.path, label, split))
+                if not (entry.is_file() and taken(entry.path[len(str(folder)) :].lstrip(os.sep))):
+                    others.append(entry.path)
+    unlisted = frozenset(others)
+    if taken.left_out:
+        notes.append(
+            f'{given}: {sum(taken.left_out.values())} files are left out of training by their '
+            f'extension: {taken.describe_left_out()}. Images are {", ".join(EXTENSIONS)}; convert '
+            'or rename what is one.'
+        )
+    no_files = len(unlisted) - sum(taken.left_out.values())
+    if no_files:
+        notes.append(f'{given}: {no_files} entries with names of images are no files.')
+    if not every_file:
+        items = [item for item in items if item.name not in unlisted]
+    if not items:
+        raise ValueError(
+            f'there is no image in {folder.absolute()}'
+            + (f'. {notes[-1]}' if unlisted else f', expected files of {", ".join(EXTENSIONS)}')
+        )
+    # An empty folder is a class too, one to be told about.
+    labelled = any(item.label is not None for item in items)
+    return DomainImages(
+        given,
+        tuple(items),
+        tuple(sorted(classes)) if labelled else (),
+        notes=tuple(notes),
+        unlisted=unlisted if every_file else frozenset(),
+    )
+
+
+def _roots(folder: Path) -> tuple[list[tuple[str, str]], list[str]]:
+    """The folders that hold classes, each with its split, and notes."""
+    notes = []
+    hidden = [entry.name for entry in os.scandir(folder)
+              if entry.is_dir() and is_system_name(entry.name)]  # fmt: skip
+    if hidden:
+        notes.append(
+            f'{folder}: {", ".join(sorted(hidden))}: hidden or system folders are no classes.'
+        )
     parts = [child for child in _children(folder) if child.is_dir()]
-    splits = [split_name(child.name) for child in parts]
-    if parts and all(splits):
-        for child, split in zip(parts, splits):
-            yield from _from_split(child, split)
-    else:
-        yield from _from_split(folder, '')
+    splits = {child.name: split_name(child.name) for child in parts}
+    known = {split for split in splits.values() if split}
+    some_are = TRAIN in known and len(known) > 1  # a class may be called train, or test
+    if not (some_are or (parts and all(splits.values()))):
+        return [(str(folder), '')], notes
+    others = [child.name for child in _children(folder) if not splits.get(child.name)]
+    others = [name for name in others if name in splits or is_image_name(name)]
+    if others:
+        notes.append(
+            f'{folder} has the splits {", ".join(sorted(known))}; left out is what lies beside '
+            f'them: {", ".join(others)}.'
+        )
+    return [(child.path, splits[child.name]) for child in parts if splits[child.name]], notes
 
 
-def _from_split(folder: Path, split: str) -> Iterator[ImageItem]:
+def _files(folder: str) -> Iterator[os.DirEntry]:
     for child in _children(folder):
-        # A folder called x.jpg is a mistake and not a class.
-        if child.is_dir() and child.suffix.lower() not in ('.jpg', '.jpeg', '.png'):
-            for path in _files(child):
-                yield ImageItem(str(path), child.name, split)
-        else:
-            yield ImageItem(str(child), None, split)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for child in _children(folder):
-        if child.is_dir() and not child.is_symlink():
-            yield from _files(child)
+        if child.is_dir(follow_symlinks=False):
+            yield from _files(child.path)
         else:
             yield child
 
 
-def _children(folder: Path) -> list[Path]:
-    names = sorted(os.listdir(folder))
-    return [
-        folder / name
-        for name in names
-        if not name.startswith('.') and name.lower() not in _LEFT_BEHIND
-    ]
-
-
-def _classes(items: tuple[ImageItem, ...], path: Path) -> tuple[str, ...]:
-    names = {item.label for item in items if item.label is not None}
-    if path.is_dir():
-        # An empty folder is a class too, one to be told about.
-        roots = [path] + [child for child in _children(path) if child.is_dir()]
-        is_split = [bool(split_name(root.name)) for root in roots[1:]]
-        for root in roots[1:] if is_split and all(is_split) else roots[:1]:
-            names |= {child.name for child in _children(root) if child.is_dir()} if names else set()
-    return tuple(sorted(names))
+def _children(folder: str | Path) -> list[os.DirEntry]:
+    entries = [entry for entry in os.scandir(folder) if not is_system_name(entry.name)]
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def _from_config(given: str) -> DomainImages:
@@ -158,14 +230,28 @@ def _from_datasets(datasets: dict[str, dict], cfg: Config, given: str) -> Domain
 
     items: list[ImageItem] = []
     classes: tuple[str, ...] = ()
+    parts: dict[str, dict] = {}
+    sizes: dict[str, int] = {}
+    notes = []
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
         for split, config in datasets.items():
-            dataset = DATASETS.build(Config(config)._cfg_dict)
-            names = (dataset.metainfo or {}).get('classes') or ()
+            config = Config(config)._cfg_dict
+            dataset = DATASETS.build(config)
+            names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
             classes = classes or tuple(map(str, names))
-            items += _from_dataset(dataset, split, given)
-    numbers = {item.label for item in items if item.label is not None}
-    return DomainImages(given, tuple(items), classes or tuple(sorted(numbers)), datasets)
+            for number, (part, inner) in enumerate(opened(config.to_dict(), dataset)):
+                place = f'{split}/{number}' if number else split
+                parts[place], sizes[place] = part, len(inner)
+                items += _from_dataset(inner, split, place, given)
+            if 'dataset' in config or 'datasets' in config:
+                notes.append(
+                    f'{given}: {type_name(config)} of {split or "the images"} is opened: each '
+                    'image of the data sets inside is taken once.'
+                )
+    labels = {item.label for item in items if item.label is not None}
+    # Without labels the names are those of another domain, inherited.
+    classes = (classes or tuple(sorted(labels))) if labels else ()
+    return DomainImages(given, tuple(items), classes, parts, sizes, tuple(notes))
 
 
 def _dataset_configs(cfg: Config, given: str) -> dict[str, dict]:
@@ -185,22 +271,40 @@ def _dataset_configs(cfg: Config, given: str) -> dict[str, dict]:
     return found
 
 
-def _from_dataset(dataset, split: str, given: str) -> Iterator[ImageItem]:
+def _from_dataset(dataset: Any, split: str, place: str, given: str) -> Iterator[ImageItem]:
     if not hasattr(dataset, 'get_data_info'):
         raise ValueError(
-            f'{given}: {type(dataset).__name__} is a wrapper of data sets or no mmengine '
-            'BaseDataset; give the config of the data set inside'
+            f'{given}: {type(dataset).__name__} is no BaseDataset of mmengine, whose '
+            'get_data_info() tells images and labels: give a data set that is one, or a folder or '
+            'an annotation file'
         )
     names = (dataset.metainfo or {}).get('classes')
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
         label = info.get('gt_label')
         if label is not None:
-            number = int(np.asarray(label).reshape(-1)[0])
-            label = None if number < 0 else str(names[number] if names else number)
+            label = _one_class(label, names, f'{given}: image {index} of {split or "its data"}')
         if info.get('img') is not None:
             pixels = np.asarray(info['img'], dtype=np.uint8)
-            name = f'{split or "all"}/{index}'
-            yield ImageItem(name, label, split, pixels, place=(split, index))
+            name = f'{place or "all"}/{index}'
+            yield ImageItem(name, label, split, pixels, place=(place, index))
         else:
-            yield ImageItem(str(info['img_path']), label, split, place=(split, index))
+            yield ImageItem(str(info['img_path']), label, split, place=(place, index))
+
+
+def _one_class(label: Any, names: Sequence[str] | None, where: str) -> str | None:
+    numbers = np.asarray(label).reshape(-1)
+    if len(numbers) != 1:
+        raise ValueError(
+            f'{where} has {len(numbers)} labels, {label!r}: source and target are compared by the '
+            'one class of each image'
+        )
+    number = int(numbers[0])
+    if number < 0:
+        return None
+    if names and number >= len(names):
+        raise ValueError(
+            f'{where} has the label {number}, but its data set names {len(names)} classes, 0 to '
+            f'{len(names) - 1}'
+        )
+    return str(names[number] if names else number)

@@ -18,7 +18,7 @@ class ImageItem:
         label: Its class by name; None if unknown.
         split: 'train', 'val' or 'test'; '' if the data have no splits.
         pixels: The image in RGB or grey, if there is no file. Defaults to None.
-        place: In a config's data sets, the split and the number there. Defaults to None.
+        place: In a config's data sets, the name of one and the number there. Defaults to None.
     """
 
     name: str
@@ -36,14 +36,22 @@ class DomainImages:
         origin: What they were read from, in words.
         items: The images, in a fixed order.
         classes: Names of all classes, also of those without an image; () if nothing has a label.
-        datasets: Split -> mmpretrain data set config that gives the very same images; empty for
-            folders and annotation files.
+        datasets: Name -> mmpretrain data set config that gives the very same images, for
+            :attr:`ImageItem.place`; empty for folders and annotation files.
+        sizes: Name -> number of images that the data set of that name gives, whether in ``items``
+            or not.
+        notes: What was left out or read in another way than written, in sentences.
+        unlisted: Names of the files among ``items`` that a list for training doesn't take: by
+            their extension they are no images.
     """
 
     origin: str
     items: tuple[ImageItem, ...]
     classes: tuple[str, ...] = ()
     datasets: dict | None = None
+    sizes: dict[str, int] | None = None
+    notes: tuple[str, ...] = ()
+    unlisted: frozenset[str] = frozenset()
 
     @property
     def labelled(self) -> bool:

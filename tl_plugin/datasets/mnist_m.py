@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.datasets.categories import MNIST_CATEGORITES
 from mmpretrain.registry import DATASETS
+
+from tl_plugin.datasets.folders import EXTENSIONS, ByExtension
 
 from .digits import blend
 
@@ -57,13 +60,14 @@ def load_photographs(folder: str | Path) -> list[np.ndarray]:
     """
     from PIL import Image
 
-    paths = sorted(
-        path
-        for path in Path(folder).glob('*')
-        if path.suffix.lower() in ('.jpg', '.jpeg', '.png', '.ppm', '.bmp')
-    )
+    taken = ByExtension()
+    paths = sorted(path for path in Path(folder).glob('*') if path.is_file() and taken(path.name))
     if not paths:
-        raise FileNotFoundError(f'no photographs (jpg, png, ppm, bmp) in {Path(folder).absolute()}')
+        raise FileNotFoundError(
+            f'no photographs ({", ".join(EXTENSIONS)}) in {Path(folder).absolute()}'
+        )
+    if taken.left_out:
+        print_log(f'{folder}: left out are {taken.describe_left_out()}.', 'current')
     return [np.asarray(Image.open(path).convert('RGB')) for path in paths]
 
 

@@ -14,11 +14,16 @@ def decode_lines(path: object, raw: bytes) -> list[str]:
         ValueError: If it is something else; names the line and the byte.
 
     Example:
-        >>> decode_lines('list.txt', 'größe.jpg 1'.encode('latin-1'))
+        >>> decode_lines('list.txt', 'größe.jpg 1'.encode('latin-1'))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: list.txt, line 1: expected text in UTF-8, got byte 0xf6 after 'gr'
+        ValueError: list.txt, line 1: expected text in UTF-8, got byte 0xf6 after 'gr': save it ...
     """
+    if raw.startswith((b'\xff\xfe', b'\xfe\xff')):
+        raise ValueError(
+            f'{path}, line 1: expected text in UTF-8, got UTF-16: save it as UTF-8 ("CSV UTF-8" in '
+            'spreadsheets)'
+        )
     lines = []
     for number, line in enumerate(raw.removeprefix(b'\xef\xbb\xbf').split(b'\n'), 1):
         try:
@@ -27,7 +32,8 @@ def decode_lines(path: object, raw: bytes) -> list[str]:
             before = line[: error.start].decode('utf-8')[-40:]
             raise ValueError(
                 f'{path}, line {number}: expected text in UTF-8, got byte '
-                f'{line[error.start]:#04x} after {before!r}'
+                f'{line[error.start]:#04x} after {before!r}: save it as UTF-8 ("CSV UTF-8" in '
+                'spreadsheets)'
             ) from error
         if '\0' in lines[-1]:
             raise ValueError(f'{path}, line {number}: expected text, got a zero byte: no text file')

@@ -7,7 +7,7 @@ several as ``datasets``. Whoever asks about classes, paths or pipelines asks wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -48,3 +48,49 @@ def inner_datasets(dataset: Any) -> Iterator[Any]:
         yield dataset
     for part in inner:
         yield from inner_datasets(part)
+
+
+def opened(config: dict, dataset: Any) -> Iterator[tuple[dict, Any]]:
+    """Yield the data sets that hold images, each with a config that gives the very same images.
+
+    What repeats images (``RepeatDataset``, ``ClassBalancedDataset``) is left out, so that each
+    image comes once; a fold of ``KFoldDataset`` becomes the ``indices`` of the data set inside.
+
+    Args:
+        config: The config that ``dataset`` was built from.
+        dataset: The built data set, perhaps one that wraps others.
+
+    Yields:
+        The config and the data set.
+    """
+    if config.get('datasets'):
+        for part, inner in zip(config['datasets'], dataset.datasets):
+            yield from opened(part, inner)
+    elif config.get('dataset'):
+        fold = getattr(dataset, '_ori_indices', None)
+        for part, inner in opened(config['dataset'], dataset.dataset):
+            yield (part if fold is None else narrowed(part, fold)), inner
+    else:
+        yield config, dataset
+
+
+def narrowed(config: dict, numbers: Sequence[int]) -> dict:
+    """Narrow the config of a data set to some of its images.
+
+    Args:
+        config: Of a ``BaseDataset``, perhaps narrowed by ``indices`` already.
+        numbers: Of the images that the config gives, those to keep.
+
+    Raises:
+        ValueError: If the config's own ``indices`` count from the end.
+
+    Example:
+        >>> narrowed(dict(type='CIFAR10', indices=[3, 5, 8]), [0, 2])
+        {'type': 'CIFAR10', 'indices': [3, 8]}
+    """
+    own = config.get('indices')
+    if isinstance(own, int) and own < 0:
+        raise ValueError(f'write indices={own} of a data set as a list, so that it can be divided')
+    # A number is that of the first images, which keep their numbers.
+    listed = own is not None and not isinstance(own, int)
+    return dict(config, indices=[int(own[i]) if listed else int(i) for i in numbers])

@@ -9,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmpretrain.models import MultiLabelClsHead, MultiTaskHead
 
 from tl_plugin.datasets.bad_data import describe_data, differing_names, short_list
+from tl_plugin.datasets.class_names import describe_matches, likely_matches
 
 _CURE = (
     'Labels are numbers, so that both need the same classes in the same order: give both data sets '
@@ -51,9 +52,30 @@ def check_classes(one: str, names: Sequence[str], other: str, others: Sequence[s
         ValueError: If both are known and differ; says which are missing on which side.
     """
     if names and others and list(names) != list(others):
+        alike = likely_matches(others, names)
+        hint = f' Rename what is one class: {describe_matches(alike)}.' if alike else ''
         raise ValueError(
             f'{one} and {other} have different classes: '
-            f'{differing_names(one, list(names), other, list(others))}. {_CURE}'
+            f'{differing_names(one, list(names), other, list(others))}.{hint} {_CURE}'
+        )
+
+
+def check_target_classes(names: Sequence[str], others: Sequence[str], key: str) -> None:
+    """Refuse a target whose class names are none of the source's: its folders are no classes.
+
+    Args:
+        names: The source's classes; () where none are known.
+        others: The target's, likewise.
+        key: Where the config sets the target's data set, with which the cure begins.
+
+    Raises:
+        ValueError: If both are known and share no name, also not in another spelling.
+    """
+    if names and others and not set(names) & set(others) and not likely_matches(others, names):
+        raise ValueError(
+            f"the target's folders are called {short_list(others)}, and none of the source's "
+            f'classes is, {short_list(names)}. If they are no classes (dates, cameras, places), '
+            f'this is an unlabelled target: --cfg-options {key}.with_label=False'
         )
 
 

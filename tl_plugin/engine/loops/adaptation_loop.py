@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
-from ..class_sets import check_classes, check_width, class_names
+from ..class_sets import check_classes, check_target_classes, check_width, class_names
 from ..layers.names import unwrap
 from ..protocol import adaptation_model
 from ..resume.replayable_loader import ReplayableLoader
@@ -147,6 +147,7 @@ def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoad
 
 def _check_classes(model: Any, source: Any, target: Any) -> None:
     source_classes, target_classes = class_names(source), class_names(target)
+    check_target_classes(source_classes, target_classes, 'train_cfg.target_dataloader.dataset')
     for name, classes in (('source', source_classes), ('target', target_classes)):
         check_width(name, classes, model)
     check_classes('the source', source_classes, 'the target', target_classes)

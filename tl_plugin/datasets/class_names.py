@@ -1,0 +1,105 @@
+"""Compares names of classes as people write them: likely matches, and names that are no classes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+
+
+def canonical(name: str) -> str:
+    """Give the composed Unicode form, in which equal texts are equal.
+
+    Systems store ``é`` as one character or as two; both are the same text.
+
+    Example:
+        >>> canonical('cafe\\u0301') == canonical('caf\\u00e9')
+        True
+    """
+    return unicodedata.normalize('NFC', name)
+
+
+def folded(name: str) -> str:
+    """Give what is left of a name without case, white space, ``_``, ``-`` and leading zeros.
+
+    Example:
+        >>> folded(' Tabby-Cat') == folded('tabby_cat'), folded('01') == folded('1.0')
+        (True, True)
+    """
+    if re.fullmatch(r'\s*\d+(\.0*)?\s*', name):
+        return str(int(float(name)))
+    return re.sub(r'[\s_-]+', '', unicodedata.normalize('NFKC', name).casefold()) or name
+
+
+def likely_matches(names: Iterable[str], known: Collection[str]) -> dict[str, str]:
+    """Find names that differ from a known one in case, white space, Unicode form or ``_- `` alone.
+
+    Args:
+        names: Names that may be written in another way.
+        known: The names to find them among.
+
+    Returns:
+        Name -> the known name that it probably means, for those that aren't known as they are.
+
+    Example:
+        >>> likely_matches(['circle', 'Line', 'square ', 'oval'], ['circle', 'line', 'square'])
+        {'Line': 'line', 'square ': 'square'}
+    """
+    by_folded = {folded(name): name for name in known}
+    return {
+        name: by_folded[folded(name)]
+        for name in names
+        if name not in known and folded(name) in by_folded
+    }
+
+
+def nearest(names: Iterable[str], known: Collection[str]) -> dict[str, str]:
+    """Find the known name that each name is most like, where one is like it at all.
+
+    Example:
+        >>> nearest(['sqare', 'oval'], ['circle', 'square'])
+        {'sqare': 'square'}
+    """
+    by_folded = {folded(name): name for name in known}
+    found = {}
+    for name in names:
+        close = difflib.get_close_matches(folded(name), by_folded, 1)
+        if close:
+            found[name] = by_folded[close[0]]
+    return found
+
+
+def describe_matches(matches: dict[str, str]) -> str:
+    """Write pairs so that their difference is seen, also where both look the same.
+
+    Example:
+        >>> print(describe_matches({'cafe\\u0301': 'caf\\u00e9', 'square ': 'square'}))
+        'cafe\\u0301' is 'caf\\xe9' in another Unicode form, 'square ' is 'square'
+    """
+    return ', '.join(
+        f'{name!a} is {other!a} in another Unicode form'
+        if canonical(name) == canonical(other)
+        else f'{name!r} is {other!r}'
+        for name, other in matches.items()
+    )
+
+
+def number_classes(names: Collection[str], classes: Sequence[str]) -> bool:
+    """Tell whether names are numbers that may stand for the classes in their order.
+
+    Example:
+        >>> number_classes({'0', '2'}, ['a', 'b', 'c']), number_classes({'3'}, ['a', 'b', 'c'])
+        (True, False)
+    """
+    return all(name.isdecimal() and int(name) < len(classes) for name in names)
+
+
+def look_unlike_classes(names: Collection[str]) -> bool:
+    """Tell whether names look like dates, cameras, batches or identifiers: all hold a digit.
+
+    Example:
+        >>> look_unlike_classes({'2026-01', 'cam 2'}), look_unlike_classes({'kitchen', 'room 1'})
+        (True, False)
+    """
+    return all(re.search(r'\d', name) for name in names)

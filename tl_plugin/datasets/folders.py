@@ -1,0 +1,114 @@
+"""What counts as an image, as a class and as neither in a folder, everywhere the same."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import cv2
+
+# OpenCV, which decodes for mmcv, reads these in every version, and the others where it was built
+# with them.
+_ALWAYS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.ppm', '.pgm', '.pbm', '.pnm', '.tif',
+           '.tiff', '.webp')  # fmt: skip
+_WHERE_BUILT_IN = ('.gif', '.jp2', '.avif')
+#: Extensions of image files, in lower case: of all that training can read.
+EXTENSIONS = _ALWAYS + tuple(
+    extension for extension in _WHERE_BUILT_IN if cv2.haveImageWriter(f'a{extension}')
+)
+
+# What systems and programs leave in folders of their own accord, in lower case.
+_SYSTEM = {
+    '__macosx', '@eadir', '#recycle', '#snapshot', '$recycle.bin', 'recycler',
+    'system volume information', 'lost+found', 'network trash folder', 'temporary items',
+    '__pycache__', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r',
+}  # fmt: skip
+
+
+def is_system_name(name: str) -> bool:
+    """Tell whether a file or folder is hidden, or left behind by a system.
+
+    Args:
+        name: Its name, without the folder that it lies in.
+
+    Example:
+        >>> [is_system_name(n) for n in ('.ipynb_checkpoints', '__MACOSX', '._1.jpg', 'lost dogs')]
+        [True, True, True, False]
+    """
+    return name.startswith('.') or name.lower() in _SYSTEM
+
+
+def has_system_part(path: str) -> bool:
+    """Tell whether any part of a relative path is hidden or a system's.
+
+    Example:
+        >>> has_system_part('cat/@eaDir/1.jpg'), has_system_part('cat/1.jpg')
+        (True, False)
+    """
+    return any(map(is_system_name, re.split(r'[\\/]', path)))
+
+
+def is_image_name(name: str) -> bool:
+    """Tell by its extension whether a file is an image.
+
+    Example:
+        >>> is_image_name('1.JPEG'), is_image_name('notes.txt'), is_image_name('png')
+        (True, False, False)
+    """
+    return name.lower().endswith(EXTENSIONS)
+
+
+class ByExtension:
+    """Count files by their extensions, and remember one of each.
+
+    Args:
+        taken: Says whether a file is taken.
+
+    Attributes:
+        left_out: Extension -> number of files that aren't taken.
+        found: Extension -> number of files that are.
+        example: Extension -> the first file that has it.
+    """
+
+    def __init__(self, taken: Callable[[str], bool] = is_image_name) -> None:
+        self._taken = taken
+        self.left_out: Counter = Counter()
+        self.found: Counter = Counter()
+        self.example: dict[str, str] = {}
+
+    def __call__(self, path: str) -> bool:
+        """Tell whether a file is taken; one of a system is neither taken nor counted."""
+        if has_system_part(path):
+            return False
+        taken = self._taken(path)
+        extension = extension_of(path)
+        (self.found if taken else self.left_out)[extension] += 1
+        self.example.setdefault(extension, path)
+        return taken
+
+    def describe_left_out(self) -> str:
+        """Say what was left out: ``'2 .heic (cat/1.heic), 1 without extension (cat/notes)'``."""
+        return self._describe(self.left_out)
+
+    def describe_found(self, extensions: Iterable[str]) -> str:
+        """Say how many files of some extensions were taken."""
+        return self._describe({e: self.found[e] for e in extensions if self.found[e]})
+
+    def _describe(self, counts: dict[str, int]) -> str:
+        return ', '.join(
+            f'{count} {extension or "without extension"} ({self.example[extension]})'
+            for extension, count in sorted(counts.items())
+        )
+
+
+def extension_of(path: str) -> str:
+    """Give a file's extension in lower case, '' where it has none.
+
+    Example:
+        >>> extension_of('cat/1.JPG'), extension_of('v1.2/photo')
+        ('.jpg', '')
+    """
+    name = re.split(r'[\\/]', path)[-1]
+    stem, dot, extension = name.rpartition('.')
+    return f'.{extension.lower()}' if stem and dot else ''
