@@ -138,6 +138,40 @@ def test_what_a_command_line_names_becomes_a_config(folders, tmp_path):
     assert cfg.model.head.num_classes == 3 and cfg.model.head.in_channels == 1024
 
 
+def test_too_few_images_are_refused_before_anything_is_written(folders, tmp_path):
+    for domain in ('source', 'target'):
+        one = tmp_path / domain
+        for name in COLOURS:
+            (one / name).mkdir(parents=True)
+            Image.new('RGB', (24, 24)).save(one / name / '0.png')
+        given = {**dict(source=folders / 'source', target=folders / 'target'), domain: one}
+        with pytest.raises(ValueError, match=f'the {domain} has too few images, 3, .* least 4'):
+            config_from_data(*map(str, given.values()), 'timm:resnet18', tmp_path / 'w')
+    assert not (tmp_path / 'w').exists()
+
+
+def test_notes_on_the_data_are_in_the_config_and_the_target_may_be_taken_unlabelled(
+    folders, tmp_path
+):
+    """Of a reading that leaves files out, classes of other places, and a target of few images."""
+    target = tmp_path / "it's a target"
+    for place in ('kitchen', 'café'):
+        (target / place).mkdir(parents=True)
+        for number in range(2):
+            Image.new('RGB', (24, 24), (number, 9, 9)).save(target / place / f'{number}.png')
+    (target / 'kitchen' / 'read me.txt').touch()
+    given = [str(folders / 'source'), str(target), 'timm:mobilenetv3_small_050', tmp_path / 'w']
+    with pytest.raises(ValueError, match=r'no classes .*: --unlabelled'):
+        config_from_data(*given, checkpoint='weights.pth')
+    cfg = Config.fromfile(config_from_data(*given, checkpoint='weights.pth', unlabelled=True))
+    left_out, few = cfg.ladder.notes
+    assert '1 .txt (kitchen/read me.txt)' in left_out and str(target) in left_out
+    assert few == ('The target has 2 training images, fewer than a batch of 10: each step sees all '
+                   'of them.')  # fmt: skip
+    assert len(lines(cfg.test_cfg.dataloaders.target.dataset)) == 1
+    assert 'source_only' in read_rungs(cfg.ladder)
+
+
 def test_backbones_of_every_library():
     torchvision = choose_model('torchvision:resnet18', 5)
     assert torchvision.model['backbone']['weights'] == 'DEFAULT'

@@ -13,13 +13,16 @@ from PIL import Image
 
 from tests.pages import Page, check_that_it_stands_alone, numbers
 from tests.test_analysis.hostile_files import FAULTS, photo, write_hostile_files
+from tl_plugin.analysis.diagnose import Settings, diagnose
 from tl_plugin.analysis.findings import printable
 from tl_plugin.analysis.quality_gap import LABELS
 from tl_plugin.analysis.reading import UNREADABLE
 from tl_plugin.analysis.report import ON_PAGE, make_page
+from tl_plugin.datasets.any_data import read_data
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = 24
+OUT = "it's $HOME\\ours"
 BROKEN = sorted(name for name, kinds in FAULTS.items()
                 if set(kinds) & set(UNREADABLE) and name != 'folder.jpg')  # fmt: skip
 
@@ -61,9 +64,9 @@ def diagnosed(folders):
                       'head=dict(in_channels=64))\n')
     code, output = run_tool(
         '--source', folders / 'source', '--target', folders / 'target', '--target-labels', 2,
-        '--backbone', config, '--image-size', 32, '--work-dir', folders / 'out')
+        '--backbone', config, '--image-size', 32, '--work-dir', folders / OUT)
     assert code == 0, output
-    return folders / 'out', output
+    return folders / OUT, output
 
 
 @pytest.fixture(scope='module')
@@ -255,3 +258,37 @@ def test_without_a_backbone_quality_alone_is_compared(folders, tmp_path):
     assert found['gap'] is None and found['quality'] is not None
     assert 'give a --backbone' in output.replace('\n', ' ')
     assert not (tmp_path / 'out' / 'config.py').exists()
+
+
+def test_a_proposed_command_works_when_it_is_copied(diagnosed, findings):
+    """From a folder whose name a shell would take apart, up to what the ladder asks for."""
+    (command,) = findings['recommendation']['commands']
+    assert command in diagnosed[1]
+    done = subprocess.run(f'{command} --rungs adabm', shell=True, capture_output=True, text=True)
+    assert done.returncode and "there is no 'adabm', did you mean 'adabn'?" in done.stderr
+
+
+def test_notes_on_the_data_reach_the_terminal_the_findings_and_the_config(diagnosed, findings):
+    (note,) = [note for note in findings['notes'] if 'left out of training' in note]
+    assert '1 .pcx (blue/fax.pcx)' in note and '1 without extension (blue/no_extension)' in note
+    assert note in Config.fromfile(diagnosed[0] / 'config.py').ladder.notes
+    assert '1 .pcx (blue/fax.pcx)' in ' '.join(diagnosed[1].replace('│', ' ').split())
+
+
+def test_there_is_no_advice_on_what_cannot_be_read(folders, tmp_path):
+    for name in ('1.png', '2.png'):
+        (tmp_path / name).write_text('no image')
+    domains = [read_data(place) for place in (folders / 'source', tmp_path)]
+    with pytest.raises(ValueError, match=r'none of the 2 files of the target .*: 2 not an image'):
+        diagnose(*domains, Settings(folder=tmp_path / 'out', processes=1))
+
+
+def test_a_target_by_date_is_unlabelled_and_other_classes_are_told(folders, tmp_path):
+    (tmp_path / '2026-01').symlink_to(folders / 'source' / 'red')
+    source, settings = read_data(folders / 'source'), Settings(tmp_path / 'out', processes=1)
+    found = diagnose(source, read_data(tmp_path), settings)
+    assert found.target.classes == {} and found.target.unlabelled == PHOTOS
+    assert 'taken as unlabelled' in found.notes[0] and 'quality' in found.recommendation.reasons[0]
+    (tmp_path / 'Red').symlink_to(folders / 'source' / 'red')
+    found = diagnose(source, read_data(tmp_path), settings)
+    assert "'Red' is 'red'" in found.notes[0]

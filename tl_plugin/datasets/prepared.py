@@ -148,7 +148,8 @@ def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainIma
         ), notes
     if unknown:
         near = nearest(unknown, missing)
-        hint = f' Is {describe_matches(near)}? Then rename it.' if near else ''
+        alike = ', '.join(f'{name!r} may be {other!r}' for name, other in near.items())
+        hint = f' {alike}: if so, rename it.' if near else ''
         notes.append(
             f'The target has classes that the source does not know: {", ".join(unknown)}. Their '
             f'images count as unlabelled.{hint}'

@@ -22,7 +22,7 @@ import logging
 from typing import Any
 
 from mmengine.logging import print_log
-from mmpretrain.datasets import CustomDataset, custom
+from mmpretrain.datasets import CustomDataset, ImageNet, ImageNet21k, Places205, custom
 
 from tl_plugin.datasets.folders import EXTENSIONS, ByExtension, is_system_name
 
@@ -42,6 +42,9 @@ def read_folders_alike() -> None:
     init.__defaults__ = tuple(
         EXTENSIONS if value == STOCK_EXTENSIONS else value for value in init.__defaults__
     )
+    for kind in (ImageNet, ImageNet21k, Places205):  # which have a copy of their own
+        if getattr(kind, 'IMG_EXTENSIONS', ()) == STOCK_EXTENSIONS:
+            kind.IMG_EXTENSIONS = EXTENSIONS
 
 
 def _without_system_folders(find_folders: Any) -> Any:
@@ -61,7 +64,7 @@ def _without_system_folders(find_folders: Any) -> Any:
 def _counting(find_samples: Any) -> Any:
     @functools.wraps(find_samples)
     def find(dataset: CustomDataset) -> Any:
-        # The instance's own attribute stands before the method for as long as the files are listed.
+        # An attribute of the instance hides the method while the files are listed.
         dataset.is_valid_file = seen = ByExtension(dataset.is_valid_file)
         try:
             return find_samples(dataset)
