@@ -89,7 +89,7 @@ def main():
         measured = interpolation.sweep(args.alphas)
         progress = dict(total=len(args.alphas) + 2, console=Console(stderr=True))
         points = list(track(measured, 'Evaluating', **progress))
-        choice = choose(points, args.rule, args.budget)
+        choice = choose(points, args.rule, args.budget, interpolation.target_metric)
 
         about = dict(
             source=str(args.source),
@@ -106,7 +106,7 @@ def main():
         write_whole(checkpoint, _checkpoint(interpolation, choice.point, meta, about))
         report.write_interpolation(folder, points, choice, **about)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(report.interpolation_table(points, choice))
+    console.print(report.interpolation_table(points, choice, interpolation.target_metric))
     console.print(f'Chosen: alpha {choice.point.alpha:g}, {choice.why}.', highlight=False)
     console.print(f'Written: {checkpoint}, interpolation.json, interpolation.png', soft_wrap=True)
 

@@ -8,6 +8,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix as reference
 
 from tl_plugin.ladder import curves
+from tl_plugin.ladder.records import Predictions
 
 
 def decode(uri, expected='png'):
@@ -18,9 +19,11 @@ def decode(uri, expected='png'):
 
 def test_confusion_matrix_is_scikit_learns():
     random = np.random.default_rng(0)
-    seeds = [dict(truth=random.integers(0, 4, 50), predicted=random.integers(0, 4, 50))
-             for _ in range(2)]
-    expected = sum(reference(seed['truth'], seed['predicted'], labels=range(4)) for seed in seeds)
+    seeds = [
+        Predictions(*(tuple(random.integers(0, 4, 50).tolist()) for _ in range(2)), ())
+        for _ in range(2)
+    ]
+    expected = sum(reference(seed.truth, seed.predicted, labels=range(4)) for seed in seeds)
     np.testing.assert_array_equal(curves.confusion_matrix(seeds, 4), expected)
 
 
@@ -46,7 +49,9 @@ def test_pictures_are_pictures_even_of_nothing():
     shown, nothing = (decode(curves.plot_loss(runs)) for runs in ([points], [[]]))
     assert shown.size == nothing.size
     assert shown.tobytes() != nothing.tobytes()
-    decode(curves.plot_accuracy([[{'step': 1, 'source/accuracy/top1': 50.0}]]))
+    records = [{'step': step, 'source/accuracy/top1': 50.0} for step in (1, 2)]
+    assert curves.plot_validation([records[:1]]) is None  # one validation makes no curve
+    decode(curves.plot_validation([records]))
 
 
 @pytest.mark.parametrize('classes', [['a', 'b'], [f'class {i}' for i in range(30)]])

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import pytest
 
-from tl_plugin.ladder.recommend import ACCURACY, SCORE, SOURCE, frontier, recommend
+from tl_plugin.ladder.recommend import ACCURACY, SCORE, SOURCE, frontier, recommend, why_none
+from tl_plugin.ladder.records import DomainResult, RungResult
 
 
 def row(name, source, target, measure=ACCURACY):
     as_list = [value if isinstance(value, list) else [value] for value in (source, target)]
     validation = {SOURCE: as_list[0], measure: as_list[1]}
-    return dict(name=name, seeds=list(range(len(as_list[1]))), validation=validation)
+    return RungResult(name, seeds=list(range(len(as_list[1]))), validation=validation)
 
 
 LADDER = [row('source_only', 99, 60), row('fine_tune', 90, 85), row('dann', 98.5, 80)]
@@ -23,7 +26,10 @@ def test_the_best_on_validation_and_the_best_inside_a_budget():
 
 
 def test_test_accuracy_plays_no_part():
-    tempting = [dict(r, target_accuracy=100 * (r['name'] == 'source_only')) for r in LADDER]
+    tempting = [
+        replace(r, domains=dict(target=DomainResult(100.0 * (r.name == 'source_only'))))
+        for r in LADDER
+    ]
     assert recommend(tempting) == recommend(LADDER)
 
 
@@ -56,16 +62,28 @@ def test_without_target_labels_a_score_chooses_and_says_so():
     rungs = [row('source_only', 99, 0.5, SCORE), row('dann', 98, 0.9, SCORE)]
     found = recommend(rungs)
     assert found.rung == 'dann' and found.measure == SCORE
-    assert 'no labels to validate by' in found.reasons[0]
+    text = ' '.join(found.reasons)
+    # Both scores, what it costs, and how little that is.
+    assert '0.90, against 0.50 of doing nothing, and it costs 1.0 points on the source' in text
+    assert 'nobody knows how many' in text and 'This is a weak reason' in text
+    assert 'can prefer a rung that is worse than doing nothing' in text
+
+
+def test_a_score_that_does_not_choose_is_named():
+    rungs = [row('source_only', 99, 0.5, 'target/label_free/entropy')]
+    assert recommend(rungs) is None
+    assert 'gives target/label_free/entropy, and a rung is chosen by' in why_none(rungs)
 
 
 def test_the_frontier_leaves_out_what_another_beats_on_both():
     rungs = [*LADDER, row('worse', 98, 79), row('twin', 98.5, 80)]
-    names = [rung['name'] for rung in frontier(rungs)]
+    names = [rung.name for rung in frontier(rungs)]
     assert names == ['fine_tune', 'dann', 'twin', 'source_only']
 
 
 def test_no_validation_no_recommendation():
-    assert recommend([dict(name='source_only', seeds=[0], validation={})]) is None
+    rungs = [RungResult('source_only')]
+    assert recommend(rungs) is None
+    assert 'nothing was validated on the target' in why_none(rungs)
     with pytest.raises(ValueError, match='at least 0, got -1'):
         recommend(LADDER, -1)

@@ -13,7 +13,9 @@ from skimage.data import astronaut
 
 from tl_plugin.ladder.curves import image_data_uri
 from tl_plugin.ladder.files import write_json
-from tl_plugin.ladder.report import build_dataset, class_names, make_report, samples, to_rgb
+from tl_plugin.ladder.records import LadderResults, Predictions
+from tl_plugin.ladder.report import class_names, make_report, samples, to_rgb
+from tl_plugin.ladder.target_labels import build_dataset
 
 COLOURS = dict(green=(0, 200, 0), red=(200, 0, 0))
 
@@ -50,6 +52,9 @@ PREDICTIONS = dict(
 )
 
 
+AS_RECORDS = {name: Predictions.from_json(found) for name, found in PREDICTIONS.items()}
+
+
 def open_uri(uri):
     return Image.open(io.BytesIO(base64.b64decode(uri.split(',')[1])))
 
@@ -63,7 +68,7 @@ def test_samples_show_the_colours_of_the_files(cfg):
         dataset = build_dataset(cfg, domain)
         classes = class_names(dataset, {})
         assert classes == list(COLOURS)
-        rungs = dict(source_only=[PREDICTIONS])
+        rungs = dict(source_only=[AS_RECORDS])
         shown = samples(dataset, domain, classes, rungs, 'source_only', to_rgb(cfg))
         assert [sample['truth'] for sample in shown] == classes
         for sample in shown:
@@ -84,7 +89,7 @@ def test_photographs_leave_room_in_the_page():
 
 
 def test_classes_without_names_are_numbers():
-    assert class_names(None, dict(dann=[PREDICTIONS])) == ['0', '1']
+    assert class_names(None, dict(dann=[AS_RECORDS])) == ['0', '1']
 
 
 def test_a_report_escapes_what_it_is_told_and_names_failures(cfg, tmp_path):
@@ -105,7 +110,7 @@ def test_a_report_escapes_what_it_is_told_and_names_failures(cfg, tmp_path):
         recommendation=None, not_climbed={'jan': '<i>'},
         failures=[dict(name='dann', seed=0, reason='ValueError: <b>', log=None)],
     )
-    html = make_report(results, cfg)
+    html = make_report(LadderResults.from_json(results), cfg)
     assert '<script>' not in html
     assert 'Not climbed: jan, for &lt;i&gt;' in html and 'No recommendation' in html
     assert 'dann (seed 0): ValueError: &lt;b&gt;' in html

@@ -9,7 +9,6 @@ from tl_plugin.ladder.job import Failure, plan
 from tl_plugin.ladder.results import (
     collect,
     read_results,
-    recommended_rung,
 )
 from tl_plugin.ladder.rungs import read_rungs, select_rungs
 from tl_plugin.ladder.table import markdown_table, print_table
@@ -44,30 +43,30 @@ def results(tmp_path):
 
 
 def test_means_and_spread_over_the_finished_seeds(results):
-    for rung in results['rungs']:
+    for rung in (found.to_json() for found in results.rungs):
         for column, domain in enumerate(('source', 'target')):
             values = [seed[column] for seed in ACCURACY[rung['name']]]
             assert rung[f'{domain}_accuracy'] == pytest.approx(sum(values) / len(values), abs=0.01)
             assert rung[f'{domain}_accuracy_by_seed'] == values
             spread = statistics.pstdev(values) * (len(values) / (len(values) - 1)) ** 0.5
             assert rung[f'{domain}_accuracy_spread'] == pytest.approx(spread, abs=0.01)
-    assert [rung['seeds'] for rung in results['rungs']] == [[0, 1, 2], [0, 1]]
-    assert results['rungs'][1]['target_change'] == pytest.approx(72.5 - 51, abs=0.01)
-    assert results['rungs'][1]['validation']['target/accuracy/top1'] == [76, 71]
-    assert recommended_rung(results)['name'] == 'fine_tune'
-    assert results['failures'][0]['name'] == 'fine_tune'
+    assert [rung.seeds for rung in results.rungs] == [[0, 1, 2], [0, 1]]
+    assert results.rungs[1].on('target').change == pytest.approx(72.5 - 51, abs=0.01)
+    assert results.rungs[1].validation['target/accuracy/top1'] == [76, 71]
+    assert results.recommended.name == 'fine_tune'
+    assert results.failures[0].name == 'fine_tune'
 
 
 def test_intervals_over_seeds_are_students(results):
     # Critical values of Student's t at 97.5% out of a printed table: 4.303 for 2 degrees of
     # freedom, 12.706 for 1.
-    for rung, critical in zip(results['rungs'], (4.303, 12.706)):
-        values = rung['target_accuracy_by_seed']
+    for rung, critical in zip(results.rungs, (4.303, 12.706)):
+        values = rung.on('target').accuracy_by_seed
         half = critical * statistics.stdev(values) / len(values) ** 0.5
         mean = statistics.fmean(values)
         expected = [max(mean - half, 0), min(mean + half, 100)]
-        assert rung['target_accuracy_interval'] == pytest.approx(expected, abs=0.02)
-        assert rung['interval_method'] == 'seeds'
+        assert rung.on('target').accuracy_interval == pytest.approx(expected, abs=0.02)
+        assert rung.interval_method == 'seeds'
 
 
 @pytest.mark.parametrize(('right', 'images'), [(95, 100), (100, 100), (0, 30), (61, 450)])
@@ -87,7 +86,7 @@ def test_intervals_of_what_is_not_known():
 
 
 def test_layers_are_means_over_seeds(results):
-    first, second = (rung['kept_layers'] for rung in results['rungs'])
+    first, second = (rung.kept_layers for rung in results.rungs)
     assert first['source']['cka'] == pytest.approx([1.0, 0.6])
     assert second['source']['cka'] == pytest.approx([1.0, 0.55])
     assert second['target']['cka'] == [None, 0.25]

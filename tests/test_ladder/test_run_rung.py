@@ -6,8 +6,8 @@ from torch import nn
 
 from tests.toy import toy_config, train
 from tl_plugin.ladder.kept_layers import kept_layers
+from tl_plugin.ladder.records import Predictions
 from tl_plugin.ladder.run_rung import (
-    accuracy,
     count_parameters,
     final_validation,
     kept_checkpoint,
@@ -30,8 +30,8 @@ def test_predictions_are_gathered_per_domain_in_order(tmp_path):
             pickle.dump(samples, file)
     found = read_predictions(tmp_path)
     assert list(found) == ['source', 'target']
-    assert found['target'] == dict(truth=truth, predicted=predicted, confidence=[0.75] * 3)
-    assert accuracy(found['source']) == pytest.approx(200 / 3, abs=1e-3)
+    assert found['target'].predictions == Predictions((2, 0, 1), (2, 1, 1), (0.75,) * 3)
+    assert found['source'].predictions.accuracy == pytest.approx(200 / 3, abs=1e-3)
 
 
 def test_only_what_trains_counts_as_trainable():

@@ -261,7 +261,12 @@ def _train_loaders(cfg: Config) -> dict[str, dict]:
     return found
 
 
-def choose(points: Sequence[Point], rule: str = 'budget', budget: float = 1.0) -> Choice:
+def choose(
+    points: Sequence[Point],
+    rule: str = 'budget',
+    budget: float = 1.0,
+    target_metric: str = 'accuracy/top1',
+) -> Choice:
     """Chooses a point by validation alone.
 
     Args:
@@ -270,14 +275,23 @@ def choose(points: Sequence[Point], rule: str = 'budget', budget: float = 1.0) -
             source model's source accuracy; of equals the better one on the source. 'mean': the
             best mean of both.
         budget: In points of percent. Defaults to 1.
+        target_metric: What the points' ``target`` is. Defaults to 'accuracy/top1'.
 
     Returns:
         The point and why.
 
     Raises:
-        ValueError: If there is no such rule, or the budget is negative.
+        ValueError: If there is no such rule, the budget is negative, or the mean of an accuracy and
+            a score is asked for.
     """
     check_rule(rule, budget)
+    labelled = target_metric != LABEL_FREE
+    if rule == 'mean' and not labelled:
+        raise ValueError(
+            "rule 'mean' takes the mean of two accuracies, and the target's validation images have "
+            "no labels, so that its score has another unit: use rule='budget'"
+        )
+    best_on_target = f'best target validation {"accuracy" if labelled else "score (label-free)"}'
     if rule == 'mean':
         best = max(points, key=lambda point: (point.source + point.target, -point.alpha))
         return Choice(best, 'best mean of source and target validation accuracy')
@@ -288,7 +302,7 @@ def choose(points: Sequence[Point], rule: str = 'budget', budget: float = 1.0) -
     best = max(allowed, key=lambda point: (point.target, point.source, -point.alpha))
     return Choice(
         best,
-        'best target validation accuracy among those that lose at most '
+        f'{best_on_target} among those that lose at most '
         f"{budget:g} points of the source model's {before.source:.2f} on the source",
     )
 

@@ -82,7 +82,7 @@ class InterpolationLoop(NoTrainingLoop):
         adapted, _ = load_weights(self.adapted)
         interpolation = Interpolation(self.runner, source, adapted, **self.options)
         points = list(interpolation.sweep(self.alphas))
-        choice = choose(points, self.rule, self.budget)
+        choice = choose(points, self.rule, self.budget, interpolation.target_metric)
         interpolation.weights(choice.point)
         print_log(f'Interpolation: alpha {choice.point.alpha:g}, {choice.why}.', logger='current')
         if is_main_process():

@@ -19,8 +19,11 @@ _CHOSEN = '#c4502a'
 _CURVES = {'-': ('estimated',), '--': ('interpolated', 'own')}
 
 
-def interpolation_table(points: Sequence[Point], choice: Choice) -> Any:
+def interpolation_table(
+    points: Sequence[Point], choice: Choice, target_metric: str = 'accuracy/top1'
+) -> Any:
     """Makes a rich table, the chosen point marked."""
+    target = 'target score' if target_metric == LABEL_FREE else 'target %'
     before = points[0]  # the source model as it is
     rows = [
         (
@@ -34,7 +37,7 @@ def interpolation_table(points: Sequence[Point], choice: Choice) -> Any:
         )
         for point in sorted(points, key=lambda point: point.alpha)
     ]
-    columns = ('alpha', 'batch statistics', 'source %', 'change', 'target %', 'change ', '')
+    columns = ('alpha', 'batch statistics', 'source %', 'change', target, 'change ', '')
     return make_table('Between the source model (0) and the adapted one (1)', columns, rows)
 
 

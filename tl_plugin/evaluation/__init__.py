@@ -1,3 +1,4 @@
 from .label_free_score import LabelFreeScore
+from .labelled_only import LabelledOnly
 
-__all__ = ['LabelFreeScore']
+__all__ = ['LabelFreeScore', 'LabelledOnly']

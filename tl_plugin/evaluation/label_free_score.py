@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
 from mmpretrain.registry import METRICS
 from torch import Tensor
 
@@ -20,6 +22,8 @@ SCORES = {
     'batch_nuclear_norm': batch_nuclear_norm,
     'entropy': mean_entropy,
 }
+#: Images that a score needs, where one isn't enough.
+LEAST_IMAGES = {'soft_neighborhood_density': 2}
 
 
 @METRICS.register_module()
@@ -62,5 +66,33 @@ class LabelFreeScore(BaseMetric):
 
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
         """Computes the scores of all images."""
-        probabilities = torch.stack(results)
-        return {name: SCORES[name](probabilities).item() for name in self.scores}
+        probabilities = torch.stack(results) if results else torch.empty(0, 1)
+        found = label_free_scores(probabilities, self.scores)
+        missing = [name for name in self.scores if name not in found]
+        if missing:
+            print_log(
+                f'LabelFreeScore: {len(results)} images are too few for {", ".join(missing)}.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return found
+
+
+def label_free_scores(
+    probabilities: Tensor, scores: Sequence[str] = tuple(SCORES)
+) -> dict[str, float]:
+    """Compute the scores that so many images allow.
+
+    Args:
+        probabilities: (N, K), rows add up to 1.
+        scores: Names of :data:`SCORES`. Defaults to all.
+
+    Returns:
+        Score by name: none of no image, all but the neighborhood's density of one.
+    """
+    count = len(probabilities)
+    return {
+        name: SCORES[name](probabilities).item()
+        for name in scores
+        if count >= LEAST_IMAGES.get(name, 1)
+    }

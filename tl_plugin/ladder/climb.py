@@ -120,7 +120,7 @@ def start(job: Job, display: Display, device: str | None = None) -> Run:
 def _checkpoint(job: Job | None) -> str | None:
     """What a finished run has trained."""
     result = job.result() if job else None
-    return result['checkpoint'] if result else None
+    return result.checkpoint if result else None
 
 
 def finish(run: Run, display: Display) -> Failure | None:
@@ -131,9 +131,13 @@ def finish(run: Run, display: Display) -> Failure | None:
     """
     job, log = run.job, run.job.folder / LOG_NAME
     result = job.result()
-    if run.process.returncode == 0 and result:
-        found = ', '.join(f'{name} {value:.1f}%' for name, value in result['accuracy'].items())
-        display.finish(job.label, f'{found} in {result["seconds"]:.0f} s')
+    if result:
+        found = f'{result.in_words()} in {result.seconds:.0f} s'
+        if run.process.returncode:
+            # What comes after the result are extras, and what they do to the process is their own.
+            reason = failure_reason(run.process.returncode, log)
+            found += f'; what comes after the result was left out: {reason} (see {log})'
+        display.finish(job.label, found)
         return None
     failure = Failure(job, failure_reason(run.process.returncode, log), log)
     display.fail(job.label, failure_report(failure))
@@ -172,7 +176,7 @@ def failure_reason(code: int, log: Path) -> str:
 def failure_report(failure: Failure) -> str:
     """Say what happened, show the log's end, and what to do about it."""
     tail = '\n'.join(f'    {line}' for line in _tail(failure.log, 15))
-    cure = 'Mend the cause and run the same command again: finished runs are kept.'
+    cure = 'Fix the cause and run the same command again: finished runs are kept.'
     if 'out of memory' in failure.reason.lower():
         cure = (
             'Smaller batches need less memory: --cfg-options train_dataloader.batch_size=... . '

@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from tl_plugin.ladder.recommend import ACCURACY, SCORE, SOURCE
+from tl_plugin.ladder.records import DomainResult, LadderResults, Predictions, RungResult
 
 #: Images up to this many pixels a side are shown pixel by pixel.
 _SMALL = 48
@@ -46,68 +50,115 @@ def plot_loss(runs: Sequence[list[dict]]) -> str:
     return _data_uri(figure)
 
 
-def plot_accuracy(runs: Sequence[list[dict]]) -> str:
-    """Draw the validation accuracy of both domains, a line a seed; returns a data URI."""
+def plot_validation(runs: Sequence[list[dict]]) -> str | None:
+    """Draw what validation says of both domains, a line a seed.
+
+    Accuracy where it is known; of a target without labels the score that chooses, against an axis
+    of its own.
+
+    Args:
+        runs: Validation records of each seed.
+
+    Returns:
+        A data URI; None where nothing was validated twice, which makes no curve.
+    """
+    measures = {'source': SOURCE, 'target': ACCURACY}
+    if not any(ACCURACY in record for run in runs for record in run):
+        measures['target'] = SCORE
+    curves = [
+        (domain, number, [(r['step'], r[name]) for r in run if name in r])
+        for domain, name in measures.items()
+        for number, run in enumerate(runs)
+    ]
+    if max((len(points) for *_, points in curves), default=0) < 2:
+        return None
     figure, axes = _figure('epoch or iteration', 'validation accuracy, %')
-    for domain in ('source', 'target'):
-        name = f'{domain}/accuracy/top1'
-        for number, run in enumerate(runs):
-            points = [(record['step'], record[name]) for record in run if name in record]
-            if points:
-                axes.plot(
-                    *zip(*points),
-                    color=COLOURS[domain],
-                    lw=1,
-                    marker='.',
-                    label=None if number else domain,
-                )
     axes.set_ylim(0, 101)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc='lower right', frameon=False)
+    places = dict.fromkeys(measures, axes)
+    drawn = {domain for domain, _, points in curves if points}
+    if measures['target'] == SCORE and 'target' in drawn:
+        places['target'] = axes.twinx()
+        places['target'].set_ylabel('target score, label-free', color=COLOURS['target'])
+        places['target'].spines['top'].set_visible(False)
+    for domain, number, points in curves:
+        if points:
+            label = None if number else domain
+            places[domain].plot(
+                *zip(*points), color=COLOURS[domain], lw=1, marker='.', label=label
+            )
+    figure.legend(loc='outside upper right', ncols=2, frameon=False)
     return _data_uri(figure)
 
 
-def plot_overview(results: dict) -> str:
-    """Draw target against source accuracy, every rung, the frontier, the recommended one.
-
-    Bars are 95% intervals. Points bear the rungs' numbers, whose names stand beside the picture.
+@dataclass(frozen=True)
+class Overview:
+    """Every rung between what the source keeps and what the target gains.
 
     Args:
-        results: Content of results.json.
+        image: Data URI.
+        target: What the upright axis shows, in words.
+        values: Rung -> what it reaches, in words.
+    """
+
+    image: str
+    target: str
+    values: dict[str, str]
+
+
+def plot_overview(results: LadderResults) -> Overview | None:
+    """Draw what is known of the target against source accuracy, every rung.
+
+    That is accuracy on test images; where they have no labels, the label-free score on them. The
+    frontier and the recommended rung are marked. Bars are 95% intervals. Points bear the rungs'
+    numbers, whose names stand beside the picture.
+
+    Args:
+        results: Of a climb.
 
     Returns:
-        A data URI.
+        None where nothing is known of the target or of the source.
     """
-    figure, axes = _figure('source accuracy, %', 'target accuracy, %', size=(5.4, 4.0))
-    recommendation = results['recommendation'] or {'rung': None, 'frontier': []}
+    by_accuracy = any(rung.on('target').accuracy is not None for rung in results.rungs)
+    name = 'target accuracy, %' if by_accuracy else 'target score, label-free'
     places = {}
-    for rung in results['rungs']:
-        x, y = rung['source_accuracy'], rung['target_accuracy']
-        places[rung['name']] = (x, y)
-        chosen = rung['name'] == recommendation['rung']
-        bars = [_bars(rung, domain) for domain in ('target', 'source')]
+    for number, rung in enumerate(results.rungs, 1):
+        target = rung.on('target')
+        value = target.accuracy if by_accuracy else target.label_free.get(SCORE.split('/')[-1])
+        if value is not None and rung.on('source').accuracy is not None:
+            places[number] = (rung.on('source').accuracy, value)
+    if not places:
+        return None
+    figure, axes = _figure('source accuracy, %', name, size=(5.4, 4.0))
+    words = {}
+    for number, (x, y) in places.items():
+        rung = results.rungs[number - 1]
+        chosen = rung is results.recommended
+        bars = [_bars(rung.on('target')) if by_accuracy else None, _bars(rung.on('source'))]
         axes.errorbar(
             x, y, *bars, elinewidth=0.6, alpha=0.85,
             marker='*' if chosen else 'o', markersize=15 if chosen else 6, capsize=2,
             color=COLOURS['target'] if chosen else COLOURS['source'], ls='none',
         )
-    on_frontier = [places[name] for name in recommendation['frontier'] if name in places]
+        words[rung.name] = f'{y:.1f}% and {x:.1f}%' if by_accuracy else f'{y:.2f} and {x:.1f}%'
+    advice = results.recommendation
+    by_name = {results.rungs[number - 1].name: place for number, place in places.items()}
+    on_frontier = [by_name[name] for name in (advice.frontier if advice else ()) if name in by_name]
     axes.plot(*zip(*on_frontier), ls='--', lw=0.8, color='#888888') if on_frontier else None
     axes.margins(0.1)
-    for (x, y), numbers in _together(list(places.values())):
+    for (x, y), numbers in _together(places):
         text = ', '.join(map(str, numbers))
         axes.annotate(text, (x, y), xytext=(6, 5), textcoords='offset points', fontsize=11)
-    return _data_uri(figure)
+    return Overview(_data_uri(figure), name, words)
 
 
-def plot_kept_layers(rungs: dict[int, dict], domain: str) -> str:
+def plot_kept_layers(rungs: dict[int, RungResult], domain: str) -> str:
     """Draw how alike each rung's layers are to the source model's; returns a data URI.
 
     Args:
-        rungs: Number that the rung is called by -> row of results.json with ``kept_layers``.
+        rungs: Number that the rung is called by -> the rung, with ``kept_layers``.
         domain: On whose images.
     """
-    found = [rung['kept_layers'] for rung in rungs.values()]
+    found = [rung.kept_layers for rung in rungs.values()]
     layers = found[0]['layers']
     grid = np.array([[np.nan if v is None else v for v in each[domain]['cka']] for each in found])
     size = (1.0 + 0.42 * max(len(layers), 4), 1.6 + 0.32 * len(rungs))
@@ -127,11 +178,11 @@ def _short(name: str) -> str:
     return name.split('.', 1)[-1] if len(name) > 12 else name
 
 
-def _together(places: Sequence[tuple[float, float]]) -> list[tuple[tuple, list[int]]]:
-    """Numbers, from 1, of points that lie so near each other that they share a label."""
-    spans = [max(np.ptp(axis), 1.0) for axis in zip(*places)]
+def _together(places: Mapping[int, tuple[float, float]]) -> list[tuple[tuple, list[int]]]:
+    """Numbers of points that lie so near each other that they share a label."""
+    spans = [np.ptp(axis) or 1.0 for axis in zip(*places.values())]
     labels: list[tuple[tuple, list[int]]] = []
-    for number, place in enumerate(places, 1):
+    for number, place in places.items():
         for first, numbers in labels:
             if all(abs(a - b) < 0.04 * span for a, b, span in zip(first, place, spans)):
                 numbers.append(number)
@@ -141,23 +192,46 @@ def _together(places: Sequence[tuple[float, float]]) -> list[tuple[tuple, list[i
     return labels
 
 
-def _bars(rung: dict, domain: str) -> list[list[float]] | None:
-    """How far a rung's interval reaches below and above its accuracy."""
-    interval, value = rung.get(f'{domain}_accuracy_interval'), rung[f'{domain}_accuracy']
+def _bars(found: DomainResult) -> list[list[float]] | None:
+    """How far an interval reaches below and above its accuracy."""
+    interval, value = found.accuracy_interval, found.accuracy
     return interval and [[max(value - interval[0], 0)], [max(interval[1] - value, 0)]]
 
 
-def confusion_matrix(predictions: Iterable[dict], num_classes: int) -> np.ndarray:
-    """Count predictions: rows are true classes, columns what was predicted.
+def confusion_matrix(predictions: Iterable[Predictions], num_classes: int) -> np.ndarray:
+    """Count predictions of images with a label: rows are true classes, columns predicted ones.
 
     Args:
-        predictions: Dicts of ``truth`` and ``predicted``, one a seed; they add up.
+        predictions: One a seed; they add up.
         num_classes: Number of classes.
     """
     counts = np.zeros((num_classes, num_classes), dtype=int)
     for found in predictions:
-        np.add.at(counts, (found['truth'], found['predicted']), 1)
+        truth = found.truths()
+        known = truth >= 0
+        np.add.at(counts, (truth[known], np.array(found.predicted, dtype=int)[known]), 1)
     return counts
+
+
+def plot_predicted(shares: Mapping[str, np.ndarray], classes: Sequence[str]) -> str:
+    """Draw how often models predict each class; returns a data URI.
+
+    Args:
+        shares: Model -> percent of the images by class, (K,). The last one is in the foreground.
+        classes: Names, (K,).
+    """
+    figure, axes = _figure('images, %', 'predicted class', size=(3.4, 3.4))
+    width = 0.8 / len(shares)
+    shades = ['#bbbbbb', COLOURS['target']][-len(shares) :]
+    for place, (name, values) in enumerate(shares.items()):
+        rows = np.arange(len(classes)) + (place - (len(shares) - 1) / 2) * width
+        axes.barh(rows, values, height=width, color=shades[place], label=name)
+    axes.invert_yaxis()
+    if len(classes) <= 20:
+        axes.set_yticks(range(len(classes)), classes)
+    if len(shares) > 1:
+        figure.legend(loc='outside upper right', ncols=2, frameon=False, fontsize=8)
+    return _data_uri(figure)
 
 
 def plot_confusion(counts: np.ndarray, classes: Sequence[str], domain: str) -> str:

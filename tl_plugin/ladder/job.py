@@ -12,6 +12,7 @@ from mmengine.config import Config
 from tl_plugin.ladder.files import read_json
 from tl_plugin.ladder.ready_config import CONFIG_NAME, content_key, ready_config
 from tl_plugin.ladder.recommend import BASELINE
+from tl_plugin.ladder.records import RunResult
 from tl_plugin.ladder.run_rung import RESULT_NAME
 from tl_plugin.ladder.rung import Rung
 
@@ -60,15 +61,16 @@ class Job:
         """The ready config."""
         return self.folder / CONFIG_NAME
 
-    def result(self) -> dict | None:
+    def result(self) -> RunResult | None:
         """What the run found, if it is finished and the config is still the one it ran."""
         found = read_json(self.folder / RESULT_NAME)
-        return found if found and found['key'] == self.key else None
+        return RunResult.from_json(found) if found and found['key'] == self.key else None
 
     def commands(self) -> list[str]:
         """The shell commands that make the run and its test again."""
         config = shlex.quote(str(self.config))
-        checkpoint = shlex.quote((self.result() or {}).get('checkpoint') or 'CHECKPOINT')
+        result = self.result()
+        checkpoint = shlex.quote(result.checkpoint if result else 'CHECKPOINT')
         return [
             f'python tools/train.py {config}',
             f'python tools/test.py {config} {checkpoint}',

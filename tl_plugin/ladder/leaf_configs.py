@@ -10,6 +10,7 @@ from mmengine.config import Config
 from tl_plugin.ladder.job import Job
 from tl_plugin.ladder.ready_config import check_measures_target, content_key
 from tl_plugin.ladder.rung import Rung
+from tl_plugin.ladder.target_labels import count_target_labels, measure_by_labels
 from tl_plugin.strategies import apply_strategies, describe, headline
 
 
@@ -42,6 +43,7 @@ def plan_configs(
             raise FileNotFoundError(f'no config {path}; there are {known or "none"}')
         cfg = Config.fromfile(path)
         check_measures_target(cfg)
+        cfg = measure_by_labels(cfg, count_target_labels(cfg))
         task = cfg.pop('task', None)
         if not task:
             raise ValueError(f"{path} names no task: set task = 'SOURCE -> TARGET'")

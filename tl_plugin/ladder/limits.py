@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tl_plugin.ladder.job import Job
 from tl_plugin.ladder.recommend import ACCURACY, BASELINE, SOURCE, within_budget
 from tl_plugin.ladder.results import summaries
+from tl_plugin.ladder.target_labels import TargetLabels
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,26 @@ class Limits:
             if value is not None and value < 0:
                 raise ValueError(f'{name} must be at least 0, got {value}')
 
+    def check_reachable(self, labels: TargetLabels) -> None:
+        """See to it that a limit on target accuracy can act, before anything is trained.
+
+        Args:
+            labels: Which target images have some.
+
+        Raises:
+            ValueError: If the target accuracy will not be known on validation images.
+        """
+        wanted = [f'--until {self.until:g}'] if self.until is not None else []
+        wanted += ['--early-stop'] if self.early_stop else []
+        why = labels.why_no_accuracy()
+        if wanted and why:
+            raise ValueError(
+                f'{" and ".join(wanted)} would never end the climb: it takes the accuracy on '
+                f'target validation images, which will not be known, since {why}. Leave it out '
+                '(--budget-time SECONDS bounds a climb without labels), or label some of the '
+                'target images that it validates on'
+            )
+
     def reason_to_stop(self, jobs: Sequence[Job]) -> str | None:
         """Why no further rung is worth climbing; None if one may be.
 
@@ -47,26 +68,22 @@ class Limits:
             jobs: All runs of the climb, those that are finished among them.
         """
         rungs = summaries(jobs)
-        spent = sum(rung['seconds'] * len(rung['seeds']) for rung in rungs)
+        spent = sum(rung.seconds * len(rung.seeds) for rung in rungs)
         if self.budget_time is not None and spent >= self.budget_time:
             return f'{spent:.0f} s of training have used up the {self.budget_time:.0f} s allowed'
-        kept = [rung for rung in within_budget(rungs, self.budget_source) if _mean(rung, ACCURACY)]
+        inside = within_budget(rungs, self.budget_source)
+        kept = [rung for rung in inside if rung.validated(ACCURACY) is not None]
         if not kept:
             return None
-        best = max(kept, key=lambda rung: _mean(rung, ACCURACY))
-        reached = _mean(best, ACCURACY)
+        best = max(kept, key=lambda rung: rung.validated(ACCURACY))
+        reached = best.validated(ACCURACY)
         if self.until is not None and reached >= self.until:
-            return f'{best["name"]} reaches the {self.until:g}% asked for on validation images'
-        baseline = next((rung for rung in rungs if rung['name'] == BASELINE), None)
-        ceiling = _mean(baseline, SOURCE) if baseline else None
+            return f'{best.name} reaches the {self.until:g}% asked for on validation images'
+        baseline = next((rung for rung in rungs if rung.name == BASELINE), None)
+        ceiling = baseline.validated(SOURCE) if baseline else None
         if self.early_stop and ceiling and reached >= ceiling:
             return (
-                f'{best["name"]} is as good on the target ({reached:.1f}%) as {BASELINE} on the '
+                f'{best.name} is as good on the target ({reached:.1f}%) as {BASELINE} on the '
                 f'source ({ceiling:.1f}%): no gap is left'
             )
         return None
-
-
-def _mean(rung: dict, metric: str) -> float | None:
-    values = rung['validation'].get(metric)
-    return sum(values) / len(values) if values else None

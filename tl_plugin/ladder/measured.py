@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tl_plugin.ladder.curves import read_scalars
 from tl_plugin.ladder.files import read_json
+from tl_plugin.ladder.records import RunResult
 from tl_plugin.ladder.run_rung import RESULT_NAME
 
 #: The score that chooses, and what it is measured against. Fixed before anything was measured.
@@ -22,22 +23,22 @@ def measure(folder: Path) -> dict:
         folder: The run's, with ``result.json`` and mmengine's ``scalars.json``.
 
     Returns:
-        ``source`` and ``target``: accuracy at the last iteration in percent; where the run
+        ``source`` and ``target``: accuracy at the last iteration in percent, None where the test
+        images have no labels; where the run
         validated the target, ``chosen`` (target accuracy at the validation that the label-free
         score prefers) and ``oracle`` (the best one, which takes labels to know), with ``steps``,
         theirs; ``minutes``, ``parameters``, ``finished``.
     """
-    result = read_json(folder / RESULT_NAME)
+    result = RunResult.from_json(read_json(folder / RESULT_NAME))
     _, validation = read_scalars(folder)
-    found = {
-        'source': round(result['accuracy']['source'], 2),
-        'target': round(result['accuracy']['target'], 2),
+    accuracy = {domain: result.accuracy.get(domain) for domain in ('source', 'target')}
+    return {
+        **{name: None if value is None else round(value, 2) for name, value in accuracy.items()},
         **choices(validation),
-        'minutes': round(result['seconds'] / 60, 1),
-        'parameters': result['parameters'],
-        'finished': result['finished'],
+        'minutes': round(result.seconds / 60, 1),
+        'parameters': result.parameters,
+        'finished': result.finished,
     }
-    return found
 
 
 def choices(validation: Sequence[dict]) -> dict:
@@ -67,11 +68,13 @@ def choices(validation: Sequence[dict]) -> dict:
     }
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
+def mean_and_spread(values: Sequence[float | None]) -> str:
     """Mean of several seeds, with their standard deviation.
 
-    >>> mean_and_spread([70.0, 72.0]), mean_and_spread([70.0])
-    ('71.0 ± 1.4', '70.0')
+    >>> mean_and_spread([70.0, 72.0]), mean_and_spread([70.0]), mean_and_spread([None])
+    ('71.0 ± 1.4', '70.0', 'not known')
     """
+    if None in values:
+        return 'not known'
     mean = f'{statistics.fmean(values):.1f}'
     return f'{mean} ± {statistics.stdev(values):.1f}' if len(values) > 1 else mean

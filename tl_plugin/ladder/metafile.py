@@ -70,6 +70,7 @@ def write_entries(folder: Path, entries: Iterable[dict]) -> None:
                 'Metrics': {'Top 1 Accuracy': round(fmean(_of(entry, domain)), 2)},
             }
             for domain in ('source', 'target')
+            if None not in _of(entry, domain)  # of images without labels
         ]
     content = {'Collections': [{'Name': folder.name, 'README': f'configs/{folder.name}/README.md'}]}
     content['Models'] = entries

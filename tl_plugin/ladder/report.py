@@ -2,87 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
-from mmpretrain.registry import DATASETS
 
-from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.ladder import curves
+from tl_plugin.ladder.extras import attempt
 from tl_plugin.ladder.files import read_json
-from tl_plugin.ladder.recommend import BASELINE
-from tl_plugin.ladder.results import recommended_rung
-from tl_plugin.ladder.run_rung import PREDICTIONS_JSON
-from tl_plugin.ladder.table import interval_note, rows
+from tl_plugin.ladder.recommend import ACCURACY, BASELINE
+from tl_plugin.ladder.records import TARGET, LadderResults, Predictions, RungResult
+from tl_plugin.ladder.results import DOMAINS, read_predictions
+from tl_plugin.ladder.table import columns, has_accuracy, interval_note, notes
+from tl_plugin.ladder.target_labels import build_dataset
 
 REPORT_NAME = 'report.html'
 TEMPLATE = Path(__file__).with_name('report.html.j2')
-DOMAINS = ('source', 'target')
 NUM_SAMPLES = 10
 
+#: Rung -> a prediction for each seed: domain -> what it says.
+AllPredictions = Mapping[str, Sequence[Mapping[str, Predictions]]]
 
-def make_report(results: dict, cfg: Config) -> str:
+
+def make_report(results: LadderResults, cfg: Config) -> str:
     """Return the report's HTML.
 
+    A part that can't be made, such as sample images of files that are gone, is left out; the report
+    says so.
+
     Args:
-        results: Content of results.json, with at least one rung.
+        results: Of a climb, with at least one rung.
         cfg: The config that the ladder stands on; its test data give the sample images.
     """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding='utf-8'))
-    predictions = {rung['name']: _predictions(rung) for rung in results['rungs']}
-    datasets = {domain: build_dataset(cfg, domain) for domain in DOMAINS}
+    left_out: dict[str, str] = {}
+    predictions = {
+        rung.name: list(read_predictions(rung).values()) for rung in results.rungs
+    }
+    datasets = {
+        domain: attempt(
+            f'sample images of the {domain}', partial(build_dataset, cfg, domain), left_out
+        )
+        for domain in DOMAINS
+    }
     classes = class_names(datasets['source'], predictions)
-    _, cells = rows(results)
     # Without a recommendation the report shows what doing nothing gives.
-    chosen = recommended_rung(results) or results['rungs'][0]
+    chosen = results.recommended or results.rungs[0]
     flip = to_rgb(cfg)
+
+    def shown(domain: str, make: Callable, *arguments: Any) -> Any:
+        dataset = datasets[domain]
+        if dataset is None:
+            return None
+        what = f'sample images of the {domain}'
+        return attempt(what, lambda: make(dataset, *arguments), left_out)
+
     return template.render(
         results=results,
-        table=list(zip(results['rungs'], cells)),
+        columns=columns(results),
+        notes=[*notes(results), *results.notes],
         chosen=chosen,
-        overview=curves.plot_overview(results),
+        labelled=has_accuracy(results, TARGET),
+        by_accuracy=not results.recommendation or results.recommendation.measure == ACCURACY,
+        impossible=_by_reason(results.left_out),
+        overview=attempt('overview', lambda: curves.plot_overview(results), left_out),
         intervals=interval_note(results),
-        kept=kept_layers(results),
-        flips=flips(datasets['target'], classes, predictions, chosen['name'], flip),
-        baseline=next((rung for rung in results['rungs'] if rung['name'] == BASELINE), None),
+        kept=attempt('layers', lambda: kept_layers(results), left_out),
+        flips=shown(TARGET, flips, classes, predictions, chosen.name, flip),
+        baseline=results.rung(BASELINE),
         samples={
-            domain: samples(datasets[domain], domain, classes, predictions, chosen['name'], flip)
+            domain: shown(domain, samples, domain, classes, predictions, chosen.name, flip) or []
             for domain in DOMAINS
         },
         rungs=[
-            _rung_pictures(rung, predictions[rung['name']], classes) for rung in results['rungs']
+            _rung_pictures(rung, predictions, classes, left_out) for rung in results.rungs
         ],
+        left_out=left_out,
     )
 
 
-def build_dataset(cfg: Config, domain: str):
-    """Build the test data set of one domain."""
-    loader = cfg.test_dataloader
-    if domain != 'source':
-        loader = inherit_dataloader(loader, cfg.test_cfg.dataloaders[domain], 'test_cfg')
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
-        return DATASETS.build(loader['dataset'])
-
-
-def class_names(dataset, predictions: dict) -> list[str]:
-    """The classes' names, or their numbers where the data set names none."""
-    names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    if names:
-        return [str(name) for name in names]
+def class_names(dataset: Any, predictions: AllPredictions) -> list[str]:
+    """The classes' names, and their numbers where the data set names none."""
+    names = list(map(str, (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()))
     seen = [
-        label
+        int(label)
         for seeds in predictions.values()
         for seed in seeds
         for found in seed.values()
-        for label in (*found['truth'], *found['predicted'])
+        for label in (*found.truths(), *found.predicted)
     ]
-    return [str(label) for label in range(max(seen) + 1)]
+    return names + [str(label) for label in range(len(names), max(seen, default=-1) + 1)]
+
+
+def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        found.setdefault(reason, []).append(name)
+    return found
 
 
 def to_rgb(cfg: Config) -> bool:
@@ -91,114 +113,208 @@ def to_rgb(cfg: Config) -> bool:
     return bool(preprocessor.get('to_rgb'))
 
 
+def _first_seed(predictions: AllPredictions, rung: str, domain: str) -> Predictions | None:
+    seeds = predictions.get(rung) or [{}]
+    return seeds[0].get(domain)
+
+
 def samples(
-    dataset, domain: str, classes: Sequence[str], predictions: dict, best: str, flip: bool
+    dataset: Any,
+    domain: str,
+    classes: Sequence[str],
+    predictions: AllPredictions,
+    best: str,
+    flip: bool,
 ) -> list[dict]:
     """Pick test images, as many classes as there is room for, with what two rungs say of them.
 
+    Classes are the true ones, each once; where no image has a label, those that the rung predicts,
+    in turn.
+
     Returns:
-        Dicts of ``image`` (data URI), ``truth`` and ``said``, rung -> predicted class.
+        Dicts of ``image`` (data URI), ``truth`` (None without a label) and ``said``, rung ->
+        predicted class, and ``confidence``, rung -> in percent.
     """
-    first = predictions[best][0][domain]
-    _, firsts = np.unique(first['truth'], return_index=True)
+    first = _first_seed(predictions, best, domain)
+    if first is None:
+        return []
+    if first.labelled:
+        found, firsts = np.unique(first.truths(), return_index=True)
+        chosen = firsts[found >= 0]
+    else:
+        chosen = _in_turn(first.predicted)
     said = {
-        rung: predictions[rung][0][domain]
+        rung: own
         for rung in dict.fromkeys([BASELINE, best])
-        if rung in predictions
+        if (own := _first_seed(predictions, rung, domain)) is not None
     }
-    return [_sample(dataset, int(i), classes, said, flip) for i in firsts[:NUM_SAMPLES]]
+    return [_sample(dataset, int(index), classes, said, flip) for index in chosen[:NUM_SAMPLES]]
+
+
+def _in_turn(labels: Sequence[int]) -> list[int]:
+    """Places of the labels: the first of each, then the second of each, and so on.
+
+    >>> _in_turn([5, 5, 5, 3])
+    [3, 0, 1, 2]
+    """
+    seen: dict[int, int] = {}
+    rounds = []
+    for label in labels:
+        rounds.append(seen.setdefault(label, 0))
+        seen[label] += 1
+    return sorted(range(len(labels)), key=lambda place: (rounds[place], labels[place]))
 
 
 def flips(
-    dataset, classes: Sequence[str], predictions: dict, chosen: str, flip: bool
-) -> dict[str, list[dict]]:
-    """Pick target images whose prediction the chosen rung turned right (gained) or wrong (lost).
+    dataset: Any, classes: Sequence[str], predictions: AllPredictions, chosen: str, flip: bool
+) -> list[dict]:
+    """Pick target test images whose prediction the chosen rung changed.
 
     Returns:
-        ``gained`` and ``lost``, each with as many images as :func:`samples` shows, and as many in
-        all under ``gained_count`` and ``lost_count``; nothing where doing nothing was chosen.
+        Groups of ``title``, ``count`` and ``samples``, as many as :func:`samples` shows: those that
+        it turned right and those that it turned wrong; without labels those that it changed.
+        Nothing where doing nothing was chosen.
     """
-    if chosen == BASELINE or BASELINE not in predictions:
-        return {}
-    before, after = (predictions[name][0]['target'] for name in (BASELINE, chosen))
-    truth = np.array(before['truth'])
-    was, now = (np.array(found['predicted']) == truth for found in (before, after))
-    found = {}
-    for name, indices in (('gained', ~was & now), ('lost', was & ~now)):
-        places = np.flatnonzero(indices)
-        found[f'{name}_count'] = len(places)
-        said = {'source_only': before, chosen: after}
-        found[name] = [_sample(dataset, int(i), classes, said, flip) for i in places[:NUM_SAMPLES]]
-    return found
+    before, after = (_first_seed(predictions, name, TARGET) for name in (BASELINE, chosen))
+    if chosen == BASELINE or before is None or after is None or len(before) != len(after):
+        return []
+    truth = after.truths()
+    was, now = (np.array(found.predicted) for found in (before, after))
+    if after.labelled:
+        groups = {
+            'Wrong before, right now': (was != truth) & (now == truth),
+            'Right before, wrong now': (was == truth) & (now != truth),
+        }
+    else:
+        groups = {f'Another class than {BASELINE} says': was != now}
+    said = {BASELINE: before, chosen: after}
+    return [
+        {
+            'title': title,
+            'count': int(which.sum()),
+            'samples': [
+                _sample(dataset, int(index), classes, said, flip)
+                for index in np.flatnonzero(which)[:NUM_SAMPLES]
+            ],
+        }
+        for title, which in groups.items()
+    ]
 
 
-def kept_layers(results: dict) -> dict | None:
+def kept_layers(results: LadderResults) -> dict | None:
     """Pictures of how alike the rungs' layers are to the source model's, where it was measured.
 
     Returns:
         ``pictures``, domain -> image and words; ``names`` by number; ``images`` by domain and
         ``seconds`` a rung; None where no rung was compared.
     """
-    numbered = dict(enumerate(results['rungs'], 1))
-    rungs = {
-        number: rung
-        for number, rung in numbered.items()
-        if rung.get('kept_layers') and rung['name'] != BASELINE
-    }
+    numbered = dict(enumerate(results.rungs, 1))
+    rungs = {n: rung for n, rung in numbered.items() if rung.kept_layers and rung.name != BASELINE}
     if not rungs:
         return None
-    first = next(iter(rungs.values()))['kept_layers']
+    first = next(iter(rungs.values())).kept_layers
     # A rung of another network has layers of its own.
-    rungs = {n: r for n, r in rungs.items() if r['kept_layers']['layers'] == first['layers']}
+    rungs = {n: r for n, r in rungs.items() if r.kept_layers['layers'] == first['layers']}
     pictures = {}
     for domain in DOMAINS:
-        last = {r['name']: r['kept_layers'][domain]['cka'][-1] for r in rungs.values()}
+        last = {r.name: r.kept_layers[domain]['cka'][-1] for r in rungs.values()}
         words = '; '.join(f'{name} {cka:.2f}' for name, cka in last.items() if cka is not None)
         pictures[domain] = {'image': curves.plot_kept_layers(rungs, domain), 'words': words}
     return {
         'pictures': pictures,
-        'names': {number: rung['name'] for number, rung in rungs.items()},
+        'names': {number: rung.name for number, rung in rungs.items()},
         'images': first['images'],
-        'seconds': np.mean([rung['kept_layers']['seconds'] for rung in rungs.values()]),
+        'seconds': np.mean([rung.kept_layers['seconds'] for rung in rungs.values()]),
     }
 
 
-def _sample(dataset, index: int, classes: Sequence[str], said: dict, flip: bool) -> dict:
+def _sample(
+    dataset: Any, index: int, classes: Sequence[str], said: Mapping[str, Predictions], flip: bool
+) -> dict:
     inputs = np.asarray(dataset[index]['inputs'])
     image = np.ascontiguousarray((inputs[::-1] if flip else inputs).transpose(1, 2, 0))
-    truth = next(iter(said.values()))['truth'][index]
+    truth = next(iter(said.values())).truth[index]
     return {
         'image': curves.image_data_uri(image),
-        'truth': classes[truth],
-        'said': {rung: classes[found['predicted'][index]] for rung, found in said.items()},
+        'truth': None if truth is None else classes[truth],
+        'said': {rung: classes[found.predicted[index]] for rung, found in said.items()},
+        'confidence': {
+            rung: f'{100 * found.confidence[index]:.0f}%' for rung, found in said.items()
+        },
     }
 
 
-def _rung_pictures(rung: dict, predictions: list[dict], classes: Sequence[str]) -> dict:
-    records = [curves.read_scalars(Path(folder)) for folder in rung['folders']]
+def _rung_pictures(
+    rung: RungResult,
+    predictions: AllPredictions,
+    classes: Sequence[str],
+    left_out: dict[str, str],
+) -> dict:
+    def shown(what: str, make: Callable, *arguments: Any) -> Any:
+        return attempt(f'{what} of {rung.name}', lambda: make(*arguments), left_out)
+
+    records = shown('curves', lambda: [curves.read_scalars(Path(f)) for f in rung.folders]) or []
     training, validation = ([record[part] for record in records] for part in (0, 1))
     ends = [run[-1]['loss'] for run in training if run]
-    matrices = {}
-    for domain in DOMAINS:
-        counts = curves.confusion_matrix([seed[domain] for seed in predictions], len(classes))
-        matrices[domain] = {
-            'image': curves.plot_confusion(counts, classes, domain),
-            'confused': _most_confused(counts, classes),
-        }
+    pictures = {
+        domain: shown(f'{domain} predictions', _predicted, rung, domain, predictions, classes)
+        for domain in DOMAINS
+    }
     return {
         'row': rung,
-        'loss': curves.plot_loss(training) if ends else None,
+        'loss': shown('loss', curves.plot_loss, training) if ends else None,
         'final_loss': f'{np.mean(ends):.3f}' if ends else None,
-        # One validation makes no curve.
-        'accuracy': curves.plot_accuracy(validation) if max(map(len, validation)) > 1 else None,
-        'sweep': _sweep(rung),
-        'confusion': matrices,
+        'validation': shown('validation', curves.plot_validation, validation),
+        'sweep': shown('interpolation', _sweep, rung),
+        'predicted': {domain: found for domain, found in pictures.items() if found},
     }
 
 
-def _sweep(rung: dict) -> dict | None:
+def _predicted(
+    rung: RungResult, domain: str, predictions: AllPredictions, classes: Sequence[str]
+) -> dict | None:
+    """A picture of what a rung predicts on a domain, and the picture in words.
+
+    It is the confusion matrix of the images with labels; where none has one, how often each class
+    is predicted, beside the source model.
+    """
+    found = [seed[domain] for seed in predictions[rung.name] if domain in seed]
+    if not found:
+        return None
+    if any(seed.labelled for seed in found):
+        counts = curves.confusion_matrix(found, len(classes))
+        confused = _most_confused(counts, classes)
+        return {
+            'image': curves.plot_confusion(counts, classes, domain),
+            'alt': f'Confusion matrix of {rung.name} on {domain} test images: {confused}',
+            'caption': f'{domain.capitalize()} test images, percent of each true class: {confused}',
+        }
+    before = [seed[domain] for seed in predictions.get(BASELINE, ()) if domain in seed]
+    models = {BASELINE: before} if before else {}
+    models[rung.name] = found
+    shares = {name: _class_shares(seeds, len(classes)) for name, seeds in models.items()}
+    words = _most_predicted(shares[rung.name], classes)
+    return {
+        'image': curves.plot_predicted(shares, classes),
+        'alt': f'How often {rung.name} predicts each class on {domain} test images: {words}',
+        'caption': f'{domain.capitalize()} test images, which have no labels: how often each class '
+        f'is predicted ({words})',
+    }
+
+
+def _class_shares(seeds: Sequence[Predictions], num_classes: int) -> np.ndarray:
+    said = np.concatenate([np.array(seed.predicted, dtype=int) for seed in seeds])
+    return 100 * np.bincount(said, minlength=num_classes) / max(len(said), 1)
+
+
+def _most_predicted(shares: np.ndarray, classes: Sequence[str], number: int = 3) -> str:
+    order = np.argsort(-shares, kind='stable')[:number]
+    return ', '.join(f'{classes[index]} {shares[index]:.0f}%' for index in order)
+
+
+def _sweep(rung: RungResult) -> dict | None:
     """The first seed's interpolation, if the rung is one."""
-    folder = Path(rung['folders'][0])
+    folder = Path(rung.folders[0])
     found = read_json(folder / 'interpolation.json')
     if found is None:
         return None
@@ -216,7 +332,3 @@ def _most_confused(counts: np.ndarray, classes: Sequence[str], number: int = 3) 
         if mistakes[truth, said]
     ]
     return ', '.join(named) or 'no mistakes'
-
-
-def _predictions(rung: dict) -> list[dict]:
-    return [read_json(Path(folder) / PREDICTIONS_JSON) for folder in rung['folders']]

@@ -8,7 +8,7 @@ import platform
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,9 +16,20 @@ import tl_plugin
 from tl_plugin.ladder.files import read_json
 from tl_plugin.ladder.intervals import accuracy_interval, interval_method
 from tl_plugin.ladder.job import Failure, Job
-from tl_plugin.ladder.recommend import BASELINE, recommend
+from tl_plugin.ladder.recommend import BASELINE, recommend, why_none
+from tl_plugin.ladder.records import (
+    DomainResult,
+    FailedRun,
+    LadderResults,
+    Predictions,
+    RungResult,
+    RunResult,
+)
+from tl_plugin.ladder.run_rung import PREDICTIONS_JSON
 
 RESULTS_NAME = 'results.json'
+#: What every row speaks of, measured or not.
+DOMAINS = ('source', 'target')
 
 
 def collect(
@@ -27,8 +38,10 @@ def collect(
     config: str,
     budget_source: float | None = None,
     not_climbed: Mapping[str, str] | None = None,
-) -> dict:
-    """Put all finished runs into one dict, the content of results.json.
+    left_out: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> LadderResults:
+    """Put all finished runs together.
 
     Args:
         jobs: All runs of the climb.
@@ -36,101 +49,151 @@ def collect(
         config: Name of the config that the ladder stands on.
         budget_source: See :func:`~tl_plugin.ladder.recommend.recommend`.
         not_climbed: Rungs that the climb stopped before -> why.
-
-    Returns:
-        ``rungs``: a list in order of cost, see :func:`summarise`; ``recommendation``,
-        a dict, or None where nothing was validated; ``not_climbed``; ``failures``; and where all of
-        it comes from: ``config``, ``date``, ``commit``, ``versions``, ``machine``.
+        left_out: Rungs that the config has no data for -> what is missing.
+        notes: On the data, in sentences.
     """
-    rungs = summaries(jobs)
-    baseline = next((rung for rung in rungs if rung['name'] == BASELINE), None)
-    for rung in rungs:
-        rung['target_change'] = _difference(rung, baseline, 'target_accuracy')
-        rung['source_change'] = _difference(rung, baseline, 'source_accuracy')
+    rungs = _compared(summaries(jobs))
     found = recommend(rungs, budget_source)
-    return {
-        'config': config,
-        'date': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
-        'commit': commit(),
-        'versions': versions(),
-        'machine': machine(),
-        'rungs': rungs,
-        'recommendation': asdict(found) if found else None,
-        'not_climbed': dict(not_climbed or {}),
-        'failures': [
-            {
-                'name': failure.job.rung.name,
-                'seed': failure.job.seed,
-                'reason': failure.reason,
-                'log': str(failure.log) if failure.log else None,
-            }
+    return LadderResults(
+        config=config,
+        date=datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
+        commit=commit(),
+        versions=versions(),
+        machine=machine(),
+        rungs=tuple(rungs),
+        recommendation=found,
+        no_recommendation=None if found else why_none(rungs),
+        not_climbed=dict(not_climbed or {}),
+        left_out=dict(left_out or {}),
+        failures=tuple(
+            FailedRun(
+                failure.job.rung.name,
+                failure.job.seed,
+                failure.reason,
+                str(failure.log) if failure.log else None,
+            )
             for failure in failures
-        ],
-    }
+        ),
+        notes=tuple(notes),
+    )
 
 
-def summaries(jobs: Sequence[Job]) -> list[dict]:
+def summaries(jobs: Sequence[Job]) -> list[RungResult]:
     """The rows of all rungs that have a finished run, in the order of the jobs."""
-    by_rung: dict[str, list[Job]] = {}
+    by_rung: dict[str, list[tuple[Job, RunResult]]] = {}
     for job in jobs:
-        if job.result():
-            by_rung.setdefault(job.rung.name, []).append(job)
-    return [summarise(finished) for finished in by_rung.values()]
+        if result := job.result():
+            by_rung.setdefault(job.rung.name, []).append((job, result))
+    return [summarise(*zip(*finished)) for finished in by_rung.values()]
 
 
-def summarise(jobs: Sequence[Job]) -> dict:
-    """One rung's row: means over its seeds.
+def summarise(jobs: Sequence[Job], results: Sequence[RunResult]) -> RungResult:
+    """Put one rung's finished runs into a row, without comparing it with others.
 
     Args:
-        jobs: The rung's finished runs, one a seed.
-
-    Returns:
-        ``name``, ``about``, ``strategies``, ``data``, ``start``, ``towards`` (the rung that gave
-        the second of two models), ``seeds``; ``<domain>_accuracy`` in percent of the domain's test
-        images, mean over seeds, ``<domain>_accuracy_by_seed``, ``<domain>_accuracy_spread``
-        (standard deviation over seeds, None for one seed), ``<domain>_accuracy_interval`` (95%, see
-        :func:`~tl_plugin.ladder.intervals.accuracy_interval`) and ``<domain>_images``
-        for every domain; ``interval_method``, a key of :data:`~tl_plugin.ladder.intervals.METHODS`;
-        ``kept_layers``, see :func:`mean_kept_layers`; ``validation``, metric -> values by seed at
-        the end; ``seconds`` (mean of training and testing), ``trainable_parameters``,
-        ``parameters``, ``epochs``, ``iterations``; and the first seed's ``config``, ``checkpoint``
-        and ``command``, with ``folders`` of all.
+        jobs: The runs, one a seed.
+        results: What they found, in the same order.
     """
     rung, first = jobs[0].rung, jobs[0]
-    results = [job.result() for job in jobs]
-    row = {
-        'name': rung.name,
-        'about': rung.about,
-        'strategies': list(rung.strategies),
-        'data': rung.data,
-        'start': rung.start,
-        'towards': first.adapted.rung.name if first.adapted else None,
-        'seeds': [job.seed for job in jobs],
-    }
-    for domain in results[0]['accuracy']:
-        values = [result['accuracy'][domain] for result in results]
-        row[f'{domain}_accuracy'] = round(statistics.fmean(values), 2)
-        row[f'{domain}_accuracy_by_seed'] = values
-        row[f'{domain}_accuracy_spread'] = (
-            round(statistics.stdev(values), 2) if len(values) > 1 else None
-        )
-        images = (results[0].get('images') or {}).get(domain)
-        row[f'{domain}_accuracy_interval'] = accuracy_interval(values, images)
-        row[f'{domain}_images'] = images
-    row['interval_method'] = interval_method(len(results))
-    row['validation'] = {
-        name: [round(result['validation'][name], 4) for result in results]
-        for name in results[0].get('validation', {})
-    }
-    row['seconds'] = round(statistics.fmean(result['seconds'] for result in results), 1)
-    for name in ('trainable_parameters', 'parameters', 'epochs', 'iterations'):
-        row[name] = results[0][name]
-    row['kept_layers'] = mean_kept_layers([result.get('kept_layers') for result in results])
-    row['config'] = str(first.config)
-    row['checkpoint'] = results[0]['checkpoint']
-    row['command'] = ' && '.join(first.commands())
-    row['folders'] = [str(job.folder) for job in jobs]
-    return row
+    names = [name for name in results[0].validation if all(name in r.validation for r in results)]
+    return RungResult(
+        name=rung.name,
+        about=rung.about,
+        strategies=list(rung.strategies),
+        data=rung.data,
+        start=rung.start,
+        towards=first.adapted.rung.name if first.adapted else None,
+        seeds=[job.seed for job in jobs],
+        domains={
+            domain: _on(domain, results)
+            for domain in dict.fromkeys((*DOMAINS, *results[0].accuracy))
+        },
+        interval_method=interval_method(len(results)),
+        validation={
+            name: [round(result.validation[name], 4) for result in results] for name in names
+        },
+        seconds=round(statistics.fmean(result.seconds for result in results), 1),
+        trainable_parameters=results[0].trainable_parameters,
+        parameters=results[0].parameters,
+        epochs=results[0].epochs,
+        iterations=results[0].iterations,
+        kept_layers=mean_kept_layers([result.kept_layers for result in results]),
+        config=str(first.config),
+        checkpoint=results[0].checkpoint,
+        command=' && '.join(first.commands()),
+        folders=[str(job.folder) for job in jobs],
+        left_out={what: why for result in results for what, why in result.left_out.items()},
+    )
+
+
+def _on(domain: str, results: Sequence[RunResult]) -> DomainResult:
+    """What the seeds of a rung reach on a domain's test images."""
+    values = [result.accuracy.get(domain) for result in results]
+    labelled = results[0].labelled.get(domain)
+    scores = [result.label_free.get(domain) or {} for result in results]
+    known = None not in values
+    return DomainResult(
+        accuracy=_mean(values),
+        accuracy_by_seed=values,
+        accuracy_spread=round(statistics.stdev(values), 2) if known and len(values) > 1 else None,
+        accuracy_interval=accuracy_interval(values, labelled) if known else None,
+        images=labelled,
+        test_images=results[0].images.get(domain),
+        confident=_mean([result.confident.get(domain) for result in results]),
+        label_free={
+            name: _mean([each.get(name) for each in scores], digits=4) for name in scores[0]
+        },
+    )
+
+
+def _mean(values: Sequence[float | None], digits: int = 2) -> float | None:
+    """The mean, None where one is missing: over a part of the seeds it would compare with nothing.
+
+    >>> _mean([1.0, 2.0]), _mean([1.0, None]), _mean([])
+    (1.5, None, None)
+    """
+    if not values or None in values:
+        return None
+    return round(statistics.fmean(values), digits)
+
+
+def _compared(rungs: Sequence[RungResult]) -> list[RungResult]:
+    """The rows, each compared with the source model's."""
+    baseline = next((rung for rung in rungs if rung.name == BASELINE), None)
+    before = read_predictions(baseline) if baseline else {}
+    found = []
+    for rung in rungs:
+        now = read_predictions(rung)
+        domains = {
+            name: replace(
+                on,
+                change=_difference(on.accuracy, baseline.on(name).accuracy if baseline else None),
+                agreement=_mean([_agreement(name, now[seed], before.get(seed)) for seed in now]),
+            )
+            for name, on in rung.domains.items()
+        }
+        found.append(replace(rung, domains=domains))
+    return found
+
+
+def _agreement(
+    domain: str, now: dict[str, Predictions], before: dict[str, Predictions] | None
+) -> float | None:
+    if domain not in now:
+        return None
+    return now[domain].agreement((before or {}).get(domain))
+
+
+def read_predictions(rung: RungResult) -> dict[int, dict[str, Predictions]]:
+    """Read what a rung's models say of the test images: seed -> domain -> predictions.
+
+    A run whose ``predictions.json`` is gone has none.
+    """
+    found = {}
+    for seed, folder in zip(rung.seeds, rung.folders):
+        content = read_json(Path(folder) / PREDICTIONS_JSON) or {}
+        found[seed] = {name: Predictions.from_json(one) for name, one in content.items()}
+    return found
 
 
 def mean_kept_layers(found: Sequence[dict | None]) -> dict | None:
@@ -201,14 +264,8 @@ def machine() -> str:
     return f'{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads'
 
 
-def recommended_rung(results: dict) -> dict | None:
-    """The row of the recommended rung; None where there is no recommendation."""
-    name = (results['recommendation'] or {}).get('rung')
-    return next((rung for rung in results['rungs'] if rung['name'] == name), None)
-
-
-def read_results(path: Path) -> dict:
-    """Read a results.json.
+def read_results(path: Path) -> LadderResults:
+    """Read a results.json, of an older version too.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -219,8 +276,8 @@ def read_results(path: Path) -> dict:
         raise FileNotFoundError(f'no results at {path}: tools/ladder.py CONFIG writes them')
     if 'rungs' not in results:
         raise ValueError(f'{path} is no results.json of tools/ladder.py: it has no "rungs"')
-    return results
+    return LadderResults.from_json(results)
 
 
-def _difference(rung: dict, baseline: dict | None, name: str) -> float | None:
-    return round(rung[name] - baseline[name], 2) if baseline else None
+def _difference(value: float | None, baseline: float | None) -> float | None:
+    return None if value is None or baseline is None else round(value - baseline, 2)

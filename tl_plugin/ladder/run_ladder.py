@@ -13,14 +13,22 @@ from mmengine.registry import DefaultScope
 
 from tl_plugin.ladder.climb import climb
 from tl_plugin.ladder.display import make_display
+from tl_plugin.ladder.extras import attempt
 from tl_plugin.ladder.files import write_json, write_text
 from tl_plugin.ladder.job import plan
 from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.ready_config import check_measures_target
+from tl_plugin.ladder.records import LadderResults
 from tl_plugin.ladder.report import REPORT_NAME, make_report
-from tl_plugin.ladder.results import RESULTS_NAME, collect, recommended_rung
+from tl_plugin.ladder.results import RESULTS_NAME, collect
 from tl_plugin.ladder.rungs import read_rungs, select_rungs
 from tl_plugin.ladder.table import print_table
+from tl_plugin.ladder.target_labels import (
+    count_target_labels,
+    measure_by_labels,
+    not_validated,
+    notes_on_labels,
+)
 from tl_plugin.launch import load_config
 
 
@@ -56,8 +64,12 @@ def run_ladder(
     cfg = load_config(config, cfg_options=cfg_options)
     check_measures_target(cfg)
     settings = cfg.get('ladder') or {}
+    known = read_rungs(settings)
+    labels = count_target_labels(cfg)
+    limits.check_reachable(labels)
+    cfg = measure_by_labels(cfg, labels)
     chosen, missing = select_rungs(
-        read_rungs(settings), rungs, settings, partial(has_batch_norm, cfg)
+        known, rungs, settings, partial(has_batch_norm, cfg), not_validated(cfg, labels)
     )
     for name, reason in missing.items():
         print(f'Leaving out {name}: {reason}.')
@@ -67,13 +79,28 @@ def run_ladder(
         failures, not_climbed = climb(
             jobs, display, limits.reason_to_stop, devices or visible_devices()
         )
-    results = collect(jobs, failures, str(config), limits.budget_source, not_climbed)
-    write_json(work_dir / RESULTS_NAME, results)
-    if results['rungs']:
-        write_text(work_dir / REPORT_NAME, make_report(results, cfg))
+    notes = [*(settings.get('notes') or ()), *notes_on_labels(labels)]
+    results = collect(
+        jobs, failures, str(config), limits.budget_source, not_climbed, missing, notes
+    )
+    write_json(work_dir / RESULTS_NAME, results.to_json())
+    if results.rungs:
         print_table(results)
+        write_report(results, cfg, work_dir)
     print_end(results, work_dir)
     return 1 if failures else 0
+
+
+def write_report(results: LadderResults, cfg: Config, work_dir: Path) -> None:
+    """Write the report, or say why there is none: the results stand without it."""
+    path = work_dir / REPORT_NAME
+    path.unlink(missing_ok=True)  # an older one would tell of other results
+    left_out: dict[str, str] = {}
+    report = attempt('report', lambda: make_report(results, cfg), left_out)
+    if report is None:
+        print(f'No report: {left_out["report"]}. The results are whole.')
+    else:
+        write_text(path, report)
 
 
 def has_batch_norm(cfg: Config) -> bool:
@@ -89,25 +116,31 @@ def has_batch_norm(cfg: Config) -> bool:
         return bool(norm_layers(MODELS.build(model)))
 
 
-def print_end(results: dict, work_dir: Path) -> None:
+def print_end(results: LadderResults, work_dir: Path) -> None:
     """Say what failed, where everything is, and what to do next."""
-    for failure in results['failures']:
-        log = f' (see {failure["log"]})' if failure['log'] else ''
-        print(f'FAILED {failure["name"]} (seed {failure["seed"]}): {failure["reason"]}{log}')
-    for name, reason in results['not_climbed'].items():
+    for failure in results.failures:
+        log = f' (see {failure.log})' if failure.log else ''
+        print(f'FAILED {failure.name} (seed {failure.seed}): {failure.reason}{log}')
+    for name, reason in results.not_climbed.items():
         print(f'Not climbed: {name}, for {reason}')
-    if not results['rungs']:
+    for rung in results.rungs:
+        for what, reason in rung.left_out.items():
+            print(f'Left out of {rung.name}: {what}, for {reason}')
+    for note in results.notes:
+        print(f'Note: {note}')
+    if not results.rungs:
         return
-    print(f'Report:  {work_dir / REPORT_NAME}')
+    if (work_dir / REPORT_NAME).is_file():
+        print(f'Report:  {work_dir / REPORT_NAME}')
     print(f'Results: {work_dir / RESULTS_NAME}')
-    chosen = recommended_rung(results)
+    chosen = results.recommended
     if chosen is None:
-        print('No recommendation: nothing was validated on the target (val_cfg, val_evaluator).')
+        print(f'No recommendation: {results.no_recommendation}.')
         return
-    print(f'Take {chosen["name"]}. ' + ' '.join(results['recommendation']['reasons']))
+    print(f'Take {chosen.name}. ' + ' '.join(results.recommendation.reasons))
     print(
         'Train it again, or on data of your own, from its ready config:\n'
-        f'  {chosen["command"].split(" && ")[0]}'
+        f'  {chosen.command.split(" && ")[0]}'
     )
 
 

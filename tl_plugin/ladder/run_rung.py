@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import pickle
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,25 @@ import torch
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import Tensor
 
 from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.engine.hooks.retention_hook import CHECKPOINT, RetentionHook
+from tl_plugin.engine.loops.predictions import SOURCE
 from tl_plugin.engine.resume.checkpoints import newest_whole_checkpoint
+from tl_plugin.evaluation.label_free_score import label_free_scores
 from tl_plugin.ladder.curves import read_scalars
+from tl_plugin.ladder.extras import attempt
 from tl_plugin.ladder.files import write_json
 from tl_plugin.ladder.kept_layers import kept_layers
 from tl_plugin.ladder.progress import ProgressHook, read_progress
 from tl_plugin.ladder.ready_config import CONFIG_NAME, PREDICTIONS_NAME
+from tl_plugin.ladder.records import Predictions, RunResult
 from tl_plugin.launch import build_runner, prepare
 
 RESULT_NAME = 'result.json'
 PREDICTIONS_JSON = 'predictions.json'
+KEPT_LAYERS = 'comparison with the source model layer by layer'
 
 
 def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
@@ -52,26 +59,39 @@ def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
     trained = kept_checkpoint(runner)
     validation = final_validation(runner, folder, fresh=trained is not None)
     metrics = runner.test()
-    predictions = read_predictions(folder)
-    write_json(folder / PREDICTIONS_JSON, predictions)
+    tested = read_predictions(folder)
+    predictions = {name: found.predictions for name, found in tested.items()}
     write_json(
-        folder / RESULT_NAME,
-        {
-            'key': key,
-            'accuracy': {name: accuracy(found) for name, found in predictions.items()},
-            'images': {name: len(found['truth']) for name, found in predictions.items()},
-            'validation': validation,
-            'metrics': _scalars(metrics),
-            'classes': list(runner.test_loop.dataloader.dataset.metainfo.get('classes') or []),
-            'seconds': round(progress.elapsed, 1),
-            'epochs': runner.epoch,
-            'iterations': runner.iter,
-            'checkpoint': str(trained or newest_whole_checkpoint(folder, resumable=False)),
-            'finished': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
-            **count_parameters(runner.model),
-            'kept_layers': kept_layers(runner, source_model) if source_model else None,
-        },
+        folder / PREDICTIONS_JSON, {name: found.to_json() for name, found in predictions.items()}
     )
+    left_out: dict[str, str] = {}
+    result = RunResult(
+        key=key,
+        checkpoint=str(trained or newest_whole_checkpoint(folder, resumable=False)),
+        seconds=round(progress.elapsed, 1),
+        epochs=runner.epoch,
+        iterations=runner.iter,
+        **count_parameters(runner.model),
+        accuracy={name: found.accuracy for name, found in predictions.items()},
+        images={name: len(found) for name, found in predictions.items()},
+        labelled={name: found.labelled for name, found in predictions.items()},
+        confident={name: found.confident for name, found in predictions.items()},
+        label_free={
+            name: attempt(f'label-free scores on {name}', found.label_free, left_out) or {}
+            for name, found in tested.items()
+            if name != SOURCE
+        },
+        validation=validation,
+        metrics=_scalars(metrics),
+        classes=_classes(runner),
+        finished=datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
+        left_out=left_out,
+    )
+    # First of all the result: what follows may fail, and even end the process.
+    write_json(folder / RESULT_NAME, result.to_json())
+    if source_model:
+        kept = attempt(KEPT_LAYERS, lambda: kept_layers(runner, source_model), left_out)
+        write_json(folder / RESULT_NAME, replace(result, kept_layers=kept).to_json())
 
 
 def kept_checkpoint(runner: Runner) -> Path | None:
@@ -97,30 +117,54 @@ def final_validation(runner: Runner, folder: Path, fresh: bool = False) -> dict[
     return {name: value for name, value in _scalars(found).items() if '/' in name}
 
 
-def read_predictions(folder: Path) -> dict[str, dict[str, list]]:
-    """Gather what was dumped per domain: ``truth``, ``predicted``, ``confidence``, in order."""
+@dataclass(frozen=True)
+class Tested:
+    """One domain's test.
+
+    Args:
+        predictions: Image by image.
+        probabilities: (N, K); empty where the model gives no scores.
+    """
+
+    predictions: Predictions
+    probabilities: Tensor
+
+    def label_free(self) -> dict[str, float]:
+        """Scores of the predictions that need no labels."""
+        return label_free_scores(self.probabilities)
+
+
+def read_predictions(folder: Path) -> dict[str, Tested]:
+    """Gather what was dumped per domain, in the order of the images; the dumps are deleted."""
     dumped = Path(PREDICTIONS_NAME)
-    predictions = {}
+    found = {}
     for path in sorted(folder.glob(f'{dumped.stem}.*{dumped.suffix}')):
         with path.open('rb') as file:
             samples = pickle.load(file)  # written a moment ago by this very process
-        predictions[path.suffixes[0].lstrip('.')] = {
-            'truth': [int(sample['gt_label'][0]) for sample in samples],
-            'predicted': [int(sample['pred_label'][0]) for sample in samples],
-            'confidence': [round(float(sample['pred_score'].max()), 4) for sample in samples],
-        }
+        scores = [sample['pred_score'].float().cpu() for sample in samples]
+        predictions = Predictions(
+            truth=tuple(_truth(sample, len(own)) for sample, own in zip(samples, scores)),
+            predicted=tuple(int(sample['pred_label'][0]) for sample in samples),
+            confidence=tuple(round(float(own.max()), 4) for own in scores),
+        )
+        probabilities = torch.stack(scores) if scores else torch.empty(0, 0)
+        found[path.suffixes[0].lstrip('.')] = Tested(predictions, probabilities)
         path.unlink()
-    return predictions
+    return found
 
 
-def accuracy(predictions: dict[str, list]) -> float:
-    """Percent of predictions that are right.
+def _truth(sample: dict, num_classes: int) -> int | None:
+    """An image's true class, if it has a label and the model knows the class."""
+    label = sample.get('gt_label')
+    if label is None or not label.numel():
+        return None
+    label = int(label.flatten()[0])
+    return label if 0 <= label < num_classes else None
 
-    >>> accuracy({'truth': [1, 2, 2], 'predicted': [1, 1, 2]})
-    66.667
-    """
-    pairs = list(zip(predictions['truth'], predictions['predicted']))
-    return round(100 * sum(truth == predicted for truth, predicted in pairs) / len(pairs), 3)
+
+def _classes(runner: Runner) -> list[str]:
+    names = getattr(runner.test_loop.dataloader.dataset, 'metainfo', None) or {}
+    return list(map(str, names.get('classes') or []))
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:

@@ -27,6 +27,14 @@ DATA_NEEDS = {
 # Strategies that do nothing for a network without batch norm.
 BATCH_NORM_STRATEGIES = ('adabn',)
 
+# Strategies that choose, measure or compare by validation images -> of which domains.
+VALIDATION_STRATEGIES = {
+    'interpolation': (SOURCE, TARGET),
+    'retention': (SOURCE,),
+    'quality_matched': (SOURCE,),
+}
+
+
 @dataclass(frozen=True)
 class Rung:
     """One way to meet the target: overlays over the config, data to learn from, a place to start.
@@ -80,3 +88,9 @@ class Rung:
     def needs_batch_norm(self) -> bool:
         """Whether it does nothing for a network without batch norm."""
         return any(name in BATCH_NORM_STRATEGIES for name in self.strategies)
+
+    @property
+    def validates(self) -> tuple[str, ...]:
+        """Domains of whose validation images it can't do without."""
+        named = (VALIDATION_STRATEGIES.get(name, ()) for name in self.strategies)
+        return tuple(dict.fromkeys(domain for domains in named for domain in domains))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
 from tl_plugin.ladder.rung import DATA_NEEDS, Rung
@@ -89,6 +90,7 @@ def select_rungs(
     names: Iterable[str] | None,
     settings: Mapping,
     has_batch_norm: Callable[[], bool] = lambda: True,
+    not_validated: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Rung], dict[str, str]]:
     """Choose the rungs to climb, with those that they stand on, in order of cost.
 
@@ -97,6 +99,8 @@ def select_rungs(
         names: Those asked for; None asks for all that the config has data for.
         settings: The config's ``ladder``.
         has_batch_norm: Says whether the network has batch norms; asked if a rung depends on it.
+        not_validated: Domains that the config doesn't validate on, or that give nothing to choose
+            by -> why.
 
     Returns:
         The rungs, each with at most one rung ``towards``; and for those left out name -> why.
@@ -109,15 +113,19 @@ def select_rungs(
     missing = {}
     for rung in rungs.values():
         if names is None or rung.name in names:
-            reason = _missing(rung, settings, has_batch_norm)
+            reason = _missing(rung, settings, has_batch_norm, not_validated)
             if reason:
                 missing[rung.name] = reason
     rungs = {
-        name: _choose_towards(rungs, rung, names, settings) for name, rung in rungs.items()
+        name: _choose_towards(rungs, rung, names, settings, not_validated)
+        for name, rung in rungs.items()
     }
     for name in rungs:
         if name in (rungs if names is None else names) and name not in missing:
-            lacking = {lower: _missing(rungs[lower], settings) for lower in below(rungs, name)}
+            lacking = {
+                lower: _missing(rungs[lower], settings, not_validated=not_validated)
+                for lower in below(rungs, name)
+            }
             reasons = [f'it stands on {lower}: {why}' for lower, why in lacking.items() if why]
             missing.update({name: reasons[0]} if reasons else {})
     if names is None:
@@ -130,23 +138,39 @@ def select_rungs(
 
 
 def _missing(
-    rung: Rung, settings: Mapping, has_batch_norm: Callable[[], bool] = lambda: True
+    rung: Rung,
+    settings: Mapping,
+    has_batch_norm: Callable[[], bool] = lambda: True,
+    not_validated: Mapping[str, str] = MappingProxyType({}),
 ) -> str | None:
     """What a rung lacks, in words."""
     need = DATA_NEEDS[rung.data]
     if need and not settings.get(need):
-        return f'the config has no ladder.{need}, dict(dataset=dict(...))'
+        hint = '; --target-labels writes one, beside --source and --target'
+        hint *= need == 'labelled_target_dataloader'
+        return f'the config has no ladder.{need}, dict(dataset=dict(...)){hint}'
     if rung.needs_batch_norm and not has_batch_norm():
         return 'the network has no batch norm whose statistics could be adapted'
+    for domain in rung.validates:
+        if domain in not_validated:
+            return f'it goes by validation images of the {domain}, and {not_validated[domain]}'
     return None
 
 
 def _choose_towards(
-    rungs: Mapping[str, Rung], rung: Rung, names: Sequence[str] | None, settings: Mapping
+    rungs: Mapping[str, Rung],
+    rung: Rung,
+    names: Sequence[str] | None,
+    settings: Mapping,
+    not_validated: Mapping[str, str],
 ) -> Rung:
     """Decide which rung gives the second model: one that is asked for, else one that has data."""
     asked = [name for name in rung.towards if name in (names or ())]
-    ready = [name for name in rung.towards if not _missing(rungs[name], settings)]
+    ready = [
+        name
+        for name in rung.towards
+        if not _missing(rungs[name], settings, not_validated=not_validated)
+    ]
     return dataclasses.replace(rung, towards=(*asked, *ready, *rung.towards)[:1])
 
 

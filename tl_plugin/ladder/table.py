@@ -2,88 +2,183 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from tl_plugin.ladder.intervals import METHODS, as_text
-from tl_plugin.ladder.recommend import BASELINE
-from tl_plugin.ladder.results import recommended_rung
+from tl_plugin.ladder.recommend import ACCURACY, BASELINE
+from tl_plugin.ladder.records import CONFIDENT, TARGET, DomainResult, LadderResults, RungResult
+
+#: What stands where a figure isn't known.
+UNKNOWN = 'not known'
+#: The label-free score that is shown, of those that there are.
+SHOWN_SCORE = 'information_maximization'
 
 
-def rows(results: dict) -> tuple[list[str], list[list[str]]]:
-    """The table of all outputs: header and cells, as text."""
-    header = ['rung', 'learns from']
-    for domain in ('target', 'source'):
-        header += [f'{domain} %', '95% interval', 'change']
-    cells = [
-        [
-            rung['name'],
-            rung['data'].replace('_', ' '),
-            *_measured(rung, 'target'),
-            *_measured(rung, 'source'),
-            f'{rung["seconds"]:.0f} s',
-            f'{rung["trainable_parameters"]:,}',
-        ]
-        for rung in results['rungs']
+class Column(NamedTuple):
+    """One column.
+
+    Args:
+        name: Of the header.
+        cell: Rung -> text.
+        below: Rung -> what the report puts in small letters below it; None: nothing.
+        note: What the column says, for a column that not every reader knows.
+    """
+
+    name: str
+    cell: Callable[[RungResult], str]
+    below: Callable[[RungResult], str] | None = None
+    note: str = ''
+
+
+def has_accuracy(results: LadderResults, domain: str) -> bool:
+    """Whether the test accuracy of a domain is known of any rung."""
+    return any(rung.on(domain).accuracy is not None for rung in results.rungs)
+
+
+def columns(results: LadderResults) -> list[Column]:
+    """The columns that the results have figures for."""
+    target = _accuracy(TARGET) if has_accuracy(results, TARGET) else _without_labels(results)
+    return [
+        Column('rung', lambda r: r.name, below=lambda r: r.data.replace('_', ' ')),
+        *target,
+        *_accuracy('source'),
+        Column('time', lambda r: f'{r.seconds:.0f} s'),
+        Column('trainable', lambda r: f'{r.trainable_parameters:,}'),
     ]
-    return [*header, 'time', 'trainable'], cells
 
 
-def _measured(rung: dict, domain: str) -> tuple[str, str, str]:
-    interval = as_text(rung.get(f'{domain}_accuracy_interval'))
-    return _with_spread(rung, domain), interval, _signed(rung[f'{domain}_change'])
+def _accuracy(domain: str) -> list[Column]:
+    return [
+        Column(
+            f'{domain} %',
+            lambda r: _with_spread(r.on(domain)),
+            below=lambda r: as_text(r.on(domain).accuracy_interval),
+        ),
+        Column('change', lambda r: _signed(r.on(domain).change)),
+    ]
 
 
-def interval_note(results: dict) -> str:
+def _without_labels(results: LadderResults) -> list[Column]:
+    """What is known of a target whose test images have no labels."""
+    found = []
+    if any(rung.validated(ACCURACY) is not None for rung in results.rungs):
+        found.append(
+            Column(
+                'target validation %',
+                lambda r: _number(r.validated(ACCURACY), 1),
+                note='accuracy on the target\'s validation images',
+            )
+        )
+    found += [
+        Column(
+            'target score',
+            lambda r: _number(r.on(TARGET).label_free.get(SHOWN_SCORE), 3),
+            note='information maximization of the predictions on the target\'s test images, in '
+            'nats: high where they are confident and spread over the classes',
+        ),
+        Column(
+            'confident %',
+            lambda r: _number(r.on(TARGET).confident, 1),
+            note='share of these images whose predicted class has a probability of at least '
+            f'{CONFIDENT:g}',
+        ),
+        Column(
+            f'as {BASELINE} %',
+            lambda r: _number(r.on(TARGET).agreement, 1),
+            note=f'share of these images that get the class that {BASELINE} predicts',
+        ),
+    ]
+    return found
+
+
+def notes(results: LadderResults) -> list[str]:
+    """Sentences that the table can't be read without."""
+    if not results.rungs or has_accuracy(results, TARGET):
+        partly = next((r.on(TARGET) for r in results.rungs if r.on(TARGET).partly_labelled), None)
+        return [] if partly is None else [
+            f'Target accuracy is over the {partly.images} of {partly.test_images} test images that '
+            'have a label.'
+        ]
+    return [
+        'The target\'s test images have no labels, so no rung\'s accuracy on them is known. What '
+        'is known instead says nothing of how many predictions are right:',
+        *(f'{column.name}: {column.note}.' for column in columns(results) if column.note),
+    ]
+
+
+def rows(results: LadderResults) -> tuple[list[str], list[list[str]]]:
+    """The table of all text outputs: header and cells."""
+    flat: list[tuple[str, Callable[[RungResult], str]]] = []
+    for column in columns(results):
+        flat.append((column.name, column.cell))
+        if column.below:
+            below = 'learns from' if column.name == 'rung' else '95% interval'
+            flat.append((below, column.below))
+    return [name for name, _ in flat], [[cell(r) for _, cell in flat] for r in results.rungs]
+
+
+def interval_note(results: LadderResults) -> str:
     """How the table's intervals were made, in a sentence's part."""
-    methods = {rung['interval_method'] for rung in results['rungs'] if 'interval_method' in rung}
+    methods = {rung.interval_method for rung in results.rungs}
     return '; for one seed, '.join(METHODS[name] for name in sorted(methods, reverse=True))
 
 
-def print_table(results: dict) -> None:
+def print_table(results: LadderResults) -> None:
     """Print the table on the terminal, the recommended rung in bold."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     header, cells = rows(results)
-    table = Table(title='Accuracy on test images', box=box.SIMPLE_HEAD)
+    table = Table(title='On test images', box=box.SIMPLE_HEAD)
     for column, name in enumerate(header):
         table.add_column(name, justify='left' if column < 2 else 'right')
-    recommended = recommended_rung(results)
-    for rung, row in zip(results['rungs'], cells):
-        table.add_row(*row, style='bold' if rung is recommended else None)
+    for rung, row in zip(results.rungs, cells):
+        table.add_row(*row, style='bold' if rung is results.recommended else None)
     console = Console()
     # A pipe has no width, and a folded table is hard to read.
     Console(width=None if console.is_terminal else 200).print(table)
+    for note in notes(results):
+        print(note)
 
 
-def markdown_table(results: dict) -> str:
+def markdown_table(results: LadderResults) -> str:
     """Return the table for a README, with a line on where it comes from.
 
     Args:
-        results: Content of results.json.
+        results: Of a climb.
     """
     header, cells = rows(results)
     lines = ['| ' + ' | '.join(row) + ' |' for row in [header, *cells]]
     lines.insert(1, '| --- | --- |' + ' ---: |' * (len(header) - 2))
-    seeds = max((len(rung['seeds']) for rung in results['rungs']), default=0)
+    seeds = max((len(rung.seeds) for rung in results.rungs), default=0)
     what = 'mean ± standard deviation' if seeds > 1 else 'one run'
     made_with = ', '.join(
-        f'{name} {results["versions"][name]}' for name in ('mmpretrain', 'mmengine', 'torch')
+        f'{name} {results.versions.get(name)}' for name in ('mmpretrain', 'mmengine', 'torch')
     )
     lines += [
         '',
-        f'`{results["config"]}`, percent of test images that are right at the last epoch, {what}'
+        f'`{results.config}`, percent of test images that are right at the last epoch, {what}'
         f'{f" over {seeds} seeds" if seeds > 1 else ""}; 95% confidence interval: '
         f'{interval_note(results)}; change against {BASELINE}, in points; '
-        f'trainable parameters. {results["machine"]}, {made_with}, '
-        f'commit {results["commit"] or "unknown"}.',
+        f'trainable parameters. {results.machine}, {made_with}, '
+        f'commit {results.commit or "unknown"}.',
     ]
+    lines += [line for note in (*notes(results), *results.notes) for line in ('', note)]
     return '\n'.join(lines)
 
 
-def _with_spread(rung: dict, domain: str) -> str:
-    spread = rung[f'{domain}_accuracy_spread']
-    return f'{rung[f"{domain}_accuracy"]:.1f}' + (f' ± {spread:.1f}' if spread is not None else '')
+def _with_spread(found: DomainResult) -> str:
+    if found.accuracy is None:
+        return UNKNOWN
+    spread = found.accuracy_spread
+    return f'{found.accuracy:.1f}' + (f' ± {spread:.1f}' if spread is not None else '')
+
+
+def _number(value: float | None, digits: int) -> str:
+    return UNKNOWN if value is None else f'{value:.{digits}f}'
 
 
 def _signed(points: float | None) -> str:
-    return '' if points is None else f'{points:+.1f}'
+    return UNKNOWN if points is None else f'{points:+.1f}'
