@@ -51,6 +51,8 @@ class ToyDataset(BaseDataset):
                 item['gt_label'] = label
             elif self.labels == 'scrambled':
                 item['gt_label'] = (label * 2 + 1) % 3
+            elif self.labels == 'some':  # every other image has one
+                item['gt_label'] = -1 if index % 2 else label
             items.append(item)
         return items
 

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from tests.toy import target, toy_config, train
 from tl_plugin.analysis.interpolation import (
+    LABEL_FREE,
     Interpolation,
     Point,
     choose,
@@ -90,6 +91,11 @@ class TestChoice:
     def test_best_mean(self):
         assert choose(self.POINTS, 'mean').point.alpha == 0.6
         assert 'mean' in choose(self.POINTS, 'mean').why
+
+    def test_a_score_has_another_unit_than_accuracy(self):
+        assert 'best target validation score' in choose(self.POINTS, target_metric=LABEL_FREE).why
+        with pytest.raises(ValueError, match="has another unit: use rule='budget'"):
+            choose(self.POINTS, 'mean', target_metric=LABEL_FREE)
 
     def test_wrong_arguments(self):
         with pytest.raises(ValueError, match="budget, mean, got 'median'"):

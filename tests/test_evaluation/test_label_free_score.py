@@ -42,3 +42,11 @@ def test_scores_all_images_of_all_batches():
 def test_unknown_scores(scores):
     with pytest.raises(ValueError, match='has the scores information_maximization'):
         LabelFreeScore(scores)
+
+
+def test_one_image_has_no_neighborhood():
+    metric = LabelFreeScore()
+    metric.process({}, [dict(pred_score=torch.tensor([0.75, 0.25]))])
+    found = metric.evaluate(1)
+    assert 'label_free/soft_neighborhood_density' not in found
+    assert found['label_free/information_maximization'] == pytest.approx(0)

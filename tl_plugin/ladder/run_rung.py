@@ -49,8 +49,9 @@ def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
     """
     checkpoint = newest_whole_checkpoint(folder)
     # A config without a file name: the runner writes the config it runs into its folder under that
-    # name, and this one is resumed or not, which the ready config must not remember.
-    cfg = Config(Config.fromfile(folder / CONFIG_NAME).to_dict())
+    # name, and this one is resumed or not, which the ready config must not remember. Nor is it
+    # formatted, which takes seconds.
+    cfg = Config(Config.fromfile(folder / CONFIG_NAME).to_dict(), format_python_code=False)
     with naming_bad_data():
         runner = build_runner(prepare(cfg, resume=str(checkpoint) if checkpoint else None))
         progress = ProgressHook(folder, read_progress(folder).elapsed if checkpoint else 0.0)
