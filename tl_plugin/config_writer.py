@@ -121,10 +121,13 @@ def write_config(
     cfg.train_dataloader = loader(dataset('source', TRAIN, train), shuffle=True)
     for split, loop in ((VAL, 'DomainValLoop'), (TEST, 'DomainTestLoop')):
         known = _measurable(data, split)
-        target = dict(dataset=dataset('target', split, test, known or None, bool(known)))
+        target = dict(dataset=dataset('target', split, test, labels=bool(known)))
         settings = dict(type=loop, dataloaders=dict(target=target))
         if not known:
             settings['evaluators'] = dict(target=dict(type='LabelFreeScore'))
+        elif len(known) < len(data.target.split(split)):
+            metric = dict(type='LabelledOnly', metric=dict(type='Accuracy', topk=(1,)))
+            settings['evaluators'] = dict(target=metric)
         cfg[f'{split}_dataloader'] = loader(dataset('source', split, test), shuffle=False)
         cfg[f'{split}_cfg'] = settings
         cfg[f'{split}_evaluator'] = dict(type='Accuracy', topk=(1,))
@@ -187,14 +190,14 @@ def dataset_config(
         classes: Names of all classes, in the model's order.
         pipeline: For images read from files; data sets of a config keep their own.
         list_file: Where to list the images' files.
-        labels: Whether to give labels, which all images must have then.
+        labels: Whether to give labels: -1 to an image that has none of ``classes``.
     """
     if domain.datasets:
         return _part_of_dataset(domain, items, classes)
     list_file.parent.mkdir(parents=True, exist_ok=True)
     numbers = {name: number for number, name in enumerate(classes)}
     lines = [
-        f'{Path(item.name).absolute()} {numbers[item.label]}'
+        f'{Path(item.name).absolute()} {numbers.get(item.label, -1)}'
         if labels
         else f'{Path(item.name).absolute()}'
         for item in items
