@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -172,7 +173,7 @@ def measure_by_labels(cfg: Config, labels: TargetLabels) -> Config:
             fitting = [one for one in metrics if not _takes_labels(one)]
             fitting = fitting or [dict(type='LabelFreeScore')]
         if fitting != metrics:
-            changed = changed or Config(cfg.to_dict())
+            changed = changed or copy.deepcopy(cfg)
             changed.merge_from_dict({f'{split}_cfg': {'evaluators': {TARGET: fitting}}})
     return changed or cfg
 
