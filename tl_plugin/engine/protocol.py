@@ -28,6 +28,9 @@ class AdaptationModel(Protocol):
     def check_domains(self, domains: Collection[str]) -> None:
         """Raise a ValueError if it can't train on batches of these domains."""
 
+    def losses_on_images(self) -> list[str]:
+        """Name the losses that run a network on the images, beside the model itself."""
+
     def set_progress(self, progress: float) -> None:
         """Tell which part of training is done, in [0, 1], before each step."""
 

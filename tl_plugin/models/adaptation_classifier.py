@@ -125,12 +125,24 @@ class AdaptationClassifier(ImageClassifier):
             domains: Those of which each batch has images: 'source', 'target', 'target_strong'.
 
         Raises:
-            ValueError: If an alignment or a regularizer lacks one.
+            ValueError: If an alignment, a regularizer or the list of labelled target images lacks
+                one, or nothing is left to learn from.
         """
         if self.alignments and TARGET not in domains:
             raise ValueError(
                 f'alignments ({", ".join(self.alignments)}) need target images and this batch has '
                 "none: set train_cfg = dict(type='AdaptationTrainLoop', target_dataloader=..., ...)"
+            )
+        if TARGET not in domains and self.data_preprocessor.labelled_target is not None:
+            raise ValueError(
+                'data_preprocessor.labelled_target lists target images that keep their labels, and '
+                "this training has no target: set train_cfg = dict(type='AdaptationTrainLoop', "
+                'target_dataloader=...), or make the labelled images the train_dataloader'
+            )
+        if SOURCE not in domains and not self.alignments:
+            raise ValueError(
+                'training without a source learns from alignments, and model.alignments has none: '
+                'use the overlay shot, or name some that look at the target alone'
             )
         lacking = [n for n, loss in self.alignments.items() if loss.needs_source]
         if SOURCE not in domains and lacking:
@@ -148,6 +160,14 @@ class AdaptationClassifier(ImageClassifier):
                 'pseudo_label does'
             )
         self.regularizers.check_domains(domains)
+
+    def losses_on_images(self) -> list[str]:
+        """Names the regularizers that show the images to the source model."""
+        return [
+            name
+            for name, each in self.regularizers.items()
+            if each.needs_source_model and each.reads_images
+        ]
 
     def set_progress(self, progress: float) -> None:
         """Tells which part of training is done; the train loop does so before every step.

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..freezing.policy import modules_of_part
 from ..layers.names import parameters, unwrap
+from ..protocol import adaptation_model
 from .cut import Cut
 from .moving import moves
 
@@ -44,6 +45,13 @@ def refuse_unfit(runner: Runner) -> None:
         )
     for hook in freezing_hooks(runner):
         _refuse_moving(hook, model)
+    adapting = adaptation_model(model)
+    if adapting is not None and adapting.losses_on_images():
+        raise ValueError(
+            f'the losses {", ".join(adapting.losses_on_images())} look at the images, which cached '
+            'features replace: use feature_extraction, which caches nothing, or l2_sp, which looks '
+            'at weights alone'
+        )
     augments = getattr(model.data_preprocessor, 'batch_augments', None)
     if augments is not None:
         print_log(

@@ -1,0 +1,288 @@
+"""Every pair of choices trains, resumes and interpolates, or is refused before the first step."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import combinations
+
+import pytest
+import torch
+from covertable import make
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmpretrain.registry import MODELS
+
+from tests.toy import loader
+from tl_plugin.analysis.interpolation import Interpolation, Point
+from tl_plugin.launch import build_runner, prepare
+
+ALIGNMENTS = {
+    'none': None,
+    'afn': dict(type='AFNAlignment'),
+    'bsp': dict(type='BSPAlignment'),
+    'cdan': dict(type='CDANHead', hidden_channels=[8]),
+    'cdan_e': dict(type='CDANHead', hidden_channels=[8], entropy_conditioning=True),
+    'centroid': dict(type='CentroidPseudoLabelAlignment'),
+    'dan': dict(type='DANAlignment'),
+    'dann': dict(type='DANNHead', hidden_channels=[8], norm='BN'),
+    'deep_coral': dict(type='DeepCORALAlignment'),
+    'entropy': dict(type='EntropyMinimization'),
+    'infomax': dict(type='InformationMaximization'),
+    'jan': dict(type='JANAlignment'),
+    'mcc': dict(type='MCCAlignment'),
+    'mdd': dict(type='MDDHead', hidden_channels=[8]),
+    'pseudo_label': dict(type='PseudoLabelAlignment', ramp=False, threshold=0.0),
+}
+REGULARIZERS = {
+    'none': None,
+    'bss': dict(type='BSSRegularizer'),
+    'delta': dict(type='DELTARegularizer'),
+    'l2_sp': dict(type='L2SPRegularizer'),
+    'lwf': dict(type='LwFRegularizer'),
+}
+#: Two convolutions with batch norm and a bottleneck, or a transformer of two blocks.
+CONVOLUTIONS = dict(
+    backbone=dict(type='DANNDigitsBackbone', norm=True),
+    neck=dict(type='BottleneckNeck', out_channels=12),
+)
+NETWORKS = dict(vit=dict(backbone=dict(
+    type='VisionTransformer', img_size=28, patch_size=14,
+    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16),
+)))  # fmt: skip
+HEADS = dict(
+    linear=dict(type='LinearClsHead', num_classes=3),
+    vit=dict(type='VisionTransformerClsHead', num_classes=3),
+    stacked=dict(type='StackedLinearClsHead', num_classes=3, mid_channels=[10], norm_cfg=None),
+    arcface=dict(type='ArcFaceClsHead', num_classes=3),
+    several=dict(
+        type='MultiLabelLinearClsHead', num_classes=3,
+        loss=dict(type='CrossEntropyLoss', use_sigmoid=True),
+    ),
+)  # fmt: skip
+#: Factor -> its values; the first one goes with all others.
+FACTORS = {
+    'loop': ['epoch', 'iteration', 'cached', 'source_free'],
+    'alignment': [*ALIGNMENTS],
+    'regularizer': [*REGULARIZERS],
+    'statistics': ['joint', 'per_domain'],
+    'teacher': ['none', 'teacher'],
+    'target': ['unlabelled', 'few', 'labelled'],
+    'head': ['linear', 'vit', 'stacked', 'arcface', 'several'],
+    'sampler': ['default', 'infinite'],
+    'accumulation': [1, 3],
+}
+TARGET_ALONE = ('centroid', 'entropy', 'infomax', 'mcc')
+ON_LOGITS = (
+    'cdan', 'cdan_e', 'centroid', 'entropy', 'infomax', 'jan', 'mcc', 'mdd', 'pseudo_label',
+)  # fmt: skip
+
+
+def refusal(case: dict) -> str | None:
+    """What the error of a pair that is refused says, by the rules alone."""
+    aligned = case.get('alignment', 'none') != 'none' or case.get('teacher') == 'teacher'
+    loop, head = case.get('loop'), case.get('head')
+    if loop == 'epoch' and case.get('sampler') == 'infinite':
+        return 'InfiniteSampler of train_dataloader never ends.*train by iteration'
+    if loop == 'cached' and aligned:
+        return "need target images and this batch has none: set train_cfg = dict.*'Adaptation"
+    if loop == 'cached' and case.get('target') == 'few':
+        return "labelled_target lists .* this training has no target: set train_cfg = dict.*'Adapt"
+    if loop == 'cached' and case.get('regularizer') in ('delta', 'lwf'):
+        return 'look at the images.*use feature_extraction'
+    if loop == 'source_free' and case.get('alignment') == case.get('teacher') == 'none':
+        return 'without a source learns from alignments, .* has none: use the overlay shot'
+    alone = ('none', *TARGET_ALONE, 'pseudo_label')
+    if loop == 'source_free' and case.get('alignment', 'none') not in alone:
+        return "compares source with target images, .* adapt with train_cfg.type='Adaptation"
+    if head == 'vit' and case.get('statistics') == 'per_domain':
+        return "batch_statistics='per_domain' needs batch norms"
+    on_logits = case.get('alignment') in ON_LOGITS or case.get('teacher') == 'teacher'
+    if head == 'several' and (on_logits or case.get('regularizer') == 'lwf'):
+        return 'these losses need one class an image, .*MultiLabelLinearClsHead.*: use losses on'
+    return None
+
+
+def pairs_of(case: dict) -> set:
+    return {((a, case[a]), (b, case[b])) for a, b in combinations(FACTORS, 2)}
+
+
+def plan() -> tuple[list[dict], list[dict]]:
+    """Cases that train and cover all pairs that can, and one case for each pair that can't."""
+    ruled = [*combinations(FACTORS, 2), ('loop', 'alignment', 'teacher')]
+    constraints = [
+        dict(operator='fn', requires=list(names), evaluate=lambda row, names=names: refusal(
+            {name: row[name] for name in names}) is None)
+        for names in ruled
+    ]  # fmt: skip
+    trained = [dict(row) for row in make(FACTORS, constraints=constraints)]
+    covered = set().union(*map(pairs_of, trained))
+    plain = {name: values[0] for name, values in FACTORS.items()}
+    refused = [
+        {**plain, a: one, b: other}
+        for a, b in combinations(FACTORS, 2)
+        for one in FACTORS[a]
+        for other in FACTORS[b]
+        if ((a, one), (b, other)) not in covered
+    ]
+    return trained, refused
+
+
+TRAINED, REFUSED = plan()
+
+
+def name_of(case: dict) -> str:
+    return '-'.join(str(value) for value in case.values())
+
+
+def make_config(case: dict, folder) -> Config:
+    """The config of a case: a tiny network, two domains of 8 and 10 images, four iterations."""
+    by_epoch = case['loop'] == 'epoch' or (
+        case['loop'] != 'iteration' and case['sampler'] == 'default'
+    )
+    several = case['head'] == 'several'
+    alignments = {name: cfg for name, cfg in [('it', ALIGNMENTS[case['alignment']])] if cfg}
+    if case['teacher'] == 'teacher':
+        taught = dict(ALIGNMENTS['pseudo_label'], teacher_momentum=0.5)
+        alignments = {**alignments, 'taught': taught}
+    regularizer = REGULARIZERS[case['regularizer']]
+    if case['loop'] == 'source_free':
+        for cfg in alignments.values():
+            if cfg['type'] == 'PseudoLabelAlignment':
+                cfg['relative'] = False
+        regularizer = regularizer and dict(regularizer, images='target')
+    model = dict(
+        type='AdaptationClassifier',
+        alignments=alignments,
+        regularizers={'held': regularizer} if regularizer else {},
+        batch_statistics=case['statistics'],
+        **NETWORKS.get(case['head'], CONVOLUTIONS),
+        head=HEADS[case['head']],
+        data_preprocessor=dict(
+            type='DomainDataPreprocessor', mean=[60.0] * 3, std=[60.0] * 3, num_classes=3,
+            labelled_target=[0, 1, 2] if case['target'] == 'few' else None,
+        ),
+    )  # fmt: skip
+    images = dict(image_size=28, labels='several' if several else 'true')
+    target = dict(
+        images, size=10, shift=0.5, seed=1,
+        labels='none' if case['target'] == 'unlabelled' else images['labels'],
+    )  # fmt: skip
+    source = loader(batch_size=4, size=8, **images)
+    kind = 'InfiniteSampler' if case['sampler'] == 'infinite' else 'DefaultSampler'
+    source['sampler'] = dict(type=kind, shuffle=True)
+    length = dict(max_epochs=2) if by_epoch else dict(max_iters=4)
+    if case['loop'] == 'source_free':
+        source['dataset'].update(target)
+        train_cfg = dict(type='SourceFreeTrainLoop')
+    elif case['loop'] == 'cached':
+        train_cfg = dict(type='CachedFeatureTrainLoop')
+    else:
+        train_cfg = dict(type='AdaptationTrainLoop', target_dataloader=dict(dataset=target))
+    reads_two_views = any(cfg['type'] == 'PseudoLabelAlignment' for cfg in alignments.values())
+    if reads_two_views and case['loop'] != 'cached':
+        train_cfg['strong_view'] = [dict(type='RandomFlip', prob=0.5)]
+    hooks = []
+    if case['alignment'] == 'centroid':
+        hooks.append(dict(type='CentroidPseudoLabelHook'))
+    if case['regularizer'] != 'none':
+        hooks.append(dict(type='SourceModelHook'))
+    if case['loop'] == 'cached':
+        hooks.append(dict(type='FreezeHook', layers=':-1'))
+    labelled = loader(batch_size=8, shuffle=False, size=6, **images)
+    return Config(dict(
+        default_scope='mmpretrain',
+        model=model,
+        train_dataloader=source,
+        train_cfg=dict(train_cfg, **length, val_interval=2),
+        val_dataloader=labelled,
+        val_cfg=dict(type='DomainValLoop', dataloaders=dict(target=dict(dataset=dict(shift=0.5)))),
+        val_evaluator=dict(type='MultiLabelMetric' if several else 'Accuracy'),
+        optim_wrapper=dict(
+            optimizer=dict(type='SGD', lr=0.01, momentum=0.9),
+            accumulative_counts=case['accumulation'],
+        ),
+        default_hooks=dict(
+            timer=dict(type='IterTimerHook'),
+            logger=dict(type='LoggerHook', interval=1),
+            checkpoint=dict(
+                type='CheckpointHook', by_epoch=by_epoch, interval=1 if by_epoch else 2
+            ),
+        ),
+        custom_hooks=hooks,
+        randomness=dict(seed=0),
+        log_processor=dict(by_epoch=by_epoch),
+        work_dir=str(folder),
+        visualizer=None,
+        log_level='WARNING',
+        experiment_name=f'case_{folder.name}_{torch.rand(1).item()}',
+    ), format_python_code=False)  # fmt: skip
+
+
+def train(case: dict, folder, resume: str | None = None):
+    cfg = make_config(case, folder)
+    if case['loop'] == 'source_free':
+        folder.mkdir(exist_ok=True)
+        cfg.load_from = str(folder / 'source_model.ckpt')
+        plain = {**cfg.model.to_dict(), 'alignments': {}, 'regularizers': {}}
+        torch.save(dict(state_dict=MODELS.build(plain).state_dict(), meta={}), cfg.load_from)
+    runner = build_runner(prepare(cfg, resume=resume))
+    runner.train()
+    return runner
+
+
+@pytest.mark.parametrize('case', TRAINED, ids=name_of)
+def test_it_trains_resumes_and_interpolates(case, tmp_path):
+    whole = train(case, tmp_path / 'whole')
+    assert whole.iter == whole.max_iters
+    metrics = whole.val_loop.evaluator.metrics
+    assert metrics and 'train/loss' in whole.message_hub.log_scalars
+
+    first, last = sorted(str(path) for path in (tmp_path / 'whole').glob('*.pth'))
+    resumed = train(case, tmp_path / 'resumed', resume=first)
+    expected, found = whole.model.state_dict(), resumed.model.state_dict()
+    changed = [name for name, value in expected.items() if not torch.equal(value, found[name])]
+    assert not changed
+    assert any(not torch.equal(value, start[name]) for start in [states(first)]
+               for name, value in expected.items() if name in start)  # fmt: skip
+
+    between = Interpolation(resumed, states(first), states(last))
+    statistics = ['interpolated', *(['estimated'] if between.statistics else [])]
+    for kind in statistics:
+        mixed = between.weights(Point(0.5, 0.0, 0.0, kind))
+        name = next(name for name in mixed if name.startswith('head.') and mixed[name].dim() > 1)
+        middle = 0.5 * (states(first)[name] + states(last)[name])
+        torch.testing.assert_close(mixed[name], middle)
+        assert all(torch.isfinite(v).all() for v in mixed.values() if v.is_floating_point())
+
+
+def states(checkpoint: str) -> dict:
+    return torch.load(checkpoint, map_location='cpu', weights_only=True)['state_dict']
+
+
+@pytest.mark.parametrize('case', REFUSED, ids=name_of)
+def test_it_is_refused_before_the_first_step(case, tmp_path, monkeypatch):
+    wanted = refusal(case)
+    assert wanted, 'this pair is covered by no case that trains'
+    monkeypatch.setattr(OptimWrapper, 'update_params', lambda *_, **__: pytest.fail('a step'))
+    with pytest.raises(ValueError) as raised:
+        train(case, tmp_path)
+    assert re.search(wanted, str(raised.value)), raised.value
+
+
+def test_every_pair_is_covered(capsys):
+    trained, refused = set().union(*map(pairs_of, TRAINED)), set()
+    reasons: Counter = Counter()
+    for case in REFUSED:
+        refused |= pairs_of(case) - trained
+        reasons[refusal(case)] += 1
+    total = sum(len(FACTORS[a]) * len(FACTORS[b]) for a, b in combinations(FACTORS, 2))
+    with capsys.disabled():
+        print(f'\n{total} pairs of choices: {len(trained)} train in {len(TRAINED)} cases, '
+              f'{total - len(trained)} are refused:')  # fmt: skip
+        for reason, count in reasons.items():
+            print(f'  {count:3}  {reason}')
+    assert trained | refused >= {
+        ((a, one), (b, other)) for a, b in combinations(FACTORS, 2)
+        for one in FACTORS[a] for other in FACTORS[b]
+    }  # fmt: skip
