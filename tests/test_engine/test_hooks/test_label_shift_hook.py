@@ -158,3 +158,12 @@ def test_alignments_that_take_no_weights_are_named_once(kind, told):
         logger.handlers.remove(handler)
     found = [line for line in lines if 'mine compares the domains without these weights' in line]
     assert len(found) == told
+
+
+def test_heads_of_several_labels_are_refused(tmp_path):
+    options = {
+        'model.head': dict(_delete_=True, type='MultiLabelLinearClsHead', num_classes=3),
+        'val_evaluator': dict(type='MultiLabelMetric'),
+    }
+    with pytest.raises(ValueError, match=r'LabelShiftHook .* MultiLabelLinearClsHead gives'):
+        train(_config(tmp_path, {}, **options))

@@ -5,7 +5,7 @@ import torch
 from mmengine.runner import Runner
 
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
-from tests.toy import loader, toy_config, train
+from tests.toy import loader, target, toy_config, train
 from tl_plugin.functional import centroid_pseudo_labels
 
 BY_TARGET = {
@@ -119,6 +119,21 @@ def test_two_processes_find_the_labels_of_one(tmp_path, checkpoint):
     runner = train(cfg)
     hook = next(h for h in runner.hooks if type(h).__name__ == 'CentroidPseudoLabelHook')
     assert torch.equal(one, other) and torch.equal(one, hook._labels)
+
+
+@pytest.mark.parametrize('length', [dict(max_epochs=1), dict(max_iters=3)], ids=str)
+def test_beside_a_source_it_is_the_target_that_is_labelled(tmp_path, length):
+    options = {
+        **target(size=7, shift=0.6),
+        'train_dataloader.dataset.size': 12,
+        'model.alignments.centroid': dict(type='CentroidPseudoLabelAlignment'),
+        'custom_hooks': [dict(type='CentroidPseudoLabelHook')],
+    }
+    runner = train(toy_config(tmp_path, ['dann'], options, **length))
+    labels = runner.model._pseudo_labels
+    assert len(labels) == 7 and labels.min() >= 0
+    hook = next(h for h in runner.hooks if type(h).__name__ == 'CentroidPseudoLabelHook')
+    assert hook._loader.dataset.shift == 0.6
 
 
 def test_what_it_refuses(tmp_path, checkpoint):

@@ -260,3 +260,41 @@ def test_two_processes_agree_with_one():
     for found in run_distributed(_on_every_rank):
         for one, other in zip(found, _gradients(slice(None))):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_the_source_model_has_no_teacher_and_keeps_what_the_source_was_normalised_by():
+    taught = dict(type='PseudoLabelAlignment', teacher_momentum=0.9)
+    model = _model(
+        {'lwf': dict(type='LwFRegularizer')}, alignments=dict(pseudo=taught),
+        batch_statistics='per_domain',
+    )  # fmt: skip
+    names = list(model.regularizers.source_state())
+    assert not any(name.startswith(('teacher', 'alignments')) for name in names)
+    assert any(name.startswith('source_statistics') for name in names)
+
+
+def test_maps_of_both_domains_are_compared_where_statistics_are_kept_by_domain():
+    """As the regularizer computes it on each domain's images alone."""
+    found = {}
+    for images in ('source', 'target', 'both'):
+        torch.manual_seed(1)
+        model = _model(
+            {'delta': dict(type='DELTARegularizer', relative=False, images=images)},
+            alignments=dict(dan=dict(type='DANAlignment')), batch_statistics='per_domain',
+        )  # fmt: skip
+        found[images] = _loss(model, _inputs(7), num_target=3)['loss_delta']
+    torch.testing.assert_close(found['both'], (4 * found['source'] + 3 * found['target']) / 7)
+
+
+@pytest.mark.parametrize('name', ['lwf', 'delta', 'bss'])
+def test_images_that_training_has_not_are_named_with_a_cure_that_works(name):
+    kind = next(kind for kind in KINDS if kind.lower().startswith(name))
+    aligned = dict(alignments=dict(mcc=dict(type='MCCAlignment')))
+    model = _model({name: dict(type=kind)}, **aligned)
+    with pytest.raises(ValueError, match=f"model.regularizers.{name}.images='target'"):
+        model.check_domains(['target'])
+    _model({name: dict(type=kind, images='target')}, **aligned).check_domains(['target'])
+    model = _model({name: dict(type=kind, images='target')})
+    with pytest.raises(ValueError, match=f"model.regularizers.{name}.images='source'"):
+        model.check_domains(['source'])
+    _model({name: dict(type=kind, images='source')}).check_domains(['source'])
