@@ -160,7 +160,7 @@ class TestSweep:
         mean = maps.mean((0, 2, 3)).detach()
         torch.testing.assert_close(taken[source], mean, rtol=1e-3, atol=1e-3)
         assert not torch.allclose(taken[own], taken[source], atol=1e-2)
-        with pytest.raises(ValueError, match='model.batch_statistics=per_domain'):
+        with pytest.raises(ValueError, match=r'model\.batch_statistics=per_domain'):
             _interpolation(pair, tmp_path / 'joint')
 
     def test_what_the_config_lacks_is_named(self, checkpoints, tmp_path):
