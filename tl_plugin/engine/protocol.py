@@ -37,6 +37,15 @@ class AdaptationModel(Protocol):
     def update_teacher(self) -> None:
         """Let a mean teacher follow, if there is one: once each time the weights have changed."""
 
+    def remember_source(self, state: dict[str, Tensor] | None = None) -> None:
+        """Keep the model as it is, or these weights of it, for what compares with the source."""
+
+    def source_state(self) -> dict[str, Tensor] | None:
+        """Give the weights that were kept, None where nothing compares with them."""
+
+    def needs_source_model(self) -> bool:
+        """Say whether a loss compares with the source model."""
+
     def set_domain(self, domain: str) -> None:
         """Tell whose images are predicted from now on; any name but 'source' is the target."""
 

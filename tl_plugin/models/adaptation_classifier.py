@@ -192,6 +192,22 @@ class AdaptationClassifier(ImageClassifier):
         if self.teacher is not None:
             self.teacher.follow(self)
 
+    def remember_source(self, state: dict[str, Tensor] | None = None) -> None:
+        """Keeps the model as it is for the regularizers to compare with.
+
+        Args:
+            state: What :meth:`source_state` gave the run that is resumed. Defaults to None.
+        """
+        self.regularizers.remember(self, state)
+
+    def source_state(self) -> dict[str, Tensor] | None:
+        """Weights of the source model, None where no regularizer needs it."""
+        return self.regularizers.source_state()
+
+    def needs_source_model(self) -> bool:
+        """Whether a regularizer compares with the source model."""
+        return self.regularizers.needs_source_model
+
     def adversaries(self) -> dict[str, AdversarialAlignment]:
         """The alignments that play against the features, by name."""
         return self.alignments.adversaries()

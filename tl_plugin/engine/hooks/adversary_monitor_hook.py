@@ -16,6 +16,7 @@ from tl_plugin.options import checked
 
 from ..adversary import AdversaryMonitor, Limits
 from ..layers.names import unwrap
+from ..protocol import adaptation_model
 from ..resume.hook_state import save_hook_state, saved_hook_state
 
 _STATE = 'adversary_monitor'
@@ -94,12 +95,12 @@ class AdversaryMonitorHook(Hook):
         self._watches = hooks[0] is self
         if not self._watches:
             return
-        model = unwrap(runner.model)
-        adversaries = getattr(model, 'adversaries', dict)()
+        model = adaptation_model(runner.model)
+        adversaries = model.adversaries() if model is not None else {}
         if not adversaries:
             raise ValueError(
-                f'AdversaryMonitorHook: this {type(model).__name__} has no adversarial alignment '
-                'to watch; add one (--strategy dann), or take the hook away'
+                f'AdversaryMonitorHook: this {type(unwrap(runner.model)).__name__} has no '
+                'adversarial alignment to watch; add one (--strategy dann), or take the hook away'
             )
         self.monitors = {name: AdversaryMonitor(*self._settings) for name in adversaries}
         self._sums = {}

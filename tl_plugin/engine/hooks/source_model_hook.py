@@ -6,7 +6,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from ..layers.names import unwrap
+from ..protocol import require_adaptation_model
 from ..resume.hook_state import save_hook_state, saved_hook_state
 
 _KEY = 'source_model'
@@ -35,39 +35,29 @@ class SourceModelHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Remember the model, or get back what the run remembered when it began."""
-        regularizers = _regularizers(runner)
+        model = require_adaptation_model(runner.model, 'SourceModelHook')
         _refuse_sharded(runner)
         if not runner.iter:
-            regularizers.remember(unwrap(runner.model))
+            model.remember_source()
             if not runner._has_loaded:
                 print_log('The source model is the network as it was built, with whatever weights '
                           'its backbone brought: this run has no load_from.', logger='current')
             return
-        if self._saved is None and regularizers.needs_source_model:
+        if self._saved is None and model.needs_source_model():
             raise ValueError(
                 'This checkpoint remembers no source model, because its run had no regularizer '
                 'that needs one: go on without them, or start a new run with load_from.')
-        regularizers.remember(unwrap(runner.model), self._saved)
+        model.remember_source(self._saved)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the remembered weights into the checkpoint."""
-        state = _regularizers(runner).source_state()
+        state = require_adaptation_model(runner.model, 'SourceModelHook').source_state()
         if state is not None:
             save_hook_state(checkpoint, _KEY, state)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep what the checkpoint remembers; only a resumed run uses it."""
         self._saved = saved_hook_state(checkpoint, _KEY)
-
-
-def _regularizers(runner: Runner):
-    regularizers = getattr(unwrap(runner.model), 'regularizers', None)
-    if regularizers is None:
-        raise ValueError(
-            'SourceModelHook remembers the source model for the regularizers of an '
-            f"AdaptationClassifier, and this model is a {type(unwrap(runner.model)).__name__}: set "
-            "model.type='AdaptationClassifier'.")
-    return regularizers
 
 
 def _refuse_sharded(runner: Runner) -> None:
