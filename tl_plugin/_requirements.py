@@ -35,6 +35,7 @@ TEST = [
     *DIAGNOSE,
     'scikit-image>=0.22',
     'pytest>=7',
+    'pytest-xdist>=3.5',
     'hypothesis>=6',
     # Covering arrays: every pair of choices in few cases.
     'covertable>=3',
