@@ -121,7 +121,7 @@ def test_a_layer_that_loses_its_gradient_to_checkpointing_is_told(source, tmp_pa
 def test_other_models_are_told(tmp_path):
     cfg = toy_config(tmp_path, options=QUIET)
     cfg.custom_hooks = [dict(type='SourceModelHook')]
-    with pytest.raises(ValueError, match='this model is a ImageClassifier: set'):
+    with pytest.raises(ValueError, match='adapts, and this is a ImageClassifier: set'):
         train(cfg)
 
 

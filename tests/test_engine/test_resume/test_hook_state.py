@@ -10,7 +10,8 @@ def test_states_lie_side_by_side():
     save_hook_state(checkpoint, 'labels', [1])
     save_hook_state(checkpoint, 'best', {})
     assert checkpoint == dict(state_dict={}, hook_msgs=dict(labels=[1], best={}))
-    assert saved_hook_state(checkpoint, 'labels') == [1] and saved_hook_state(checkpoint, 'x') is None
+    assert saved_hook_state(checkpoint, 'labels') == [1]
+    assert saved_hook_state(checkpoint, 'x') is None
 
 
 def test_reading_leaves_a_bare_state_dict_alone():
