@@ -23,6 +23,7 @@ ADDED = (
     'ExactResumeHook',
     'BadImagesHook',
     'DataCheckHook',
+    'MonitorCheckHook',
     'FiniteLossHook',
     'LoadReportHook',
     'CollapsedPredictionsHook',

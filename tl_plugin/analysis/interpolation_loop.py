@@ -12,13 +12,16 @@ from mmpretrain.registry import LOOPS
 
 from tl_plugin.analysis.interpolation import (
     ALPHAS,
+    LABEL_FREE,
     Interpolation,
     check_rule,
     choose,
     load_weights,
 )
 from tl_plugin.analysis.interpolation_report import write_interpolation
+from tl_plugin.engine.loops.domain_eval_loop import SOURCE, TARGET
 from tl_plugin.engine.loops.no_training_loop import NoTrainingLoop
+from tl_plugin.engine.monitors import Monitor
 
 
 @LOOPS.register_module()
@@ -75,6 +78,17 @@ class InterpolationLoop(NoTrainingLoop):
         self.options = dict(
             statistics=statistics, statistics_images=statistics_images, metric=metric
         )
+
+    def awaited_metrics(self, runner: Any) -> list[Monitor]:
+        """What it looks at in validations."""
+        metric, option = self.options['metric'], 'train_cfg.metric'
+        return [
+            Monitor('InterpolationLoop', option, metric, (f'{SOURCE}/{metric}',), f'{SOURCE}/'),
+            Monitor(
+                'InterpolationLoop', option, metric,
+                (f'{TARGET}/{metric}', f'{TARGET}/{LABEL_FREE}'), f'{TARGET}/',
+            ),
+        ]  # fmt: skip
 
     def change(self, model: Any) -> None:
         """Sweeps, chooses, and leaves the model at the chosen point."""

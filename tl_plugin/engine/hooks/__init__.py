@@ -12,6 +12,7 @@ from .freeze_hook import FreezeHook
 from .gradual_unfreeze_hook import GradualUnfreezeHook
 from .label_shift_hook import LabelShiftHook
 from .load_report_hook import LoadReportHook
+from .monitor_check_hook import MonitorCheckHook
 from .oracle_gap_hook import OracleGapHook
 from .quality_match_hook import QualityMatchHook
 from .retention_hook import RetentionHook
@@ -33,6 +34,7 @@ __all__ = [
     'GradualUnfreezeHook',
     'LabelShiftHook',
     'LoadReportHook',
+    'MonitorCheckHook',
     'OracleGapHook',
     'QualityMatchHook',
     'RetentionHook',

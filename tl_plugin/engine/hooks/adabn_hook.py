@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -101,6 +102,10 @@ class AdaBNHook(Hook):
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Logs what the test would have found without."""
         self._report(runner, metrics, 'test')
+
+    def adds_metrics(self, names: Sequence[str]) -> list[str]:
+        """What it puts beside the metrics of a validation."""
+        return [f'before_adabn/{name}' for name in names] if self.report_before else []
 
     def _adapt_if_due(self, runner: Runner, done: int, end: int) -> None:
         loop = runner.val_loop

@@ -15,6 +15,7 @@ from ..freezing.schedules import Plateau, read_schedule
 from ..freezing.warmup import PhaseWarmup
 from ..layers.names import parameters
 from ..layers.selection import LayerSpec
+from ..monitors import Monitor
 from ..trainable import check_in_optimizer, frozen_here
 from .frozen_part_hook import FrozenPartHook
 
@@ -146,6 +147,13 @@ class GradualUnfreezeHook(FrozenPartHook):
         """Look at the metric, if that is what decides."""
         if self._plateau is not None and self._training:
             self._plateau.update(runner, metrics or {})
+
+    def awaited_metrics(self, runner: Runner) -> list[Monitor]:
+        """What its schedule looks at in a validation."""
+        if not isinstance(self.schedule, Plateau):
+            return []
+        option, metric = 'custom_hooks.GradualUnfreezeHook.schedule.monitor', self.schedule.monitor
+        return [Monitor('GradualUnfreezeHook', option, metric, (metric,))]
 
     def after_train(self, runner: Runner) -> None:
         """Validations after training decide nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -120,6 +121,10 @@ class LabelShiftHook(Hook):
         if self.reweight:
             self._weights = self._ratios(here, there)
             unwrap(runner.model).set_class_weights(self._weights)
+
+    def adds_metrics(self, names: Sequence[str]) -> list[str]:
+        """What it puts beside the metrics of a validation."""
+        return ['label_shift']
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Puts the weights into the checkpoint."""

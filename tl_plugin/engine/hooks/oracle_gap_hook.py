@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
@@ -9,6 +11,7 @@ from mmpretrain.registry import HOOKS
 from tl_plugin.options import checked
 
 from ..metrics import add_metrics
+from ..monitors import Monitor
 from ..resume.hook_state import save_hook_state, saved_hook_state
 
 _STATE = 'oracle_gap'
@@ -75,6 +78,21 @@ class OracleGapHook(Hook):
             for name in self.criteria
         }
         add_metrics(runner, metrics, gaps, 'val')
+
+    def adds_metrics(self, names: Sequence[str]) -> list[str]:
+        """What it puts beside the metrics of a validation."""
+        return [f'oracle_gap/{name}' for name in self.criteria]
+
+    def awaited_metrics(self, runner: Runner) -> list[Monitor]:
+        """What it looks at in a validation."""
+        option = 'custom_hooks.OracleGapHook.oracle'
+        return [
+            Monitor('OracleGapHook', option, self.oracle, (self.oracle,)),
+            *(
+                Monitor('OracleGapHook', 'custom_hooks.OracleGapHook.criteria', name, (name,))
+                for name in self.criteria
+            ),
+        ]
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Puts the best values into the checkpoint."""

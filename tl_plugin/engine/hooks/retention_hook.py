@@ -18,6 +18,7 @@ from ..layers.names import unwrap
 from ..loops.evaluate import evaluate
 from ..loops.predictions import SOURCE, domain_loader, gather_labels, predicted_labels
 from ..metrics import add_metrics
+from ..monitors import Monitor
 from ..resume.hook_state import save_hook_state, saved_hook_state
 
 ACTIONS = ('log', 'stop', 'roll_back')
@@ -137,6 +138,17 @@ class RetentionHook(Hook):
             self._roll_back(runner)
             text += ', whose weights the model has again'
         print_log(f'{text}.', logger='current', level=logging.WARNING)
+
+    def adds_metrics(self, names: Sequence[str]) -> list[str]:
+        """What it puts beside the metrics of a validation."""
+        return [f'retention/{name}' for name in Retention._fields]
+
+    def awaited_metrics(self, runner: Runner) -> list[Monitor]:
+        """What it looks at in a validation."""
+        names = (f'{SOURCE}/{self.metric}', self.metric)
+        prefix = f'{SOURCE}/' if hasattr(runner.val_loop, 'domains') else ''
+        option = 'custom_hooks.RetentionHook.metric'
+        return [Monitor('RetentionHook', option, self.metric, names, prefix)]
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the baseline into the checkpoint."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 from mmengine.dist import is_main_process
@@ -117,6 +117,10 @@ class SimilarityHook(Hook):
         record = {'step': step, **{name: value._asdict() for name, value in found.items()}}
         # A resumed run may validate once more where it was interrupted.
         self.records = [old for old in self.records if old['step'] != step] + [record]
+
+    def adds_metrics(self, names: Sequence[str]) -> list[str]:
+        """What it puts beside the metrics of a validation: a pattern."""
+        return ['similarity/*']
 
     def after_train(self, runner: Runner) -> None:
         """Write picture and numbers."""

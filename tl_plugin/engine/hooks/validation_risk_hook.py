@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -51,6 +52,10 @@ class ValidationRiskHook(Hook):
         self._seen = DomainPredictions(
             'ValidationRiskHook', (source, target), ('pred_score', 'gt_label', 'features')
         )
+
+    def adds_metrics(self, names: Sequence[str]) -> list[str]:
+        """What it puts beside the metrics of a validation."""
+        return [f'{self.target}/label_free/dev_risk']
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Has the model keep its features."""

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import functools
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Union
 
-import numpy as np
-import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import LOOPS
@@ -26,6 +21,7 @@ from ..feature_cache.stepping import LightSteps
 from ..feature_cache.threads import few_threads, threads_for
 from ..layers.names import unwrap
 from ..resume.replayable_loader import ReplayableLoader
+from ..resume.seeds import generators_kept
 from ..trainable import optimizers
 from .iteration_hooks import IterationHooks
 from .length import check_length
@@ -82,7 +78,7 @@ class _CachedFeatures:
         for hook in freezing_hooks(runner):
             hook.apply_modes(runner)
         refuse_unfit(runner)
-        with _generators_kept():
+        with generators_kept():
             work = Extraction(
                 model, self.dataloader.loader, context, self.cache_dir, self.views,
                 self.feature_dtype,
@@ -245,15 +241,3 @@ def CachedFeatureTrainLoop(
     if max_epochs is not None:
         return CachedFeatureEpochTrainLoop(runner, dataloader, max_epochs=max_epochs, **kwargs)
     return CachedFeatureIterTrainLoop(runner, dataloader, max_iters=max_iters, **kwargs)
-
-
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Training draws the same numbers whether features were computed or found."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])

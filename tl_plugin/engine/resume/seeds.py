@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -39,6 +41,18 @@ def seed_process(*key: int) -> None:
     seed_sample(*key)
     if _has_gpu():
         torch.cuda.manual_seed_all(seeds_from(*key)[2])
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Gives all random number generators back as they were: what happens within leaves no trace."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 @functools.cache

@@ -1,0 +1,88 @@
+"""Checks before training that the metrics exist that a run waits for."""
+
+from __future__ import annotations
+
+import logging
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+
+from ..monitors import (
+    Metrics,
+    Monitor,
+    cure,
+    inferred_rule,
+    monitors,
+    never_validates,
+    validation_metrics,
+    with_added,
+)
+
+
+@HOOKS.register_module()
+class MonitorCheckHook(Hook):
+    """Refuses a run that waits for a metric which no validation will give.
+
+    ``save_best``, an ``EarlyStoppingHook``, ``ReduceOnPlateau...`` schedulers and the hooks and
+    loops of this package name metrics. mmengine finds a wrong name after the first validation, or
+    never. This hook validates a few images of each domain before training, without a trace in the
+    run, and compares names, what other hooks add (``retention/forgetting``) included. It refuses
+    only what can't work: where a metric, evaluator, loop or hook of others may give further names,
+    it warns.
+
+    The launch adds this hook by itself.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare what is waited for with what there will be.
+
+        Raises:
+            ValueError: If a metric will not be there.
+        """
+        waiting = list(monitors(runner))
+        if not waiting:
+            return
+        reason = never_validates(runner)
+        if reason:
+            for monitor in waiting:
+                _warn(f'{_wait(monitor)}, but {reason}: it will never be looked at')
+            return
+        own = validation_metrics(runner)
+        for monitor in waiting:
+            if monitor.value == 'auto':
+                _check_auto(monitor, own)
+            else:
+                _check(monitor, own, with_added(own, runner.hooks[: monitor.place]))
+
+
+def _check(monitor: Monitor, own: Metrics, found: Metrics) -> None:
+    if found.give(monitor):
+        return
+    message = f'{_wait(monitor)}, and the validation gives {", ".join(found.names) or "nothing"}'
+    if not found.unknown:
+        raise ValueError(f'{message}{cure(monitor, own)}')
+    if found.names:
+        _warn(f'{message}, as far as is known ({found.unknown}){cure(monitor, own)}')
+
+
+def _check_auto(monitor: Monitor, own: Metrics) -> None:
+    """'auto' takes the first metric, and mmengine has to know which way it is better."""
+    if own.unknown or not own.names or inferred_rule(own.names[0]):
+        return
+    first = monitor._replace(names=own.names[:1])
+    raise ValueError(
+        f"{monitor.option}='auto' means the first metric of the validation, {own.names[0]}, of "
+        f'which mmengine does not know whether more or less is better{cure(first, own)}'
+    )
+
+
+def _wait(monitor: Monitor) -> str:
+    return f'{monitor.owner} waits for the metric {monitor.value!r} ({monitor.option})'
+
+
+def _warn(message: str) -> None:
+    print_log(f'MonitorCheckHook: {message}.', logger='current', level=logging.WARNING)
