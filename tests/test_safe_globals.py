@@ -7,7 +7,7 @@ import copyreg
 import io
 import os
 import pickle
-import runpy
+import subprocess
 import sys
 import zipfile
 from unittest import mock
@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
-from torch.serialization import add_safe_globals, clear_safe_globals
+from torch.serialization import get_safe_globals
 
 from tests.toy import STOCK, toy_config, train
-from tl_plugin._safe_globals import HISTORY_METHODS, safe_globals
+from tl_plugin._safe_globals import HISTORY_METHODS, checkpoint_globals, safe_globals
+from tl_plugin.fault_tolerance import make_fault_tolerant
+from tl_plugin.safe_loading import load_safely
 
 
 @pytest.fixture(scope='module')
@@ -30,18 +32,59 @@ def trained(tmp_path_factory):
     return work_dir / 'epoch_1.pth'
 
 
-def test_torch_alone_refuses_the_checkpoint_of_a_runner(trained):
-    clear_safe_globals()
-    try:
-        with pytest.raises(pickle.UnpicklingError, match='HistoryBuffer'):
-            torch.load(trained)
-    finally:
-        add_safe_globals(safe_globals())
+def test_the_import_leaves_the_process_as_it_was(trained):
+    with pytest.raises(pickle.UnpicklingError, match='HistoryBuffer'):
+        torch.load(trained)
+    code = (
+        'import torch, mmengine.runner, mmpretrain.models; '
+        'before = set(torch.serialization.get_safe_globals()); import tl_plugin; '
+        'assert set(torch.serialization.get_safe_globals()) == before'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+REGISTER = """
+import numpy as np, torch
+from mmengine.logging import HistoryBuffer
+def register():
+    torch.serialization.add_safe_globals(
+        [HistoryBuffer, np.ndarray, np.dtype, np._core.multiarray._reconstruct,
+         np._core.multiarray.scalar, getattr, bytes, type(np.dtype('f8'))])
+"""
+READ = """
+from mmengine.runner import CheckpointLoader
+from tl_plugin.engine.resume.checkpoints import read_whole
+for read in (read_whole, CheckpointLoader.load_checkpoint):
+    history = read(PATH)['message_hub']['log_scalars']['train/loss']
+    assert type(history) is HistoryBuffer and len(history.data[0]) == 3
+torch.load(OTHER)
+"""
+
+
+@pytest.mark.parametrize('lines', [('register()', 'import tl_plugin'),
+                                   ('import tl_plugin', 'register()')])  # fmt: skip
+def test_what_others_register_changes_nothing(trained, tmp_path, lines):
+    other = tmp_path / 'other.pth'
+    torch.save(np.float64(1), other)
+    names = f'PATH, OTHER = {str(trained)!r}, {str(other)!r}'
+    code = '\n'.join([names, REGISTER, *lines, READ])
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_scope_ends_as_it_began():
+    before = set(get_safe_globals())
+    with pytest.raises(KeyError), checkpoint_globals():
+        with checkpoint_globals():
+            pass
+        assert set(safe_globals()[:1]) <= set(get_safe_globals())
+        raise KeyError
+    assert set(get_safe_globals()) == before
 
 
 @pytest.mark.filterwarnings('ignore:TypedStorage')
 def test_history_of_a_runner_is_read_whole(trained):
-    safe = torch.load(trained, weights_only=True)['message_hub']['log_scalars']
+    safe = load_safely(trained)['message_hub']['log_scalars']
     with zipfile.ZipFile(trained) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith('data.pkl')]
         # Python's own unpickler is a reference without any stand-in.
@@ -73,7 +116,7 @@ def test_resume_continues_the_history(trained, tmp_path):
 def test_load_from_takes_the_weights(trained, tmp_path):
     options = {'load_from': str(trained), 'optim_wrapper.optimizer.lr': 0.0}
     runner = train(toy_config(tmp_path, max_epochs=1, options=options))
-    saved = torch.load(trained)['state_dict']
+    saved = load_safely(trained)['state_dict']
     for name, value in runner.model.named_parameters():
         torch.testing.assert_close(value, saved[name], rtol=0, atol=0)
 
@@ -84,15 +127,31 @@ def test_mmengine_publishes_the_best_and_the_last_checkpoint(tmp_path):
     published = sorted(tmp_path.glob('*-*.pth'))
     assert len(published) == 2
     for path in published:
-        assert set(torch.load(path)) == {'meta', 'state_dict'}
+        assert set(load_safely(path)) == {'meta', 'state_dict'}
 
 
-def test_mmpretrain_publishes_our_checkpoint(trained, tmp_path, monkeypatch):
+def test_what_the_launch_writes_is_read_by_everybody(tmp_path):
+    """By torch alone, by mmpretrain's tool in a process of its own, and by mmengine in ours."""
+    cfg = make_fault_tolerant(toy_config(tmp_path, max_epochs=1))
+    cfg.default_hooks.checkpoint.save_best = 'accuracy/top1'
+    runner = train(cfg)
+    path = tmp_path / 'epoch_1.pth'
+    plain = torch.load(path)
+    assert type(plain['message_hub']['runtime_info']['best_score']) is float
     tool = STOCK.parent / 'tools' / 'model_converters' / 'publish_model.py'
-    monkeypatch.setattr(sys, 'argv', [str(tool), str(trained), str(tmp_path / 'model.pth')])
-    runpy.run_path(str(tool), run_name='__main__')
-    (published,) = tmp_path.glob('model_*.pth')
-    assert 'message_hub' not in torch.load(published)
+    out = tmp_path / 'published'
+    out.mkdir()
+    command = [sys.executable, str(tool), str(path), str(out / 'model.pth')]
+    subprocess.run(command, check=True, capture_output=True)
+    (published,) = out.iterdir()
+    assert set(torch.load(published)) == {'meta', 'state_dict'}
+    options = {'resume': True, 'load_from': str(path)}
+    resumed = make_fault_tolerant(toy_config(tmp_path / 'more', max_epochs=2, options=options))
+    before = runner.message_hub.get_scalar('train/loss').data
+    now = train(resumed).message_hub.get_scalar('train/loss').data
+    for ours, theirs in zip(now, before):
+        assert ours.dtype == theirs.dtype and len(ours) == 2 * len(theirs)
+        np.testing.assert_array_equal(ours[: len(theirs)], theirs)
 
 
 VALUES = {
@@ -118,7 +177,7 @@ def _plain(value):
 def test_what_a_checkpoint_may_hold_survives(name, tmp_path):
     path = tmp_path / 'checkpoint.pth'
     torch.save({'value': VALUES[name]}, path)
-    loaded = _plain(torch.load(path)['value'])
+    loaded = _plain(load_safely(path)['value'])
     for ours, theirs in zip(np.atleast_1d(loaded), np.atleast_1d(_plain(VALUES[name]))):
         np.testing.assert_array_equal(ours, theirs)
     assert np.shape(loaded) == np.shape(_plain(VALUES[name]))
@@ -132,20 +191,21 @@ def test_names_of_numpy_1_are_read(tmp_path):
             data = source.read(entry)
             target.writestr(entry, data.replace(b'numpy._core', b'numpy.core'))
     assert b'numpy.core.multiarray' in old.read_bytes()
-    loaded = torch.load(old)
+    loaded = load_safely(old)
     assert loaded['value'].mean() == 1 and loaded['best'] == 2
 
 
 def test_a_loaded_array_is_ordinary_from_the_first_operation_on(tmp_path):
     path = tmp_path / 'checkpoint.pth'
     torch.save(np.arange(4.0), path)
-    array = torch.load(path)
+    array = load_safely(path)
     assert isinstance(array, np.ndarray)
     for result in (array + 1, array.mean(0, keepdims=True), np.append(array, 1), np.array(array)):
         assert type(result) is np.ndarray
     assert type(array.sum()) is np.float64
     torch.save(array, path)
-    assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
+    with checkpoint_globals():
+        assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
     assert b'tl_plugin' not in path.read_bytes()
 
 
@@ -193,7 +253,7 @@ def test_an_attack_is_refused_and_runs_nothing(attack, tmp_path):
     methods = dict(HistoryBuffer._statistics_methods)
     torch.save({'state_dict': {}, 'value': ATTACKS[attack](marker)}, path)
     with pytest.raises((pickle.UnpicklingError, ValueError, TypeError)):
-        torch.load(path)
+        load_safely(path)
     assert not marker.exists()
     assert HistoryBuffer._statistics_methods == methods
     assert np.dtype('f8').isnative and np.array([1.0]) + 1 == 2
@@ -217,7 +277,7 @@ def test_a_history_with_other_parts_is_refused(change, tmp_path):
     path = tmp_path / 'checkpoint.pth'
     torch.save(Forged([1.0], [1]), path)
     with pytest.raises(ValueError, match='refused to read'):
-        torch.load(path)
+        load_safely(path)
 
 
 def test_a_checkpoint_cannot_change_the_statistics_of_other_buffers(tmp_path):
@@ -225,7 +285,7 @@ def test_a_checkpoint_cannot_change_the_statistics_of_other_buffers(tmp_path):
     with mock.patch.object(HistoryBuffer, '_statistics_methods', {'mean': HistoryBuffer.max}):
         torch.save(HistoryBuffer([1.0], [1]), path)
     with pytest.raises(ValueError, match='registered statistics'):
-        torch.load(path)
+        load_safely(path)
     assert HistoryBuffer([1.0, 2.0], [1, 1]).statistics('mean') == 1.5
 
 
@@ -241,7 +301,7 @@ def test_a_refusal_does_not_advise_to_drop_the_protection(tmp_path):
     path = tmp_path / 'checkpoint.pth'
     torch.save(ATTACKS['dunder of the class'](None), path)
     with pytest.raises(ValueError, match='__init__') as caught:
-        torch.load(path)
+        load_safely(path)
     assert 'weights_only' not in str(caught.value)
 
 

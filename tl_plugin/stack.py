@@ -1,7 +1,7 @@
 """Checks what the package stands on and repairs it, narrowly, when ``tl_plugin`` is imported.
 
 A stack that is too old or incomplete ends in one message that names every culprit and the command
-that mends it. What can be repaired from here is: checkpoints of mmengine load under torch's safe
+that fixes it. What can be repaired from here is: checkpoints of mmengine load under torch's safe
 default, and ``_base_ = 'tl_plugin::strategies/dann.py'`` works in any config.
 """
 
@@ -44,15 +44,17 @@ def check_stack() -> None:
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Lets mmengine's checkpoints through ``torch.load(weights_only=True)``, and no code.
+    """Make mmengine read local checkpoints under torch's safe default, its own log history too.
 
-    Resuming, ``load_from``, publishing and everything else that calls ``torch.load`` profit.
+    Resuming, ``load_from``, ``init_cfg``, publishing and inference read through mmengine's
+    ``CheckpointLoader``. Only its loader of local files is exchanged: what else calls
+    ``torch.load`` in this process is as it was.
     """
-    import torch
+    from mmengine.runner import CheckpointLoader
 
-    from tl_plugin._safe_globals import safe_globals
+    from tl_plugin.safe_loading import load_from_local
 
-    torch.serialization.add_safe_globals(safe_globals())
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
     if os.environ.get(_UNSAFE_SWITCH, '').lower() in ('1', 'y', 'yes', 'true'):
         warnings.warn(
             f'{_UNSAFE_SWITCH} is set: any checkpoint you load can run code on this machine. '

@@ -20,6 +20,7 @@ from tl_plugin.analysis.interpolation import (
     load_weights,
     plain_model_config,
 )
+from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.functional import interpolate_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,7 +192,7 @@ def test_the_tool_writes_what_it_says(checkpoints, tmp_path):
     assert (tmp_path / 'out/interpolation.png').read_bytes().startswith(b'\x89PNG')
     # An ordinary checkpoint: tested, it has the accuracy that the table says.
     written = tmp_path / 'out/interpolated.pth'
-    assert set(torch.load(written)['state_dict']) == set(load_weights(checkpoints[0])[0])
+    assert set(read_whole(written)['state_dict']) == set(load_weights(checkpoints[0])[0])
     cfg = _config(tmp_path / 'test', load_from=str(written))
     cfg.experiment_name = 'written'
     metrics = Runner.from_cfg(cfg).test()
@@ -213,7 +214,7 @@ class TestLoop:
         reference = _interpolation(checkpoints, tmp_path / 'reference')
         choice = choose(list(reference.sweep(self.OPTIONS['alphas'])), 'mean')
         expected = reference.weights(choice.point)
-        found = torch.load(tmp_path / 'run/epoch_1.pth', weights_only=True)['state_dict']
+        found = read_whole(tmp_path / 'run/epoch_1.pth')['state_dict']
         assert expected.keys() == found.keys()
         assert all(torch.equal(value, found[name]) for name, value in expected.items())
         written = json.loads((tmp_path / 'run/interpolation.json').read_text())

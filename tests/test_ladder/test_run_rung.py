@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from tests.toy import toy_config, train
+from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.ladder.kept_layers import kept_layers
 from tl_plugin.ladder.records import Predictions
 from tl_plugin.ladder.run_rung import (
@@ -69,7 +70,7 @@ def test_a_run_that_went_back_to_its_budget_gives_that_model(source, tmp_path):
     runner = forgetting(tmp_path, source, budget=5.0)
     path = kept_checkpoint(runner)
     assert path == tmp_path / 'inside_budget.pth'
-    kept = torch.load(path, weights_only=True)['state_dict']
+    kept = read_whole(path)['state_dict']
     assert all(torch.equal(kept[name], value) for name, value in runner.model.state_dict().items())
     logged = final_validation(runner, tmp_path)['source/accuracy/top1']
     measured = final_validation(runner, tmp_path, fresh=True)['source/accuracy/top1']
@@ -94,7 +95,7 @@ def test_layers_are_compared_with_the_source_model(source, tmp_path):
 
 def test_another_network_is_not_compared(source, tmp_path):
     runner = forgetting(tmp_path, source, budget=100.0)
-    weights = torch.load(source, weights_only=True)
+    weights = read_whole(source)
     weights['state_dict']['head.fc.bias'] = torch.zeros(5)
     torch.save(weights, tmp_path / 'other.pth')
     assert kept_layers(runner, tmp_path / 'other.pth') is None

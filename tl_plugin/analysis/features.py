@@ -14,6 +14,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
 
+from tl_plugin.engine.resume.start import tell_of_start
+
 #: Activations of larger batches outgrow what the allocator keeps: on a CPU the system then spends
 #: longer on handing out memory than the model computes.
 CPU_BATCH, GPU_BATCH = 8, 64
@@ -25,6 +27,7 @@ def build_model(cfg: Config) -> torch.nn.Module:
         model = cfg.model.to_dict()
         model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
         built = MODELS.build(model)
+    tell_of_start(built, cfg.get('load_from'))
     # mmengine logs each single weight that it initialises.
     with _quiet():
         built.init_weights()

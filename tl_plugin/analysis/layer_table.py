@@ -42,7 +42,7 @@ def layer_report(cfg: Config) -> dict[str, Any]:
         ValueError: The config's hooks or optimizer can't work with its model or each other.
     """
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
-        model = _build_model(cfg)
+        model = build_without_weights(cfg)
         optim_wrapper = _build_optimizer(cfg, model)
         hooks = _frozen_part_hooks(cfg)
     layer_map = LayerMap.from_model(model)
@@ -88,7 +88,12 @@ def layer_table(report: dict[str, Any]):
     return make_table(f'{report["model"]} {report["backbone"]}', columns, rows, footer)
 
 
-def _build_model(cfg: Config) -> nn.Module:
+def build_without_weights(cfg: Config) -> nn.Module:
+    """Build a config's model as a Runner does, but with random weights.
+
+    Args:
+        cfg: The config. Call this in its default scope.
+    """
     model = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:  # handed down as by a Runner
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -97,7 +102,7 @@ def _build_model(cfg: Config) -> nn.Module:
 
 
 def _leave_out_weights(cfg: Any) -> None:
-    """Make a model config load no weights while it is built: none are needed here."""
+    """Make mmpretrain's wrappers of timm and HuggingFace load no weights while they are built."""
     if isinstance(cfg, dict):
         if cfg.get('pretrained') is True:
             cfg['pretrained'] = False

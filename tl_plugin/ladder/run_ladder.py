@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -105,15 +104,11 @@ def write_report(results: LadderResults, cfg: Config, work_dir: Path) -> None:
 
 def has_batch_norm(cfg: Config) -> bool:
     """Whether the config's network keeps batch statistics, found by building it without weights."""
-    from mmpretrain.registry import MODELS
-
+    from tl_plugin.analysis.layer_table import build_without_weights
     from tl_plugin.engine.batch_statistics import norm_layers
 
-    model = copy.deepcopy(cfg.model)
-    if (model.get('backbone') or {}).get('pretrained'):
-        model.backbone.pretrained = False
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
-        return bool(norm_layers(MODELS.build(model)))
+        return bool(norm_layers(build_without_weights(cfg)))
 
 
 def print_end(results: LadderResults, work_dir: Path) -> None:

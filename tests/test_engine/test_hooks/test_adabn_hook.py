@@ -6,6 +6,7 @@ from mmpretrain.registry import DATASETS
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import loader, stock_config, toy_config, train
 from tl_plugin.engine.batch_statistics import norm_layers
+from tl_plugin.engine.resume.checkpoints import read_whole
 
 TARGET = dict(dataset=dict(labels='true', shift=0.6, size=12, seed=7))
 DOMAINS = dict(dataloaders=dict(target=TARGET))
@@ -52,7 +53,7 @@ def test_a_source_checkpoint_adapts_without_training(tmp_path, checkpoint):
 @pytest.mark.parametrize('unit', [dict(max_epochs=1), dict(max_iters=2)])
 def test_in_training_checkpoints_hold_the_targets_statistics(tmp_path, unit):
     runner = train(toy_config(tmp_path, ['adabn'], OPTIONS, **unit))
-    state = torch.load(sorted(tmp_path.glob('*_*.pth'))[-1])['state_dict']
+    state = read_whole(sorted(tmp_path.glob('*_*.pth'))[-1])['state_dict']
     found = norm_layers(runner.model)['backbone.bn1'].running_mean
     assert torch.equal(state['backbone.bn1.running_mean'], found)
     estimate = _first_mean(runner)

@@ -9,6 +9,7 @@ from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.test_models.test_adaptation_classifier import DANN, _inputs, _model, _samples
 from tests.toy import target, toy_config, train
 from tl_plugin.engine.hooks import LabelShiftHook
+from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.functional.label_shift import black_box_shift
 
 #: Of ToyDataset's images, class 0 twice as often as the others.
@@ -110,7 +111,7 @@ def test_a_resumed_run_weighs_alike(tmp_path):
     states = [runner.model.state_dict() for runner in runs]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     assert torch.equal(*(_hook(runner)._weights for runner in runs))
-    saved = torch.load(tmp_path / 'parts' / 'epoch_2.pth')
+    saved = read_whole(tmp_path / 'parts' / 'epoch_2.pth')
     assert 'label_shift_weights' in saved['hook_msgs']
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from mmengine.hooks import EMAHook, Hook
+from mmpretrain.registry import HOOKS
 
 from tests.toy import toy_config, train
 from tl_plugin.engine.hooks import load_report_hook
+from tl_plugin.engine.resume.checkpoints import read_whole
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +40,7 @@ def start(work_dir, checkpoint, options=None, resume=False, strategies=(), hooks
 
 
 def change(trained, folder, edit):
-    content = torch.load(trained, weights_only=True)
+    content = read_whole(trained)
     content['state_dict'] = edit(content['state_dict'])
     torch.save(content, folder / 'changed.pth')
     return folder / 'changed.pth'
@@ -85,7 +90,7 @@ def test_a_classifier_of_another_width_only_where_it_is_wanted(trained, tmp_path
         start(tmp_path, trained, CLASSES)
     runner = start(tmp_path, trained, CLASSES, hooks=({}, dict(new_classifier=True)))
     assert said[0].startswith('The classifier starts anew')
-    saved = torch.load(trained, weights_only=True)['state_dict']
+    saved = read_whole(trained)['state_dict']
     assert runner.model.head.fc.weight.shape == (2, 64)
     assert torch.equal(runner.model.backbone.conv1.weight, saved['backbone.conv1.weight'])
 
@@ -97,11 +102,64 @@ def test_strategies_for_new_classes_want_it(strategy, tmp_path):
     assert dict(type='LoadReportHook', new_classifier=True) in cfg.custom_hooks
 
 
-def test_ema_gets_a_new_classifier_too(trained, tmp_path):
-    cfg_hooks = (dict(new_classifier=True),)
-    options = {**CLASSES, 'custom_hooks': [dict(type='EMAHook', momentum=0.1)]}
-    runner = start(tmp_path, trained, options, hooks=cfg_hooks)
-    assert runner.model.head.fc.weight.shape == (2, 64)
+@pytest.fixture(scope='module')
+def averaged(tmp_path_factory):
+    """A run whose average is far from its weights."""
+    folder = tmp_path_factory.mktemp('averaged')
+    cfg = toy_config(folder, max_epochs=1, options={
+        'optim_wrapper.optimizer.lr': 0.5, 'custom_hooks': [dict(type='EMAHook', momentum=0.1)]})
+    train(cfg)
+    saved = read_whole(folder / 'epoch_1.pth')
+    name = 'backbone.conv1.weight'
+    assert not torch.equal(saved['state_dict'][name], saved['ema_state_dict'][f'module.{name}'])
+    return folder / 'epoch_1.pth'
+
+
+@HOOKS.register_module(force=True)
+class WatchAverages(Hook):
+    """Keeps what the model and its average are before the first step."""
+
+    priority = 'LOWEST'
+
+    def before_train(self, runner):
+        average = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model
+        models = (runner.model, average.module)
+        type(self).begun = [copy.deepcopy(model.state_dict()) for model in models]
+
+
+AVERAGES = [
+    dict(type='EMAHook', momentum=0.1),
+    dict(type='mmengine.EMAHook', momentum=0.1),
+    dict(type='EMAHook', ema_type='StochasticWeightAverage'),
+    dict(type='EMAHook', ema_type='MomentumAnnealingEMA', update_buffers=True),
+    dict(type='EMAHook', begin_epoch=1, strict_load=True),
+]
+
+
+@pytest.mark.parametrize('hook', AVERAGES)
+@pytest.mark.parametrize('with_average', [True, False])
+def test_averages_get_a_new_classifier_too(hook, with_average, averaged, trained, tmp_path):
+    path = averaged if with_average else trained
+    options = {**CLASSES, 'custom_hooks': [hook, dict(type='WatchAverages')]}
+    runner = start(tmp_path, path, options, hooks=(dict(new_classifier=True),))
+    saved = read_whole(path)['state_dict']
+    model, average = WatchAverages.begun
+    for name, value in model.items():
+        assert torch.equal(value, average[name])
+        if not name.startswith('head.'):
+            assert torch.equal(value, saved[name])
+    # LinearClsHead's own initial values, small ones, and not those that torch gives a layer.
+    assert model['head.fc.weight'].std() < 0.02 and not model['head.fc.bias'].any()
+    # Without a learning rate the average is the model, whatever it weighs.
+    average = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model
+    torch.testing.assert_close(average.module.head.fc.weight, runner.model.head.fc.weight)
+
+
+def test_a_resumed_average_goes_on(averaged, tmp_path):
+    options = {'custom_hooks': [dict(type='EMAHook', momentum=0.1)]}
+    runner = start(tmp_path, averaged, options, resume=True)
+    average = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model
+    assert average.steps == 6
 
 
 def test_another_network(trained, tmp_path):
@@ -145,7 +203,7 @@ def own_weights(work_dir, checkpoint, where='backbone', **init):
 def test_weights_of_the_backbone_alone(trained, tmp_path, said):
     runner = own_weights(tmp_path, trained, prefix='backbone')
     assert said == [f'backbone.init_cfg: 120 of 120 tensors come from {trained}.']
-    saved = torch.load(trained, weights_only=True)['state_dict']
+    saved = read_whole(trained)['state_dict']
     assert torch.equal(runner.model.backbone.conv1.weight, saved['backbone.conv1.weight'])
     said.clear()
     own_weights(tmp_path, trained, 'model')

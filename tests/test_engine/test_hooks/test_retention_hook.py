@@ -11,6 +11,7 @@ from mmpretrain.registry import HOOKS
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import toy_config, train
 from tl_plugin.engine.hooks import RetentionHook
+from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.functional import prediction_flips
 
 DOMAINS = dict(
@@ -56,7 +57,7 @@ def _logged(folder):
 
 
 def _state(path):
-    return torch.load(path)['state_dict']
+    return read_whole(path)['state_dict']
 
 
 def _equal(one, other):

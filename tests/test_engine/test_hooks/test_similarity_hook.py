@@ -10,6 +10,7 @@ from PIL import Image
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import stock_config, target, toy_config, train
 from tl_plugin.engine.hooks import SimilarityHook
+from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.evaluation.similarity import centre_drift
 from tl_plugin.functional import linear_gram, minibatch_cka
 
@@ -47,7 +48,7 @@ def _records(folder):
 def _read(runner, path, domain):
     """Outputs of one layer, features and predictions of a checkpoint, read by hand."""
     model = runner.model
-    model.load_state_dict(torch.load(path)['state_dict'], strict=False)
+    model.load_state_dict(read_whole(path)['state_dict'], strict=False)
     model.eval()
     loader, maps = runner.val_loop.domains[domain][0], []
     hook = model.backbone.layer3[1].register_forward_hook(

@@ -3,6 +3,7 @@
 import torch
 
 from tests.toy import toy_config, train
+from tl_plugin.engine.resume.checkpoints import read_whole
 
 FIELD = dict(dataset=dict(shift=0.5, size=8))
 DOMAINS = {
@@ -12,7 +13,7 @@ DOMAINS = {
 
 
 def _weights(path):
-    return torch.load(path, weights_only=True)['state_dict']
+    return read_whole(path)['state_dict']
 
 
 def _source(tmp_path):

@@ -6,6 +6,7 @@ from mmengine.runner import Runner
 
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import loader, target, toy_config, train
+from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.functional import centroid_pseudo_labels
 
 BY_TARGET = {
@@ -43,7 +44,7 @@ def test_labels_are_seen_by_nobody(tmp_path, checkpoint):
 
 
 def test_the_head_stays_and_the_features_learn(tmp_path, checkpoint):
-    source = torch.load(checkpoint)['state_dict']
+    source = read_whole(checkpoint)['state_dict']
     runner = train(_config(tmp_path, checkpoint, size=30, max_epochs=6))
     state = runner.model.state_dict()
     assert torch.equal(state['head.fc.weight'], source['head.fc.weight'])
@@ -61,7 +62,7 @@ def test_the_head_stays_and_the_features_learn(tmp_path, checkpoint):
 
 def test_labels_are_those_of_the_whole_target(tmp_path, checkpoint):
     runner = train(_config(tmp_path, checkpoint, max_epochs=1))
-    saved = torch.load(tmp_path / 'epoch_1.pth')
+    saved = read_whole(tmp_path / 'epoch_1.pth')
     # All that mmengine itself writes, and hook_msgs, which publishing drops.
     assert set(saved) == {'meta', 'state_dict', 'message_hub', 'optimizer', 'param_schedulers',
                           'hook_msgs'}  # fmt: skip

@@ -86,8 +86,31 @@ def test_pretrained_goes_through_the_download_of_timm(monkeypatch):
 
     monkeypatch.setattr('timm.models._builder.load_state_dict_from_hf', download)
     backbone = PooledTimmBackbone('resnet18.a1_in1k', pretrained=True)
+    assert not asked  # a trained checkpoint needs no network
+    backbone.init_weights()
     assert asked
     assert all((value == 2).all() for value in backbone.parameters())
+
+
+@pytest.mark.parametrize('options', [{}, dict(in_channels=1), dict(drop_path_rate=0.1)])
+def test_pretrained_gives_what_timm_gives(options, tmp_path):
+    torch.save(timm.create_model('test_resnet').state_dict(), tmp_path / 'weights.pth')
+    overlay = dict(pretrained_cfg_overlay=dict(file=str(tmp_path / 'weights.pth')))
+    given = {{'in_channels': 'in_chans'}.get(key, key): value for key, value in options.items()}
+    expected = timm.create_model('test_resnet', pretrained=True, num_classes=0, **given, **overlay)
+    backbone = PooledTimmBackbone('test_resnet', pretrained=True, **options, **overlay)
+    backbone.init_weights()
+    for name, value in backbone.timm_model.state_dict().items():
+        assert torch.equal(value, expected.state_dict()[name])
+
+
+def test_a_folder_of_a_model_is_read(tmp_path):
+    source = timm.create_model('test_resnet')
+    timm.models.save_for_hf(source, tmp_path)
+    backbone = PooledTimmBackbone(f'local-dir:{tmp_path}', pretrained=True)
+    backbone.init_weights()
+    for name, value in backbone.timm_model.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name])
 
 
 @pytest.mark.parametrize('arguments, error, message', [
@@ -100,4 +123,4 @@ def test_pretrained_goes_through_the_download_of_timm(monkeypatch):
     (dict(model_name='resnet18', features_only=True), ValueError, 'use TIMMBackbone')])
 def test_wrong_use_is_an_error_with_its_cure(arguments, error, message):
     with pytest.raises(error, match=message):
-        PooledTimmBackbone(**arguments)
+        PooledTimmBackbone(**arguments).init_weights()

@@ -54,7 +54,40 @@ def test_weights_go_through_the_download_of_torchvision(monkeypatch):
                         lambda *_, **__: twos)
     for weights in ('DEFAULT', 'IMAGENET1K_V1', 'ResNet18_Weights.IMAGENET1K_V1'):
         backbone = PooledTorchvisionBackbone('resnet18', weights=weights)
+        assert not any((value == 2).all() for value in backbone.parameters())
+        backbone.init_weights()
         assert all((value == 2).all() for value in backbone.parameters())
+
+
+@pytest.mark.parametrize('name, weights', [
+    ('googlenet', 'DEFAULT'), ('inception_v3', 'DEFAULT'), ('maxvit_t', 'DEFAULT'),
+    ('vit_b_16', 'IMAGENET1K_SWAG_E2E_V1'), ('vit_b_16', 'DEFAULT'), ('densenet121', 'DEFAULT'),
+    ('swin_t', 'DEFAULT'), ('vgg11', 'DEFAULT')])
+def test_a_network_is_built_as_its_weights_need_it(name, weights, monkeypatch):
+    kind = torchvision.models.get_model_weights(name)
+    monkeypatch.setattr(kind, 'get_state_dict', lambda *_, **__: {})
+    monkeypatch.setattr(nn.Module, 'load_state_dict', lambda *_, **__: None)
+    with torch.device('meta'):
+        expected = torchvision.models.get_model(name, weights=weights)
+        backbone = PooledTorchvisionBackbone(name, weights=weights)
+    shapes = {key: value.shape for key, value in expected.state_dict().items()}
+    for key, value in backbone.torchvision_model.state_dict().items():
+        assert value.shape == shapes[key]
+    for attribute in ('transform_input', 'image_size'):
+        own = getattr(backbone.torchvision_model, attribute, None)
+        assert own == getattr(expected, attribute, None)
+
+
+@pytest.mark.parametrize('name', ['googlenet', 'inception_v3'])
+def test_weights_with_auxiliary_classifiers_are_taken(name, monkeypatch):
+    options = dict(init_weights=False)
+    state = torchvision.models.get_model(name, **options, aux_logits=True).state_dict()
+    twos = {key: torch.full_like(value, 2) for key, value in state.items()}
+    kind = torchvision.models.get_model_weights(name)
+    monkeypatch.setattr(kind, 'get_state_dict', lambda *_, **__: twos)
+    backbone = PooledTorchvisionBackbone(name, weights='DEFAULT')
+    backbone.init_weights()
+    assert all((value == 2).all() for value in backbone.parameters())
 
 
 def test_local_weights_lose_their_classifiers(tmp_path):
@@ -62,6 +95,7 @@ def test_local_weights_lose_their_classifiers(tmp_path):
     path = str(tmp_path / 'googlenet.pth')
     torch.save(source.state_dict(), path)
     backbone = PooledTorchvisionBackbone('googlenet', checkpoint_path=path, init_weights=False)
+    backbone.init_weights()
     expected = source.state_dict()
     assert all(torch.equal(value, expected[name])
                for name, value in backbone.torchvision_model.state_dict().items())

@@ -20,6 +20,7 @@ from mmpretrain.registry import HOOKS
 
 from ..resume.checkpoints import POINTER, newest_whole_checkpoint
 from ..resume.files import WholeFileBackend, remove_leftovers
+from ..resume.plain_history import restore_histories, write_plainly
 
 _BACKEND = {'backend': 'whole_files'}
 
@@ -33,6 +34,9 @@ class AtomicCheckpointHook(CheckpointHook):
     and writes in place.) So whatever happens while it writes costs at most the work since the last
     whole checkpoint. A full disk doesn't end the run, unless it hits the last checkpoint: it is
     reported, and the next one due is tried again. Weights that are not finite are never written.
+
+    Beside the weights stands plain data alone, so that ``torch.load`` and mmpretrain's tools for
+    checkpoints read the files as they are.
 
     With ``resume=True`` and no ``load_from`` the newest checkpoint that can be read is found, on
     the first process, and all processes take it. Only the first process writes.
@@ -76,6 +80,14 @@ class AtomicCheckpointHook(CheckpointHook):
                     logger='current',
                     level=logging.WARNING,
                 )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Writes the log histories as tensors."""
+        write_plainly(checkpoint)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Makes log histories of them again."""
+        restore_histories(checkpoint)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self._atomic:

@@ -6,15 +6,17 @@ import logging
 import re
 from collections.abc import Iterable
 
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch import nn
 
+from tl_plugin.foreign_weights import extraction_command
 from tl_plugin.options import checked
 
+from ..layers import LayerMap
 from ..resume.checkpoints import weights_of
 from ..resume.pretrained import pretrained_parts, read_pretrained
 
@@ -28,7 +30,11 @@ class LoadReportHook(Hook):
 
     mmengine loads what fits and goes on. Here a checkpoint of which nothing fits the backbone is
     refused, since the run would start from random weights; so is one to resume from that doesn't
-    fit whole; and a classifier of another width starts anew only where that is wanted.
+    fit whole; and a classifier of another width starts anew only where that is wanted, averages of
+    it and what serves training alone (an alignment's discriminator) with it.
+
+    A new run begins its averages (``EMAHook``) anew, from the weights that it begins with: those of
+    the model as its first step finds it. Of a checkpoint with averaged weights it takes these.
 
     Args:
         new_classifier: A classifier of another width starts anew. Strategies for new classes set
@@ -66,6 +72,13 @@ class LoadReportHook(Hook):
         """
         if not self._reports(runner):
             return
+        averaged = 'ema_state_dict' in checkpoint
+        if averaged and isinstance(runner._train_loop, BaseLoop) and not runner._resume:
+            del checkpoint['ema_state_dict']
+            # mmengine keeps the averaged weights under state_dict, the others apart. mmpretrain's
+            # EMAHook would exchange them, name by name, for a model that may have another head.
+            print_log('The checkpoint holds averaged weights: the run begins with these.',
+                      logger='current')
         model = _unwrapped(runner.model)
         wanted = model.state_dict()
         weights_of(checkpoint, runner._load_from or 'the checkpoint')
@@ -74,7 +87,7 @@ class LoadReportHook(Hook):
         loaded = [n for n in given if n in wanted and n not in other]
         missing = [n for n in wanted if n not in given and not n.endswith('num_batches_tracked')]
         unused = [n for n in given if n not in wanted]
-        _check_backbone(wanted, given, set(loaded))
+        _check_backbone(model, checkpoint, set(loaded), str(runner._load_from))
         if runner._resume and (other or missing):
             raise ValueError(
                 'the checkpoint to resume from does not fit the model: missing '
@@ -85,6 +98,16 @@ class LoadReportHook(Hook):
         _log(
             f'Loaded {len(loaded)} of {len(wanted)} tensors.', missing, unused,
             warn=bool(missing) and not runner._resume)  # fmt: skip
+
+    def before_train(self, runner: Runner) -> None:
+        """Lets averages begin with the model: EMAHook copied it before it had its weights."""
+        if runner._resume or not self._reports(runner):
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                # Not strictly: regularizers may have remembered the source model since.
+                state = hook.src_model.state_dict()
+                hook.ema_model.module.load_state_dict(state, strict=False)
 
     def _reports(self, runner: Runner) -> bool:
         """Whether it is this hook that does so: two strategies may have brought one each."""
@@ -106,7 +129,7 @@ class LoadReportHook(Hook):
                 f'{_prefix_cure(wanted, given)}'
             )
         if not name:  # the whole model
-            _check_backbone(wanted, given, set(loaded))
+            _check_backbone(part, {'state_dict': given}, set(loaded), path)
             self._renew_classifier(part, given, other, {'state_dict': given})
         missing = [n for n in wanted if n not in given and not n.endswith('num_batches_tracked')]
         message = f'{where}: {len(loaded)} of {len(wanted)} tensors come from {path}.'
@@ -121,7 +144,8 @@ class LoadReportHook(Hook):
         if not other:
             return
         shapes = _shapes(model.state_dict(), given, other)
-        strangers = [name for name in other if not name.startswith(_classifier(model))]
+        renewed = (*_classifier(model), *LayerMap.training_only(model))
+        strangers = [name for name in other if not name.startswith(renewed)]
         if strangers:
             raise ValueError(
                 f'the checkpoint is of another network, these have other shapes: {shapes}. Check '
@@ -133,10 +157,10 @@ class LoadReportHook(Hook):
                 "new and it shall start anew, say so: custom_hooks=[dict(type='LoadReportHook', "
                 'new_classifier=True)], as the strategies feature_extraction and fine_tune do'
             )
-        holder = checkpoint.get('state_dict', checkpoint)
-        for name in list(holder):
-            if _plain(name) in other:
-                del holder[name]
+        holder, own = checkpoint.get('state_dict', checkpoint), model.state_dict()
+        for name in holder:
+            if _plain(name) in other:  # left out, an average loaded strictly would miss them
+                holder[name] = own[_plain(name)].clone()
         print_log(
             f'The classifier starts anew, for other classes than the checkpoint has: {shapes}.',
             logger='current',
@@ -161,11 +185,10 @@ def _shapes(wanted: dict, given: dict, names: Iterable[str]) -> str:
 
 def _prefix_cure(wanted: dict, given: dict) -> str:
     """Says under which name the checkpoint holds the part, if it does."""
-    for name in wanted:
-        holder = next((n for n in given if n.endswith(f'.{name}')), None)
-        if holder is not None:
-            return f"Take that part of it: prefix={holder[: -len(name)]!r}"
-    return 'Give a checkpoint of this architecture'
+    prefix = _prefix(list(wanted), list(given))
+    if prefix is None:
+        return 'Give a checkpoint of this architecture'
+    return f'Take that part of it: prefix={prefix!r}'
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -198,15 +221,50 @@ def _classifier(model: nn.Module) -> tuple[str, ...]:
     return ('head.', *(f'model.{name}.' for name in names))
 
 
-def _check_backbone(wanted: dict, given: dict, loaded: set) -> None:
+def _check_backbone(model: nn.Module, checkpoint: dict, loaded: set, path: str) -> None:
+    wanted = list(model.state_dict())
     backbone = [name for name in wanted if name.startswith('backbone.')]
     backbone = backbone or [name for name in wanted if not name.startswith('head.')]
     if backbone and not loaded.intersection(backbone):
+        given = [name for name in checkpoint.get('state_dict', checkpoint) if type(name) is str]
         raise ValueError(
             f'nothing in the checkpoint fits the backbone: the model has {_short(backbone, 3)}, '
-            f'the checkpoint {_short(list(given), 3)}. Give a checkpoint of this architecture, or '
-            "one of a backbone alone as backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+            f'the checkpoint {_short(given, 3)}. {_backbone_cure(model, backbone, given, path)}'
         )
+
+
+def _backbone_cure(model: nn.Module, backbone: list[str], given: list[str], path: str) -> str:
+    """Says how a checkpoint serves that holds the backbone's weights under other names."""
+    prefix = _prefix(backbone, given)
+    if prefix is not None:
+        return (f'They begin with {prefix!r} there. This cuts it off; give the file that it '
+                f'writes:\n  {extraction_command(path, prefix=prefix)}')  # fmt: skip
+    part = getattr(model, 'backbone', None)
+    if isinstance(part, nn.Module) and hasattr(part, 'initial_weights'):
+        inner = next(name for name, _ in part.named_children())
+        if _prefix([name[len(f'backbone.{inner}.'):] for name in backbone], given) is not None:
+            return ('It fits the network in the backbone, which takes it as '
+                    f'model.backbone.checkpoint_path={path!r}, in place of load_from and of other '
+                    'weights (pretrained, weights)')  # fmt: skip
+    prefix = _prefix([name[len('backbone.'):] for name in backbone], given)
+    if prefix is not None and isinstance(part, nn.Module):
+        of = f', prefix={prefix!r}' if prefix else ''
+        return (
+            'It is one of a backbone alone, which takes it in place of load_from as '
+            f"model.backbone.init_cfg=dict(type='Pretrained', checkpoint={path!r}{of})"
+        )
+    return 'Give a checkpoint of this architecture'
+
+
+def _prefix(wanted: list[str], given: list[str]) -> str | None:
+    """What stands before the wanted names among those given; None if they aren't there."""
+    for name in wanted:
+        if name in given:
+            return ''
+        holder = next((other for other in given if other.endswith(f'.{name}')), None)
+        if holder is not None:
+            return holder[: -len(name)]
+    return None
 
 
 def _short(names: list[str], limit: int = 5) -> str:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from tl_plugin.foreign_weights import extraction_command, find_weights
+from tl_plugin.safe_loading import BrokenCheckpointError, load_safely
+
 POINTER = 'last_checkpoint'
-
-
-class BrokenCheckpointError(ValueError):
-    """A checkpoint that can't be read, or from which no run can go on."""
 
 
 def newest_whole_checkpoint(work_dir: str | Path, resumable: bool = True) -> Path | None:
@@ -73,14 +70,15 @@ def check_resumable(path: str | Path) -> None:
 
 
 def weights_of(content: Any, path: str | Path) -> dict[str, Tensor]:
-    """The tensors that a checkpoint holds, by name.
+    """The tensors that mmengine would load of a checkpoint, by name.
 
     Args:
         content: What was read.
         path: From where, for messages.
 
     Raises:
-        BrokenCheckpointError: If there are none.
+        BrokenCheckpointError: If there are none; if they lie elsewhere, with the command that
+            brings them where mmengine looks.
     """
     state = content.get('state_dict', content) if isinstance(content, dict) else content
     if not isinstance(state, dict):
@@ -89,6 +87,13 @@ def weights_of(content: Any, path: str | Path) -> dict[str, Tensor]:
             f'{type(state).__name__}'
         )
     found = {n: v for n, v in state.items() if isinstance(n, str) and isinstance(v, Tensor)}
+    key = '' if found else find_weights(content).key
+    if key:
+        raise BrokenCheckpointError(
+            f'{path} holds its weights under {key!r}, and mmengine loads those under state_dict '
+            'alone. This writes them where it looks; give the file that it writes:\n  '
+            + extraction_command(path, key=key)
+        )
     if not found:
         raise BrokenCheckpointError(
             f'{path} holds no weights: no tensor is among {", ".join(map(str, state)) or "nothing"}'
@@ -112,14 +117,9 @@ def read_whole(path: str | Path) -> Any:
                 damaged = archive.testzip()
             if damaged:
                 raise BrokenCheckpointError(f'{path} is damaged: {damaged} has changed on the disk')
-        return torch.load(path, map_location='cpu', mmap=zipped or None, weights_only=True)
+        return load_safely(path, mmap=zipped or None)
     except (BrokenCheckpointError, FileNotFoundError, PermissionError):
         raise
-    except pickle.UnpicklingError as error:
-        # torch advises here to try again without the protection.
-        asked = re.search(r'GLOBAL (\S+)', str(error))
-        what = f'it asks for {asked[1]}, more than data' if asked else 'it is no checkpoint'
-        raise BrokenCheckpointError(f'refused to read {path}: {what}') from None
     except Exception as error:  # of damaged bytes zipfile and torch make whatever comes
         raise BrokenCheckpointError(f'{path} is not whole, or no checkpoint: {error}') from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import difflib
 from typing import Collection
 
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -13,24 +14,44 @@ from tl_plugin.functional import dry_run
 class PooledBackbone(BaseModule):
     """A foreign network that gives one pooled vector per image.
 
-    Its weights are final once it's built: ``Runner.train()`` initialises only what ``init_cfg``
-    asks for and doesn't call the network's own ``init_weights``, which would overwrite weights
-    that were just loaded.
+    Weights to begin with are loaded in ``init_weights``, which ``Runner.train()`` calls and test,
+    inference and export don't: a trained checkpoint needs no file of them, and no network. Nor does
+    a run that resumes, or whose ``load_from`` brings every tensor of the network: mmengine's
+    runners tell so (:mod:`tl_plugin.engine.resume.start`). The network's own ``init_weights`` is
+    never called: it would overwrite weights that were just loaded.
 
     Args:
         init_cfg: As in mmengine. Defaults to None.
 
     Attributes:
         num_features (int): Width D of the pooled vector.
+        initial_weights (str): What the network begins with, '' for random weights.
+        superseded_by (str | None): The checkpoint that is loaded later and makes them needless.
     """
 
     def __init__(self, init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
         self.num_features = 0
+        self.initial_weights = ''
+        self.superseded_by: str | None = None
 
     def network(self) -> nn.Module:
         """Give the wrapped network."""
         raise NotImplementedError
+
+    def load_initial_weights(self) -> None:
+        """Load the weights that the network begins with."""
+        raise NotImplementedError
+
+    def init_weights(self) -> None:
+        """Load the weights to begin with, unless a later checkpoint brings all of them."""
+        if self.initial_weights and not self.is_init:
+            if self.superseded_by is None:
+                self.load_initial_weights()
+            else:
+                print_log(f'{type(self).__name__}: {self.initial_weights} is not loaded, since '
+                          f'{self.superseded_by} brings all of the network.', logger='current')
+        super().init_weights()
 
     def pool(self, features: Tensor) -> Tensor:
         """Make one vector per image of what the network returns.
@@ -55,18 +76,19 @@ class PooledBackbone(BaseModule):
         return (self.pool(self.network()(x)), )
 
     def settle(self, source: str) -> None:
-        """Measure the width and protect the weights, once the network is built.
+        """Measure the width and protect the network, once it is built.
 
         Args:
-            source: What loaded weights into the network, '' for random ones.
+            source: What the network begins with, '' for random weights.
 
         Raises:
-            ValueError: If ``init_cfg`` would overwrite loaded weights, or if the output isn't one
+            ValueError: If ``init_cfg`` would overwrite these weights, or if the output isn't one
                 vector per image.
         """
         if source and self.init_cfg:
             raise ValueError(f'init_cfg={self.init_cfg} would overwrite the weights from '
                              f'{source}. Give one of the two.')
+        self.initial_weights = source
         self.network().is_init = True
         pooled, = dry_run(self, lambda backbone, images: backbone(images))
         if not isinstance(pooled, Tensor) or pooled.ndim != 2 or len(pooled) != 2:

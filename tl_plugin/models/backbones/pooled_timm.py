@@ -4,11 +4,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from tl_plugin.foreign_weights import StateDict
+
 from .pooled import PooledBackbone, check_name
-from .weights import StateDict, load_weights
+from .weights import load_weights
 
 
 @MODELS.register_module()
@@ -22,9 +25,11 @@ class PooledTimmBackbone(PooledBackbone):
     Args:
         model_name: A name from ``timm.list_models()``, perhaps with a tag of pretrained weights
             (``'resnet18.a1_in1k'``), or ``'hf-hub:...'`` or ``'local-dir:...'``.
-        pretrained: Whether timm downloads its pretrained weights. Defaults to False.
-        checkpoint_path: Local weights, ``.pth`` or ``.safetensors``; a classifier in them is
-            dropped. Defaults to ''.
+        pretrained: Whether training begins with timm's pretrained weights, which
+            ``init_weights`` downloads. Defaults to False.
+        checkpoint_path: Local weights that training begins with, loaded in ``init_weights``:
+            ``.pth`` or ``.safetensors``, of timm, mmengine or other training programs; a
+            classifier in them is dropped. Defaults to ''.
         in_channels: Number of image channels; pretrained weights are adapted. Defaults to 3.
         init_cfg: As in mmengine. Defaults to None.
         **kwargs: What else the timm model takes: ``drop_rate``, ``drop_path_rate``, ``img_size``,
@@ -32,9 +37,9 @@ class PooledTimmBackbone(PooledBackbone):
 
     Raises:
         TypeError: If ``pretrained`` isn't a bool.
-        ValueError: If the name is unknown, an argument contradicts the purpose, or the checkpoint
-            doesn't fit.
-        FileNotFoundError: If there's no file at ``checkpoint_path``.
+        ValueError: If the name is unknown or an argument contradicts the purpose; in
+            ``init_weights``, if the checkpoint doesn't fit.
+        FileNotFoundError: In ``init_weights``, if there's no file at ``checkpoint_path``.
 
     Example:
         >>> import torch
@@ -52,12 +57,24 @@ class PooledTimmBackbone(PooledBackbone):
 
         super().__init__(init_cfg)
         _check_arguments(model_name, pretrained, checkpoint_path, kwargs)
-        self.timm_model = timm.create_model(
-            model_name, pretrained=pretrained, in_chans=in_channels, num_classes=0, **kwargs)
-        if checkpoint_path:
-            load_weights(self.timm_model, checkpoint_path, removed_modules(self.timm_model),
+        # 'hf-hub:' and 'local-dir:' names say where the architecture is written.
+        self._options = dict(model_name=model_name, in_chans=in_channels, num_classes=0, **kwargs)
+        self._checkpoint_path = checkpoint_path
+        self.timm_model = timm.create_model(**self._options)
+        self.settle('pretrained=True' if pretrained else str(checkpoint_path))
+
+    def load_initial_weights(self) -> None:
+        """Load ``checkpoint_path``, or what timm gives a model with ``pretrained=True``."""
+        if self._checkpoint_path:
+            load_weights(self.timm_model, self._checkpoint_path, removed_modules(self.timm_model),
                          lambda state: _as_timm(state, self.timm_model))
-        self.settle('pretrained' if pretrained else checkpoint_path)
+            return
+        import timm
+
+        # How a file is converted is known to the builder of each architecture alone.
+        with torch.random.fork_rng(devices=[]):
+            pretrained = timm.create_model(**self._options, pretrained=True)
+        self.timm_model.load_state_dict(pretrained.state_dict())
 
     def network(self) -> nn.Module:
         """Give the timm model."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from mmpretrain.registry import MODELS
 from torch import nn
 
@@ -22,17 +23,18 @@ class PooledTorchvisionBackbone(PooledBackbone):
 
     Args:
         model_name: A name from ``torchvision.models.list_models(module=torchvision.models)``.
-        weights: Weights that torchvision downloads: ``'DEFAULT'``, ``'IMAGENET1K_V1'``, ...
-            Defaults to None: random ones.
-        checkpoint_path: Local weights, ``.pth`` or ``.safetensors``; a classifier in them is
-            dropped. Defaults to ''.
+        weights: Weights of torchvision that training begins with, which ``init_weights``
+            downloads: ``'DEFAULT'``, ``'IMAGENET1K_V1'``, ... Defaults to None: random ones.
+        checkpoint_path: Local weights that training begins with, loaded in ``init_weights``:
+            ``.pth`` or ``.safetensors``, of torchvision, mmengine or other training programs; a
+            classifier in them is dropped. Defaults to ''.
         init_cfg: As in mmengine. Defaults to None.
         **kwargs: What else the model takes: ``dropout``, ``stochastic_depth_prob``, ...
 
     Raises:
-        ValueError: If the name or the weights are unknown, an argument contradicts the purpose, or
-            the checkpoint doesn't fit.
-        FileNotFoundError: If there's no file at ``checkpoint_path``.
+        ValueError: If the name or the weights are unknown, or an argument contradicts the purpose;
+            in ``init_weights``, if the checkpoint doesn't fit.
+        FileNotFoundError: In ``init_weights``, if there's no file at ``checkpoint_path``.
 
     Example:
         >>> PooledTorchvisionBackbone('mobilenet_v3_small').num_features
@@ -45,14 +47,28 @@ class PooledTorchvisionBackbone(PooledBackbone):
 
         super().__init__(init_cfg)
         _check_arguments(model_name, weights, checkpoint_path, kwargs)
-        if model_name in WITH_AUXILIARIES:
-            kwargs['aux_logits'] = False
-        self.torchvision_model = models.get_model(model_name, weights=weights, **kwargs)
-        classifier = _remove_classifier(self.torchvision_model)
-        if checkpoint_path:
-            load_weights(self.torchvision_model, checkpoint_path,
-                         (classifier, 'aux1', 'aux2', 'AuxLogits'))
-        self.settle(f'weights={weights}' if weights else checkpoint_path)
+        self._options = dict(name=model_name, **{**_built_for(model_name, weights), **kwargs})
+        self._weights, self._checkpoint_path = weights, checkpoint_path
+        auxiliaries = dict(aux_logits=False) if model_name in WITH_AUXILIARIES else {}
+        self.torchvision_model = models.get_model(**self._options, **auxiliaries)
+        self._classifier = _remove_classifier(self.torchvision_model)
+        self.settle(f'weights={weights}' if weights else str(checkpoint_path))
+
+    def load_initial_weights(self) -> None:
+        """Load ``checkpoint_path``, or the ``weights`` of torchvision."""
+        if self._checkpoint_path:
+            load_weights(self.torchvision_model, self._checkpoint_path,
+                         (self._classifier, 'aux1', 'aux2', 'AuxLogits'))
+            return
+        from torchvision import models
+
+        # How a file is converted is known to the builder of each architecture alone.
+        with torch.random.fork_rng(devices=[]):
+            pretrained = models.get_model(**self._options, weights=self._weights)
+        _remove_classifier(pretrained)
+        state = pretrained.state_dict()  # of auxiliary classifiers, too
+        own = self.torchvision_model.state_dict()
+        self.torchvision_model.load_state_dict({name: state[name] for name in own})
 
     def network(self) -> nn.Module:
         """Give the torchvision model."""
@@ -75,6 +91,22 @@ def _check_arguments(model_name: str, weights: str | None, checkpoint_path: str,
             raise ValueError(f'torchvision has no weights {weights!r} for {model_name}. There are '
                              f'DEFAULT, {", ".join(known)}; a local file goes into '
                              'checkpoint_path.')
+
+
+def _built_for(model_name: str, weights: str | None) -> dict[str, Any]:
+    """Say how torchvision builds a model for certain weights, beyond what the name says."""
+    from torchvision import models
+
+    if weights is None:
+        return {}
+    chosen = models.get_model_weights(model_name)[str(weights).split('.')[-1]]
+    if model_name in WITH_AUXILIARIES:
+        return dict(transform_input=True, init_weights=False)
+    if model_name.startswith('vit_'):
+        return dict(image_size=chosen.meta['min_size'][0])
+    if model_name.startswith('maxvit_'):
+        return dict(input_size=chosen.meta['min_size'])
+    return {}
 
 
 def _remove_classifier(model: nn.Module) -> str:

@@ -1,30 +1,29 @@
 """Loads local weights into a network, wholly or not at all."""
 from __future__ import annotations
 
+import logging
 import os
-from typing import Callable, Collection, Dict
+from typing import Callable, Collection
 
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import nn
 
 from tl_plugin.engine.resume.checkpoints import read_whole
-
-StateDict = Dict[str, Tensor]
-
-#: Where training programs put the weights inside a checkpoint, the averaged ones first.
-WEIGHT_KEYS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
+from tl_plugin.foreign_weights import WEIGHT_KEYS, StateDict, Weights, find_weights
 
 
 def load_weights(network: nn.Module, path: str, classifier: Collection[str] = (),
                  convert: Callable[[StateDict], StateDict] | None = None) -> None:
     """Load a checkpoint into a network that has no classifier.
 
-    Checkpoints of mmengine are read too: of a whole classifier the backbone's tensors are taken.
+    Checkpoints of mmengine and of other training programs are read too: of a whole classifier, a
+    momentum encoder's pair or a self-supervised model the network's tensors are taken, averaged
+    ones first (:data:`tl_plugin.foreign_weights.WEIGHT_KEYS`). The log says which were taken, and
+    what else there was.
 
     Args:
         network: The network, without its classifier.
-        path: A local ``.safetensors`` file, or one that ``torch.load`` reads with
-            ``weights_only=True``.
+        path: A local file: ``.safetensors``, or a checkpoint of tensors and plain data.
         classifier: Module names of the classifier that the checkpoint may still hold; its tensors
             are dropped. Defaults to ().
         convert: Turns the layout of the original authors into the network's; tried where the
@@ -36,40 +35,44 @@ def load_weights(network: nn.Module, path: str, classifier: Collection[str] = ()
             mismatched ones.
     """
     wanted = network.state_dict()
-    whole = _inside(_read(path), wanted)
-    state, dropped = _without(whole, classifier)
-    problems = _differences(wanted, state)
+    found = _read(path)
+    whole, prefix = _inside(found.state, wanted)
+    state, dropped, strangers = _fitting(whole, wanted, classifier)
+    problems = _differences(wanted, state, strangers)
     if problems and convert is not None:
         try:
-            converted, removed = _without(convert(whole), classifier)
+            converted, *removed = _fitting(convert(whole), wanted, classifier)
         except Exception as error:  # converters are made for one model and break on any other
             problems.append(f'converting it failed ({type(error).__name__}: {error})')
         else:
-            state, dropped, problems = converted, removed, _differences(wanted, converted)
+            state, (dropped, strangers) = converted, removed
+            problems = _differences(wanted, state, strangers)
     if problems:
         raise ValueError(
             f'{path} does not fit {type(network).__name__}: {"; ".join(problems)}. Check the model '
             'name, and what changes shapes (in_channels, img_size), against the checkpoint.')
     network.load_state_dict(state, strict=False)  # batch counters may be missing
+    others = [*found.others, *_copies(found.state, whole, prefix)]
     print_log(f'Loaded {len(state)} tensors from {path}'
-              + (f'; dropped the classifier: {", ".join(dropped)}' if dropped else ''),
+              + (f', under {found.key}' if found.key else '')
+              + (f', whose names begin with {prefix}' if prefix else '')
+              + (f'; dropped the classifier: {", ".join(dropped)}' if dropped else '')
+              + (f'; not taken: the weights under {", ".join(others)}' if others else ''),
               logger='current')
+    if strangers:
+        print_log(f'{path} also holds what {type(network).__name__} has not, and is not used: '
+                  f'{", ".join(strangers)}.', logger='current', level=logging.WARNING)
 
 
-def _read(path: str) -> StateDict:
+def _read(path: str) -> Weights:
     if not os.path.isfile(path):
         raise FileNotFoundError(f'checkpoint_path is {path!r}, but there is no such file. Give a '
                                 'local file; downloads go through `pretrained` or `weights`.')
     if str(path).endswith('.safetensors'):
-        return _read_safetensors(path)
+        return Weights(_read_safetensors(path), '')
     content = read_whole(path)
-    for key in WEIGHT_KEYS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    held = content.items() if isinstance(content, dict) else ()
-    found = {n: v for n, v in held if isinstance(n, str) and isinstance(v, Tensor)}
-    if not found:
+    found = find_weights(content)
+    if not found.state:
         raise ValueError(f'{path} holds no weights: expected a dict of tensors, alone or under '
                          f'one of {", ".join(WEIGHT_KEYS)}, got {type(content).__name__}.')
     return found
@@ -84,7 +87,7 @@ def _read_safetensors(path: str) -> StateDict:
         raise ValueError(f'{path} is not whole, or no safetensors file: {error}') from error
 
 
-def _inside(state: StateDict, wanted: Collection[str]) -> StateDict:
+def _inside(state: StateDict, wanted: Collection[str]) -> tuple[StateDict, str]:
     """Take the network's tensors out of those of whatever model holds it."""
     known = set(wanted)
     best, best_hits = '', sum(name in known for name in state)
@@ -92,25 +95,40 @@ def _inside(state: StateDict, wanted: Collection[str]) -> StateDict:
         hits = sum(name.startswith(prefix) and name[len(prefix):] in known for name in state)
         if hits > best_hits:
             best, best_hits = prefix, hits
-    return {name[len(best):]: v for name, v in state.items() if name.startswith(best)}
+    return {name[len(best):]: v for name, v in state.items() if name.startswith(best)}, best
+
+
+def _copies(state: StateDict, taken: StateDict, prefix: str) -> list[str]:
+    """Name the other parts of a model that hold the same network, as a momentum encoder does."""
+    last = next(iter(taken), '')
+    ends = {name[:-len(last)] for name in state if last and name.endswith(f'.{last}')}
+    return sorted(ends - {prefix})
 
 
 def _dots(name: str) -> list[int]:
     return [i for i, letter in enumerate(name) if letter == '.'][:4]
 
 
-def _without(state: StateDict, modules: Collection[str]) -> tuple[StateDict, list[str]]:
-    heads = tuple(f'{module}.' for module in modules)
-    dropped = [name for name in state if name.startswith(heads)] if heads else []
-    return {name: value for name, value in state.items() if name not in dropped}, dropped
+def _fitting(state: StateDict, wanted: Collection[str],
+             classifier: Collection[str]) -> tuple[StateDict, list[str], list[str]]:
+    """Part off the classifier, and modules that the network hasn't: a projection head, a queue."""
+    heads = tuple(f'{module}.' for module in classifier)
+    dropped = [name for name in state if heads and name.startswith(heads)]
+    own = {name.split('.')[0] for name in wanted}
+    strangers = [name for name in state if name.split('.')[0] not in own and name not in dropped]
+    left_out = {*dropped, *strangers}
+    fitting = {name: value for name, value in state.items() if name not in left_out}
+    return fitting, dropped, strangers
 
 
-def _differences(wanted: StateDict, state: StateDict) -> list[str]:
+def _differences(wanted: StateDict, state: StateDict, strangers: Collection[str]) -> list[str]:
     """Say what keeps a state dict from fitting, each kind with its first few names."""
     missing = [n for n in wanted if n not in state and not n.endswith('num_batches_tracked')]
     unexpected = [n for n in state if n not in wanted]
     mismatched = [f'{n} (expected {tuple(wanted[n].shape)}, got {tuple(value.shape)})'
                   for n, value in state.items() if n in wanted and wanted[n].shape != value.shape]
+    if missing or unexpected or mismatched:  # alone they are no hindrance
+        unexpected += strangers
     kinds = {'missing': missing, 'unexpected': unexpected, 'mismatched': mismatched}
     return [f'{len(names)} {kind}: {", ".join(names[:5])}{", ..." if len(names) > 5 else ""}'
             for kind, names in kinds.items() if names]
