@@ -1,15 +1,18 @@
 """Source and target that call a class differently, share some, or have folders that are none."""
 
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.toy import toy_config, train
 from tl_plugin.datasets.any_data import read_data, without_labels
 from tl_plugin.datasets.images import SPLITS, DomainImages, ImageItem
 from tl_plugin.datasets.prepared import prepare_data
+from tl_plugin.engine.class_sets import check_width
 
 SHAPES = ('circle', 'line', 'square')
 NFC, NFD = (unicodedata.normalize(form, 'Größe é') for form in ('NFC', 'NFD'))
@@ -120,6 +123,57 @@ def test_classes_that_a_split_lacks_are_named():
         "The source's val images show no square, mule.",
         "The source's test images show no square, mule.",
     )
+
+
+def test_a_folder_around_those_of_the_classes_is_named_and_the_cure_works(tmp_path):
+    folders(tmp_path / 'zip' / 'photos', SHAPES)
+    (note,) = prepare_data(read_data(tmp_path / 'zip'), domain((None,))).notes
+    assert "one class alone, 'photos', with the folders circle, line, square" in note
+    assert read_data(note.split('give ')[1].rstrip('.')).classes == SHAPES
+
+
+def test_fewer_target_labels_than_asked_for_and_labelled_images_of_elsewhere_are_told():
+    target = domain((*SHAPES[:2], None), 10)
+    few = prepare_data(domain(SHAPES), target, 8).notes[0]
+    assert few == ('There are fewer than 8 labelled target images to train on of circle (6), '
+                   'line (6), square (0).')  # fmt: skip
+    other = domain(SHAPES, 2, 'others.csv')
+    other = replace(other, items=tuple(replace(i, name=f'other/{i.name}') for i in other.items))
+    notes = prepare_data(domain(SHAPES), domain((None,), 30), other).notes
+    assert notes[0].startswith('6 images of others.csv are not among those of the target')
+
+
+def test_a_head_of_other_classes_and_folders_that_are_none_end_in_the_same_cure(tmp_path):
+    model = build_tiny(3)
+    with pytest.raises(ValueError, match=r'target data has 2 .* unlabelled: .*with_label=False'):
+        check_width('target', ('2026-01', '2026-02'), model)
+    with pytest.raises(ValueError, match=r'source data has 2 .*num_classes=2'):
+        check_width('source', ('a', 'b'), model)
+    dates = folders(tmp_path / 'dates', ('2026-01', '2026-02'), 1)
+    config = dict(type='CustomDataset', data_root=str(dates), metainfo=dict(classes=SHAPES))
+    path = tmp_path / 'data.py'
+    path.write_text(f'dataset = {config!r}')
+    with pytest.raises(ValueError, match=r'2 class folders and 3 classes.*with_label=False'):
+        read_data(path)
+    path.write_text(f'dataset = {dict(config, with_label=False)!r}')
+    assert len(read_data(path).items) == 2 and not read_data(path).labelled
+
+
+def test_a_line_of_a_stock_list_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / 'list.txt').write_text('a.png 0\nb.png\n')
+    path = tmp_path / 'data.py'
+    config = dict(type='CustomDataset', ann_file=str(tmp_path / 'list.txt'))
+    path.write_text(f'dataset = {config!r}')
+    with pytest.raises(ValueError, match=r'data.py: .*list.txt, line 2: expected the path'):
+        read_data(path)
+
+
+def build_tiny(num_classes):
+    head = torch.nn.Module()
+    head.num_classes = num_classes
+    model = torch.nn.Module()
+    model.head = head
+    return model
 
 
 def stock(folder):

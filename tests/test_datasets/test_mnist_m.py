@@ -44,8 +44,15 @@ def test_photographs_that_cannot_serve(tmp_path):
         blend_into_photographs(_digits(), [])
     with pytest.raises(ValueError, match='28 pixels or more a side, got 20'):
         blend_into_photographs(_digits(), [np.zeros((20, 90, 3), np.uint8)])
+    (tmp_path / 'read me.txt').touch()
     with pytest.raises(FileNotFoundError, match='no photographs'):
         load_photographs(tmp_path)
+
+
+def test_photographs_of_all_extensions(tmp_path):
+    for name in ('a.JPG', 'b.webp', 'c.tiff', '._d.png'):
+        Image.new('RGB', (30, 30)).save(tmp_path / name)
+    assert len(load_photographs(tmp_path)) == 3
 
 
 def _write_idx(path, array):

@@ -30,6 +30,7 @@ def folders(tmp_path):
 
 def test_climbs_from_folders_alone(folders):
     data = ['--source', folders / 'source', '--target', folders / 'target', '--target-labels', 5]
+    (folders / 'target' / 'red' / 'read me.txt').touch()
     weights = folders / 'squeezenet1_1.pth'
     torch.save(squeezenet1_1().state_dict(), weights)
     network = ['--backbone', 'torchvision:squeezenet1_1', '--checkpoint', weights]
@@ -37,6 +38,7 @@ def test_climbs_from_folders_alone(folders):
     short = ['--cfg-options', 'train_cfg.max_epochs=1', 'param_scheduler=None']
     code, output = run_tool(*data, *network, *work, *short)
     assert code == 0, output
+    assert '1 .txt (red/read me.txt)' in output
     results = json.loads((folders / 'work' / 'results.json').read_text())
     assert [rung['name'] for rung in results['rungs']] == ['source_only', 'fine_tune']
     assert results['recommendation']['rung'] in ('source_only', 'fine_tune')

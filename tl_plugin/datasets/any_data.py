@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from tl_plugin.datasets.annotation_files import read_annotations, split_name
+from tl_plugin.datasets.bad_data import explain_dataset
 from tl_plugin.datasets.folders import EXTENSIONS, ByExtension, is_image_name, is_system_name
 from tl_plugin.datasets.images import SPLITS, TRAIN, DomainImages, ImageItem
 from tl_plugin.datasets.wrappers import opened
@@ -236,7 +237,13 @@ def _from_datasets(datasets: dict[str, dict], cfg: Config, given: str) -> Domain
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
         for split, config in datasets.items():
             config = Config(config)._cfg_dict
-            dataset = DATASETS.build(config)
+            try:
+                dataset = DATASETS.build(config)
+            except Exception as error:
+                reason = explain_dataset(config, error)
+                if reason is None:
+                    raise
+                raise ValueError(f'{given}: {reason}') from error
             names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
             classes = classes or tuple(map(str, names))
             for number, (part, inner) in enumerate(opened(config.to_dict(), dataset)):

@@ -11,6 +11,8 @@ from mmengine.runner import BaseLoop, Runner
 from tl_plugin.datasets.stock_annotations import annotation_fault
 from tl_plugin.options import type_name
 
+#: Begins the cure where folders are taken for classes and aren't.
+UNLABELLED = 'if its folders are no classes (dates, cameras, places), it is unlabelled:'
 _KEYS = ('data_root', 'data_prefix', 'ann_file', 'split')
 
 
@@ -76,7 +78,7 @@ def _explain(error: Exception) -> str | None:
     for frame in _frames(error):
         values = frame.f_locals
         if frame.f_code.co_name == 'build_dataloader' and 'dataset_cfg' in values:
-            return None if 'dataset' in values else _explain_dataset(values['dataset_cfg'], error)
+            return None if 'dataset' in values else explain_dataset(values['dataset_cfg'], error)
         if isinstance(values.get('self'), Runner):
             loop = values['self']._train_loop
             try:
@@ -94,8 +96,16 @@ def _frames(error: Exception) -> Iterator[Any]:
         step = step.tb_next
 
 
-def _explain_dataset(config: Any, error: Exception) -> str | None:
-    """Why building a data set failed; None where the error says so by itself."""
+def explain_dataset(config: Any, error: Exception) -> str | None:
+    """Say why a data set can't be built.
+
+    Args:
+        config: Its config.
+        error: What building it ended in.
+
+    Returns:
+        The reason, with file and line; None where the error says so by itself.
+    """
     if isinstance(error, FileNotFoundError) or not isinstance(config, dict):
         return None
     for part in _parts(config):
@@ -128,7 +138,7 @@ def _other_folders(config: dict, error: Exception) -> str | None:
                 f'{describe_data(dataset)} has {len(folders)} class folders and '
                 f'{len(dataset.CLASSES)} classes in its config: '
                 f'{differing_names("the folders", folders, "the config", dataset.CLASSES)}. A '
-                'class without images needs an empty folder'
+                f'class without images needs an empty folder; {UNLABELLED} with_label=False'
             )
     return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -46,7 +46,7 @@ def has_system_part(path: str) -> bool:
         >>> has_system_part('cat/@eaDir/1.jpg'), has_system_part('cat/1.jpg')
         (True, False)
     """
-    return any(map(is_system_name, re.split(r'[\\/]', path)))
+    return any(map(is_system_name, path.split(os.sep)))
 
 
 def is_image_name(name: str) -> bool:
@@ -73,18 +73,24 @@ class ByExtension:
 
     def __init__(self, taken: Callable[[str], bool] = is_image_name) -> None:
         self._taken = taken
+        self._of_a_system: dict[str, bool] = {}
         self.left_out: Counter = Counter()
         self.found: Counter = Counter()
         self.example: dict[str, str] = {}
 
     def __call__(self, path: str) -> bool:
         """Tell whether a file is taken; one of a system is neither taken nor counted."""
-        if has_system_part(path):
+        folder, _, name = path.rpartition(os.sep)
+        # Looked at once a folder: there may be millions of files.
+        if folder not in self._of_a_system:
+            self._of_a_system[folder] = has_system_part(folder)
+        if self._of_a_system[folder] or is_system_name(name):
             return False
         taken = self._taken(path)
-        extension = extension_of(path)
+        extension = extension_of(name)
         (self.found if taken else self.left_out)[extension] += 1
-        self.example.setdefault(extension, path)
+        if extension not in self.example:
+            self.example[extension] = path
         return taken
 
     def describe_left_out(self) -> str:
@@ -102,13 +108,15 @@ class ByExtension:
         )
 
 
-def extension_of(path: str) -> str:
+def extension_of(name: str) -> str:
     """Give a file's extension in lower case, '' where it has none.
 
+    Args:
+        name: Its name, without the folder that it lies in.
+
     Example:
-        >>> extension_of('cat/1.JPG'), extension_of('v1.2/photo')
+        >>> extension_of('1.JPG'), extension_of('photo')
         ('.jpg', '')
     """
-    name = re.split(r'[\\/]', path)[-1]
-    stem, dot, extension = name.rpartition('.')
-    return f'.{extension.lower()}' if stem and dot else ''
+    stem, _, extension = name.rpartition('.')
+    return f'.{extension.lower()}' if stem else ''

@@ -75,18 +75,28 @@ def prepare_data(
     if dropped:
         notes.append(f'{dropped} source images without a label are left out.')
     classes = source.classes
+    notes += _enclosed(source)
     if isinstance(target_labels, DomainImages):
         notes += [note for note in target_labels.notes if note not in notes]
+        known = len(target.items)
         target = _with_labels(target, target_labels)
+        if len(target.items) > known:
+            notes.append(
+                f'{len(target.items) - known} images of {target_labels.origin} are not among those '
+                'of the target and are added to them.'
+            )
     target, found = match_classes(source, replace(target, items=tuple(_kept(target, leave_out))))
     divided = DomainImages('', tuple(divide(labelled, copies, seed)))
     target = replace(target, items=tuple(divide(target.items, copies, seed)))
     check_divided('source', divided)
     check_divided('target', target)
+    few = _few(target.items, target_labels, classes, seed)
+    if isinstance(target_labels, int):
+        notes += _fewer(few, target_labels, classes)
     return PreparedData(
         source=replace(source, items=divided.items),
         target=target,
-        few=tuple(_few(target.items, target_labels, classes, seed)),
+        few=tuple(few),
         classes=classes,
         notes=tuple(dict.fromkeys((*notes, *found, *_lacking(divided, target, classes)))),
     )
@@ -209,6 +219,30 @@ def _lacking(source: DomainImages, target: DomainImages, classes: Sequence[str])
                     'measured without labels.'
                 )
     return notes
+
+
+def _fewer(few: Sequence[ImageItem], wanted: int, classes: Sequence[str]) -> list[str]:
+    counts = Counter(item.label for item in few)
+    short = [f'{name} ({counts[name]})' for name in classes if counts[name] < wanted]
+    if not short:
+        return []
+    return [f'There are fewer than {wanted} labelled target images to train on of {_some(short)}.']
+
+
+def _enclosed(source: DomainImages) -> list[str]:
+    """Whether the one class is but a folder around those of the classes."""
+    if len(source.classes) != 1 or not _is_folder(source):
+        return []
+    (name,) = source.classes
+    inner = {
+        os.path.basename(os.path.dirname(item.name)) for item in source.items if item.label == name
+    }
+    if len(inner) < 2:
+        return []
+    return [
+        f'The source has one class alone, {name!r}, with the folders {_some(sorted(inner))} in it: '
+        f'if these are the classes, give {os.path.join(source.origin, name)}.'
+    ]
 
 
 def _twins(classes: Sequence[str]) -> list[str]:

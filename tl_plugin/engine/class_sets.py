@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.model import is_model_wrapper
 from mmpretrain.models import MultiLabelClsHead, MultiTaskHead
 
-from tl_plugin.datasets.bad_data import describe_data, differing_names, short_list
+from tl_plugin.datasets.bad_data import UNLABELLED, describe_data, differing_names, short_list
 from tl_plugin.datasets.class_names import describe_matches, likely_matches
 
 _CURE = (
@@ -73,9 +73,9 @@ def check_target_classes(names: Sequence[str], others: Sequence[str], key: str) 
     """
     if names and others and not set(names) & set(others) and not likely_matches(others, names):
         raise ValueError(
-            f"the target's folders are called {short_list(others)}, and none of the source's "
-            f'classes is, {short_list(names)}. If they are no classes (dates, cameras, places), '
-            f'this is an unlabelled target: --cfg-options {key}.with_label=False'
+            f"the target's folders are called {short_list(others)}, none of them as one of the "
+            f"source's classes, {short_list(names)}: {UNLABELLED} --cfg-options "
+            f'{key}.with_label=False'
         )
 
 
@@ -92,10 +92,12 @@ def check_width(name: str, classes: Sequence[str], model: Any) -> None:
     """
     width = num_classes(model)
     if classes and width is not None and len(classes) != width:
+        cure = f'set model.head.num_classes={len(classes)}'
+        if name == 'target':  # the head is the source's
+            cure = f'{UNLABELLED} dataset.with_label=False'
         raise ValueError(
             f'the {name} data has {len(classes)} classes ({short_list(classes)}), the head '
-            f'{width}: set model.head.num_classes={len(classes)}, or point to data with the '
-            'classes of the head'
+            f'{width}: {cure}, or point to data with the classes of the head'
         )
 
 
