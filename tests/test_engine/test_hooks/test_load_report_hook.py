@@ -191,6 +191,26 @@ def test_position_embeddings_that_the_network_resizes_are_no_mismatch(tmp_path, 
     assert said[0].startswith('Loaded 39 of 39') or 'Missing' not in said[0]
 
 
+def test_what_serves_training_alone_begins_with_new_classes(said):
+    from mmpretrain.registry import MODELS
+
+    def adapted(num_classes):
+        return MODELS.build(dict(
+            type='AdaptationClassifier', _scope_='mmpretrain',
+            backbone=dict(type='DANNDigitsBackbone'),
+            head=dict(type='LinearClsHead', num_classes=num_classes),
+            alignments=dict(cdan=dict(type='CDANHead'))))  # fmt: skip
+
+    class Runner:
+        model, _resume, _load_from = adapted(2), False, 'adapted.pth'
+        hooks = (load_report_hook.LoadReportHook(new_classifier=True),)
+
+    checkpoint = {'state_dict': adapted(3).state_dict()}
+    Runner.hooks[0].after_load_checkpoint(Runner, checkpoint)
+    assert any('alignments.cdan' in line for line in said)
+    Runner.model.load_state_dict(checkpoint['state_dict'])
+
+
 def own_weights(work_dir, checkpoint, where='backbone', **init):
     init = dict(type='Pretrained', checkpoint=str(checkpoint), **init)
     cfg = toy_config(work_dir, options={'optim_wrapper.optimizer.lr': 0.0}, max_epochs=1)
