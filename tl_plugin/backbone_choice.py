@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from tl_plugin.datasets.wrappers import inner_configs
+
 FORMS = 'timm:NAME, torchvision:NAME, mmpretrain:NAME or a config (.py, or package::path)'
 DEFAULT_SIZE = 224
 _IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
@@ -150,5 +152,5 @@ def _from_config(cfg: Config, num_classes: int, checkpoint: str | None) -> Model
 
 
 def _pipeline(cfg: Config, split: str) -> list | None:
-    loader = cfg.get(f'{split}_dataloader') or {}
-    return copy.deepcopy((loader.get('dataset') or {}).get('pipeline'))
+    datasets = inner_configs((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
+    return copy.deepcopy(datasets[0].get('pipeline')) if datasets else None

@@ -9,6 +9,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 import tl_plugin  # noqa: F401  registers the data sets
+from tests.folders import WRAPPERS, folder, make_folders
 from tl_plugin.datasets.bad_data import differing_names, naming_bad_data
 
 
@@ -79,3 +80,21 @@ def test_good_files_and_missing_ones_are_left_to_the_data_set(tmp_path):
 
 def test_names_that_come_twice():
     assert 'some of them twice' in differing_names('a', ['x', 'x'], 'b', ['x'])
+
+
+@pytest.mark.parametrize(
+    ('others', 'how'),
+    [(['cross'], 'missing in .*: cross; missing in .*: line'), (['line'], 'of one are a list and')],
+)
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_joined_data_sets_with_other_classes_are_told_apart(wrapped, others, how, tmp_path):
+    parts = [folder(make_folders(tmp_path / name)) for name in 'ab']
+    parts[1]['metainfo'] = dict(classes=['circle', *others, 'square'])
+    config = dict(type='ConcatDataset', datasets=parts)
+    if wrapped:
+        config = WRAPPERS['repeat'](config)
+    with pytest.raises(ValueError, match=f'ConcatDataset joins Custom.* classes differ: .*{how}'):
+        build(**config)
+    for part in parts:  # the cure
+        part['metainfo'] = dict(classes=['circle', 'line', 'square'])
+    assert len(build(**config)) == 24 * (3 if wrapped else 1)

@@ -144,7 +144,7 @@ class TestRun:
 
     @pytest.mark.parametrize('sources', [[1], [], [-1]])
     def test_a_source_that_is_not_there(self, tmp_path, sources):
-        with pytest.raises(ValueError, match='of 0 data sets; the training data are ToyDataset'):
+        with pytest.raises(ValueError, match='of 1 data sets; the training data are ToyDataset'):
             train(_config(tmp_path, dict(sources=sources)))
 
     def test_what_is_missing_is_named(self, tmp_path):

@@ -27,6 +27,7 @@ train_cfg = dict(max_epochs=2, val_interval=1)
 param_scheduler = dict(T_max=2)
 default_hooks = dict(checkpoint=dict(interval=1))
 ladder = dict(
+    target_dataloader=dict(dataset=dict(indices=32)),
     labelled_target_dataloader=dict(batch_size=8),
     rungs=dict(
         feature_extraction=dict(options=dict(_delete_=True)),

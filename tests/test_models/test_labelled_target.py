@@ -7,6 +7,7 @@ import torch
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 
+from tests.folders import WRAPPERS, build, folder, make_folders
 from tests.toy import ToyDataset, target, toy_config, train
 from tl_plugin.models import DomainDataPreprocessor
 from tl_plugin.models.labelled_images import LabelledImages
@@ -151,3 +152,27 @@ def test_names_that_fit_several_images_are_refused():
     with pytest.raises(ValueError, match=r'0\.png fit several target images'):
         LabelledImages(['0.png']).check(images)
     LabelledImages(['a/0.png', 'b/0.png']).check(images)
+
+
+@pytest.mark.parametrize('kind', WRAPPERS)
+def test_they_are_found_inside_of_a_wrapper(tmp_path, kind):
+    dataset = build(WRAPPERS[kind](folder(make_folders(tmp_path / 'target'))))
+    LabelledImages(['line/001.png', 'target/square/003.png', 7]).check(dataset)
+    with pytest.raises(ValueError, match=r'lists 1 images .* of \d+ images has not: line/9\.png'):
+        LabelledImages(['line/001.png', 'line/9.png']).check(dataset)
+    if kind == 'fold':
+        with pytest.raises(ValueError, match=r'of 9 images has not: circle/000\.png'):
+            LabelledImages(['circle/000.png']).check(dataset)
+    bare = build(WRAPPERS['repeat'](folder(tmp_path / 'target', with_label=False)))
+    with pytest.raises(ValueError, match=r'give no label .*line/001\.png.*with_label=False drops'):
+        LabelledImages(['line/001.png']).check(bare)
+
+
+def test_numbers_in_joined_data_sets_are_ambiguous(tmp_path):
+    parts = [folder(make_folders(tmp_path / name)) for name in 'ab']
+    joined = build(dict(type='ConcatDataset', datasets=parts))
+    with pytest.raises(ValueError, match='joins several, each of which counts from 0'):
+        LabelledImages([3]).check(joined)
+    LabelledImages(['b/line/001.png']).check(joined)
+    with pytest.raises(ValueError, match=r'line/001\.png fit several target images'):
+        LabelledImages(['line/001.png']).check(joined)

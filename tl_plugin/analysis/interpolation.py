@@ -13,6 +13,7 @@ from mmengine.runner import CheckpointLoader, Runner, set_random_seed
 from torch import Tensor
 
 from tl_plugin.engine.batch_statistics import estimate_batch_statistics, norm_layers
+from tl_plugin.engine.data_identity import check_source_and_target
 from tl_plugin.engine.layers import LayerMap
 from tl_plugin.engine.layers.names import unwrap
 from tl_plugin.engine.loops.evaluate import evaluate
@@ -142,6 +143,9 @@ class Interpolation:
         self._loaders = [
             runner.build_dataloader(configs[name], seed=runner.seed) for name in self.statistics
         ]
+        if {*self.statistics} == {'source', 'target'}:
+            datasets = {name: each.dataset for name, each in zip(self.statistics, self._loaders)}
+            check_source_and_target(**datasets, key='train_cfg.target_dataloader')
 
     @property
     def model(self) -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmpretrain.registry import LOOPS
 
@@ -22,6 +21,7 @@ from tl_plugin.analysis.interpolation_report import write_interpolation
 from tl_plugin.engine.loops.domain_eval_loop import SOURCE, TARGET
 from tl_plugin.engine.loops.no_training_loop import NoTrainingLoop
 from tl_plugin.engine.monitors import Monitor
+from tl_plugin.engine.ranks import on_main_process
 
 
 @LOOPS.register_module()
@@ -99,8 +99,8 @@ class InterpolationLoop(NoTrainingLoop):
         choice = choose(points, self.rule, self.budget, interpolation.target_metric)
         interpolation.weights(choice.point)
         print_log(f'Interpolation: alpha {choice.point.alpha:g}, {choice.why}.', logger='current')
-        if is_main_process():
-            write_interpolation(
+        on_main_process(
+            lambda: write_interpolation(
                 Path(self.runner.work_dir),
                 points,
                 choice,
@@ -111,3 +111,4 @@ class InterpolationLoop(NoTrainingLoop):
                 target_metric=interpolation.target_metric,
                 **{**self.options, 'statistics': interpolation.statistics},
             )
+        )

@@ -122,7 +122,9 @@ def read_both_domains(given: str | Path) -> dict[str, DomainImages]:
     }
     loaders['train'] = unlabelled or loops['train'].get('target_dataloader')
     target = {
-        split: inherit_dataloader(cfg[f'{split}_dataloader'], loader, f'target of {split}_cfg')
+        split: inherit_dataloader(
+            cfg[f'{split}_dataloader'], loader, f'target of {split}_cfg', labelled=split != 'train'
+        )
         for split, loader in loaders.items()
         if loader
     }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from mmengine.runner import BaseLoop, Runner
+from mmpretrain.registry import DATASETS
 
 from tl_plugin.datasets.stock_annotations import annotation_fault
+from tl_plugin.datasets.wrappers import inner_configs, parts
 from tl_plugin.options import type_name
 
 #: Begins the cure where folders are taken for classes and aren't.
@@ -36,22 +39,46 @@ def naming_bad_data() -> Iterator[None]:
         raise ValueError(message) from error
 
 
+def build_dataset(config: dict) -> Any:
+    """Build a data set, and say what is wrong with its data where that fails.
+
+    Args:
+        config: Its config.
+
+    Raises:
+        ValueError: As in :func:`naming_bad_data`.
+    """
+    try:
+        return DATASETS.build(config)
+    except Exception as error:
+        message = _explain_dataset(config, error)
+        if message is None:
+            raise
+        raise ValueError(message) from error
+
+
 def describe_data(dataset: Any) -> str:
     """Names a data set by its type and by where its data come from.
 
     Args:
-        dataset: A data set, or the config of one.
+        dataset: A data set, or the config of one; of one that wraps others, these are named too.
 
     Example:
-        >>> describe_data(dict(type='CustomDataset', data_root='photos', pipeline=[]))
-        "CustomDataset(data_root='photos')"
+        >>> photos = dict(type='CustomDataset', data_root='photos', pipeline=[])
+        >>> describe_data(photos), describe_data(dict(type='RepeatDataset', dataset=photos))
+        ("CustomDataset(data_root='photos')", "RepeatDataset(CustomDataset(data_root='photos'))")
     """
-    if isinstance(dataset, dict):
-        found = {k: dataset.get(k) for k in _KEYS}
+    found = parts(dataset)
+    if found:
+        told = [describe_data(part) for part in found]
     else:
-        found = {k: getattr(dataset, k, None) for k in _KEYS}
-    parts = [f'{key}={value!r}' for key, value in found.items() if value]
-    return f'{type_name(dataset) or "a data set"}({", ".join(parts)})'
+        get = dataset.get if isinstance(dataset, dict) else partial(getattr, dataset)
+        values = {key: get(key, None) for key in _KEYS}
+        if isinstance(values['data_prefix'], dict):  # as it is once built, below data_root
+            prefix = str(values['data_prefix'].get('img_path') or '')
+            values['data_prefix'] = prefix if prefix.rstrip('/') != values['data_root'] else None
+        told = [f'{key}={value!r}' for key, value in values.items() if value]
+    return f'{type_name(dataset) or "a data set"}({", ".join(told)})'
 
 
 def check_batches(name: str, loader: Any) -> None:
@@ -108,26 +135,17 @@ def explain_dataset(config: Any, error: Exception) -> str | None:
     """
     if isinstance(error, FileNotFoundError) or not isinstance(config, dict):
         return None
-    for part in _parts(config):
+    for part in inner_configs(config):
         fault = annotation_fault(part)
         if fault is not None:
             return fault
     # How mmengine and mmpretrain say that there is no image.
     if 'need at least one array to concatenate' in str(error) or 'Found 0 files' in str(error):
-        described = ' or '.join(map(describe_data, _parts(config)))
+        described = ' or '.join(map(describe_data, inner_configs(config)))
         return f'the data set has no images: {described}'
     if isinstance(error, AssertionError) and 'subfolders' in str(error):
         return _other_folders(config, error)
-    return None
-
-
-def _parts(config: dict) -> list[dict]:
-    """The data sets of which one is made: repeated, joined, balanced ones hold others."""
-    inner = config.get('dataset') or config.get('datasets')
-    if not inner:
-        return [config]
-    inner = inner if isinstance(inner, (list, tuple)) else [inner]
-    return [part for one in inner if isinstance(one, dict) for part in _parts(one)]
+    return _other_classes(error)
 
 
 def _other_folders(config: dict, error: Exception) -> str | None:
@@ -139,6 +157,29 @@ def _other_folders(config: dict, error: Exception) -> str | None:
                 f'{len(dataset.CLASSES)} classes in its config: '
                 f'{differing_names("the folders", folders, "the config", dataset.CLASSES)}. A '
                 f'class without images needs an empty folder; {UNLABELLED} with_label=False'
+            )
+    return None
+
+
+def _other_classes(error: Exception) -> str | None:
+    """Which classes differ where mmengine refuses to join data sets."""
+    if 'meta information' not in str(error) and 'of classes in the' not in str(error):
+        return None
+    owners = [frame.f_locals.get('self') for frame in _frames(error)]
+    joined = next((owner for owner in reversed(owners) if hasattr(owner, 'datasets')), None)
+    named = [
+        (describe_data(part), (part.metainfo or {}).get('classes') or ())
+        for part in getattr(joined, 'datasets', ())
+    ]
+    for other, names in named[1:]:
+        first, classes = named[0]
+        if names != classes:
+            how = 'the classes of one are a list and those of the other a tuple'
+            if list(names) != list(classes):
+                how = differing_names(first, classes, other, names)
+            return (
+                f'{type_name(joined)} joins {first} and {other}, whose classes differ: {how}. Give '
+                'all of them metainfo=dict(classes=[...]), in one order'
             )
     return None
 

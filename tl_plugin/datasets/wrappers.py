@@ -7,8 +7,44 @@ several as ``datasets``. Whoever asks about classes, paths or pipelines asks wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
+
+from torch.utils.data import Subset
+
+
+def parts(dataset: Any) -> list[Any]:
+    """List what a data set wraps directly.
+
+    Args:
+        dataset: A data set, or the config of one.
+
+    Returns:
+        Data sets or configs, in order; none where it wraps nothing.
+    """
+    get = dataset.get if isinstance(dataset, dict) else partial(getattr, dataset)
+    joined, single = get('datasets', None), get('dataset', None)
+    if joined:
+        # Options on the command line make a dict of a list: {'0': ...}.
+        return list(joined.values() if isinstance(joined, dict) else joined)
+    return [] if single is None or single == {} else [single]
+
+
+def joined_parts(dataset: Any) -> list[Any]:
+    """List what a data set joins, inside of what repeats, balances or cuts it.
+
+    Args:
+        dataset: A data set, or the config of one.
+
+    Returns:
+        Data sets or configs, in order; the only one inside where nothing is joined.
+    """
+    inside = parts(dataset)
+    while len(inside) == 1 and parts(inside[0]):
+        inside = parts(inside[0])
+    return inside or [dataset]
 
 
 def inner_configs(config: Any) -> list[dict]:
@@ -28,8 +64,7 @@ def inner_configs(config: Any) -> list[dict]:
         return [found for part in config for found in inner_configs(part)]
     if not isinstance(config, dict):
         return []
-    inner = config.get('datasets') or config.get('dataset')
-    return inner_configs(inner) if inner else [config]
+    return inner_configs(parts(config)) or [config]
 
 
 def inner_datasets(dataset: Any) -> Iterator[Any]:
@@ -41,9 +76,7 @@ def inner_datasets(dataset: Any) -> Iterator[Any]:
     Yields:
         What is inside; the data set itself where it wraps nothing.
     """
-    inner = getattr(dataset, 'datasets', None)
-    if inner is None:
-        inner = [dataset.dataset] if hasattr(dataset, 'dataset') else []
+    inner = parts(dataset)
     if not inner:
         yield dataset
     for part in inner:
@@ -94,3 +127,57 @@ def narrowed(config: dict, numbers: Sequence[int]) -> dict:
     # A number is that of the first images, which keep their numbers.
     listed = own is not None and not isinstance(own, int)
     return dict(config, indices=[int(own[i]) if listed else int(i) for i in numbers])
+
+
+def image_infos(dataset: Any) -> Iterator[dict]:
+    """Yield what the data sets inside know of each image that comes out, each image once.
+
+    A repeated image comes once, one of another fold doesn't.
+
+    Args:
+        dataset: A built data set, perhaps one that wraps others.
+
+    Yields:
+        As ``get_data_info`` of mmengine's ``BaseDataset`` gives it: ``img_path`` or ``img``,
+        ``gt_label``, ``sample_idx`` in the data set that holds it.
+
+    Raises:
+        TypeError: If a data set inside tells nothing of its images.
+    """
+    for inner, indices in _chosen(dataset, None):
+        if not hasattr(inner, 'get_data_info'):
+            raise TypeError(
+                f'{type(inner).__name__} tells nothing of its images: expected get_data_info, as '
+                "mmengine's BaseDataset has it"
+            )
+        for index in range(len(inner)) if indices is None else sorted(indices):
+            yield inner.get_data_info(index)
+
+
+def _chosen(dataset: Any, indices: Iterable[int] | None) -> Iterator[tuple[Any, Any]]:
+    """The data sets inside, and which of their images come out; None for all."""
+    if getattr(dataset, 'datasets', None) is not None:
+        for number, part in enumerate(dataset.datasets):
+            own = None if indices is None else _of_part(dataset, number, indices)
+            if own is None or own:
+                yield from _chosen(part, own)
+    elif not hasattr(dataset, 'dataset'):
+        yield dataset, indices
+    elif isinstance(dataset, Subset):
+        own = dataset.indices if indices is None else [dataset.indices[i] for i in indices]
+        yield from _chosen(dataset.dataset, set(map(int, own)))
+    elif indices is None or hasattr(dataset, '_ori_indices'):
+        # All of a repeated or balanced data set; a fold's inner data set is cut to it already.
+        yield from _chosen(dataset.dataset, indices)
+    else:
+        place = getattr(dataset, '_get_ori_dataset_idx', int)
+        yield from _chosen(dataset.dataset, {place(index) for index in indices})
+
+
+def _of_part(joined: Any, number: int, indices: Iterable[int]) -> set[int]:
+    """Those of some images of joined data sets that are in one of them, by their index there."""
+    if hasattr(joined, '_get_ori_dataset_idx'):
+        places = [joined._get_ori_dataset_idx(index) for index in indices]
+        return {index for part, index in places if part == number}
+    ends = [0, *joined.cumulative_sizes]
+    return {i - ends[number] for i in indices if bisect_right(ends, i) - 1 == number}

@@ -10,6 +10,7 @@ from mmpretrain.models import MultiLabelClsHead, MultiTaskHead
 
 from tl_plugin.datasets.bad_data import UNLABELLED, describe_data, differing_names, short_list
 from tl_plugin.datasets.class_names import describe_matches, likely_matches
+from tl_plugin.datasets.wrappers import inner_datasets
 
 _CURE = (
     'Labels are numbers, so that both need the same classes in the same order: give both data sets '
@@ -22,11 +23,20 @@ def class_names(dataset: Any) -> Sequence[str]:
     """The names of a data set's classes, () where it has none.
 
     Args:
-        dataset: A data set.
+        dataset: A data set, perhaps one that wraps others.
 
     Raises:
-        ValueError: If labels were numbered by folders in another order than the names stand in.
+        ValueError: If labels were numbered by folders in another order than the names stand in, or
+            data sets that are joined have different classes.
     """
+    (first, classes), *others = [(part, _own_names(part)) for part in inner_datasets(dataset)]
+    for other, names in others:
+        check_classes(describe_data(first), classes, describe_data(other), names)
+        first, classes = (first, classes) if classes else (other, names)
+    return classes
+
+
+def _own_names(dataset: Any) -> Sequence[str]:
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
     folders = list(getattr(dataset, 'folder_to_idx', None) or ())
     if folders and set(folders) == set(classes) and folders != list(classes):

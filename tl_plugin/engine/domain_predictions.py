@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import all_gather_object
 from torch import Tensor
+
+from tl_plugin.datasets.bad_data import describe_data
+from tl_plugin.datasets.wrappers import image_infos
 
 
 class DomainPredictions:
@@ -17,7 +21,8 @@ class DomainPredictions:
         hook: Whose they are, for messages.
         domains: Which domains are kept.
         fields: Fields of the data samples that are kept: 'pred_score', 'gt_label', 'features'.
-            Labels are kept of the first domain alone, the source.
+            Labels are kept of the first domain alone, the source; its images without a label are
+            left out.
     """
 
     def __init__(self, hook: str, domains: Sequence[str], fields: Sequence[str]) -> None:
@@ -32,7 +37,7 @@ class DomainPredictions:
         self._kept = {name: {field: [] for field in self.fields} for name in self.domains}
 
     def check(self, loop: Any) -> None:
-        """Refuses a validation in which one of the domains isn't.
+        """Refuses a validation in which one of the domains isn't, or the source has no labels.
 
         Args:
             loop: The val loop.
@@ -48,23 +53,57 @@ class DomainPredictions:
                 f'{", ".join(missing)} is missing: set val_cfg = dict(type="DomainValLoop", '
                 'dataloaders=dict(target=dict(dataset=...)))'
             )
+        source, dataset = self.domains[0], known[self.domains[0]][0].dataset
+        if 'gt_label' in self.fields and not _has_labels(dataset):
+            raise ValueError(
+                f'{self.hook} compares predictions with labels of the domain {source}, and no '
+                f'image of {describe_data(dataset)} has one: give it class folders or an '
+                'annotation file with labels (with_label=True)'
+            )
 
     def add(self, domain: str, samples: Sequence[Any]) -> None:
         """Keeps a batch of predicted data samples."""
         if domain not in self._kept:
             return
         for field, rows in self._kept[domain].items():
-            if field == 'gt_label' and domain != self.domains[0]:
-                continue  # nobody shall be able to look at them
-            rows.extend(sample.get(field).detach().float().cpu() for sample in samples)
+            if field == 'gt_label':
+                if domain == self.domains[0]:  # nobody can look at those of other domains
+                    rows.extend(_label(sample) for sample in samples)
+            else:
+                rows.extend(sample.get(field).detach().float().cpu() for sample in samples)
 
     def of(self, domain: str, loop: Any) -> dict[str, Tensor]:
-        """What was kept of a domain, each image once, (N, ...) by field."""
+        """What was kept of a domain, each image once, (N, ...) by field.
+
+        Raises:
+            ValueError: If labels are kept of the domain, and no image has one.
+        """
         size = len(loop.domains[domain][0].dataset)
         ranks = all_gather_object(
             {field: torch.stack(rows) for field, rows in self._kept[domain].items() if rows}
         )
-        return {field: _each_once([rank[field] for rank in ranks], size) for field in ranks[0]}
+        found = {field: _each_once([rank[field] for rank in ranks], size) for field in ranks[0]}
+        if 'gt_label' not in found:
+            return found
+        labelled = found['gt_label'][:, 0] >= 0
+        if not labelled.any():
+            raise ValueError(f'{self.hook}: no image of the domain {domain} has a label')
+        return {field: rows[labelled] for field, rows in found.items()}
+
+
+def _label(sample: Any) -> Tensor:
+    """The label of an image, (1,); -1 where it has none."""
+    label = sample.get('gt_label')
+    return torch.tensor([-1.0]) if label is None else label.detach().float().cpu()
+
+
+def _has_labels(dataset: Any) -> bool:
+    """Whether some image of a data set has a label; taken for granted where it doesn't say."""
+    try:
+        labels = (info.get('gt_label') for info in image_infos(dataset))
+        return any(label is not None and np.all(np.asarray(label) >= 0) for label in labels)
+    except TypeError:
+        return True
 
 
 def _each_once(ranks: list[Tensor], size: int) -> Tensor:

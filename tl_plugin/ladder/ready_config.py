@@ -71,7 +71,7 @@ def ready_config(cfg: Config, rung: Rung, seed: int, budget: float | None = None
     labelled = settings.get('labelled_target_dataloader')
     if rung.data in WITH_LABELLED or (rung.data == ALL and labelled):
         few = inherit_dataloader(
-            ready.train_dataloader, labelled, 'ladder.labelled_target_dataloader'
+            ready.train_dataloader, labelled, 'ladder.labelled_target_dataloader', labelled=True
         )
         if rung.data == LABELLED_TARGET:
             ready.train_dataloader = few

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from tl_plugin.ladder.climb import climb
+from tl_plugin.ladder.data_check import check_ladder_data
 from tl_plugin.ladder.display import make_display
 from tl_plugin.ladder.extras import attempt
 from tl_plugin.ladder.files import write_json, write_text
@@ -62,6 +63,7 @@ def run_ladder(
     limits = limits or Limits()
     cfg = load_config(config, cfg_options=cfg_options)
     check_measures_target(cfg)
+    check_ladder_data(cfg)
     settings = cfg.get('ladder') or {}
     known = read_rungs(settings)
     labels = count_target_labels(cfg)

@@ -81,9 +81,8 @@ def build_dataset(cfg: Config, domain: str, split: str = 'test') -> Any:
     """
     loader = cfg[f'{split}_dataloader']
     if domain != 'source':
-        loader = inherit_dataloader(
-            loader, cfg[f'{split}_cfg'].dataloaders[domain], f'{split}_cfg.dataloaders.{domain}'
-        )
+        own, key = cfg[f'{split}_cfg'].dataloaders[domain], f'{split}_cfg.dataloaders.{domain}'
+        loader = inherit_dataloader(loader, own, key, labelled=True)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
         return DATASETS.build(loader['dataset'])
 

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from tl_plugin.datasets.bad_data import describe_data
+from tl_plugin.datasets.wrappers import image_infos, inner_datasets
 
 
 class LabelledImages:
@@ -40,12 +44,20 @@ class LabelledImages:
         """Looks for all of them in a data set.
 
         Args:
-            dataset: The target data set, whose ``get_data_info`` tells of each image.
+            dataset: The target data set, perhaps one that wraps others.
 
         Raises:
-            ValueError: If one isn't there, is there twice, or has no label.
+            TypeError: If the data set tells nothing of its images.
+            ValueError: If one isn't there, is there twice, or has no label; if images are listed by
+                index and several data sets are joined, each of which counts from 0.
         """
-        found = [dataset.get_data_info(index) for index in range(len(dataset))]
+        if self.indices and len(list(inner_datasets(dataset))) > 1:
+            raise ValueError(
+                'labelled_target lists images by index, and the target data set joins several, '
+                f'each of which counts from 0: {describe_data(dataset)}. List the ends of their '
+                "paths instead, 'cat/0001.jpg'"
+            )
+        found = list(image_infos(dataset))
         wanted = [info for info in found if info in self]
         bare = [_name(info) for info in wanted if info.get('gt_label') is None]
         if bare:
@@ -54,7 +66,7 @@ class LabelledImages:
                 f'({", ".join(bare[:3])}): with_label=False drops them all; keep class folders or '
                 'the annotation file for those that have one'
             )
-        counts = [self._path_of(info) for info in wanted]
+        counts = Counter(self._path_of(info) for info in wanted)
         missing = ['/'.join(path) for path in self.paths - set(counts)]
         missing += [str(index) for index in self.indices - {i.get('sample_idx') for i in wanted}]
         if missing:
@@ -62,7 +74,7 @@ class LabelledImages:
                 f'labelled_target lists {len(missing)} images that the target data set of '
                 f'{len(found)} images has not: {", ".join(sorted(missing)[:5])}'
             )
-        twice = ['/'.join(path) for path in self.paths if counts.count(path) > 1]
+        twice = ['/'.join(path) for path in self.paths if counts[path] > 1]
         if twice:
             raise ValueError(
                 f'labelled_target: {", ".join(sorted(twice)[:3])} fit several target images; list '

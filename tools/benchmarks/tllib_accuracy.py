@@ -48,7 +48,7 @@ def build_loaders(cfg, seed):
         cfg.train_dataloader,
         inherit_dataloader(cfg.train_dataloader, cfg.train_cfg.target_dataloader, 'target'),
         cfg.test_dataloader,
-        inherit_dataloader(cfg.test_dataloader, cfg.test_cfg.dataloaders.target, 'target'),
+        inherit_dataloader(cfg.test_dataloader, cfg.test_cfg.dataloaders.target, 'target', True),
     ]
     return [Runner.build_dataloader(config, seed=seed) for config in configs]
 

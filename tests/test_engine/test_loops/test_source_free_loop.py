@@ -5,6 +5,7 @@ import torch
 from mmengine.runner import Runner
 
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
+from tests.folders import WRAPPERS
 from tests.toy import loader, target, toy_config, train
 from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.functional import centroid_pseudo_labels
@@ -41,6 +42,18 @@ def test_labels_are_seen_by_nobody(tmp_path, checkpoint):
     ]
     for other in states[1:]:
         assert all(torch.equal(value, other[key]) for key, value in states[0].items())
+
+
+def test_a_training_loader_in_a_wrapper_becomes_the_target(tmp_path, checkpoint):
+    states = []
+    for kind in ('plain', 'repeat'):
+        cfg = _config(tmp_path / kind, checkpoint, max_epochs=1)
+        for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            cfg[name].dataset = WRAPPERS[kind](cfg[name].dataset.to_dict())
+        # As with data_root: over the wrapper, and meant for what is inside.
+        cfg.merge_from_dict({'train_dataloader.dataset.shift': 0.7})
+        states.append(train(cfg).model.state_dict())
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
 def test_the_head_stays_and_the_features_learn(tmp_path, checkpoint):

@@ -4,7 +4,9 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmpretrain.registry import MODELS, TRANSFORMS
 
+from tests.folders import WRAPPERS, folder
 from tests.toy import target, toy_config, train
+from tl_plugin.datasets.wrappers import inner_configs
 from tl_plugin.engine.loops import add_strong_view
 from tl_plugin.models import Alignment
 
@@ -75,3 +77,13 @@ def test_the_config_stays_as_it_is():
     ]  # fmt: skip
     assert loader['dataset']['pipeline'] == [dict(type='Flip'), PACK]
     assert found['batch_size'] == 2
+
+
+@pytest.mark.parametrize('kind', WRAPPERS)
+def test_the_pipeline_inside_of_a_wrapper_gets_it(kind):
+    config = dict(dataset=WRAPPERS[kind](folder('t')))
+    views = add_strong_view(config, [dict(type='Brighten')])
+    (inner,) = inner_configs(views['dataset'])
+    kinds = [step['type'] for step in inner['pipeline']]
+    assert kinds == ['LoadImageFromFile', 'MultiView', 'PackInputs']
+    assert config == dict(dataset=WRAPPERS[kind](folder('t')))

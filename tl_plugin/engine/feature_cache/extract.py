@@ -12,12 +12,15 @@ import mmengine
 import mmpretrain
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info
+from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from tl_plugin.datasets.wrappers import inner_datasets
+
 from ..batches import batch_names
+from ..ranks import on_all_ranks, on_main_process
 from ..resume.faults import FaultyBatch, TolerantCollate
 from ..resume.replayable_loader import Draw, ReplayableLoader, SampleReader
 from .cut import PROBE, find_cut
@@ -61,15 +64,13 @@ class Extraction:
 
     def store(self) -> FeatureStore:
         """The cache: one of before if it is of these very features, else a new one."""
-        rank = get_dist_info()[0]
-        key = [self._key() if rank == 0 else None]
-        broadcast_object_list(key)
-        name = fingerprint(key[0])
+        key = on_main_process(self._key)
+        name = fingerprint(key)
         place = self.root / name
         store = self._usable(place)
         if not all(all_gather_object(store is not None)):
-            self._say_why(key[0])
-            self._write(FeatureWriter(self.root, key[0], name, self._rows, self._layout))
+            self._say_why(key)
+            self._write(FeatureWriter(self.root, key, name, self._rows, self._layout))
             store = FeatureStore(place)
         else:
             print_log(f'Features of {self._rows:,} images were there in {place}.', 'current')
@@ -81,10 +82,11 @@ class Extraction:
 
     def _key(self) -> dict[str, str]:
         dataset, parts = self.loader.dataset, self.cut.covered
+        pipelines = [getattr(inner, 'pipeline', None) for inner in inner_datasets(dataset)]
         return dict(
             weights=weights_fingerprint(self.model, parts),
             network=fingerprint([(n, *_described(self.model.get_submodule(n))) for n in parts]),
-            pipeline=fingerprint(_pipelines(dataset), self.loader.collate_fn),
+            pipeline=fingerprint(pipelines, self.loader.collate_fn),
             data=fingerprint(dataset, files_fingerprint(dataset)),
             preprocessor=fingerprint(_settings(self.model.data_preprocessor)),
             features=fingerprint([tuple(leaf) for leaf in self._layout], self._precision()),
@@ -145,19 +147,15 @@ class Extraction:
                 )
 
     def _write(self, writer: FeatureWriter) -> None:
-        rank = get_dist_info()[0]
         print_log(
             f'Features of {self._rows:,} images are computed once, {megabytes(writer.nbytes)} in '
             f'{writer.place}: {", ".join(map(str, self._layout))} each.',
             logger='current',
         )
-        _on_all_ranks(lambda: writer.create() if rank == 0 else None)
-        folder = [writer.folder]
-        broadcast_object_list(folder)
-        writer.folder = folder[0]
+        writer.folder = on_main_process(writer.create)
         try:
-            labels = _on_all_ranks(lambda: self._compute(writer))
-            _on_all_ranks(lambda: writer.finish(*_joined(labels)) if rank == 0 else None)
+            labels = on_all_ranks(lambda: self._compute(writer))
+            on_main_process(lambda: writer.finish(*_joined(labels)))
         except BaseException:
             writer.abandon()
             raise
@@ -262,13 +260,6 @@ def _settings(preprocessor: nn.Module) -> list:
     return [type(preprocessor), plain, dict(preprocessor.named_buffers())]
 
 
-def _pipelines(dataset: Any) -> list:
-    """The pipelines of a data set and of those that it wraps."""
-    inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or [])]
-    own = getattr(dataset, 'pipeline', None)
-    return [own, *(_pipelines(part) for part in inner if part is not None)]
-
-
 def _device(model: nn.Module) -> torch.device:
     return next((value.device for value in model.parameters()), torch.device('cpu'))
 
@@ -284,19 +275,3 @@ def _joined(labels: list[list[Tensor]]) -> tuple[Tensor, Tensor | None]:
     lengths = torch.tensor([len(row) for row in rows])
     flat = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.long)
     return flat, None if (lengths == 1).all() else lengths
-
-
-def _on_all_ranks(function: Callable) -> list:
-    """Calls a function on every rank; where one fails, all do."""
-    result, error = None, None
-    try:
-        result = function()
-    except Exception as caught:
-        error = caught
-    failures = all_gather_object(None if error is None else f'{type(error).__name__}: {error}')
-    if error is not None:
-        raise error
-    for rank, failure in enumerate(failures):
-        if failure is not None:
-            raise RuntimeError(f'rank {rank} has failed to compute its features: {failure}')
-    return all_gather_object(result)

@@ -8,14 +8,16 @@ from typing import Any
 
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch.utils.data import DataLoader
 
 from tl_plugin.options import checked
 
 from ..batch_statistics import estimate_batch_statistics, norm_layers
+from ..data_identity import check_evaluated, check_inherited, check_trained
 from ..layers.names import unwrap
+from ..loops.build import build_loader
 from ..loops.evaluate import evaluate
 from ..loops.inherit import inherit_dataloader
 from ..metrics import add_metrics
@@ -44,8 +46,8 @@ class AdaBNHook(Hook):
             Defaults to True.
 
     Raises:
-        ValueError: If there are no target images, the model has no batch norm, or an ``EMAHook``
-            keeps another set of statistics.
+        ValueError: If there are no target images, they are those of the domain ``source``, the
+            model has no batch norm, or an ``EMAHook`` keeps another set of statistics.
     """
 
     # Before checkpoints are written, after other hooks have changed weights; before the logger.
@@ -137,15 +139,27 @@ class AdaBNHook(Hook):
         return self._loader
 
     def _build(self, runner: Runner, loop: Any) -> DataLoader:
-        if self.target_dataloader is not None:
-            base = runner.cfg.get('test_dataloader') or runner.cfg.get('val_dataloader') or {}
-            loader = inherit_dataloader(base, self.target_dataloader, _WHERE)
-            return runner.build_dataloader(loader, seed=runner.seed)
         domains = getattr(loop, 'domains', {})
-        if 'target' not in domains:
+        if self.target_dataloader is not None:
+            stock = 'test_dataloader' if runner.cfg.get('test_dataloader') else 'val_dataloader'
+            base = runner.cfg.get(stock) or {}
+            loader = inherit_dataloader(base, self.target_dataloader, _WHERE)
+            loader = build_loader(runner, loader, 'target')
+            if base:
+                evaluated = build_loader(runner, base, stock).dataset
+                check_inherited(stock, evaluated, loader.dataset, _WHERE)
+            if 'source' in domains:
+                source = domains['source'][0].dataset
+                check_evaluated('source', source, 'target', loader.dataset, _WHERE)
+        elif 'target' in domains:
+            loader = domains['target'][0]
+        else:
             raise ValueError(
                 'AdaBNHook needs target images: set its target_dataloader=dict(dataset=...), or '
                 "name a domain 'target' in val_cfg and test_cfg, "
                 "dict(type='DomainTestLoop', dataloaders=dict(target=dict(dataset=...)))"
             )
-        return domains['target'][0]
+        if isinstance(runner._train_loop, BaseLoop):
+            trained = runner.train_dataloader.dataset
+            check_trained(trained, 'the target images of AdaBNHook', loader.dataset)
+        return loader

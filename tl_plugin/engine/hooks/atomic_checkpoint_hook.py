@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any
 
 import torch
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
@@ -18,6 +18,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
+from ..ranks import on_all_ranks, on_main_process
 from ..resume.checkpoints import POINTER, newest_whole_checkpoint
 from ..resume.files import WholeFileBackend, remove_leftovers
 from ..resume.plain_history import restore_histories, write_plainly
@@ -51,15 +52,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_run(self, runner: Runner) -> None:
         """Lets all processes resume from the same checkpoint, the newest whole one."""
-        if runner._resume and runner._load_from is None and is_main_process():
-            found = newest_whole_checkpoint(runner.work_dir)
-            runner._load_from = str(found) if found else None
-            runner._resume = found is not None
-            what = f'Resuming from {found}' if found else 'Nothing to resume from: starting anew'
-            print_log(f'{what} (looked in {runner.work_dir}).', logger='current')
-        decision = [(runner._resume, runner._load_from)]
-        broadcast_object_list(decision)
-        runner._resume, runner._load_from = decision[0]
+        runner._resume, runner._load_from = on_main_process(lambda: _start_of(runner))
 
     def before_train(self, runner: Runner) -> None:
         """Finds its folder, and clears away what a killed process has left there."""
@@ -72,8 +65,8 @@ class AtomicCheckpointHook(CheckpointHook):
         vars(runner.cfg).update(_format_python_code=False)
         super().before_train(runner)
         self._atomic = isinstance(self.file_backend, WholeFileBackend)
-        if self._atomic and is_main_process():
-            leftovers = remove_leftovers(self.out_dir)
+        if self._atomic:
+            leftovers = on_main_process(lambda: remove_leftovers(self.out_dir))
             if leftovers:
                 print_log(
                     f'Deleted what a killed process had not finished: {", ".join(leftovers)}',
@@ -96,7 +89,8 @@ class AtomicCheckpointHook(CheckpointHook):
         info, own = dict(runner.message_hub.runtime_info), _best_paths(self)
         try:
             with self.file_backend.deleting_last():
-                super()._save_best_checkpoint(runner, metrics)
+                save = super()._save_best_checkpoint
+                on_all_ranks(lambda: save(runner, metrics))
         except OSError as error:
             # As if the metric had not been better: the best file that is there stays the best.
             vars(self).update(own)
@@ -115,13 +109,13 @@ class AtomicCheckpointHook(CheckpointHook):
         # With those that are yet to be deleted: killed before that, the resumed run does it.
         self._remember(runner, path, ids)
         try:
-            self._write(runner, path, step, meta)
+            on_all_ranks(lambda: self._write(runner, path, step, meta))
         except OSError as error:
             self._remember(runner, previous, kept)
             self._report(runner, error, last=self._is_last(runner))
             return
         if self.max_keep_ckpts > 0:
-            self._delete_outdated(ids[: -self.max_keep_ckpts])
+            on_main_process(lambda: self._delete_outdated(ids[: -self.max_keep_ckpts]))
             self._remember(runner, path, ids[-self.max_keep_ckpts :])
 
     def _remember(self, runner: Runner, path: str | None, ids: list[int]) -> None:
@@ -146,7 +140,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend.put_text(path, os.path.join(runner.work_dir, POINTER))
 
     def _delete_outdated(self, steps: list[int]) -> None:
-        for step in steps if is_main_process() else []:
+        for step in steps:
             path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
@@ -174,6 +168,16 @@ class AtomicCheckpointHook(CheckpointHook):
             logger='current',
             level=logging.ERROR,
         )
+
+
+def _start_of(runner: Runner) -> tuple[bool, str | None]:
+    """Whether to resume, and from which file."""
+    if not runner._resume or runner._load_from is not None:
+        return runner._resume, runner._load_from
+    found = newest_whole_checkpoint(runner.work_dir)
+    what = f'Resuming from {found}' if found else 'Nothing to resume from: starting anew'
+    print_log(f'{what} (looked in {runner.work_dir}).', logger='current')
+    return found is not None, str(found) if found else None
 
 
 def _best_paths(hook: AtomicCheckpointHook) -> dict:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
-from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -14,11 +12,12 @@ from mmpretrain.registry import HOOKS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tl_plugin.datasets.wrappers import inner_configs
 from tl_plugin.functional import centroid_pseudo_labels, gather_ranks
 from tl_plugin.options import checked
 
 from ..layers.names import unwrap
-from ..loops.inherit import inherit_dataloader
+from ..loops.inherit import inherit_dataloader, unlabelled_dataloader
 from ..protocol import require_adaptation_model
 from ..resume.hook_state import save_hook_state, saved_hook_state
 
@@ -147,14 +146,14 @@ class CentroidPseudoLabelHook(Hook):
         target = runner.cfg.train_cfg.get('target_dataloader')
         if target is not None:
             cfg = inherit_dataloader(cfg, target, 'train_cfg.target_dataloader')
-        cfg = ConfigDict(copy.deepcopy(cfg))
+        else:
+            cfg = unlabelled_dataloader(cfg, 'train_dataloader')
         pipeline = self.pipeline
         for key in ('test_dataloader', 'val_dataloader'):
-            dataset = (runner.cfg.get(key) or {}).get('dataset') or {}
-            pipeline = pipeline or dataset.get('pipeline')
-        if pipeline is not None:
-            cfg.dataset.pipeline = pipeline
-        cfg.sampler = dict(type='DefaultSampler', shuffle=False)
-        cfg.drop_last = False
+            for dataset in inner_configs((runner.cfg.get(key) or {}).get('dataset')):
+                pipeline = pipeline or dataset.get('pipeline')
+        for dataset in inner_configs(cfg['dataset']) if pipeline is not None else []:
+            dataset['pipeline'] = pipeline
+        cfg.update(sampler=dict(type='DefaultSampler', shuffle=False), drop_last=False)
         cfg.pop('batch_sampler', None)
         return runner.build_dataloader(cfg, seed=runner.seed)

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
+from tl_plugin.datasets.wrappers import inner_datasets
 from tl_plugin.options import checked
 
 _CURE = (
@@ -123,7 +124,8 @@ def _classes(outputs: Any, key: str) -> list[int]:
 
 
 def _names(loop: Any) -> Sequence[str]:
-    return (getattr(loop.dataloader.dataset, 'metainfo', None) or {}).get('classes') or ()
+    found = (getattr(part, 'metainfo', None) for part in inner_datasets(loop.dataloader.dataset))
+    return next((names for info in found if (names := (info or {}).get('classes'))), ())
 
 
 def _say(message: str, level: int) -> None:

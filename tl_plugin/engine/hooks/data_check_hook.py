@@ -17,6 +17,8 @@ from tl_plugin.datasets.bad_data import check_batches, describe_data
 from ..batch_norm import CURE, LoneImageGuard, lone_image, trained_norms
 from ..batches import parts, sample_name
 from ..class_sets import check_classes, check_width, class_names, num_classes
+from ..data_identity import check_source_free, check_trained
+from ..loops.source_free_loop import TargetLoader
 from ..resume.loaders import train_loaders
 
 
@@ -28,7 +30,8 @@ class DataCheckHook(Hook):
     each domain), of the head and of a checkpoint to test, that differ in names or order; labels
     that the head has no class for; batches of one image that BatchNorm can't train on. Class sets
     are compared where data sets name their classes. In validation and test an unknown label may be
-    -1.
+    -1. Images that are trained on and validated on as well are counted in the log; without source
+    images, the validation's domain ``source`` mustn't be the target.
 
     The launch adds this hook by itself.
     """
@@ -127,6 +130,16 @@ class DataCheckHook(Hook):
             for name, dataset in _evaluated(runner._val_loop, 'val_dataloader', 'val_cfg'):
                 check_width(name, class_names(dataset), runner.model)
                 check_classes('train_dataloader', trained, name, class_names(dataset))
+            self._check_identity(runner)
+
+    def _check_identity(self, runner: Runner) -> None:
+        evaluated = dict(_evaluated(runner._val_loop, 'val_dataloader', 'val_cfg'))
+        trained = getattr(runner._train_loop.dataloader, 'dataset', None)
+        if not isinstance(runner._train_loop.dataloader, TargetLoader):
+            for name, dataset in evaluated.items():
+                check_trained(trained, name, dataset)
+        elif hasattr(runner._val_loop, 'domains'):
+            check_source_free(trained, evaluated['val_dataloader'])
 
 
 def _evaluated(loop: Any, stock: str, key: str) -> Iterator[tuple[str, Any]]:

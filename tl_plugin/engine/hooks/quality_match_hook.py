@@ -5,21 +5,26 @@ import copy
 import json
 import time
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 import cv2
 import numpy as np
 from mmengine.config import Config
-from mmengine.dataset import Compose, ConcatDataset
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dataset import Compose
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, TRANSFORMS
+from torch.utils.data import ConcatDataset
 
+from tl_plugin.datasets.wrappers import inner_configs, inner_datasets, joined_parts
 from tl_plugin.options import checked, type_name
 
+from ..data_identity import check_inherited, check_source_and_target
+from ..loops.build import build_loader
 from ..loops.inherit import inherit_dataloader
+from ..loops.predictions import domain_loader
+from ..ranks import on_main_process
 from ..resume.files import write_whole
 from ..resume.hook_state import save_hook_state, saved_hook_state
 from ..tables import as_text, make_table
@@ -54,8 +59,8 @@ class QualityMatchHook(Hook):
             the labelled target images among them. Defaults to None: all training images.
 
     Raises:
-        ValueError: If there are no target images or no validation pipeline, or the training data
-            have no such data set.
+        ValueError: If there are no target images or no validation pipeline, the target's images are
+            the training's, or the training data have no such data set.
     """
 
     priority = 'VERY_HIGH'
@@ -77,21 +82,18 @@ class QualityMatchHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Fit, and put what was found into the training pipeline."""
         if self.faults is None:
-            found = [self._fit(runner) if is_main_process() else None]
-            broadcast_object_list(found)
-            self.faults = found[0]
+            self.faults = on_main_process(lambda: self._fit(runner))
         if not self.faults:
             print_log('Quality: no fault makes the source more like the target; images stay as '
                       'they are.', logger='current')
             return
         transform = dict(type='RandomApply', prob=self.prob,
                          transforms=[dict(type='DegradeQuality', faults=self.faults)])
-        for dataset in _with_pipelines(self._source(runner)):
+        for dataset in inner_datasets(self._source(runner)):
             steps = dataset.pipeline.transforms
             steps.insert(len(steps) - 1, TRANSFORMS.build(copy.deepcopy(transform)))
         _forget_workers(runner.train_loop)
-        if is_main_process():
-            self._write_config(runner, transform)
+        on_main_process(lambda: self._write_config(runner, transform))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put what was fitted into the checkpoint."""
@@ -129,7 +131,7 @@ class QualityMatchHook(Hook):
         dataset = runner.train_dataloader.dataset
         if self.sources is None:
             return dataset
-        parts = getattr(dataset, 'datasets', None) or []
+        parts = joined_parts(dataset)
         if not self.sources or not all(0 <= index < len(parts) for index in self.sources):
             raise ValueError(
                 f'QualityMatchHook: sources={list(self.sources)} of {len(parts)} data sets; the '
@@ -143,12 +145,15 @@ class QualityMatchHook(Hook):
             raise ValueError(
                 'QualityMatchHook compares images as the validation pipeline gives them, and this '
                 'config has no val_dataloader')
-        pipelines = list(_with_pipelines(runner.val_loop.dataloader.dataset))
-        steps = pipelines[0].pipeline.transforms[:-1]
+        validated = domain_loader(runner).dataset
+        steps = next(inner_datasets(validated)).pipeline.transforms[:-1]
         if self.target_dataloader is not None:
             loader = inherit_dataloader(
                 runner.cfg.val_dataloader, self.target_dataloader, _WHERE)
-            return runner.build_dataloader(loader, seed=runner.seed).dataset, steps
+            target = build_loader(runner, loader, 'target').dataset
+            check_inherited('val_dataloader', validated, target, _WHERE)
+            check_source_and_target(runner.train_dataloader.dataset, target, _WHERE)
+            return target, steps
         pair = getattr(runner.train_loop.dataloader, 'target', None)
         if pair is not None:
             return pair.loader.dataset, steps
@@ -158,46 +163,27 @@ class QualityMatchHook(Hook):
                 'QualityMatchHook needs target images: set its target_dataloader=dict('
                 "dataset=...), or name a domain 'target' in val_cfg, dict(type='DomainValLoop', "
                 'dataloaders=dict(target=dict(dataset=...)))')
-        return domains['target'][0].dataset, steps
+        target = domains['target'][0].dataset
+        check_source_and_target(
+            runner.train_dataloader.dataset, target, 'val_cfg.dataloaders.target')
+        return target, steps
 
     def _write_config(self, runner: Runner, transform: dict) -> None:
         cfg = copy.deepcopy(runner.cfg._cfg_dict.to_dict())
         data = cfg['train_dataloader']['dataset']
         if self.sources is not None:
-            data = [data['datasets'][index] for index in self.sources]
-        for steps in _pipelines(data):
-            steps.insert(len(steps) - 1, transform)
+            data = [joined_parts(data)[index] for index in self.sources]
+        for dataset in inner_configs(data):
+            dataset['pipeline'].insert(len(dataset['pipeline']) - 1, transform)
         cfg['custom_hooks'] = [
             hook for hook in cfg.get('custom_hooks') or []
             if type_name(hook) != type(self).__name__]
         Config(cfg).dump(str(Path(runner.work_dir, CONFIG)))
 
 
-def _with_pipelines(dataset: Any) -> Iterator[Any]:
-    """The data sets that load images, inside of what repeats, splits or joins them."""
-    if hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
-        yield dataset
-        return
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    for each in inner:
-        if each is not None:
-            yield from _with_pipelines(each)
-
-
-def _pipelines(dataset: Any) -> Iterator[list]:
-    if isinstance(dataset, (list, tuple)):
-        for each in dataset:
-            yield from _pipelines(each)
-    elif isinstance(dataset, dict):
-        if 'pipeline' in dataset:
-            yield dataset['pipeline']
-        else:
-            yield from _pipelines(dataset.get('dataset', dataset.get('datasets')))
-
-
 def _images(dataset: Any, steps: Sequence, count: int, rgb: bool) -> list[np.ndarray]:
     """Images as the steps give them, evenly spread over a data set whatever wraps it."""
-    inner = list(_with_pipelines(dataset))
+    inner = list(inner_datasets(dataset))
     kept = [each.pipeline for each in inner]
     indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
     try:

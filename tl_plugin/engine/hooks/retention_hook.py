@@ -19,6 +19,7 @@ from ..loops.evaluate import evaluate
 from ..loops.predictions import SOURCE, domain_loader, gather_labels, predicted_labels
 from ..metrics import add_metrics
 from ..monitors import Monitor
+from ..ranks import on_all_ranks
 from ..resume.hook_state import save_hook_state, saved_hook_state
 
 ACTIONS = ('log', 'stop', 'roll_back')
@@ -184,9 +185,9 @@ class RetentionHook(Hook):
         if self.action == 'log':
             return
         from ..resume.files import WholeFileBackend  # noqa: F401  (registers the backend)
-        runner.save_checkpoint(
+        on_all_ranks(lambda: runner.save_checkpoint(
             runner.work_dir, CHECKPOINT, save_optimizer=False, save_param_scheduler=False,
-            backend_args={'backend': 'whole_files'})
+            backend_args={'backend': 'whole_files'}))
 
     def _roll_back(self, runner: Runner) -> None:
         barrier()  # the first process has written it

@@ -37,7 +37,8 @@ class ValidationRiskHook(Hook):
         decay: Of the regression's weights. Defaults to 1.
 
     Raises:
-        ValueError: If the validation lacks a domain, or the model can't keep its features.
+        ValueError: If the validation lacks a domain, the source has no labels, or the model can't
+            keep its features.
     """
 
     priority = 'NORMAL'
@@ -57,9 +58,12 @@ class ValidationRiskHook(Hook):
         """What it puts beside the metrics of a validation."""
         return [f'{self.target}/label_free/dev_risk']
 
+    def before_train(self, runner: Runner) -> None:
+        """Looks for both domains, and for labels of the source."""
+        self._seen.check(runner.val_loop)
+
     def before_val_epoch(self, runner: Runner) -> None:
         """Has the model keep its features."""
-        self._seen.check(runner.val_loop)
         require_adaptation_model(runner.model, 'ValidationRiskHook').keep_features(True)
         self._seen.clear()
 
@@ -75,8 +79,6 @@ class ValidationRiskHook(Hook):
         source = self._seen.of(self.source, runner.val_loop)
         target = self._seen.of(self.target, runner.val_loop)
         self._seen.clear()
-        if 'gt_label' not in source:
-            raise ValueError(f'ValidationRiskHook: the images of {self.source} have no labels')
         weights = density_ratio(source['features'], target['features'], self.decay)
         wrong = source['pred_score'].argmax(dim=1) != source['gt_label'][:, 0].long()
         risk = 100 * control_variate_risk(weights, wrong.float()).item()

@@ -9,6 +9,7 @@ from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from ..class_sets import check_classes, check_target_classes, check_width, class_names
+from ..data_identity import check_source_and_target
 from ..layers.names import unwrap
 from ..protocol import adaptation_model
 from ..resume.replayable_loader import ReplayableLoader
@@ -23,6 +24,7 @@ from .strong_view import add_strong_view
 # Keeps the target's shuffle apart from the source's: with one seed, two domains of one size would
 # always meet in the same pairs.
 _TARGET_SEED_OFFSET = 1_000_003
+_TARGET_KEY = 'train_cfg.target_dataloader'
 
 
 class _Adaptation:
@@ -103,8 +105,9 @@ def AdaptationTrainLoop(
         The loop by epoch or by iteration.
 
     Raises:
-        ValueError: If there is no target, a domain has no images, the two domains' classes or the
-            head's differ, or not just one of ``max_epochs`` and ``max_iters`` is given.
+        ValueError: If there is no target, a domain has no images, both are the same images, the two
+            domains' classes or the head's differ, or not just one of ``max_epochs`` and
+            ``max_iters`` is given.
     """
     check_length('AdaptationTrainLoop', max_epochs, max_iters, **kwargs)
     if max_epochs is not None:
@@ -125,7 +128,7 @@ def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoad
         )
     built = not isinstance(target, dict) and hasattr(target, 'dataset')
     if not built and isinstance(source, dict):
-        target = inherit_dataloader(source, target, 'train_cfg.target_dataloader')
+        target = inherit_dataloader(source, target, _TARGET_KEY)
     if strong_view is not None:
         target = add_strong_view(target, strong_view)
     pair = PairedLoader(
@@ -135,6 +138,7 @@ def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoad
         ),
     )
     _check_classes(runner.model, pair.source.dataset, pair.target.loader.dataset)
+    check_source_and_target(pair.source.dataset, pair.target.loader.dataset, _TARGET_KEY)
     check_labelled_target(runner.model, pair.target.loader.dataset)
     print_log(
         f'Adaptation: {len(pair.source.dataset)} source images in {len(pair.source)} batches of '
@@ -147,7 +151,7 @@ def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoad
 
 def _check_classes(model: Any, source: Any, target: Any) -> None:
     source_classes, target_classes = class_names(source), class_names(target)
-    check_target_classes(source_classes, target_classes, 'train_cfg.target_dataloader.dataset')
+    check_target_classes(source_classes, target_classes, f'{_TARGET_KEY}.dataset')
     for name, classes in (('source', source_classes), ('target', target_classes)):
         check_width(name, classes, model)
     check_classes('the source', source_classes, 'the target', target_classes)

@@ -10,6 +10,7 @@ from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from ..class_sets import check_classes, class_names
+from ..data_identity import check_evaluated
 from ..protocol import SOURCE, TARGET, adaptation_model
 from .build import build_loader
 from .inherit import inherit_dataloader
@@ -50,10 +51,13 @@ class _SeveralDomains:
                     f"{key}.dataloaders: '{name}' can't be the name of a domain, '{SOURCE}' is the "
                     'stock loader and / separates the domain from the metric'
                 )
+            where = f'{key}.dataloaders.{name}'
             if isinstance(loader, dict):
                 if isinstance(base, dict):
-                    loader = inherit_dataloader(base, loader, f'{key}.dataloaders.{name}')
-                loader = build_loader(self.runner, loader, f'{key}.dataloaders.{name}')
+                    loader = inherit_dataloader(base, loader, where, labelled=True)
+                loader = build_loader(self.runner, loader, where)
+            for other, (known, _) in self._domains.items():
+                check_evaluated(other, known.dataset, name, loader.dataset, where)
             self._add_domain(name, loader, evaluators.get(name, template))
             check_classes(
                 SOURCE, class_names(self.dataloader.dataset), name, class_names(loader.dataset)
@@ -118,8 +122,8 @@ class DomainValLoop(_SeveralDomains, ValLoop):
         fp16: As in mmengine's ``ValLoop``. Defaults to False.
 
     Raises:
-        ValueError: If there is no further domain, or one has an impossible name, no data or other
-            classes than the source.
+        ValueError: If there is no further domain, or one has an impossible name, no data, the same
+            images as another, or other classes than the source.
     """
 
     def __init__(

@@ -1,32 +1,59 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
+from mmpretrain.registry import DATASETS
 
+from tl_plugin.datasets.bad_data import describe_data
+from tl_plugin.datasets.wrappers import inner_configs, joined_parts, parts
 from tl_plugin.options import type_name
 
-_DATASET_KEY = 'dataset'
+# What chooses a domain's images, or labels them: a domain without labels has none of another's.
+_CHOOSE = ('indices', 'filter_cfg')
+_LISTS = 'ann_file'
+# Those that read no label. What another one does with a data set isn't known.
+_PLAIN_SAMPLERS = ('DefaultSampler', 'InfiniteSampler', 'RepeatAugSampler', 'SequentialSampler')
 
 
-def inherit_dataloader(base: dict, override: dict | None, key: str) -> dict:
+def inherit_dataloader(
+    base: dict, override: dict | None, key: str, labelled: bool = False
+) -> dict:
     """A loader config that takes from ``base`` whatever ``override`` doesn't set, key by key.
 
-    A dataset of the same type inherits key by key too (pipeline, metainfo, classes); one of another
-    type inherits the pipeline alone, because its other arguments may mean something else. Where
-    ``base`` joins several data sets (``SeveralSources``), the first of them is inherited from.
+    What describes the images is inherited: type, pipeline, metainfo, ``data_prefix``, batch size,
+    workers. A data set of another type inherits the pipeline alone, because its other arguments may
+    mean something else.
+
+    What wraps the data sets of ``base`` (``RepeatDataset``, ``ClassBalancedDataset``,
+    ``KFoldDataset``, ``ConcatDataset``, ``SeveralSources``) is about those images and is never
+    inherited: the innermost data set is, the first of several. ``dataset.data_root`` means that
+    one, and so does an override in the wrapper's own nesting, ``dataset.dataset.data_root`` or
+    ``dataset.datasets.1.data_root``, which inherits from the second. Several of ``datasets`` are
+    joined.
+
+    A domain without labels inherits nothing that chooses or labels images either: no ``ann_file``,
+    ``indices``, ``filter_cfg``, batch sampler, nor a sampler that may read labels. Instead of the
+    files that an ``ann_file`` lists, a ``CustomDataset`` gives all files of its folder, without
+    labels. The override may wrap its own data sets (``type='RepeatDataset'``, ``KFoldDataset``,
+    ``ConcatDataset``), but not in a ``ClassBalancedDataset``, which reads labels.
 
     Args:
         base: The stock loader, ``train_dataloader`` say.
         override: What differs, at least ``dataset``. ``_delete_=True`` in a dict replaces it whole.
         key: Where ``override`` is set, for messages: 'train_cfg.target_dataloader'.
+        labelled: Whether the domain's labels may be used, to evaluate or to train on them. Defaults
+            to False.
 
     Returns:
         A new dict, ready for ``Runner.build_dataloader``.
 
     Raises:
-        ValueError: If ``override`` names no data of its own.
+        ValueError: If ``override`` names no data of its own, or data that a domain without labels
+            can't have.
         TypeError: If it is no dict.
 
     Example:
@@ -36,50 +63,162 @@ def inherit_dataloader(base: dict, override: dict | None, key: str) -> dict:
     """
     if override is not None and not isinstance(override, dict):
         raise TypeError(f'{key} must be a dict(dataset=...), got {override!r}')
-    base, override = _plain(base), _plain(override or {})
-    dataset = override.get(_DATASET_KEY)
-    if not dataset:
+    base, override = plain_copy(base or {}), plain_copy(override or {})
+    own = override.pop('dataset', None)
+    if not own:
         raise ValueError(
             f'{key} names no data: set at least {key}.dataset, for example '
             f'--cfg-options {key}.dataset.data_root=PATH; what it leaves out is inherited'
         )
-    inherited = _first_of_several(base.get(_DATASET_KEY), dataset)
-    if inherited is not None:
-        base[_DATASET_KEY] = inherited
-    if _type(dataset) not in (None, _type(inherited)):
-        pipeline = _find_pipeline(inherited)
-        base[_DATASET_KEY] = {} if pipeline is None else {'pipeline': pipeline}
-    merged = _plain(Config._merge_a_into_b(override, base))
-    if merged[_DATASET_KEY] == inherited:
+    if not isinstance(own, dict):
+        raise TypeError(f'{key}.dataset must be a dict(data_root=...), got {own!r}')
+    inherited = base.pop('dataset', None)
+    _drop_samplers(base, override, labelled)
+    dataset = _data_set(inherited, own, f'{key}.dataset', labelled)
+    if dataset in (inherited, *inner_configs(inherited)):
         raise ValueError(f'{key}.dataset is the source data itself: point it to the target')
-    return merged
+    return {**_merged(override, base), 'dataset': dataset}
 
 
-def _first_of_several(inherited: Any, dataset: Any) -> Any:
-    """Several source data sets as one: what names no type of its own is like the first of them."""
-    parts = inherited.get('datasets') if isinstance(inherited, dict) else None
-    return parts[0] if parts and _type(dataset) is None and 'datasets' not in dataset else inherited
+def unlabelled_dataloader(loader: dict, key: str) -> dict:
+    """A stock loader that is made the target's: nothing in it draws images by their labels.
+
+    Options that a wrapper doesn't take, ``train_dataloader.dataset.data_root`` over a
+    ``RepeatDataset``, are meant for the data set inside: that one becomes the target, as in
+    :func:`inherit_dataloader`.
+
+    Args:
+        loader: The loader's config.
+        key: Where it is set, for messages: 'train_dataloader'.
+
+    Returns:
+        A new dict.
+
+    Raises:
+        ValueError: If a ``ClassBalancedDataset`` is left.
+    """
+    dataset = loader['dataset']
+    own = {
+        name: value
+        for name, value in dataset.items()
+        if name != 'type' and parts(dataset) and not _parameter(dataset.get('type'), name)
+    }
+    if own:
+        kept = {name: value for name, value in dataset.items() if name not in own}
+        return inherit_dataloader({**loader, 'dataset': kept}, dict(dataset=own), key)
+    return inherit_dataloader({}, loader, key)
 
 
-def _type(dataset: Any) -> str | None:
-    return (type_name(dataset) or None) if isinstance(dataset, dict) else None
+def _drop_samplers(base: dict, override: dict, labelled: bool) -> None:
+    """Takes samplers from a loader config that the other one isn't to have."""
+    sampler, own = base.get('sampler'), override.get('sampler') or {}
+    if not labelled:
+        base.pop('batch_sampler', None)
+        if isinstance(sampler, dict) and type_name(sampler) not in _PLAIN_SAMPLERS:
+            base['sampler'] = dict(type='DefaultSampler', shuffle=sampler.get('shuffle', True))
+    if type_name(own) not in ('', type_name(base.get('sampler'))):
+        base.pop('sampler', None)  # the arguments of another type
 
 
-def _plain(value: Any) -> Any:
+def _data_set(inherited: Any, own: dict, where: str, labelled: bool) -> dict:
+    """A data set config of its own, with what it wraps, over one that it inherits from."""
+    if not parts(own):
+        return _innermost(next(iter(inner_configs(inherited)), {}), own, where, labelled)
+    wrapper = {name: own[name] for name in own if name not in ('dataset', 'datasets', '_delete_')}
+    if own.get('_delete_'):
+        inherited = {}
+    if wrapper and 'type' not in wrapper:
+        raise ValueError(
+            f'{where} sets {", ".join(wrapper)} of a wrapper without its type: wrappers of the '
+            f'source are not inherited; give {where}.type, or leave it out'
+        )
+    if type_name(wrapper) == 'ClassBalancedDataset' and not labelled:
+        raise ValueError(
+            f'{where} is a ClassBalancedDataset, which draws images by their labels, and this '
+            f'domain has none: give the data set inside alone, {where}=dict(type=..., ...)'
+        )
+    if own.get('dataset'):
+        inside = _data_set(inherited, own['dataset'], f'{where}.dataset', labelled)
+        return {**wrapper, 'dataset': inside} if wrapper else inside
+    bases = [inherited] if wrapper else joined_parts(inherited)
+    joined = []
+    for number, part in _numbered(own['datasets'], where):
+        base = bases[number] if number < len(bases) else bases[0]
+        joined.append(_data_set(base, part, f'{where}.datasets.{number}', labelled))
+    if wrapper:
+        return {**wrapper, 'datasets': joined}
+    return joined[0] if len(joined) == 1 else dict(type='ConcatDataset', datasets=joined)
+
+
+def _numbered(datasets: Any, where: str) -> list[tuple[int, dict]]:
+    """Joined data sets with their numbers; options on the command line make a dict of a list."""
+    found = datasets.items() if isinstance(datasets, dict) else enumerate(datasets)
+    found = [(str(number), part) for number, part in found]
+    wrong = [number for number, part in found if not number.isdigit() or not isinstance(part, dict)]
+    if wrong:
+        raise TypeError(f'{where}.datasets must be a list of dicts, got {datasets!r}')
+    return sorted(((int(number), part) for number, part in found), key=lambda pair: pair[0])
+
+
+def _innermost(base: dict, own: dict, where: str, labelled: bool) -> dict:
+    """A data set that wraps nothing: what it sets, over what it inherits."""
+    if own.pop('_delete_', False):
+        return own
+    if type_name(own) not in ('', type_name(base)):
+        base = {'pipeline': base['pipeline']} if 'pipeline' in base else {}
+    elif not labelled:
+        lists = base.get(_LISTS) if _LISTS not in own else None
+        base = {name: value for name, value in base.items() if name not in _CHOOSE}
+        if lists:
+            base = _without_list(base, own, where)
+    return _merged(own, base)
+
+
+def _without_list(base: dict, own: dict, where: str) -> dict:
+    """Without the annotation file that chooses and labels the images of another domain."""
+    lists = base.pop(_LISTS)
+    if _needs(base.get('type'), _LISTS):
+        raise ValueError(
+            f'{where} needs an ann_file of its own: {type_name(base)} reads from it which images '
+            f"there are, and the source's, {lists!r}, says nothing of another domain. Set "
+            f"{where}.ann_file, or take a folder, {where}.type=CustomDataset with data_root and "
+            'with_label=False'
+        )
+    if 'with_label' not in own and _parameter(base.get('type'), 'with_label'):
+        base['with_label'] = False
+    print_log(
+        f"{where} does not inherit the source's ann_file={lists!r}, which chooses and labels its "
+        f'images: it takes what is in {describe_data({**base, **own})}. To choose among '
+        f'these, set {where}.ann_file.',
+        logger='current',
+    )
+    return base
+
+
+def _needs(kind: Any, argument: str) -> bool:
+    """Whether a type of data set can't do without an argument."""
+    parameter = _parameter(kind, argument)
+    return parameter is not None and parameter.default is parameter.empty
+
+
+def _parameter(kind: Any, argument: str) -> inspect.Parameter | None:
+    """An argument of a type's ``__init__``, or of that which this hands ``**kwargs`` on to."""
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    for owner in getattr(kind, '__mro__', ()):
+        found = inspect.signature(owner.__init__).parameters if '__init__' in vars(owner) else {}
+        if argument in found:
+            return found[argument]
+    return None
+
+
+def _merged(own: dict, base: dict) -> dict:
+    return plain_copy(Config._merge_a_into_b(own, base))
+
+
+def plain_copy(value: Any) -> Any:
     """A deep copy in plain dicts: merging in place would write into the runner's config."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_copy(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item) for item in value)
+        return type(value)(plain_copy(item) for item in value)
     return copy.deepcopy(value)
-
-
-def _find_pipeline(dataset: Any) -> list | None:
-    """The pipeline of a dataset config, also where the dataset is wrapped (repeated, joined)."""
-    if isinstance(dataset, (list, tuple)):
-        return next((found for item in dataset if (found := _find_pipeline(item))), None)
-    if not isinstance(dataset, dict):
-        return None
-    if 'pipeline' in dataset:
-        return dataset['pipeline']
-    return _find_pipeline(dataset.get('dataset', dataset.get('datasets')))

@@ -11,10 +11,12 @@ from tl_plugin.datasets.bad_data import check_batches
 from tl_plugin.options import type_name
 
 from ..class_sets import check_width, class_names
+from ..data_identity import check_root
 from ..resume.replayable_loader import ReplayableLoader, is_endless, seek, set_epoch
 from ..resume.seeds import TARGET
 from .adaptation_loop import _Adaptation, check_labelled_target
 from .build import build_loader
+from .inherit import unlabelled_dataloader
 from .length import check_length
 from .paired_loader import target_domains
 from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
@@ -100,8 +102,9 @@ def SourceFreeTrainLoop(
         The loop by epoch or by iteration.
 
     Raises:
-        ValueError: If there is no source model, no image or a head of another width, or not just
-            one of ``max_epochs`` and ``max_iters`` is given.
+        ValueError: If there is no source model, no image or a head of another width, images are
+            drawn by their labels or read elsewhere than in ``data_root``, or not just one of
+            ``max_epochs`` and ``max_iters`` is given.
     """
     check_length('SourceFreeTrainLoop', max_epochs, max_iters, **kwargs)
     if max_epochs is not None:
@@ -119,9 +122,12 @@ def _target_loader(runner: Any, loader: Any, strong_view: Any) -> TargetLoader:
             'adaptation without a source starts from a model that was trained on it, head '
             'included: set load_from to its checkpoint'
         )
+    if isinstance(loader, dict) and isinstance(loader.get('dataset'), dict):
+        loader = unlabelled_dataloader(loader, 'train_dataloader')
     if strong_view is not None:
         loader = add_strong_view(loader, strong_view)
     loader = build_loader(runner, loader, 'target')
+    check_root(loader.dataset, 'train_dataloader')
     check_batches('target', loader)
     check_width('target', class_names(loader.dataset), runner.model)
     target = TargetLoader(ReplayableLoader.of(loader, runner.seed, TARGET))

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tl_plugin.datasets.wrappers import inner_configs
 from tl_plugin.options import type_name
+
+from .inherit import plain_copy
 
 
 def add_strong_view(loader: dict, transforms: Sequence[dict]) -> dict:
@@ -12,7 +15,8 @@ def add_strong_view(loader: dict, transforms: Sequence[dict]) -> dict:
     goes through the same transforms, drawn anew, and then through ``transforms``.
 
     Args:
-        loader: Loader config whose dataset has a pipeline that ends in packing.
+        loader: Loader config whose dataset, or each one inside of it, has a pipeline that ends in
+            packing.
         transforms: Configs of what the strong view goes through besides.
 
     Returns:
@@ -32,8 +36,13 @@ def add_strong_view(loader: dict, transforms: Sequence[dict]) -> dict:
             f'train_cfg.strong_view names no transforms ({transforms!r}): give what the strong '
             "view of a target image goes through, [dict(type='RandAugment', ...)] for example"
         )
-    dataset = loader.get('dataset') or {}
-    pipeline = list(dataset.get('pipeline') or [])
+    loader = plain_copy(loader)
+    for dataset in inner_configs(loader.get('dataset')) or [{}]:
+        dataset['pipeline'] = _two_views(list(dataset.get('pipeline') or []), transforms)
+    return loader
+
+
+def _two_views(pipeline: list[dict], transforms: Sequence[dict]) -> list[dict]:
     kinds = [type_name(step) for step in pipeline]
     if not kinds or not kinds[-1].startswith('Pack') or 'MultiView' in kinds:
         raise ValueError(
@@ -43,4 +52,4 @@ def add_strong_view(loader: dict, transforms: Sequence[dict]) -> dict:
     first = 1 if kinds[0].startswith('Load') else 0
     weak, pack = pipeline[first:-1], pipeline[-1]
     views = dict(type='MultiView', num_views=[1, 1], transforms=[weak, [*weak, *transforms]])
-    return {**loader, 'dataset': {**dataset, 'pipeline': [*pipeline[:first], views, pack]}}
+    return [*pipeline[:first], views, pack]
