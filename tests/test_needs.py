@@ -9,10 +9,11 @@ from mmengine.config import Config
 from tests.folders import WRAPPERS, build, folder, make_folders
 from tl_plugin.datasets.wrappers import image_infos
 from tl_plugin.engine.loops.inherit import inherit_dataloader, unlabelled_dataloader
+from tl_plugin.launch import merge_options
 from tl_plugin.strategies import apply_strategies
 
 OVERLAYS = Path(__file__).resolve().parents[1] / 'configs' / 'strategies'
-OPTION = re.compile(r'^# {8}((\S*dataloader)\.dataset\.data_root)=(data/target/train)$', re.M)
+OPTION = re.compile(r'^# .* ((\S*dataloader)\.dataset\.data_root)=(data/target/train)$', re.M)
 NEEDS = {
     path.stem: found
     for path in sorted(OVERLAYS.glob('*.py'))
@@ -43,14 +44,13 @@ def test_needs(data, name):
         loaders.update(train_cfg=dict(by_epoch=True, max_epochs=1))
         loaders.update(model=dict(type='ImageClassifier', backbone=dict(), head=dict()))
         cfg = apply_strategies(Config(loaders, format_python_code=False), [name])
-        cfg.merge_from_dict({option: place})
+        merge_options(cfg, {option: place})
         if key == 'train_dataloader':
             loader = unlabelled_dataloader(cfg.train_dataloader, key)
         else:
-            base = cfg.train_dataloader if key.startswith('train_cfg') else cfg.val_dataloader
-            own = cfg
-            for step in key.split('.'):
-                own = own[int(step)] if step.isdigit() else own[step]
-            loader = inherit_dataloader(base, own, key)
+            in_hook = key.startswith('custom_hooks')
+            owner = cfg.custom_hooks[-1] if in_hook else cfg.train_cfg
+            base = cfg.val_dataloader if in_hook else cfg.train_dataloader
+            loader = inherit_dataloader(base, owner.target_dataloader, key)
         paths = [info['img_path'] for info in image_infos(build(loader['dataset']))]
         assert len(paths) == 9 and all(path.startswith(place) for path in paths)

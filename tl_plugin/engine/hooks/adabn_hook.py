@@ -22,7 +22,7 @@ from ..loops.evaluate import evaluate
 from ..loops.inherit import inherit_dataloader
 from ..metrics import add_metrics
 
-_WHERE = 'AdaBNHook.target_dataloader'
+_WHERE = 'custom_hooks.AdaBNHook.target_dataloader'
 
 
 @HOOKS.register_module()

@@ -30,7 +30,7 @@ from ..resume.hook_state import save_hook_state, saved_hook_state
 from ..tables import as_text, make_table
 
 _KEY = 'quality_match'
-_WHERE = 'QualityMatchHook.target_dataloader'
+_WHERE = 'custom_hooks.QualityMatchHook.target_dataloader'
 #: The run's config with what was fitted in its pipeline, in the work folder.
 CONFIG = 'quality_matched.py'
 
