@@ -51,7 +51,7 @@ def build_dataset(config: dict) -> Any:
     try:
         return DATASETS.build(config)
     except Exception as error:
-        message = _explain_dataset(config, error)
+        message = explain_dataset(config, error)
         if message is None:
             raise
         raise ValueError(message) from error
