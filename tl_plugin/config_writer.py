@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DefaultScope
 
 from tl_plugin.backbone_choice import ModelChoice, choose_model
 from tl_plugin.datasets.any_data import read_data, without_labels
@@ -206,10 +209,11 @@ def dataset_config(
     if broken:
         raise ValueError(f'rename files with line breaks in their names: {broken[0]!r}')
     list_file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    return dict(
+    listed = dict(
         type='CustomDataset', data_root='', ann_file=str(list_file.absolute()), with_label=labels,
         metainfo=dict(classes=list(classes)), pipeline=pipeline,
     )  # fmt: skip
+    return _complete(listed)
 
 
 def _part_of_dataset(
@@ -230,8 +234,30 @@ def _part_of_dataset(
         config = dict(domain.datasets[place])
         chosen = sorted(chosen)
         whole = chosen == list(range(domain.sizes[place]))
-        parts.append(config if whole else narrowed(config, chosen))
+        parts.append(_complete(config if whole else narrowed(config, chosen)))
     return parts[0] if len(parts) == 1 else dict(type='ConcatDataset', datasets=parts)
+
+
+def _complete(config: dict) -> dict:
+    """Write out what a data set leaves at its defaults.
+
+    What the target's data set doesn't set it inherits from the source's of the same type, and a
+    list or a narrowing of the source's images is none of the target's.
+    """
+    from mmpretrain.registry import DATASETS
+
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        kind = config['type']
+        kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    parameters = inspect.signature(kind.__init__).parameters
+    defaults = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not parameter.empty and name != 'lazy_init'
+    }
+    if issubclass(kind, BaseDataset):
+        defaults = {'indices': None, 'filter_cfg': None, **defaults}
+    return {**defaults, **config}
 
 
 def _small_target(data: PreparedData, batch_size: int) -> list[str]:

@@ -2,17 +2,22 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS
 from PIL import Image
 
+from tl_plugin.backbone_choice import ModelChoice
 from tl_plugin.config_writer import dataset_config
+from tl_plugin.config_writer import write_config as write_config_of
 from tl_plugin.datasets.any_data import read_data, without_labels
 from tl_plugin.datasets.images import SPLITS
 from tl_plugin.datasets.prepared import prepare_data
+from tl_plugin.engine.loops import inherit_dataloader
 
 CLASSES = ('cat', 'dog')
 COUNT = 12
@@ -22,8 +27,17 @@ CONFIGS = ('stock', 'repeat', 'balanced', 'concat', 'several', 'fold')
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-    """Class folders, a flat folder of the same names, and splits of which val alone has labels."""
-    root = tmp_path_factory.mktemp('forms')
+    """Class folders, and a flat folder of the same names."""
+    return make(tmp_path_factory.mktemp('forms'))
+
+
+@pytest.fixture(scope='module')
+def elsewhere(tmp_path_factory):
+    """The same of other files."""
+    return make(tmp_path_factory.mktemp('elsewhere'))
+
+
+def make(root):
     for label in CLASSES:
         for number in range(COUNT):
             for path in (f'folders/{label}/{label}{number}.png', f'flat/{label}{number}.png'):
@@ -134,6 +148,39 @@ def test_a_config_whose_labels_are_not_read_gives_none(place, form):
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         dataset = DATASETS.build(config)
     assert len(dataset) == 2 * COUNT and not dataset.metainfo['classes']
+
+
+@pytest.mark.parametrize(('source', 'target'), [
+    ('csv', 'class_folders'), ('stock', 'class_folders'), ('stock', 'csv'), ('csv', 'concat'),
+    ('concat', 'stock'), ('fold', 'fold'),
+])  # fmt: skip
+def test_the_target_of_a_written_config_inherits_no_images_of_the_source(
+    place, elsewhere, source, target
+):
+    """Also where both are data sets of one type, and the source's is a list or narrowed."""
+
+    def write(root, form):
+        if form in TABLES:
+            return write_table(root, form, 'all')
+        if form in CONFIGS:
+            return write_config(root, form, 'all')
+        config = dict(type='CustomDataset', data_root=str(root / 'folders'), pipeline=[])
+        (root / 'class_folders.py').write_text(f'dataset = {config!r}')
+        return root / 'class_folders.py'
+
+    data = prepare_data(read_data(write(place, source)), read_data(write(elsewhere, target)))
+    choice = ModelChoice(model={}, data_preprocessor={}, cfg=Config(dict(default_scope='x')))
+    cfg = Config.fromfile(write_config_of(data, choice, place / f'{source}_{target}'))
+    for split in ('val', 'test'):
+        loader = inherit_dataloader(
+            cfg[f'{split}_dataloader'], cfg[f'{split}_cfg'].dataloaders.target, split)
+        loader['dataset'].pop('pipeline', None)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            dataset = DATASETS.build(loader['dataset'])
+        found = [dataset.get_data_info(index) for index in range(len(dataset))]
+        assert {info['img_path']: CLASSES[info['gt_label']] for info in found} == {
+            str(Path(item.name).absolute()): item.label for item in data.target.split(split)
+        }
 
 
 def test_images_left_out_at_the_end_stay_out(place):
