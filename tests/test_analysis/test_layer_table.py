@@ -114,7 +114,7 @@ def test_table_of_a_stock_config_with_strategies():
                       ['gradual_unfreeze'])
     table = as_text(layer_table(layer_report(cfg)), width=200)
     assert '| 0 | backbone.patch_embed ' in ' '.join(table.split())
-    assert '50 % of the run' in table and '28 groups' in table
+    assert '50 % of the run' in table and '29 groups' in table
     assert table.splitlines()[0] == 'ImageClassifier SwinTransformer'
 
 

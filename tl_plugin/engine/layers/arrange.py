@@ -2,60 +2,93 @@
 from __future__ import annotations
 
 import bisect
-from typing import AbstractSet, Collection, List, Mapping, Sequence
+from typing import AbstractSet, Collection, List, Mapping, NamedTuple, Sequence
 
 from torch import nn
 
 from .blocks import cut
 from .execution import execution_order
 from .names import children, matrix_ids, parameters, unwrap
-from .owners import KNOWS_LAYERS, Depths, ask_mmpretrain, ask_timm, classifier_names
+from .owners import (
+    KNOWS_LAYERS,
+    Answer,
+    ask_mmpretrain,
+    ask_timm,
+    classifier_names,
+    rates_behind,
+)
 
 Layers = List[List[str]]
 
 
-def arrange(model: nn.Module) -> tuple[Layers, list[str]]:
+class Arrangement(NamedTuple):
+    """A model's parameters in layers.
+
+    Attributes:
+        layers: Those of the backbone, shallow to deep.
+        head: All that isn't backbone.
+        above: Parameter -> how many layers its learning rate has above it, where the network's
+            owner says so. It can differ from the layers here: the owner may put a backbone's final
+            norm with the head, or leave layers out that a small variant of a network lacks.
+    """
+
+    layers: Layers
+    head: list[str]
+    above: dict[str, int]
+
+
+def arrange(model: nn.Module) -> Arrangement:
     """Arrange a model's parameters in layers.
 
     Args:
         model: Any model.
 
     Returns:
-        The layers of the backbone, shallow to deep, and the head: all that isn't backbone. A
-        model without a child named ``backbone`` is its own backbone up to its classifier.
+        Its layers. A model without a child named ``backbone`` is its own backbone up to its
+        classifier.
     """
     matrices = matrix_ids(model)  # before unwrapping: FSDP alone knows the shapes of its shards
     model = unwrap(model)
     prefix, holder = _see_through(model)
     backbone = dict(children(holder)).get('backbone')
     if backbone is None:
-        layers, head = _arrange_whole(holder, matrices)
-        return _prefixed(layers, prefix), [prefix + name for name in head]
+        layers, head, above = _arrange_whole(holder, matrices)
+        return Arrangement(_prefixed(layers, prefix), [prefix + name for name in head],
+                           {prefix + name: count for name, count in above.items()})
     trunk = f'{prefix}backbone.'
     inner, core = _see_through(backbone)
-    depths = ask_mmpretrain(holder, parameters(core), f'backbone.{inner}') or _ask(core)
+    by_holder = ask_mmpretrain(holder, parameters(core), f'backbone.{inner}')
+    answer = by_holder or _ask(core)
     head = [name for name in parameters(model) if not name.startswith(trunk)]
-    return _prefixed(_arrange_core(core, depths, matrices), trunk + inner), head
+    counts = answer.above if answer else {}
+    above = {trunk + inner + name: count for name, count in counts.items()}
+    if by_holder:
+        behind = rates_behind(holder, [name.removeprefix(prefix) for name in head])
+        above.update({prefix + name: count for name, count in behind.items()})
+    return Arrangement(_prefixed(_arrange_core(core, answer, matrices), trunk + inner), head, above)
 
 
-def _arrange_whole(core: nn.Module, matrices: Collection[int]) -> tuple[Layers, list[str]]:
+def _arrange_whole(core: nn.Module, matrices: Collection[int]) -> Arrangement:
     """Arrange a network that has no backbone: its classifier, or its last layer, is the head."""
     head = classifier_names(core)
-    layers = _arrange_core(core, _ask(core), matrices, without=head)
+    answer = _ask(core)
+    layers = _arrange_core(core, answer, matrices, without=head)
     if not head and layers:
-        return layers[:-1], layers[-1]
-    return layers, [name for name in parameters(core) if name in head]
+        return Arrangement(layers[:-1], layers[-1], {})
+    return Arrangement(layers, [name for name in parameters(core) if name in head],
+                       answer.above if answer else {})
 
 
-def _arrange_core(core: nn.Module, depths: Depths | None, matrices: Collection[int],
+def _arrange_core(core: nn.Module, answer: Answer | None, matrices: Collection[int],
                   without: Collection[str] = ()) -> Layers:
-    layers = _by_depth(core, depths, matrices) if depths else _by_execution(core, matrices)
+    layers = (_by_depth(core, answer.depths, matrices) if answer
+              else _by_execution(core, matrices))
     layers = [[name for name in layer if name not in without] for layer in layers]
     heavy = {name for name, value in parameters(core).items() if id(value) in matrices}
     return _join_vectors([layer for layer in layers if layer], heavy)
 
 
-def _ask(core: nn.Module) -> Depths | None:
+def _ask(core: nn.Module) -> Answer | None:
     names = parameters(core)
     return ask_mmpretrain(core, names) or ask_timm(core, names)
 
@@ -84,7 +117,8 @@ def _see_through(module: nn.Module) -> tuple[str, nn.Module]:
     return prefix, inner
 
 
-def _by_depth(core: nn.Module, depths: Depths, matrices: Collection[int]) -> Layers:
+def _by_depth(core: nn.Module, depths: Mapping[str, int | None],
+              matrices: Collection[int]) -> Layers:
     """Group by the owner's depths; what it doesn't place follows what runs before it."""
     if None in depths.values():
         depths = _place_rest(depths, _times(core, matrices))
@@ -94,7 +128,7 @@ def _by_depth(core: nn.Module, depths: Depths, matrices: Collection[int]) -> Lay
     return [layers[depth] for depth in sorted(layers)]
 
 
-def _place_rest(depths: Depths, times: Mapping[str, int]) -> dict[str, int]:
+def _place_rest(depths: Mapping[str, int | None], times: Mapping[str, int]) -> dict[str, int]:
     placed = [depth for depth in depths.values() if depth is not None]
     current = min(placed, default=0)
     result = dict(depths)

@@ -34,9 +34,11 @@ class LayerMap:
     """
 
     def __init__(self, depths: Mapping[str, int], num_layers: int,
-                 kinds: Mapping[str, frozenset[str]], aliases: Mapping[str, str]) -> None:
+                 kinds: Mapping[str, frozenset[str]], aliases: Mapping[str, str],
+                 above: Mapping[str, int] | None = None) -> None:
         self.num_layers = num_layers
         self._depths = dict(depths)
+        self._above = dict(above or {})
         self._kinds = dict(kinds)
         self._aliases = dict(aliases)
 
@@ -51,12 +53,12 @@ class LayerMap:
         Returns:
             Its layers.
         """
-        layers, head = arrange(model)
+        layers, head, above = arrange(model)
         by_name = {name: depth for depth, layer in enumerate(layers) for name in layer}
         by_name.update(dict.fromkeys(head, len(layers)))
         model = unwrap(model)
         depths = {name: by_name[name] for name in parameters(model)}
-        return cls(depths, len(layers) + 1, _kinds(model), _aliases(model))
+        return cls(depths, len(layers) + 1, _kinds(model), _aliases(model), above)
 
     @staticmethod
     def training_only(model: nn.Module) -> tuple[str, ...]:
@@ -91,6 +93,21 @@ class LayerMap:
             KeyError: If the model has no such parameter.
         """
         return self._depths[self._known(param_name)]
+
+    def layers_above(self, param_name: str) -> int:
+        """Count the layers above a parameter, the power of its layer-wise learning rate.
+
+        As mmpretrain and timm count them, who put the final norm of some backbones with the head
+        while it stays a part of the backbone here; else what ``depth`` says.
+
+        Args:
+            param_name: Its name, with or without the prefixes that wrappers add.
+
+        Returns:
+            0 for what has the head's rate.
+        """
+        name = self._known(param_name)
+        return self._above.get(name, self.num_layers - 1 - self._depths[name])
 
     def names(self, depth: int) -> list[str]:
         """List the parameters of one layer, in the model's order.

@@ -4,7 +4,7 @@ from __future__ import annotations
 import inspect
 import logging
 from types import SimpleNamespace
-from typing import Callable, Collection, Dict, Optional
+from typing import Callable, Collection, NamedTuple
 
 from mmengine.logging import print_log
 from torch import nn
@@ -14,10 +14,26 @@ from .names import parameters, strip
 #: Methods by which a network says what it knows of its own layers.
 KNOWS_LAYERS = ('get_layer_depth', 'group_matcher', 'get_classifier')
 
-Depths = Dict[str, Optional[int]]
+#: A name that no pattern of a network matches: what follows all of its layers.
+_BEHIND = '~behind~'
 
 
-def ask_mmpretrain(owner: nn.Module, names: Collection[str], prefix: str = '') -> Depths | None:
+class Answer(NamedTuple):
+    """What a network's owner says of its parameters.
+
+    Attributes:
+        depths: Parameter -> depth in the network, None where the owner leaves it to what follows
+            (mmpretrain: the final norm).
+        above: Parameter -> how many layers the owner counts above it, 0 for what it puts with the
+            head. These are the powers of its learning rates.
+    """
+
+    depths: dict[str, int | None]
+    above: dict[str, int]
+
+
+
+def ask_mmpretrain(owner: nn.Module, names: Collection[str], prefix: str = '') -> Answer | None:
     """Ask for depths by mmpretrain's ``get_layer_depth``.
 
     Args:
@@ -26,10 +42,9 @@ def ask_mmpretrain(owner: nn.Module, names: Collection[str], prefix: str = '') -
         prefix: What stands before these names in the owner. Defaults to ''.
 
     Returns:
-        The depth by name, None for a parameter that the owner leaves to what follows the
-        backbone (its final norm). None in all where there's no method, where it fails on a
-        parameter, as it does for ResNet-18, or where it leaves out most, as it does for HiViT,
-        whose blocks it looks for under a name they don't have.
+        The answer. None where there's no method, where it fails on a parameter, as it does for
+        ResNet-18, or where it leaves out most, as it does for HiViT, whose blocks it looks for
+        under a name they don't have.
     """
     method = getattr(owner, 'get_layer_depth', None)
     if not callable(method):
@@ -43,7 +58,25 @@ def ask_mmpretrain(owner: nn.Module, names: Collection[str], prefix: str = '') -
     if 2 * len(placed) < len(names):
         _log_failure(method, f'it places {len(placed)} of {len(names)} parameters')
         return None
-    return {name: placed.get(name) for name in names}
+    above = {name: count - 1 - depth for name, (depth, count) in zip(names, answers)}
+    return Answer({name: placed.get(name) for name in names}, above)
+
+
+def rates_behind(owner: nn.Module, names: Collection[str]) -> dict[str, int]:
+    """Ask mmpretrain for the layers above what follows a backbone: none, but for MixMIM's neck.
+
+    Args:
+        owner: The classifier, whose backbone has answered.
+        names: Parameter names of all that isn't backbone.
+
+    Returns:
+        Parameter -> how many layers are above it; empty where the classifier can't be asked.
+    """
+    method = getattr(owner, 'get_layer_depth', None)
+    if not callable(method):
+        return {}
+    answers = {name: _depth_and_count(method, name) for name in names}
+    return {name: count - 1 - depth for name, (depth, count) in answers.items()}
 
 
 def _depth_and_count(method: Callable, name: str) -> tuple[int, int]:
@@ -53,7 +86,7 @@ def _depth_and_count(method: Callable, name: str) -> tuple[int, int]:
     return method(name)
 
 
-def ask_timm(owner: nn.Module, names: Collection[str]) -> Depths | None:
+def ask_timm(owner: nn.Module, names: Collection[str]) -> Answer | None:
     """Ask for depths by timm's ``group_matcher``.
 
     Args:
@@ -61,7 +94,7 @@ def ask_timm(owner: nn.Module, names: Collection[str]) -> Depths | None:
         names: Its parameter names.
 
     Returns:
-        The depth by name, None for a parameter that the matcher leaves out. None in all where
+        The answer; its depth is None for a parameter that the matcher leaves out. None where
         there's no matcher or where it fails.
     """
     matcher = getattr(owner, 'group_matcher', None)
@@ -70,13 +103,16 @@ def ask_timm(owner: nn.Module, names: Collection[str]) -> Depths | None:
     from timm.models import group_parameters
 
     # timm reads names from a module; under FSDP or compile the module's own names don't match.
-    named = SimpleNamespace(named_parameters=lambda: [(name, None) for name in names])
+    named = SimpleNamespace(named_parameters=lambda: [(n, None) for n in (*names, _BEHIND)])
     try:
         groups = group_parameters(named, matcher(coarse=False), reverse=True)
     except Exception as error:  # matchers are foreign code too
         _log_failure(matcher, f'{type(error).__name__}: {error}')
         return None
-    return {name: groups.get(name) for name in names}
+    classifier = [groups[name] for name in classifier_names(owner) if name in groups]
+    top = max(classifier, default=groups.get(_BEHIND, max(groups.values()) + 1))
+    above = {name: max(top - groups[name], 0) for name in names if name in groups}
+    return Answer({name: groups.get(name) for name in names}, above)
 
 
 def classifier_names(core: nn.Module) -> set[str]:

@@ -20,12 +20,14 @@ class Setting(NamedTuple):
 
     Attributes:
         depth: Their layer.
+        above: The layers above it, as their learning rate counts them.
         lr_mult: Factor on the optimizer's learning rate.
         decay_mult: Factor on its weight decay.
         extras: Further optimizer options, from ``custom_keys``: sorted items.
     """
 
     depth: int
+    above: int
     lr_mult: float
     decay_mult: float
     extras: tuple
@@ -73,23 +75,24 @@ class GroupRules:
 
     def _setting(self, module: nn.Module, name: str, value: nn.Parameter) -> Setting:
         custom = self._custom(name)
-        lr_mult = self.layer_lr_mult(self.layers.depth(name)) * custom.pop('lr_mult', 1.0)
+        depth, above = self.layers.depth(name), self.layers.layers_above(name)
+        lr_mult = self.layer_lr_mult(depth, above) * custom.pop('lr_mult', 1.0)
         if _is_bias(name) and not is_norm(module):
             lr_mult *= self.options.bias_lr_mult
         decay_mult = custom.pop('decay_mult', None)
         if decay_mult is None:
             decay_mult = self._decay_mult(module, name, value)
-        return Setting(self.layers.depth(name), lr_mult, float(decay_mult),
+        return Setting(depth, above, lr_mult, float(decay_mult),
                        tuple((key, _hashable(custom[key])) for key in sorted(custom)))
 
-    def layer_lr_mult(self, depth: int) -> float:
-        """Find the factor on the learning rate of a layer's ordinary parameters.
+    def layer_lr_mult(self, depth: int, above: int) -> float:
+        """Find the factor on the learning rate of ordinary parameters.
 
         Args:
-            depth: The layer.
+            depth: Their layer.
+            above: The layers above it, as learning rates count them.
         """
-        above = self.layers.num_layers - 1 - depth
-        head = 1.0 if above else self.options.head_lr_mult
+        head = self.options.head_lr_mult if depth == self.layers.num_layers - 1 else 1.0
         return self.options.base_lr_mult * self.options.layer_decay_rate ** above * head
 
     def _custom(self, name: str) -> dict:

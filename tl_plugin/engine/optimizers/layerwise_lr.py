@@ -23,12 +23,15 @@ from .scheduler_check import watch_schedulers
 class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
     r"""Gives each layer of any model its own learning rate, in few parameter groups.
 
-    The rate of a layer is ``lr * base_lr_mult * layer_decay_rate ** (num_layers - 1 - depth)``,
-    times ``head_lr_mult`` at the deepest layer (neck, head, discriminators). Every parameter is
-    in exactly one group, shared ones once, whether it is frozen or not, so that unfreezing needs
-    no new group and checkpoints fit. Parameters with equal settings in one layer share a group:
-    at most two a layer, and what ``custom_keys`` adds. Groups have a ``name`` and a ``layer``
-    and are logged as a table, the head's first, since mmengine logs the first group's rate.
+    The rate of a layer is ``lr * base_lr_mult * layer_decay_rate ** n`` with n layers above it,
+    times ``head_lr_mult`` at the deepest layer (neck, head, discriminators). Layers are counted as
+    mmpretrain's ``LearningRateDecayOptimWrapperConstructor`` counts them wherever that one works,
+    and as timm does for its networks: where they put a backbone's final norm with the head, it has
+    the head's rate, without ``head_lr_mult``. Every parameter is in exactly one group, shared ones
+    once, whether it is frozen or not, so that unfreezing needs no new group and checkpoints fit.
+    Parameters with equal settings in one layer share a group: at most two a layer, those of such a
+    norm, and what ``custom_keys`` adds. Groups have a ``name`` and a ``layer`` and are logged as a
+    table, the head's first, since mmengine logs the first group's rate.
 
     Paper: Clark et al., "ELECTRA", ICLR 2020, arXiv 2003.10555 (layer-wise decay); Howard and
     Ruder, "ULMFiT", ACL 2018, arXiv 1801.06146 (discriminative fine-tuning).
@@ -95,6 +98,8 @@ class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
         refuse_flattened(model)
         # Before unwrapping: FSDP alone knows the shapes of its flat shards.
         self._layers, self._matrices = LayerMap.from_model(model), matrix_ids(model)
+        # Groups that stand in a ConfigDict become ones, which torch.compile can't trace.
+        self.optimizer_cfg = dict(self.optimizer_cfg)
         optim_wrapper = super().__call__(unwrap(model))
         groups = optim_wrapper.optimizer.param_groups
         if len({group['lr'] for group in groups}) > 1:
@@ -114,7 +119,9 @@ class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
         members: dict[Setting, list[str]] = {}
         for name, setting in rules.settings().items():
             members.setdefault(setting, []).append(name)
-        titles = {s: _title(s, rules.layer_lr_mult(s.depth)) for s in members}
+        usual = {s.depth: _usual_count(s.depth, members) for s in members}
+        titles = {s: _title(s, rules.layer_lr_mult(s.depth, s.above), usual[s.depth])
+                  for s in members}
         # The head first, and in each layer what decays before what doesn't.
         for setting in sorted(members, key=lambda s: (-s.depth, titles[s])):
             group = dict(params=[values[name] for name in members[setting]],
@@ -137,10 +144,21 @@ def _check_extras(custom_keys: dict, known: Collection[str], optimizer: str) -> 
                 f'expected lr_mult, decay_mult or one of {", ".join(known)}.')
 
 
-def _title(setting: Setting, layer_lr_mult: float) -> str:
+def _usual_count(depth: int, members: dict[Setting, list[str]]) -> int:
+    """How many layers most parameters of a layer have above them."""
+    counts: dict[int, int] = {}
+    for setting, names in members.items():
+        if setting.depth == depth:
+            counts[setting.above] = counts.get(setting.above, 0) + len(names)
+    return max(counts, key=lambda above: (counts[above], above))
+
+
+def _title(setting: Setting, layer_lr_mult: float, usual_count: int) -> str:
     """Name a group by its layer and by what sets it apart there."""
     decay = {0.0: 'no_decay', 1.0: 'decay'}.get(setting.decay_mult)
     parts = [f'layer_{setting.depth:02d}', decay or f'decay_x{setting.decay_mult}']
+    if setting.above != usual_count:
+        parts.append(f'{setting.above}_above' if setting.above else 'rate_of_head')
     if setting.lr_mult != layer_lr_mult:
         # Where the layer's own rate is 0 there is no factor from it to this one.
         parts.append(f'lr_x{setting.lr_mult / (layer_lr_mult or 1)}')
