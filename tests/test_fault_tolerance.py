@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -65,3 +67,9 @@ def test_where_a_run_starts_is_checked_before_anything_is_built(tmp_path):
         build_runner(prepare(toy_config(tmp_path, options={'load_from': f'{tmp_path}/bad.pth'})))
     with pytest.raises(BrokenCheckpointError, match=r'other\.pth does not say at which iteration'):
         prepare(toy_config(tmp_path), resume=str(tmp_path / 'other.pth'))
+
+
+def test_nothing_but_metrics_is_logged_of_a_validation(tmp_path):
+    build_runner(prepare(toy_config(tmp_path, max_epochs=1))).train()
+    records = next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    assert set(json.loads(records[-1])) == {'accuracy/top1', 'data_time', 'time', 'step'}

@@ -111,6 +111,29 @@ def check_width(name: str, classes: Sequence[str], model: Any) -> None:
         )
 
 
+def check_one_hot(model: Any, option: str) -> None:
+    """Refuses a data preprocessor that makes labels one-hot for other classes than the head's.
+
+    Mixup, CutMix and the like do so, which ends in a loss between tensors that don't fit.
+
+    Args:
+        model: The model.
+        option: Where the number is set, for the message: 'data_preprocessor.num_classes'.
+
+    Raises:
+        ValueError: If the numbers differ.
+    """
+    width = num_classes(model)
+    model = model.module if is_model_wrapper(model) else model
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    given = getattr(preprocessor, 'num_classes', None)
+    if getattr(preprocessor, 'to_onehot', False) and None not in (width, given) and given != width:
+        raise ValueError(
+            f'batch augmentations (or to_onehot=True) make labels one-hot of {option}={given}, and '
+            f'the head has {width} classes: set {option}={width}'
+        )
+
+
 def num_classes(model: Any) -> int | None:
     """How many classes a classifier tells apart; None where it doesn't say.
 

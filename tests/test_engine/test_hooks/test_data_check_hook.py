@@ -43,6 +43,22 @@ def test_labels_out_of_range_are_named(options, strategies, message, tmp_path):
         run(tmp_path, {**options, 'train_dataloader.dataset.pipeline': pack}, strategies)
 
 
+@pytest.mark.parametrize('inside', [False, True])
+@pytest.mark.parametrize('strategies', [(), ('dann',)])
+def test_one_hot_labels_of_other_classes_are_named(strategies, inside, tmp_path):
+    augments = dict(type='Mixup', alpha=0.8)
+    options = {'data_preprocessor.num_classes': 10, 'model.train_cfg': dict(augments=augments)}
+    if strategies:
+        options.update(target())
+    if inside:
+        options['model.data_preprocessor'] = dict(num_classes=10, mean=[9.0] * 3, std=[9.0] * 3)
+    with pytest.raises(ValueError, match='and the head has 3 classes: set') as error:
+        run(tmp_path, options, strategies)
+    setting, value = str(error.value).split(': set ')[1].split('=')
+    assert setting.startswith('model.') == inside
+    run(tmp_path, {**options, setting: int(value)}, strategies)
+
+
 def test_labels_out_of_range_in_validation_are_no_wrong_answers(tmp_path):
     options = {'model.head.num_classes': 2, 'val_dataloader.dataset.metainfo': named(),
                'train_dataloader.dataset.metainfo': named(),

@@ -151,10 +151,11 @@ def test_views_take_turns(tmp_path):
         assert batch['data_samples'][0].get('img_path') == f'image {rows[0] % 40} of ToyDataset'
 
 
-def test_mixup_is_left_out_and_its_labels_stay_soft(tmp_path):
+@pytest.mark.parametrize('soft', [True, False])
+def test_mixup_is_left_out_and_its_labels_stay_soft(soft, tmp_path):
     options = {
         'model.train_cfg': dict(augments=dict(type='Mixup', alpha=1.0)),
-        'model.head.loss': dict(type='CrossEntropyLoss', use_soft=True),
+        'model.head.loss': dict(type='CrossEntropyLoss', use_soft=soft),
         'model.head.cal_acc': False,
     }
     runner, hook = run(tmp_path, options=options)

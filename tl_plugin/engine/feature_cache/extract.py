@@ -25,7 +25,7 @@ from ..resume.faults import FaultyBatch, TolerantCollate
 from ..resume.replayable_loader import Draw, ReplayableLoader, SampleReader
 from .cut import PROBE, find_cut
 from .fingerprint import files_fingerprint, fingerprint, weights_fingerprint
-from .rows import check_labels, labels_of
+from .rows import SCORE, check_labels, labels_of
 from .store import FeatureStore, FeatureWriter, Leaf, known_caches, megabytes
 
 
@@ -229,7 +229,7 @@ class Extraction:
         try:
             if augments is not None:
                 preprocessor.batch_augments = None
-            return _channels_innermost(preprocessor(batch, True))
+            return _soft_labels(_channels_innermost(preprocessor(batch, True)))
         finally:
             if augments is not None:
                 preprocessor.batch_augments = augments
@@ -239,6 +239,15 @@ class Extraction:
         if self.dtype is not None and features.is_floating_point():
             dtype = getattr(torch, self.dtype)
         return features.detach().to('cpu', dtype)
+
+
+def _soft_labels(data: dict) -> dict:
+    """One-hot labels are integers until mixup, which is left out, makes real numbers of them."""
+    for sample in data['data_samples'] or ():
+        score = sample.get(SCORE)
+        if isinstance(score, Tensor) and not score.is_floating_point():
+            sample.set_gt_score(score.float())
+    return data
 
 
 def _described(module: nn.Module) -> tuple:

@@ -16,7 +16,13 @@ from tl_plugin.datasets.bad_data import check_batches, describe_data
 
 from ..batch_norm import CURE, LoneImageGuard, lone_image, trained_norms
 from ..batches import parts, sample_name
-from ..class_sets import check_classes, check_width, class_names, num_classes
+from ..class_sets import (
+    check_classes,
+    check_one_hot,
+    check_width,
+    class_names,
+    num_classes,
+)
 from ..data_identity import check_source_free, check_trained
 from ..loops.source_free_loop import TargetLoader
 from ..resume.loaders import train_loaders
@@ -28,10 +34,11 @@ class DataCheckHook(Hook):
 
     These are: a training loader without a batch; classes of training, validation and test data (of
     each domain), of the head and of a checkpoint to test, that differ in names or order; labels
-    that the head has no class for; batches of one image that BatchNorm can't train on. Class sets
-    are compared where data sets name their classes. In validation and test an unknown label may be
-    -1. Images that are trained on and validated on as well are counted in the log; without source
-    images, the validation's domain ``source`` mustn't be the target.
+    that the head has no class for; one-hot labels (mixup) of another number of classes than the
+    head's; batches of one image that BatchNorm can't train on. Class sets are compared where data
+    sets name their classes. In validation and test an unknown label may be -1. Images that are
+    trained on and validated on as well are counted in the log; without source images, the
+    validation's domain ``source`` mustn't be the target.
 
     The launch adds this hook by itself.
     """
@@ -126,6 +133,8 @@ class DataCheckHook(Hook):
             check_batches('train', loader)
         trained = class_names(getattr(loader, 'dataset', None))
         check_width('training', trained, runner.model)
+        inside = (runner.cfg.get('model') or {}).get('data_preprocessor')
+        check_one_hot(runner.model, f'{"model." * bool(inside)}data_preprocessor.num_classes')
         if isinstance(runner._val_loop, BaseLoop):
             for name, dataset in _evaluated(runner._val_loop, 'val_dataloader', 'val_cfg'):
                 check_width(name, class_names(dataset), runner.model)
