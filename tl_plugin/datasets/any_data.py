@@ -17,6 +17,7 @@ from tl_plugin.datasets.bad_data import explain_dataset
 from tl_plugin.datasets.folders import EXTENSIONS, ByExtension, is_image_name, is_system_name
 from tl_plugin.datasets.images import SPLITS, TRAIN, DomainImages, ImageItem
 from tl_plugin.datasets.wrappers import opened
+from tl_plugin.datasets.wrappers import parts as parts_of
 from tl_plugin.options import type_name
 
 _TABLES = ('.csv', '.tsv', '.json', '.jsonl')
@@ -252,7 +253,7 @@ def _from_datasets(datasets: dict[str, dict], cfg: Config, given: str) -> Domain
                 place = f'{split}/{number}' if number else split
                 parts[place], sizes[place] = part, len(inner)
                 items += _from_dataset(inner, split, place, given)
-            if 'dataset' in config or 'datasets' in config:
+            if parts_of(config):
                 notes.append(
                     f'{given}: {type_name(config)} of {split or "the images"} is opened: each '
                     'image of the data sets inside is taken once.'

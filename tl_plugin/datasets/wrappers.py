@@ -96,15 +96,12 @@ def opened(config: dict, dataset: Any) -> Iterator[tuple[dict, Any]]:
     Yields:
         The config and the data set.
     """
-    if config.get('datasets'):
-        for part, inner in zip(config['datasets'], dataset.datasets):
-            yield from opened(part, inner)
-    elif config.get('dataset'):
-        fold = getattr(dataset, '_ori_indices', None)
-        for part, inner in opened(config['dataset'], dataset.dataset):
-            yield (part if fold is None else narrowed(part, fold)), inner
-    else:
+    if not parts(config):
         yield config, dataset
+    fold = getattr(dataset, '_ori_indices', None)
+    for part, built in zip(parts(config), parts(dataset)):
+        for inner, found in opened(part, built):
+            yield (inner if fold is None else narrowed(inner, fold)), found
 
 
 def narrowed(config: dict, numbers: Sequence[int]) -> dict:
