@@ -14,8 +14,10 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from tests.distributed import run_distributed
+from tests.folders import WRAPPERS
 from tests.toy import STOCK, toy_config, train
 from tl_plugin import cpu_launch, launch
+from tl_plugin.datasets.wrappers import inner_configs
 from tl_plugin.launch import (
     build_runner,
     config_file,
@@ -117,6 +119,15 @@ def test_test_flags_do_what_they_do_in_mmpretrain(flags, monkeypatch):
     path = str(config_file(CIFAR))
     theirs = _reference('test.py', [path, 'weights.pth', *flags.split()], monkeypatch)
     _same(prepare_test(load_config(CIFAR), 'weights.pth', **TEST_FLAGS[flags]), theirs)
+
+
+@pytest.mark.parametrize('kind', WRAPPERS)
+def test_augmented_views_go_through_what_is_inside_of_a_wrapper(kind, tmp_path):
+    cfg = toy_config(tmp_path)
+    wanted = prepare_test(toy_config(tmp_path), 'weights.pth', tta=True).test_dataloader.dataset
+    cfg.test_dataloader.dataset = WRAPPERS[kind](cfg.test_dataloader.dataset.to_dict())
+    (inner,) = inner_configs(prepare_test(cfg, 'weights.pth', tta=True).test_dataloader.dataset)
+    assert inner.pipeline == wanted.pipeline and inner.pipeline[-1].type == 'TestTimeAug'
 
 
 @pytest.mark.parametrize('tool', ['train.py', 'test.py'])

@@ -23,6 +23,7 @@ from mmengine.runner import Runner
 
 from tl_plugin.config_types import importable
 from tl_plugin.cpu_launch import join_cpu_group, runs_on_cpus, wrap_for_cpus
+from tl_plugin.datasets.wrappers import inner_configs
 from tl_plugin.fault_tolerance import check_start, make_fault_tolerant, set_resume
 from tl_plugin.options import type_name
 from tl_plugin.strategies import apply_strategies, configs_dir
@@ -327,7 +328,8 @@ def _check_amp(cfg: Config) -> None:
 
 
 def _set_tta(cfg: Config) -> None:
-    pipeline = cfg.test_dataloader.dataset.pipeline
+    datasets = inner_configs(cfg.test_dataloader.dataset)
+    pipeline = datasets[0].pipeline
     if 'tta_pipeline' not in cfg:
         flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
         packing = copy.deepcopy(pipeline[-1])
@@ -336,7 +338,8 @@ def _set_tta(cfg: Config) -> None:
     if 'tta_model' not in cfg:
         cfg.tta_model = dict(type='mmpretrain.AverageClsScoreTTA')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = copy.deepcopy(cfg.tta_pipeline)
 
 
 def _complete_loader(
