@@ -110,6 +110,23 @@ def test_a_target_without_labels_is_measured_without(folders, tmp_path):
     assert 'target/accuracy/top1' not in metrics
 
 
+def test_a_target_with_labels_on_some_images_is_measured_by_these(folders, tmp_path):
+    names = [f'{name}/{n}.png' for name in COLOURS for n in range(20)]
+    rows = [f'{name},{name.split("/")[0] if i % 3 else ""}' for i, name in enumerate(names)]
+    table = folders / 'target' / 'some.csv'
+    table.write_text('image,label\n' + '\n'.join(rows))
+    data = prepare_data(read_data(folders / 'source'), read_data(table))
+    table.unlink()
+    path = write_config(data, timm_model(), tmp_path, image_size=32, epochs=1, num_workers=0)
+    cfg = load_config(path)
+    for split, loop in (('val', cfg.val_cfg), ('test', cfg.test_cfg)):
+        numbers = [int(line.split()[-1]) for line in lines(loop.dataloaders.target.dataset)]
+        images = data.target.split(split)
+        assert numbers == [-1 if i.label is None else data.classes.index(i.label) for i in images]
+        assert 0 < numbers.count(-1) < len(numbers)
+        assert loop.evaluators.target.type == 'LabelledOnly'
+
+
 def test_data_sets_of_configs_keep_their_pipelines_and_are_divided(tmp_path):
     odd = list(range(1, 200, 2))
     for quality, indices in (('clean', 120), ('field', odd)):

@@ -228,6 +228,7 @@ def test_results_of_older_runs_are_kept(climbs, tmp_path, capsys):
     assert capsys.readouterr().out.count('finished before, kept') == 2
     assert 'not known' in markdown_table(climbed.results)
     assert climbed.results.recommendation.measure == SCORE
+    assert 'Of source_only, adabn nothing is known' in climbed.page.text
     assert climbed.rungs[0]['source_images'] == 12 and climbed.rungs[0]['target_accuracy'] is None
     assert 'not known' in climbed.page.text
 

@@ -57,8 +57,8 @@ class Limits:
             raise ValueError(
                 f'{" and ".join(wanted)} would never end the climb: it takes the accuracy on '
                 f'target validation images, which will not be known, since {why}. Leave it out '
-                '(--budget-time SECONDS bounds a climb without labels), or label some of the '
-                'target images that it validates on'
+                '(--budget-time SECONDS bounds a climb without labels), or give val_cfg a domain '
+                'target some of whose images have labels'
             )
 
     def reason_to_stop(self, jobs: Sequence[Job]) -> str | None:

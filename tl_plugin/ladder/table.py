@@ -94,6 +94,16 @@ def _without_labels(results: LadderResults) -> list[Column]:
 
 def notes(results: LadderResults) -> list[str]:
     """Sentences that the table can't be read without."""
+    untested = [rung.name for rung in results.rungs if rung.on(TARGET).test_images is None]
+    if untested:
+        untested = [
+            f'Of {", ".join(untested)} nothing is known on the target\'s test images, since an '
+            'older version ran them: delete their folders, and the same command runs them again.'
+        ]
+    return [*_on_the_target(results), *untested]
+
+
+def _on_the_target(results: LadderResults) -> list[str]:
     if not results.rungs or has_accuracy(results, TARGET):
         partly = next((r.on(TARGET) for r in results.rungs if r.on(TARGET).partly_labelled), None)
         return [] if partly is None else [
