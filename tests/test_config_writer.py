@@ -11,6 +11,7 @@ from tl_plugin.datasets.any_data import read_data
 from tl_plugin.datasets.prepared import prepare_data
 from tl_plugin.ladder.ready_config import ready_config
 from tl_plugin.ladder.rungs import read_rungs
+from tl_plugin.ladder.target_labels import build_dataset
 from tl_plugin.launch import build_runner, load_config, prepare
 
 COLOURS = dict(blue=(0, 0, 1), green=(0, 1, 0), red=(1, 0, 0))
@@ -143,6 +144,27 @@ def test_data_sets_of_configs_keep_their_pipelines_and_are_divided(tmp_path):
     assert 20 <= len(few) <= 30 and set(few) < set(odd)
     metrics = build_runner(prepare(cfg, work_dir=tmp_path / 'run')).test()
     assert 'target/accuracy/top1' in metrics
+
+
+@pytest.mark.parametrize('labels', [True, False])
+def test_a_target_out_of_a_config_is_none_of_the_source(folders, tmp_path, labels):
+    """Both are CustomDatasets, and the source's has a list of files to inherit."""
+    target = tmp_path / 'target.py'
+    root, classes = str(folders / 'target'), sorted(COLOURS)
+    target.write_text(
+        f'dataset = dict(type="CustomDataset", data_root={root!r}, with_label={labels},'
+        f'metainfo=dict(classes={classes}))'
+    )
+    data = prepare_data(read_data(folders / 'source'), read_data(target))
+    path = write_config(data, timm_model(), tmp_path / 'w', 32, num_workers=0)
+    cfg = load_config(path)
+    for split in ('val', 'test'):
+        dataset = build_dataset(cfg, 'target', split)
+        paths = {dataset.get_data_info(index)['img_path'] for index in range(len(dataset))}
+        assert paths == {item.name for item in data.target.split(split)}
+        assert dataset[0]['inputs'].shape == (3, 32, 32)
+    metrics = build_runner(prepare(cfg, work_dir=tmp_path / 'run')).test()
+    assert ('target/accuracy/top1' in metrics) == labels
 
 
 def test_what_a_command_line_names_becomes_a_config(folders, tmp_path):
