@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 
 from tests.pages import Page, check_that_it_stands_alone, numbers
 from tests.test_ladder.conftest import RUNGS, run_tool, start_tool, write_tiny
@@ -92,7 +92,7 @@ def test_a_ready_config_gives_the_same_weights_without_the_ladder(climbed, tmp_p
     config.merge_from_dict({'work_dir': str(tmp_path), 'experiment_name': 'without_the_ladder'})
     Runner.from_cfg(config).train()
     ours, plain = (
-        torch.load(Path(path) / 'epoch_2.pth', weights_only=True)['state_dict']
+        CheckpointLoader.load_checkpoint(str(Path(path) / 'epoch_2.pth'))['state_dict']
         for path in (folder, tmp_path)
     )
     assert all(torch.equal(ours[name], plain[name]) for name in ours)
