@@ -182,6 +182,24 @@ def test_resume_takes_the_latest_checkpoint_or_starts_as_the_config_says(tmp_pat
         prepare(toy_config(tmp_path), resume=str(tmp_path / 'epoch_9.pth'))
 
 
+def test_the_written_config_is_that_of_the_whole_run(tmp_path):
+    """Of a resumed run too, so that other tools neither resume nor begin elsewhere."""
+    first = tmp_path / 'first'
+    train(toy_config(first, max_epochs=1))
+    cfg = toy_config(tmp_path, max_epochs=1, options={'load_from': str(first / 'epoch_1.pth')})
+    build_runner(prepare(Config(cfg.to_dict()))).train()
+    cfg.train_cfg.max_epochs = 2
+    cfg.dump(tmp_path / 'of the user.py')
+    runner = build_runner(prepare(load_config(tmp_path / 'of the user.py'), resume='auto'))
+    written = Config.fromfile(tmp_path / 'of the user.py')
+    assert not written.resume and written.load_from == str(first / 'epoch_1.pth')
+    assert 'started_from' not in written
+    runner.train()
+    assert (runner.epoch, runner.iter) == (2, 6)
+    log = runner.message_hub.get_scalar('train/loss').data[0]
+    assert len(log) == 6  # the first epoch's history went on
+
+
 def test_a_test_does_not_resume(tmp_path):
     cfg = prepare_test(toy_config(tmp_path, options={'resume': True}), 'weights.pth')
     assert not cfg.resume and cfg.load_from == 'weights.pth'

@@ -28,6 +28,8 @@ ADDED = (
     'LoadReportHook',
     'CollapsedPredictionsHook',
 )
+#: Where a config that is resumed keeps the ``load_from`` that its run began with.
+STARTED_FROM = 'started_from'
 
 
 def make_fault_tolerant(cfg: Config) -> Config:
@@ -71,7 +73,7 @@ def set_resume(cfg: Config, resume: str) -> None:
     """Writes into a config what to resume from, if there is something.
 
     Args:
-        cfg: Changed in place.
+        cfg: Changed in place. Its ``load_from`` is kept as :data:`STARTED_FROM`.
         resume: 'auto' for the newest whole checkpoint in the work folder, or a checkpoint's path.
 
     Raises:
@@ -85,6 +87,7 @@ def set_resume(cfg: Config, resume: str) -> None:
         _check_there(resume, '--resume')
         check_resumable(resume)
     if found is not None:
+        cfg[STARTED_FROM] = cfg.get('load_from')
         cfg.resume, cfg.load_from = True, str(found)
         print_log(f'Resuming from {found}.', logger='current')
     else:

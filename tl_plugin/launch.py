@@ -24,7 +24,12 @@ from mmengine.runner import Runner
 from tl_plugin.config_types import importable
 from tl_plugin.cpu_launch import join_cpu_group, runs_on_cpus, wrap_for_cpus
 from tl_plugin.datasets.wrappers import inner_configs
-from tl_plugin.fault_tolerance import check_start, make_fault_tolerant, set_resume
+from tl_plugin.fault_tolerance import (
+    STARTED_FROM,
+    check_start,
+    make_fault_tolerant,
+    set_resume,
+)
 from tl_plugin.options import type_name
 from tl_plugin.strategies import apply_strategies, configs_dir
 
@@ -288,10 +293,26 @@ def build_runner(cfg: Config, plain: bool = False) -> Runner:
         BrokenCheckpointError: If it is damaged, or holds more than data.
     """
     cfg = importable(cfg if plain else make_fault_tolerant(cfg))
+    started_from = cfg.pop(STARTED_FROM, None)
     check_start(cfg)
     if runs_on_cpus(cfg):
         join_cpu_group(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if cfg.get('launcher', 'none') != 'none' or cfg.get('resume'):
+        _write_config_of_run(runner, started_from)
+    return runner
+
+
+def _write_config_of_run(runner: Runner, started_from: str | None) -> None:
+    """Keeps out of the written config what this start alone was told: its launcher, to resume.
+
+    Otherwise whatever reads that config, such as mmpretrain's ``confusion_matrix.py``, would wait
+    for other processes, or resume from the checkpoint it is to test.
+    """
+    if runner.cfg.get('resume'):
+        runner.cfg.resume, runner.cfg.load_from = False, started_from
+    runner.cfg.launcher = 'none'
+    runner.dump_config()
 
 
 def _prepare_run(cfg: Config, work_dir: str | Path | None, launcher: str) -> None:
