@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.test_ladder.conftest import write_tiny
+from tl_plugin.commands import tool_command
 from tl_plugin.ladder.climb import Run, failure_reason, failure_report, finish, make_folder
 from tl_plugin.ladder.display import Display
 from tl_plugin.ladder.job import Failure, plan
@@ -49,7 +50,7 @@ def test_a_report_of_a_failure_shows_the_log_the_cure_and_the_command(job, tmp_p
     report = failure_report(Failure(job, failure_reason(1, log), log))
     assert 'what more there is to say' in report
     assert '--cfg-options train_dataloader.batch_size=' in report
-    assert f'python tools/train.py {job.config}' in report
+    assert tool_command('train.py', job.config) in report
 
 
 def test_a_folder_is_kept_for_its_own_job_and_set_aside_for_another(job):

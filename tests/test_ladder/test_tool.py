@@ -13,6 +13,7 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from tests.pages import Page, check_that_it_stands_alone, numbers
 from tests.test_ladder.conftest import RUNGS, run_tool, start_tool, write_tiny
+from tl_plugin.commands import tool_command
 from tl_plugin.engine.resume.checkpoints import newest_whole_checkpoint
 from tl_plugin.ladder.run_ladder import run_ladder
 
@@ -70,7 +71,7 @@ def test_the_table_and_the_last_lines(climbed):
     assert last[0] == f'Report:  {climbed.work_dir / "report.html"}'
     assert last[1] == f'Results: {climbed.work_dir / "results.json"}'
     assert re.match(r'Take \w+\. On validation images \w+ reaches \d+\.\d% of the target', last[2])
-    assert 'python tools/train.py' in last[4]
+    assert tool_command('train.py', climbed.work_dir) in last[4]
 
 
 def test_finished_rungs_are_kept_and_a_changed_one_is_run_again(climbed, capsys):

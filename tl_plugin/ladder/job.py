@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
 
+from tl_plugin.commands import tool_command
 from tl_plugin.ladder.files import read_json
 from tl_plugin.ladder.ready_config import CONFIG_NAME, content_key, ready_config
 from tl_plugin.ladder.recommend import BASELINE
@@ -67,13 +67,11 @@ class Job:
         return RunResult.from_json(found) if found and found['key'] == self.key else None
 
     def commands(self) -> list[str]:
-        """The shell commands that make the run and its test again."""
-        config = shlex.quote(str(self.config))
-        result = self.result()
-        checkpoint = shlex.quote(result.checkpoint if result else 'CHECKPOINT')
+        """The shell commands that make the run and its test again, from the current folder."""
+        checkpoint = getattr(self.result(), 'checkpoint', '') or 'CHECKPOINT'
         return [
-            f'python tools/train.py {config}',
-            f'python tools/test.py {config} {checkpoint}',
+            tool_command('train.py', self.config),
+            tool_command('test.py', self.config, checkpoint),
         ]
 
 
