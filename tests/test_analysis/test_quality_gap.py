@@ -100,6 +100,14 @@ def test_shares_are_those_of_the_target_where_appearance_is_equal():
     assert abs((probability > 0.5).mean() - target.mean()) > 0.05  # counting predictions is worse
 
 
+def test_classes_with_too_few_source_images_are_named():
+    source, source_labels = clusters([40, 4, 20])
+    target, target_labels = clusters([10, 10, 10], seed=1)
+    found = classifier_findings(source, source_labels, target, target_labels)
+    assert found.left_out == {'b': 4}
+    assert set(found.source_shares) == {'a', 'c'} == {gap.name for gap in found.class_gaps}
+
+
 def test_one_class_alone_has_no_classifier():
     points = np.zeros((10, 3))
     assert classifier_findings(points, ['a'] * 10, points, [None] * 10) is None

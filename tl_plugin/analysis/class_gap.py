@@ -50,6 +50,7 @@ class ClassifierFindings:
         estimated_shares: Class -> share of the target, estimated without its labels.
         label_shift: Total variation distance between source and target shares (of the labels, or
             else the estimate), 0 to 1.
+        left_out: Class -> its source images, too few for it to be among the classes above.
     """
 
     source_accuracy: Estimate | None
@@ -61,6 +62,7 @@ class ClassifierFindings:
     target_shares: dict[str, float] | None
     estimated_shares: dict[str, float]
     label_shift: float
+    left_out: dict[str, int]
 
 
 def classifier_findings(
@@ -119,6 +121,7 @@ def classifier_findings(
         label_shift=sum(
             abs(shares[name] - (target_shares or estimated)[name]) for name in classes
         ) / 2,
+        left_out={str(n): int(count) for n, count in zip(found, counts) if count < FEWEST},
     )  # fmt: skip
 
 

@@ -98,9 +98,11 @@ def _drop(classifier, reasons: list[str]) -> float | None:
     if classifier is None or classifier.target_accuracy is None:
         return None
     before, after = classifier.source_accuracy.value, classifier.target_accuracy.value
+    left_out = classifier.left_out
+    without = f' It leaves out {_list(left_out)}: too few images.' if left_out else ''
     reasons.append(
         f'A classifier trained on the source alone is right on {100 * before:.0f}% of source and '
-        f'{100 * after:.0f}% of target images.'
+        f'{100 * after:.0f}% of target images.{without}'
     )
     return before - after
 
