@@ -1,0 +1,144 @@
+"""A folder of field images without a label: diagnosis, ladder, recommended config, train, test."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.journeys.walk import (
+    SHAPES,
+    WITHOUT_WORKERS,
+    percent,
+    predict,
+    proposed,
+    read_json,
+    read_list,
+    tool,
+    write_class_folders,
+    write_images,
+)
+from tests.pages import Page, check_that_it_stands_alone, numbers
+
+MODEL = """
+_base_ = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+model = dict(backbone=dict(base_channels=8, stem_channels=8), head=dict(in_channels=64))
+optim_wrapper = dict(optimizer=dict(lr=0.05))
+"""
+RUNGS = ['source_only', 'adabn', 'dann']
+
+
+@pytest.fixture(scope='module')
+def walked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('user')
+    write_class_folders(folder / 'source', dict.fromkeys(SHAPES, 20), seed=0)
+    write_images(folder / 'field', [0, 1, 2] * 16, seed=1, field=True)
+    (folder / 'model.py').write_text(MODEL)
+    tool('diagnose.py', '--source', 'source', '--target', 'field', '--backbone', 'model.py',
+         '--image-size', 32, '--work-dir', 'found', cwd=folder)  # fmt: skip
+    findings = read_json(folder / 'found' / 'findings.json')
+    (command,) = [c for c in findings['recommendation']['commands'] if 'ladder.py' in c]
+    said = proposed(
+        command, '--work-dir', 'climbed', '--rungs', *RUNGS[1:], '--cfg-options',
+        'train_cfg.max_epochs=4', 'train_cfg.val_interval=4', *WITHOUT_WORKERS, cwd=folder,
+    )  # fmt: skip
+    results = read_json(folder / 'climbed' / 'results.json')
+    return SimpleNamespace(
+        folder=folder,
+        findings=findings,
+        said=said,
+        results=results,
+        rungs={rung['name']: rung for rung in results['rungs']},
+        page=(folder / 'climbed' / 'report.html').read_text(),
+        lists=folder / 'found' / 'lists',
+    )
+
+
+@pytest.fixture(scope='module')
+def recounted(walked):
+    """What mmpretrain itself predicts with each checkpoint: rung -> domain -> predictions."""
+    images = {
+        'source': read_list(walked.lists / 'source_test.txt')[0],
+        'target': read_list(walked.lists / 'target_test.txt', labelled=False)[0],
+    }
+    return {
+        name: {
+            domain: predict(walked.folder / rung['config'], walked.folder / rung['checkpoint'], own)
+            for domain, own in images.items()
+        }
+        for name, rung in walked.rungs.items()
+    }
+
+
+def test_the_diagnosis_knows_that_there_are_no_labels(walked):
+    target = walked.findings['target']
+    assert target['images'] == target['readable'] == target['unlabelled'] == 48
+    assert target['classes'] == {} and target['imbalance'] is None
+    assert walked.findings['classifier']['target_accuracy'] is None
+
+
+def test_every_rung_has_a_row_and_no_target_accuracy(walked):
+    assert list(walked.rungs) == RUNGS and walked.results['failures'] == []
+    for rung in walked.rungs.values():
+        assert rung['target_accuracy'] is None and rung['target_accuracy_interval'] is None
+        assert rung['target_change'] is None and rung['target_images'] == 0
+        assert not any(name.startswith('target/accuracy') for name in rung['validation'])
+
+
+def test_figures_are_those_of_the_checkpoints(walked, recounted):
+    labels = read_list(walked.lists / 'source_test.txt')[1]
+    before = [one['pred_label'] for one in recounted['source_only']['target']]
+    for name, rung in walked.rungs.items():
+        source, target = recounted[name]['source'], recounted[name]['target']
+        right = [one['pred_label'] == label for one, label in zip(source, labels)]
+        assert rung['source_accuracy'] == pytest.approx(percent(right), abs=0.01)
+        assert rung['source_test_images'] == len(source) and rung['source_images'] == len(labels)
+        assert rung['target_test_images'] == len(target) > 0
+        confident = percent([one['pred_score'] >= 0.9 for one in target])
+        assert rung['target_confident'] == pytest.approx(confident, abs=0.01)
+        agreement = percent([one['pred_label'] == own for one, own in zip(target, before)])
+        assert rung['target_agreement'] == pytest.approx(agreement, abs=0.01)
+    assert walked.rungs['source_only']['target_agreement'] == 100
+    # Not one figure for all, which any mistake would give as well.
+    assert len({rung['target_agreement'] for rung in walked.rungs.values()}) > 1
+
+
+def test_table_and_report_say_that_it_is_unknown(walked):
+    page = check_that_it_stands_alone(walked.page)
+    header, *rows = page.tables['Results']
+    assert header[1:5] == ['target score', 'confident %', 'as source_only %', 'source %']
+    assert [row[0] for row in rows] == RUNGS
+    for row in rows:
+        rung = walked.rungs[row[0]]
+        shown = [rung['target_confident'], rung['target_agreement'], rung['source_accuracy']]
+        assert [numbers(cell)[0] for cell in row[3:6]] == pytest.approx(shown, abs=0.0501)
+    advice = walked.results['recommendation']
+    assert ('h2', f'Take {advice["rung"]}, on weak grounds.') in page.landmarks
+    assert 'images of the target has a label' in page.text
+    assert all(name in walked.said for name in RUNGS)
+    assert 'target %' not in walked.said and 'nan' not in walked.said.lower()
+
+
+def test_the_recommended_rungs_commands_train_and_test_it(walked):
+    """What the report tells the user to run: the same accuracy comes out."""
+    measure = walked.results['recommendation']['measure']
+    rung = walked.rungs[walked.results['recommendation']['rung']]
+    scores = [each['validation'][measure][0] for each in walked.rungs.values()]
+    assert rung['validation'][measure][0] == max(scores)
+    train, test = rung['command'].split(' && ')
+    assert train in Page(walked.page).text
+    before = torch.load(walked.folder / rung['checkpoint'])['state_dict']
+    proposed(train, '--work-dir', 'again', cwd=walked.folder)
+    (again,) = (walked.folder / 'again').glob('epoch_*.pth')
+    after = torch.load(again)['state_dict']
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    proposed(test, '--work-dir', 'tested', '--out', 'metrics.json', '--out-item', 'metrics',
+             cwd=walked.folder)  # fmt: skip
+    metrics = read_json(walked.folder / 'metrics.json')
+    assert metrics['source/accuracy/top1'] == pytest.approx(rung['source_accuracy'], abs=0.01)
+    assert not any(name.startswith('target/accuracy') for name in metrics)
+    assert metrics['target/label_free/information_maximization'] == pytest.approx(
+        rung['target_label_free']['information_maximization'], abs=1e-3
+    )
