@@ -9,23 +9,20 @@ import torch
 
 from tests.journeys.walk import (
     SHAPES,
+    THIN_RESNET,
     WITHOUT_WORKERS,
     percent,
     predict,
     proposed,
     read_json,
     read_list,
+    share_right,
     tool,
     write_class_folders,
     write_images,
 )
 from tests.pages import Page, check_that_it_stands_alone, numbers
 
-MODEL = """
-_base_ = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
-model = dict(backbone=dict(base_channels=8, stem_channels=8), head=dict(in_channels=64))
-optim_wrapper = dict(optimizer=dict(lr=0.05))
-"""
 RUNGS = ['source_only', 'adabn', 'dann']
 
 
@@ -34,7 +31,7 @@ def walked(tmp_path_factory):
     folder = tmp_path_factory.mktemp('user')
     write_class_folders(folder / 'source', dict.fromkeys(SHAPES, 20), seed=0)
     write_images(folder / 'field', [0, 1, 2] * 16, seed=1, field=True)
-    (folder / 'model.py').write_text(MODEL)
+    (folder / 'model.py').write_text(THIN_RESNET)
     tool('diagnose.py', '--source', 'source', '--target', 'field', '--backbone', 'model.py',
          '--image-size', 32, '--work-dir', 'found', cwd=folder)  # fmt: skip
     findings = read_json(folder / 'found' / 'findings.json')
@@ -59,8 +56,8 @@ def walked(tmp_path_factory):
 def recounted(walked):
     """What mmpretrain itself predicts with each checkpoint: rung -> domain -> predictions."""
     images = {
-        'source': read_list(walked.lists / 'source_test.txt')[0],
-        'target': read_list(walked.lists / 'target_test.txt', labelled=False)[0],
+        'source': read_list(walked.lists / 'source_test.txt'),
+        'target': read_list(walked.lists / 'target_test.txt', labelled=False),
     }
     return {
         name: {
@@ -87,12 +84,11 @@ def test_every_rung_has_a_row_and_no_target_accuracy(walked):
 
 
 def test_figures_are_those_of_the_checkpoints(walked, recounted):
-    labels = read_list(walked.lists / 'source_test.txt')[1]
+    labels = read_list(walked.lists / 'source_test.txt').values()
     before = [one['pred_label'] for one in recounted['source_only']['target']]
     for name, rung in walked.rungs.items():
         source, target = recounted[name]['source'], recounted[name]['target']
-        right = [one['pred_label'] == label for one, label in zip(source, labels)]
-        assert rung['source_accuracy'] == pytest.approx(percent(right), abs=0.01)
+        assert rung['source_accuracy'] == pytest.approx(share_right(source, labels), abs=0.01)
         assert rung['source_test_images'] == len(source) and rung['source_images'] == len(labels)
         assert rung['target_test_images'] == len(target) > 0
         confident = percent([one['pred_score'] >= 0.9 for one in target])

@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 #: The tools that came with mmpretrain.
 STOCK_TOOLS = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
 SHAPES = ('circle', 'line', 'square')
+#: A config of a user's that serves as ``--backbone`` and needs no weights.
+THIN_RESNET = """
+_base_ = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+model = dict(backbone=dict(base_channels=8, stem_channels=8), head=dict(in_channels=64))
+optim_wrapper = dict(optimizer=dict(lr=0.05))
+"""
 #: For ``--cfg-options``: starting workers takes longer than reading a few small images.
 WITHOUT_WORKERS = [f'{name}_dataloader.num_workers=0' for name in ('train', 'val', 'test')]
 
@@ -100,7 +106,7 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding='utf-8'))
 
 
-def predict(config: Path, checkpoint: Path, images: Sequence[Path]) -> list[dict]:
+def predict(config: Path, checkpoint: Path, images: Iterable[Path]) -> list[dict]:
     """What mmpretrain's own inferencer says of images, by none of this package's loops.
 
     Args:
@@ -121,7 +127,7 @@ def percent(values: Sequence[bool]) -> float:
     return 100 * sum(values) / len(values)
 
 
-def read_list(path: Path, labelled: bool = True) -> tuple[list[Path], list[int]]:
+def read_list(path: Path, labelled: bool = True) -> dict[Path, int | None]:
     """Read a list of images that a tool wrote for mmpretrain's ``CustomDataset``.
 
     Args:
@@ -129,17 +135,14 @@ def read_list(path: Path, labelled: bool = True) -> tuple[list[Path], list[int]]
         labelled: Whether the number of a class stands behind each file.
 
     Returns:
-        Files and classes; no classes where there are none.
+        File -> class, in order; None for each where there are no classes.
     """
     lines = path.read_text(encoding='utf-8').splitlines()
     if not labelled:
-        return [Path(line) for line in lines], []
-    pairs = [line.rsplit(' ', 1) for line in lines]
-    return [Path(name) for name, _ in pairs], [int(label) for _, label in pairs]
+        return {Path(line): None for line in lines}
+    return {Path(name): int(label) for name, label in (line.rsplit(' ', 1) for line in lines)}
 
 
-def recount(config: Path, checkpoint: Path, listed: Path) -> float:
-    """Percent of a list's images that mmpretrain's own inferencer gets right."""
-    images, labels = read_list(listed)
-    found = predict(config, checkpoint, images)
+def share_right(found: Sequence[dict], labels: Iterable[int | None]) -> float:
+    """Percent of predictions of :func:`predict` that are the labels."""
     return percent([one['pred_label'] == label for one, label in zip(found, labels)])
