@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix as reference
 
 from tl_plugin.ladder import curves
-from tl_plugin.ladder.records import Predictions
+from tl_plugin.ladder.records import Predictions, RungResult
 
 
 def decode(uri, expected='png'):
@@ -65,3 +66,12 @@ def test_sample_images_keep_their_colours_and_shrink():
     shown = decode(curves.image_data_uri(image), 'jpeg')
     assert shown.size == (85, 128)
     assert shown.getpixel((40, 60)) == pytest.approx((200, 0, 0), abs=2)
+
+
+@pytest.mark.parametrize('name', ['backbone.timm_model.blocks.10.2', 'a_layer_of_a_long_name'])
+def test_names_of_layers_have_room_below_a_single_rung(name):
+    kept = dict(layers=[name] * 12, target=dict(cka=[0.5] * 12))
+    rungs = {2: RungResult('fine_tune', kept_layers=kept)}
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')  # matplotlib warns where it gives a layout up
+        curves.plot_kept_layers(rungs, 'target')

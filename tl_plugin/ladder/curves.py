@@ -161,10 +161,13 @@ def plot_kept_layers(rungs: dict[int, RungResult], domain: str) -> str:
     found = [rung.kept_layers for rung in rungs.values()]
     layers = found[0]['layers']
     grid = np.array([[np.nan if v is None else v for v in each[domain]['cka']] for each in found])
-    size = (1.0 + 0.42 * max(len(layers), 4), 1.6 + 0.32 * len(rungs))
+    names = [_short(name) for name in layers]
+    # A row of one rung would else leave no room to names that stand upright.
+    below = max(1.6, 1.0 + 0.09 * max(map(len, names)))
+    size = (1.0 + 0.42 * max(len(layers), 4), below + 0.32 * len(rungs))
     figure, axes = _figure('layers, from the image to the decision', 'rung', size=size)
     axes.imshow(grid, vmin=0, vmax=1, cmap='viridis', aspect='auto')
-    axes.set_xticks(range(len(layers)), [_short(name) for name in layers], rotation=90)
+    axes.set_xticks(range(len(layers)), names, rotation=90)
     axes.set_yticks(range(len(rungs)), list(rungs))
     for row, column in np.argwhere(np.isfinite(grid)):
         value = grid[row, column]
@@ -175,7 +178,9 @@ def plot_kept_layers(rungs: dict[int, RungResult], domain: str) -> str:
 
 
 def _short(name: str) -> str:
-    return name.split('.', 1)[-1] if len(name) > 12 else name
+    while len(name) > 12 and '.' in name:
+        name = name.split('.', 1)[1]
+    return name
 
 
 def _together(places: Mapping[int, tuple[float, float]]) -> list[tuple[tuple, list[int]]]:
