@@ -70,6 +70,8 @@ def test_where_a_run_starts_is_checked_before_anything_is_built(tmp_path):
 
 
 def test_nothing_but_metrics_is_logged_of_a_validation(tmp_path):
-    build_runner(prepare(toy_config(tmp_path, max_epochs=1))).train()
+    cfg = toy_config(tmp_path, max_epochs=1)
+    cfg.experiment_name = 'metrics alone'  # two runs of one name in a second share their log
+    build_runner(prepare(cfg)).train()
     records = next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()
     assert set(json.loads(records[-1])) == {'accuracy/top1', 'data_time', 'time', 'step'}

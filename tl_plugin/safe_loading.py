@@ -81,19 +81,31 @@ def _asked_for(path: str | Path) -> list[str]:
     try:
         if zipfile.is_zipfile(path):
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-        with open(path, 'rb') as file:
-            names = {
-                '.'.join(argument.split(' '))
-                for _ in range(4)  # torch's magic number, its version, the system, and the object
-                for opcode, argument, _ in pickletools.genops(file)
-                if opcode.name == 'GLOBAL'
-            }
+        names = _globals_of(path)
     except Exception:  # of damaged bytes both make whatever comes
         return []
     known = torch._weights_only_unpickler
     allowed = {*known._get_allowed_globals(), *known._get_user_allowed_globals()}
     names = {name.replace('__builtin__', 'builtins') for name in names}
     return sorted(names - allowed)
+
+
+def _globals_of(path: str | Path) -> set[str]:
+    """Name what the pickles of a file in the format before torch 1.6 ask for, one after the other.
+
+    That format has torch's magic number, its version, the system and the object; a plain pickle
+    ends after the first.
+    """
+    names = set()
+    with open(path, 'rb') as file:
+        while file.peek(1) and len(names) < 100:
+            try:
+                for opcode, argument, _ in pickletools.genops(file):
+                    if opcode.name == 'GLOBAL':
+                        names.add('.'.join(argument.split(' ')))
+            except ValueError:  # the bytes of the tensors, which follow
+                break
+    return names
 
 
 def _advice(path: str | Path, names: list[str], text: str) -> str:

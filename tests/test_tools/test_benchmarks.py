@@ -21,8 +21,9 @@ def test_optimizer_step(tmp_path):
     run('optimizer_step.py', '--widths', '24', '--steps', '2', '--out', str(out))
     result, = json.loads(out.read_text())['results']
     groups = {name: row['groups'] for name, row in result['constructors'].items()}
-    # 14 layers, each with and without weight decay, against one group for each tensor.
-    assert groups == {'LayerwiseLROptimWrapperConstructor': 28,
+    # 14 layers, each with and without weight decay, and the last norm, which has the head's depth
+    # but isn't multiplied as the head is, against one group for each tensor.
+    assert groups == {'LayerwiseLROptimWrapperConstructor': 29,
                       'LearningRateDecayOptimWrapperConstructor': 152}
     assert result['ratio'] > 0
 

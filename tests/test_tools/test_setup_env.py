@@ -195,7 +195,7 @@ def test_torch_comes_with_its_torchvision_and_a_full_mmcv_stays(
         ('quickstart.sh', '-u tools/ladder.py configs/digits/ladder.py --work-dir '
                           'work_dirs/quickstart --rungs adabn feature_extraction fine_tune '
                           'joint_training dann self_training interpolation --seeds 0 1'),
-        ('run_tests.sh', '-m pytest --seeds 0 1'),
+        ('run_tests.sh', '-m pytest -n auto --maxprocesses 4 --dist loadfile --seeds 0 1'),
     ],
 )
 def test_scripts_run_in_the_checkout_from_anywhere(checkout, script, expected):
