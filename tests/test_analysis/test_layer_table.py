@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from tests.tiny_runs import TINY_RESNET, TINY_VIT, tiny_config
-from tl_plugin.analysis.layer_table import layer_report, layer_table
+from tl_plugin.analysis.features import build_model
+from tl_plugin.analysis.layer_table import build_without_weights, layer_report, layer_table
 from tl_plugin.engine.layers import LayerMap
 from tl_plugin.engine.tables import as_text
 from tl_plugin.launch import load_config
@@ -107,6 +109,17 @@ def test_needs_no_weights_and_no_gpu():
     report = layer_report(cfg)
     assert report['backbone'] == 'TIMMBackbone'
     assert report['totals']['groups'] == 1
+
+
+def test_building_a_model_leaves_its_config_as_it_was():
+    """Of which a run's key in the ladder is made, for one, whatever was built before."""
+    cfg = load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+    before = copy.deepcopy(cfg.to_dict())
+    assert 'type' not in before['data_preprocessor']  # which the classifier would add
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        build_without_weights(cfg)
+    build_model(cfg)
+    assert cfg.to_dict() == before
 
 
 def test_table_of_a_stock_config_with_strategies():

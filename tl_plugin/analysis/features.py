@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,10 +23,11 @@ CPU_BATCH, GPU_BATCH = 8, 64
 
 
 def build_model(cfg: Config) -> torch.nn.Module:
-    """Build a config's model with its weights, ready to predict."""
+    """Build a config's model with its weights, ready to predict; the config isn't changed."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
         model = cfg.model.to_dict()
-        model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+        # A copy, because classifiers write defaults into it.
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.get('data_preprocessor')))
         built = MODELS.build(model)
     tell_of_start(built, cfg.get('load_from'))
     # mmengine logs each single weight that it initialises.

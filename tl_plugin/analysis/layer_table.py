@@ -92,11 +92,12 @@ def build_without_weights(cfg: Config) -> nn.Module:
     """Build a config's model as a Runner does, but with random weights.
 
     Args:
-        cfg: The config. Call this in its default scope.
+        cfg: The config, which isn't changed. Call this in its default scope.
     """
     model = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:  # handed down as by a Runner
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+        # A copy, because classifiers write defaults into it.
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     _leave_out_weights(model)
     return MODELS.build(model)
 
