@@ -294,6 +294,9 @@ def build_runner(cfg: Config, plain: bool = False) -> Runner:
     """
     cfg = importable(cfg if plain else make_fault_tolerant(cfg))
     started_from = cfg.pop(STARTED_FROM, None)
+    if not plain:
+        # mmengine writes the config out four times before a run; to format it took most of a start.
+        vars(cfg).update(_format_python_code=False)
     check_start(cfg)
     if runs_on_cpus(cfg):
         join_cpu_group(cfg)
