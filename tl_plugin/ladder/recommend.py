@@ -199,7 +199,7 @@ def _by_score(chosen: RungResult, best: RungResult, baseline: RungResult | None)
         )
     ]
     if baseline is chosen:
-        reasons.append('No dearer rung inside the budget has a better one.')
+        reasons.append('No more expensive rung inside the budget has a better one.')
     reasons.append(
         'This is a weak reason. The score (information maximization) is high where predictions are '
         'confident and spread over the classes; a model can be both and wrong, and the score can '

@@ -30,10 +30,10 @@ class LoadReportHook(Hook):
 
     mmengine loads what fits and goes on. Here a checkpoint of which nothing fits the backbone is
     refused, since the run would start from random weights; so is one to resume from that doesn't
-    fit whole; and a classifier of another width starts anew only where that is wanted, averages of
+    fit whole; and a classifier of another width starts new only where that is wanted, averages of
     it and what serves training alone (an alignment's discriminator) with it.
 
-    A new run begins its averages (``EMAHook``) anew, from the weights that it begins with: those of
+    A new run begins its averages (``EMAHook``) from the weights that it begins with: those of
     the model as its first step finds it. Of a checkpoint with averaged weights it takes these.
 
     Args:
