@@ -81,6 +81,17 @@ def test_a_checkpoint_restores_both_and_a_source_checkpoint_starts_both():
         assert torch.equal(plain(_inputs(3)), other(_inputs(3)))
 
 
+def test_without_source_images_the_source_keeps_what_training_began_with():
+    model = _model(batch_statistics='per_domain', alignments=dict(mcc=dict(type='MCCAlignment')))
+    began = model.backbone.bn1.running_mean.clone()
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05))
+    for step in range(2):
+        model.train_step(dict(target=dict(inputs=3 * _inputs(4, seed=step) + 1)), optimizer)
+    assert not torch.equal(model.backbone.bn1.running_mean, began)
+    with model.statistics_of('source'):
+        assert torch.equal(model.backbone.bn1.running_mean, began)
+
+
 def test_a_validation_of_two_domains_takes_the_right_ones(tmp_path):
     domains = dict(dataloaders=dict(target=dict(dataset=dict(shift=0.5))))
     options = {

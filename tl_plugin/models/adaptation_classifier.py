@@ -292,6 +292,8 @@ class AdaptationClassifier(ImageClassifier):
         """Features of all rows; ``maps`` are those of all rows, too."""
         if self.source_statistics is None:
             return self.extract_feat(inputs)
+        # Now, for training without a source goes on to move the layers' own to the target's.
+        self.source_statistics.start(self)
         split = batch.part(SOURCE).stop
         feats, seen, before = [], [], self._domain
         for domain, part in ((SOURCE, inputs[:split]), (TARGET, inputs[split:])):

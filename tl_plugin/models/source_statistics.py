@@ -46,7 +46,7 @@ class SourceStatistics(nn.Module):
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
         """Puts the source's statistics into the layers of a model, and takes them out again."""
-        self._start(model)
+        self.start(model)
         kept = {layer: _buffers(model, layer) for layer in self.layers}
         for layer in self.layers:
             ours = {name: self._buffers[_key(layer, name)] for name in kept[layer]}
@@ -57,7 +57,12 @@ class SourceStatistics(nn.Module):
             for layer, buffers in kept.items():
                 model.get_submodule(layer)._buffers.update(buffers)
 
-    def _start(self, model: nn.Module) -> None:
+    def start(self, model: nn.Module) -> None:
+        """Take the layers' own statistics for the source's, unless that has been done before.
+
+        Args:
+            model: Whose layers are meant.
+        """
         if self._started is None:
             self._started = bool(self.started)
         if self._started:
