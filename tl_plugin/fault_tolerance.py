@@ -92,7 +92,7 @@ def set_resume(cfg: Config, resume: str) -> None:
         print_log(f'Resuming from {found}.', logger='current')
     else:
         # mmengine would train on from random weights here and forget the config's `load_from`.
-        print_log(f'no whole checkpoint in {cfg.work_dir}: starting anew', logger='current')
+        print_log(f'no whole checkpoint in {cfg.work_dir}: a new run', logger='current')
         cfg.resume = False
 
 

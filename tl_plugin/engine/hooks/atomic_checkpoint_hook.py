@@ -175,7 +175,7 @@ def _start_of(runner: Runner) -> tuple[bool, str | None]:
     if not runner._resume or runner._load_from is not None:
         return runner._resume, runner._load_from
     found = newest_whole_checkpoint(runner.work_dir)
-    what = f'Resuming from {found}' if found else 'Nothing to resume from: starting anew'
+    what = f'Resuming from {found}' if found else 'Nothing to resume from: a new run'
     print_log(f'{what} (looked in {runner.work_dir}).', logger='current')
     return found is not None, str(found) if found else None
 
