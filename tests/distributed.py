@@ -1,4 +1,5 @@
 """Run a function in several gloo processes on one machine and collect what each returns."""
+
 from __future__ import annotations
 
 import multiprocessing
@@ -14,15 +15,22 @@ from unittest import mock
 
 # What a Runner needs so that DistributedDataParallel works without GPUs: mmengine passes
 # device_ids unless the config already has that key.
-CPU_MODEL_WRAPPER = dict(
-    type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+CPU_MODEL_WRAPPER = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
 
-LIBRARIES = ['torch.distributed', 'mmengine.runner', 'mmpretrain.apis', 'mmpretrain.datasets',
-             'mmpretrain.engine', 'mmpretrain.evaluation', 'mmpretrain.models']
+LIBRARIES = [
+    'torch.distributed',
+    'mmengine.runner',
+    'mmpretrain.apis',
+    'mmpretrain.datasets',
+    'mmpretrain.engine',
+    'mmpretrain.evaluation',
+    'mmpretrain.models',
+]
 
 
-def run_distributed(function: Callable, *args: Any, world_size: int = 2,
-                    timeout: float = 240) -> list:
+def run_distributed(
+    function: Callable, *args: Any, world_size: int = 2, timeout: float = 240
+) -> list:
     """Call ``function(*args)`` in ``world_size`` gloo processes.
 
     Inside, ``torch.distributed`` is initialised and the variables that a launcher sets (``RANK``,
@@ -79,19 +87,29 @@ def _result(folder: str, rank: int, process) -> Any:
     return pickle.loads(path.read_bytes())
 
 
-def _work(function: Callable, args: tuple, rank: int, world_size: int, folder: str,
-          timeout: float) -> None:
+def _work(
+    function: Callable, args: tuple, rank: int, world_size: int, folder: str, timeout: float
+) -> None:
     import torch
     import torch.distributed as dist
+
     path = Path(folder, f'rank {rank}')
     try:
         torch.set_num_threads(1)
         os.environ.update(
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size),
-            LOCAL_WORLD_SIZE=str(world_size), MASTER_ADDR='127.0.0.1')
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(world_size),
+            LOCAL_WORLD_SIZE=str(world_size),
+            MASTER_ADDR='127.0.0.1',
+        )
         dist.init_process_group(
-            'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=world_size,
-            timeout=timedelta(seconds=timeout))
+            'gloo',
+            init_method=f'file://{folder}/rendezvous',
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=timeout),
+        )
         result = pickle.dumps(function(*args))
         dist.barrier()
         path.with_suffix('.partial').write_bytes(result)

@@ -54,11 +54,21 @@ WRAPPERS = dict(
     joined=lambda inner: dict(type='ConcatDataset', datasets=[inner]),
     several=lambda inner: dict(type='SeveralSources', datasets=[inner]),
     nested=lambda inner: dict(
-        type='RepeatDataset', times=2, dataset=dict(type='SeveralSources', datasets=[
-            dict(type='ClassBalancedDataset', oversample_thr=0.9, dataset=inner)])),
-)  # fmt: skip
+        type='RepeatDataset',
+        times=2,
+        dataset=dict(
+            type='SeveralSources',
+            datasets=[dict(type='ClassBalancedDataset', oversample_thr=0.9, dataset=inner)],
+        ),
+    ),
+)
 #: How options name the data set inside, in the nesting of each wrapper.
 NESTING = dict(
-    plain='', repeat='dataset.', balanced='dataset.', fold='dataset.', joined='datasets.0.',
-    several='datasets.0.', nested='dataset.datasets.0.dataset.',
-)  # fmt: skip
+    plain='',
+    repeat='dataset.',
+    balanced='dataset.',
+    fold='dataset.',
+    joined='datasets.0.',
+    several='datasets.0.',
+    nested='dataset.datasets.0.dataset.',
+)

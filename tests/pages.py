@@ -36,8 +36,11 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
-        self.addresses += [attributes[key] for key in ('src', 'href', 'srcset', 'action', 'poster')
-                           if key in attributes]  # fmt: skip
+        self.addresses += [
+            attributes[key]
+            for key in ('src', 'href', 'srcset', 'action', 'poster')
+            if key in attributes
+        ]
         if tag == 'img':
             self.pictures.append(attributes)
         elif tag in ('h1', 'h2', 'h3', 'summary'):

@@ -46,20 +46,27 @@ CONVOLUTIONS = dict(
     backbone=dict(type='DANNDigitsBackbone', norm=True),
     neck=dict(type='BottleneckNeck', out_channels=12),
 )
-NETWORKS = dict(vit=dict(backbone=dict(
-    type='VisionTransformer', img_size=28, patch_size=14,
-    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16),
-)))  # fmt: skip
+NETWORKS = dict(
+    vit=dict(
+        backbone=dict(
+            type='VisionTransformer',
+            img_size=28,
+            patch_size=14,
+            arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16),
+        )
+    )
+)
 HEADS = dict(
     linear=dict(type='LinearClsHead', num_classes=3),
     vit=dict(type='VisionTransformerClsHead', num_classes=3),
     stacked=dict(type='StackedLinearClsHead', num_classes=3, mid_channels=[10], norm_cfg=None),
     arcface=dict(type='ArcFaceClsHead', num_classes=3),
     several=dict(
-        type='MultiLabelLinearClsHead', num_classes=3,
+        type='MultiLabelLinearClsHead',
+        num_classes=3,
         loss=dict(type='CrossEntropyLoss', use_sigmoid=True),
     ),
-)  # fmt: skip
+)
 #: Factor -> its values; the first one goes with all others.
 FACTORS = {
     'loop': ['epoch', 'iteration', 'cached', 'source_free'],
@@ -74,8 +81,16 @@ FACTORS = {
 }
 TARGET_ALONE = ('centroid', 'entropy', 'infomax', 'mcc')
 ON_LOGITS = (
-    'cdan', 'cdan_e', 'centroid', 'entropy', 'infomax', 'jan', 'mcc', 'mdd', 'pseudo_label',
-)  # fmt: skip
+    'cdan',
+    'cdan_e',
+    'centroid',
+    'entropy',
+    'infomax',
+    'jan',
+    'mcc',
+    'mdd',
+    'pseudo_label',
+)
 
 
 def refusal(case: dict) -> str | None:
@@ -111,10 +126,13 @@ def plan() -> tuple[list[dict], list[dict]]:
     """Cases that train and cover all pairs that can, and one case for each pair that can't."""
     ruled = [*combinations(FACTORS, 2), ('loop', 'alignment', 'teacher')]
     constraints = [
-        dict(operator='fn', requires=list(names), evaluate=lambda row, names=names: refusal(
-            {name: row[name] for name in names}) is None)
+        dict(
+            operator='fn',
+            requires=list(names),
+            evaluate=lambda row, names=names: refusal({name: row[name] for name in names}) is None,
+        )
         for names in ruled
-    ]  # fmt: skip
+    ]
     trained = [dict(row) for row in make(FACTORS, constraints=constraints)]
     covered = set().union(*map(pairs_of, trained))
     plain = {name: values[0] for name, values in FACTORS.items()}
@@ -159,15 +177,21 @@ def make_config(case: dict, folder) -> Config:
         **NETWORKS.get(case['head'], CONVOLUTIONS),
         head=HEADS[case['head']],
         data_preprocessor=dict(
-            type='DomainDataPreprocessor', mean=[60.0] * 3, std=[60.0] * 3, num_classes=3,
+            type='DomainDataPreprocessor',
+            mean=[60.0] * 3,
+            std=[60.0] * 3,
+            num_classes=3,
             labelled_target=[0, 1, 2] if case['target'] == 'few' else None,
         ),
-    )  # fmt: skip
+    )
     images = dict(image_size=28, labels='several' if several else 'true')
     target = dict(
-        images, size=10, shift=0.5, seed=1,
+        images,
+        size=10,
+        shift=0.5,
+        seed=1,
         labels='none' if case['target'] == 'unlabelled' else images['labels'],
-    )  # fmt: skip
+    )
     source = loader(batch_size=4, size=8, **images)
     kind = 'InfiniteSampler' if case['sampler'] == 'infinite' else 'DefaultSampler'
     source['sampler'] = dict(type=kind, shuffle=True)
@@ -190,33 +214,38 @@ def make_config(case: dict, folder) -> Config:
     if case['loop'] == 'cached':
         hooks.append(dict(type='FreezeHook', layers=':-1'))
     labelled = loader(batch_size=8, shuffle=False, size=6, **images)
-    return Config(dict(
-        default_scope='mmpretrain',
-        model=model,
-        train_dataloader=source,
-        train_cfg=dict(train_cfg, **length, val_interval=2),
-        val_dataloader=labelled,
-        val_cfg=dict(type='DomainValLoop', dataloaders=dict(target=dict(dataset=dict(shift=0.5)))),
-        val_evaluator=dict(type='MultiLabelMetric' if several else 'Accuracy'),
-        optim_wrapper=dict(
-            optimizer=dict(type='SGD', lr=0.01, momentum=0.9),
-            accumulative_counts=case['accumulation'],
-        ),
-        default_hooks=dict(
-            timer=dict(type='IterTimerHook'),
-            logger=dict(type='LoggerHook', interval=1),
-            checkpoint=dict(
-                type='CheckpointHook', by_epoch=by_epoch, interval=1 if by_epoch else 2
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            model=model,
+            train_dataloader=source,
+            train_cfg=dict(train_cfg, **length, val_interval=2),
+            val_dataloader=labelled,
+            val_cfg=dict(
+                type='DomainValLoop', dataloaders=dict(target=dict(dataset=dict(shift=0.5)))
             ),
+            val_evaluator=dict(type='MultiLabelMetric' if several else 'Accuracy'),
+            optim_wrapper=dict(
+                optimizer=dict(type='SGD', lr=0.01, momentum=0.9),
+                accumulative_counts=case['accumulation'],
+            ),
+            default_hooks=dict(
+                timer=dict(type='IterTimerHook'),
+                logger=dict(type='LoggerHook', interval=1),
+                checkpoint=dict(
+                    type='CheckpointHook', by_epoch=by_epoch, interval=1 if by_epoch else 2
+                ),
+            ),
+            custom_hooks=hooks,
+            randomness=dict(seed=0),
+            log_processor=dict(by_epoch=by_epoch),
+            work_dir=str(folder),
+            visualizer=None,
+            log_level='WARNING',
+            experiment_name=f'case_{folder.name}_{torch.rand(1).item()}',
         ),
-        custom_hooks=hooks,
-        randomness=dict(seed=0),
-        log_processor=dict(by_epoch=by_epoch),
-        work_dir=str(folder),
-        visualizer=None,
-        log_level='WARNING',
-        experiment_name=f'case_{folder.name}_{torch.rand(1).item()}',
-    ), format_python_code=False)  # fmt: skip
+        format_python_code=False,
+    )
 
 
 def train(case: dict, folder, resume: str | None = None):
@@ -243,8 +272,12 @@ def test_it_trains_resumes_and_interpolates(case, tmp_path):
     expected, found = whole.model.state_dict(), resumed.model.state_dict()
     changed = [name for name, value in expected.items() if not torch.equal(value, found[name])]
     assert not changed
-    assert any(not torch.equal(value, start[name]) for start in [states(first)]
-               for name, value in expected.items() if name in start)  # fmt: skip
+    assert any(
+        not torch.equal(value, start[name])
+        for start in [states(first)]
+        for name, value in expected.items()
+        if name in start
+    )
 
     between = Interpolation(resumed, states(first), states(last))
     statistics = ['interpolated', *(['estimated'] if between.statistics else [])]
@@ -278,11 +311,15 @@ def test_every_pair_is_covered(capsys):
         reasons[refusal(case)] += 1
     total = sum(len(FACTORS[a]) * len(FACTORS[b]) for a, b in combinations(FACTORS, 2))
     with capsys.disabled():
-        print(f'\n{total} pairs of choices: {len(trained)} train in {len(TRAINED)} cases, '
-              f'{total - len(trained)} are refused:')  # fmt: skip
+        print(
+            f'\n{total} pairs of choices: {len(trained)} train in {len(TRAINED)} cases, '
+            f'{total - len(trained)} are refused:'
+        )
         for reason, count in reasons.items():
             print(f'  {count:3}  {reason}')
     assert trained | refused >= {
-        ((a, one), (b, other)) for a, b in combinations(FACTORS, 2)
-        for one in FACTORS[a] for other in FACTORS[b]
-    }  # fmt: skip
+        ((a, one), (b, other))
+        for a, b in combinations(FACTORS, 2)
+        for one in FACTORS[a]
+        for other in FACTORS[b]
+    }

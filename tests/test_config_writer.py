@@ -27,7 +27,8 @@ def folders(tmp_path_factory):
             for number in range(20):
                 pixels = np.array(colour) * light * rng.random((24, 24, 1))
                 Image.fromarray(pixels.astype(np.uint8)).save(
-                    root / domain / name / f'{number}.png')
+                    root / domain / name / f'{number}.png'
+                )
     return root
 
 
@@ -102,8 +103,9 @@ def test_a_target_without_labels_is_measured_without(folders, tmp_path):
     for path in (folders / 'target').rglob('*.png'):
         (flat / f'{path.parent.name}{path.name}').write_bytes(path.read_bytes())
     data = prepare_data(source, read_data(flat))
-    path = write_config(data, timm_model(), tmp_path / 'w', 32, batch_size=8, epochs=1,
-                        num_workers=0)
+    path = write_config(
+        data, timm_model(), tmp_path / 'w', 32, batch_size=8, epochs=1, num_workers=0
+    )
     cfg = load_config(path)
     assert 'labelled_target_dataloader' not in cfg.ladder
     metrics = build_runner(prepare(cfg, work_dir=tmp_path / 'run')).test()
@@ -133,7 +135,8 @@ def test_data_sets_of_configs_keep_their_pipelines_and_are_divided(tmp_path):
     for quality, indices in (('clean', 120), ('field', odd)):
         (tmp_path / f'{quality}.py').write_text(
             f'dataset = dict(type="DigitsDataset", quality={quality!r}, split="train", '
-            f'indices={indices}, pipeline=[dict(type="PackInputs")])')
+            f'indices={indices}, pipeline=[dict(type="PackInputs")])'
+        )
     source, target = (read_data(tmp_path / f'{name}.py') for name in ('clean', 'field'))
     data = prepare_data(source, target, 3)
     choice = choose_model('mmpretrain::resnet/resnet18_8xb16_cifar10.py', len(data.classes))
@@ -169,8 +172,14 @@ def test_a_target_out_of_a_config_is_none_of_the_source(folders, tmp_path, label
 
 def test_what_a_command_line_names_becomes_a_config(folders, tmp_path):
     path = config_from_data(
-        str(folders / 'source'), str(folders / 'target'), 'timm:mobilenetv3_small_050', tmp_path,
-        target_labels='2', checkpoint='weights.pth', image_size=32)
+        str(folders / 'source'),
+        str(folders / 'target'),
+        'timm:mobilenetv3_small_050',
+        tmp_path,
+        target_labels='2',
+        checkpoint='weights.pth',
+        image_size=32,
+    )
     cfg = Config.fromfile(path)
     assert cfg.model.backbone.checkpoint_path == 'weights.pth'
     assert len(lines(cfg.ladder.labelled_target_dataloader.dataset)) == 6
@@ -205,8 +214,9 @@ def test_notes_on_the_data_are_in_the_config_and_the_target_may_be_taken_unlabel
     cfg = Config.fromfile(config_from_data(*given, checkpoint='weights.pth', unlabelled=True))
     left_out, few = cfg.ladder.notes
     assert '1 .txt (kitchen/read me.txt)' in left_out and str(target) in left_out
-    assert few == ('The target has 2 training images, fewer than a batch of 10: each step sees all '
-                   'of them.')  # fmt: skip
+    assert few == (
+        'The target has 2 training images, fewer than a batch of 10: each step sees all of them.'
+    )
     assert len(lines(cfg.test_cfg.dataloaders.target.dataset)) == 1
     assert 'source_only' in read_rungs(cfg.ladder)
 
@@ -223,11 +233,17 @@ def test_backbones_of_every_library():
     assert stock.train_pipeline and stock.test_pipeline
 
 
-@pytest.mark.parametrize(('backbone', 'message'), [
-    ('resnet18', 'expected timm:NAME, torchvision:NAME'), ('timm:', 'expected timm:NAME'),
-    ('timm:resnet_18', 'Nearest: .*resnet18'), ('torchvision:resnet_18', 'Nearest: .*resnet18'),
-    ('mmpretrain:resnet18', 'Nearest: .*resnet'), ('keras:resnet18', 'expected timm:NAME'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('backbone', 'message'),
+    [
+        ('resnet18', 'expected timm:NAME, torchvision:NAME'),
+        ('timm:', 'expected timm:NAME'),
+        ('timm:resnet_18', 'Nearest: .*resnet18'),
+        ('torchvision:resnet_18', 'Nearest: .*resnet18'),
+        ('mmpretrain:resnet18', 'Nearest: .*resnet'),
+        ('keras:resnet18', 'expected timm:NAME'),
+    ],
+)
 def test_unknown_backbones_are_refused(backbone, message):
     with pytest.raises(ValueError, match=message):
         choose_model(backbone, 5)

@@ -75,10 +75,16 @@ def test_mmpretrains_own_train_tool_runs_a_leaf(data, tmp_path):
     options = {**LOCAL, 'train_cfg.max_epochs': 1, 'default_hooks.logger.interval': 1}
     options.update({'param_scheduler': None, 'model.backbone.pretrained': False})
     command = [
-        sys.executable, str(STOCK_TRAIN), str(configs_dir() / 'class_folders' / LEAF_FOR_MIM),
-        '--work-dir', str(tmp_path), '--no-pin-memory', '--no-persistent-workers',
-        '--cfg-options', *(f'{key}={value}' for key, value in options.items()),
-    ]  # fmt: skip
+        sys.executable,
+        str(STOCK_TRAIN),
+        str(configs_dir() / 'class_folders' / LEAF_FOR_MIM),
+        '--work-dir',
+        str(tmp_path),
+        '--no-pin-memory',
+        '--no-persistent-workers',
+        '--cfg-options',
+        *(f'{key}={value}' for key, value in options.items()),
+    ]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     done = subprocess.run(command, cwd=data, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -110,8 +110,7 @@ def test_what_can_do_harm_gets_none(tmp_path):
 
 
 def test_a_class_of_the_script_itself_gets_none(tmp_path):
-    code = ('import torch\nclass Net(torch.nn.Linear): pass\n'
-            'torch.save(Net(1, 1), "start.pt")')  # fmt: skip
+    code = 'import torch\nclass Net(torch.nn.Linear): pass\ntorch.save(Net(1, 1), "start.pt")'
     subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True)
     with pytest.raises(BrokenCheckpointError, match=r'__main__\.Net is defined in the script') as e:
         read_whole(tmp_path / 'start.pt')
@@ -151,8 +150,12 @@ def trained(tmp_path_factory):
 
 
 def start(folder, path, options=None):
-    options = {'load_from': str(path) if path else None, 'optim_wrapper.optimizer.lr': 0.0,
-               'custom_hooks': [dict(type='LoadReportHook')], **(options or {})}  # fmt: skip
+    options = {
+        'load_from': str(path) if path else None,
+        'optim_wrapper.optimizer.lr': 0.0,
+        'custom_hooks': [dict(type='LoadReportHook')],
+        **(options or {}),
+    }
     return train(toy_config(folder / 'run', options=options, max_epochs=1)).model.state_dict()
 
 
@@ -173,7 +176,7 @@ def test_the_command_for_a_model_inside_another_works(trained, tmp_path):
 @pytest.mark.parametrize('prefix', ['', 'module.encoder_q.'])
 def test_the_cure_for_a_backbone_alone_works(prefix, trained, tmp_path):
     path = tmp_path / 'start.pth'
-    inner = {n[len('backbone.'):]: v for n, v in trained.items() if n.startswith('backbone.')}
+    inner = {n[len('backbone.') :]: v for n, v in trained.items() if n.startswith('backbone.')}
     torch.save(dict(state_dict={f'{prefix}{n}': v for n, v in inner.items()}), path)
     with pytest.raises(ValueError, match='one of a backbone alone') as error:
         start(tmp_path, path)

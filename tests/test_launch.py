@@ -216,9 +216,12 @@ def test_predictions_are_added_to_any_evaluator():
     dumped = dict(type='DumpResults', out_file_path='all.pkl')
     metric = dict(type='Accuracy', topk=(1,))
     for evaluator in (
-        metric, [metric], dict(type='Evaluator', metrics=metric), dict(metrics=[metric]),
+        metric,
+        [metric],
+        dict(type='Evaluator', metrics=metric),
+        dict(metrics=[metric]),
         dict(type=Evaluator, metrics=(metric,)),
-    ):  # fmt: skip
+    ):
         cfg = load_config(CIFAR)
         cfg.test_evaluator = evaluator
         prepare_test(cfg, 'weights.pth', out_predictions='all.pkl')
@@ -292,9 +295,7 @@ def test_only_the_pytorch_launcher_works_without_gpus():
 
 def test_a_wrapper_of_ones_own_loses_its_device_only(tmp_path):
     wrapper = dict(type='MMDistributedDataParallel', find_unused_parameters=True)
-    cfg = prepare(
-        toy_config(tmp_path, options={'model_wrapper_cfg': wrapper}), launcher='pytorch'
-    )
+    cfg = prepare(toy_config(tmp_path, options={'model_wrapper_cfg': wrapper}), launcher='pytorch')
     assert cfg.model_wrapper_cfg == dict(wrapper, device_ids=None)
     options = {'find_unused_parameters': True}
     cfg = prepare(toy_config(tmp_path, options=options), launcher='pytorch')

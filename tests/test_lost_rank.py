@@ -49,7 +49,7 @@ def test_other_errors_pass_as_they_are():
         raise RuntimeError('a download timed out')  # in a single process it is nobody's death
 
 
-KILLER = '''
+KILLER = """
 import os, signal
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
@@ -65,9 +65,9 @@ class KillRank(Hook):
         if runner.rank == 1 and runner.iter == 5 and not os.path.exists(self.flag):
             open(self.flag, 'w').close()
             os.kill(os.getpid(), signal.SIGKILL)
-'''
+"""
 
-CONFIG = '''
+CONFIG = """
 _base_ = {base!r}
 custom_imports = dict(imports=['tl_plugin', 'killer'], allow_failed_imports=False)
 custom_hooks = [dict(type='KillRank', flag={flag!r})]
@@ -77,7 +77,7 @@ val_cfg = val_dataloader = val_evaluator = None
 train_cfg = dict(max_epochs=2)
 default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=False))
 randomness = dict(seed=0)
-'''
+"""
 
 
 def _run(folder: Path, flag: Path, restarts: int) -> subprocess.CompletedProcess:
@@ -86,11 +86,22 @@ def _run(folder: Path, flag: Path, restarts: int) -> subprocess.CompletedProcess
     base = str(ROOT / 'configs' / 'digits' / 'source_only.py')
     (folder / 'config.py').write_text(CONFIG.format(base=base, flag=str(flag)))
     environment = {
-        **os.environ, 'PYTHONPATH': f'{ROOT}:{folder}', 'PYTHON': sys.executable,
-        'MAX_RESTARTS': str(restarts), 'CUDA_VISIBLE_DEVICES': '',
-    }  # fmt: skip
-    command = ['bash', str(ROOT / 'tools' / 'dist_train.sh'), str(folder / 'config.py'), '2',
-               '--work-dir', str(folder / 'run'), '--resume', '--no-validate']  # fmt: skip
+        **os.environ,
+        'PYTHONPATH': f'{ROOT}:{folder}',
+        'PYTHON': sys.executable,
+        'MAX_RESTARTS': str(restarts),
+        'CUDA_VISIBLE_DEVICES': '',
+    }
+    command = [
+        'bash',
+        str(ROOT / 'tools' / 'dist_train.sh'),
+        str(folder / 'config.py'),
+        '2',
+        '--work-dir',
+        str(folder / 'run'),
+        '--resume',
+        '--no-validate',
+    ]
     return subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=280, check=False
     )

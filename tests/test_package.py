@@ -117,8 +117,18 @@ assert {'source_only', 'feature_extraction', 'fine_tune', 'dann'} <= set(availab
 
 def test_an_installed_copy_finds_its_configs_and_tools(wheel, tmp_path):
     site = tmp_path / 'site packages'
-    python('-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--target', site, wheel,
-           cwd=tmp_path)
+    python(
+        '-m',
+        'pip',
+        'install',
+        '-q',
+        '--no-deps',
+        '--no-index',
+        '--target',
+        site,
+        wheel,
+        cwd=tmp_path,
+    )
     code = USE + 'assert version("mmpretrain-tl-plugin") == tl_plugin.__version__\n'
     python('-c', code, site, cwd=tmp_path, path=site)
     tool = site / 'tl_plugin' / '.mim' / 'tools' / 'train.py'

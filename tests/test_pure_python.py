@@ -183,12 +183,15 @@ def test_the_ladder_runs_from_files(config, tmp_path):
 
 
 def test_classes_in_a_config_made_in_python(tmp_path):
-    stock = Config(dict(
-        model=dict(type=ImageClassifier, backbone=dict(type=torch.nn.Identity)),
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        custom_hooks=[dict(type=FreezeHook, layers=':-1', norm='eval', dropout='eval')],
-        optim_wrapper=dict(type=OptimWrapper, optimizer=dict(type=torch.optim.SGD, lr=0.1)),
-    ), format_python_code=False)  # fmt: skip
+    stock = Config(
+        dict(
+            model=dict(type=ImageClassifier, backbone=dict(type=torch.nn.Identity)),
+            train_cfg=dict(by_epoch=True, max_epochs=1),
+            custom_hooks=[dict(type=FreezeHook, layers=':-1', norm='eval', dropout='eval')],
+            optim_wrapper=dict(type=OptimWrapper, optimizer=dict(type=torch.optim.SGD, lr=0.1)),
+        ),
+        format_python_code=False,
+    )
     cfg = apply_strategies(stock, ['dann', 'feature_extraction'])
     hooks = [type_name(hook) for hook in cfg.custom_hooks]
     assert hooks == ['FreezeHook', 'AdversaryMonitorHook', 'LoadReportHook']

@@ -61,8 +61,9 @@ torch.load(OTHER)
 """
 
 
-@pytest.mark.parametrize('lines', [('register()', 'import tl_plugin'),
-                                   ('import tl_plugin', 'register()')])  # fmt: skip
+@pytest.mark.parametrize(
+    'lines', [('register()', 'import tl_plugin'), ('import tl_plugin', 'register()')]
+)
 def test_what_others_register_changes_nothing(trained, tmp_path, lines):
     other = tmp_path / 'other.pth'
     torch.save(np.float64(1), other)
@@ -241,9 +242,7 @@ ATTACKS = {
     'forged type': lambda marker: Call(np.dtype, 'f8', False, True, state=FORGED_FLAGS),
     'bytes from a number': lambda marker: Call(bytes, 10**15),
     'history of something else': lambda marker: Call(HistoryBuffer, [1.0], [1]),
-    'short scalar': lambda marker: Call(
-        np.float64(1).__reduce__()[0], np.dtype('f8'), b'\0' * 4
-    ),
+    'short scalar': lambda marker: Call(np.float64(1).__reduce__()[0], np.dtype('f8'), b'\0' * 4),
 }
 
 

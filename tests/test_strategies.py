@@ -84,8 +84,10 @@ class TestMerging:
         )
         assert both.optim_wrapper == dict(optimizer=dict(type='Adam', lr=0.25), clip_grad=None)
         assert [hook.type for hook in both.custom_hooks] == [
-            'SyncBuffersHook', 'EMAHook', 'PreciseBNHook'
-        ]  # fmt: skip
+            'SyncBuffersHook',
+            'EMAHook',
+            'PreciseBNHook',
+        ]
         assert both.custom_imports.imports == ['math', 'tl_plugin', 'os']
         assert cfg.pretty_text == before
 
@@ -103,9 +105,7 @@ class TestMerging:
         cfg.dump(str(tmp_path / 'dumped.py'))
         again = Config.fromfile(tmp_path / 'dumped.py')
         assert again.model.type == 'AdaptationClassifier'
-        assert again.train_cfg == dict(
-            type='AdaptationTrainLoop', max_epochs=2, val_interval=2
-        )
+        assert again.train_cfg == dict(type='AdaptationTrainLoop', max_epochs=2, val_interval=2)
         assert 'FreezeHook' in [hook.type for hook in again.custom_hooks]
 
 
@@ -137,10 +137,11 @@ class TestErrors:
     def test_the_cure_for_a_whole_model_trains(self, tmp_path):
         # "put the network into an ImageClassifier, a timm model as PooledTimmBackbone"
         model = dict(
-            _delete_=True, type='ImageClassifier',
+            _delete_=True,
+            type='ImageClassifier',
             backbone=dict(type='PooledTimmBackbone', model_name='test_resnet'),
             head=dict(type='LinearClsHead', num_classes=3),
-        )  # fmt: skip
+        )
         cfg = toy_config(tmp_path, options={'model': model}, max_epochs=1)
         cfg = apply_strategies(cfg, ['dann'])
         cfg.merge_from_dict(target())

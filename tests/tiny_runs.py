@@ -1,4 +1,5 @@
 """Real training runs of real models that take a second: configs, data and the Runner."""
+
 from __future__ import annotations
 
 import copy
@@ -19,10 +20,15 @@ from tests.distributed import CPU_MODEL_WRAPPER
 TINY_VIT = dict(
     type='ImageClassifier',
     backbone=dict(
-        type='VisionTransformer', img_size=16, patch_size=8, out_type='cls_token',
-        arch=dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)),
+        type='VisionTransformer',
+        img_size=16,
+        patch_size=8,
+        out_type='cls_token',
+        arch=dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32),
+    ),
     head=dict(type='VisionTransformerClsHead', num_classes=4, in_channels=16),
-    data_preprocessor=dict(num_classes=4, mean=[127.5] * 3, std=[127.5] * 3))
+    data_preprocessor=dict(num_classes=4, mean=[127.5] * 3, std=[127.5] * 3),
+)
 
 #: Has BatchNorm in every layer.
 TINY_RESNET = dict(
@@ -30,7 +36,8 @@ TINY_RESNET = dict(
     backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=4, stem_channels=4),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=4, in_channels=32),
-    data_preprocessor=dict(num_classes=4, mean=[127.5] * 3, std=[127.5] * 3))
+    data_preprocessor=dict(num_classes=4, mean=[127.5] * 3, std=[127.5] * 3),
+)
 
 
 @DATASETS.register_module()
@@ -68,22 +75,34 @@ def tiny_config(work_dir, model: dict = TINY_VIT, **changes: Any) -> Config:
         The config, as ``Config.fromfile`` would give it.
     """
     loader = dict(
-        batch_size=8, num_workers=0, dataset=dict(type='RandomImages'),
+        batch_size=8,
+        num_workers=0,
+        dataset=dict(type='RandomImages'),
         collate_fn=dict(type='default_collate'),
-        sampler=dict(type='DefaultSampler', shuffle=True, seed=0))
-    cfg = Config(dict(
-        default_scope='mmpretrain', model=copy.deepcopy(model), work_dir=str(work_dir),
-        train_dataloader=loader,
-        val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
-        val_evaluator=dict(type='Accuracy'), val_cfg=dict(),
-        train_cfg=dict(by_epoch=True, max_epochs=4, val_interval=1),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
-        default_hooks=dict(
-            logger=dict(type='LoggerHook', interval=1),
-            checkpoint=dict(type='CheckpointHook', interval=1)),
-        randomness=dict(seed=0), experiment_name=f'tiny_{abs(hash(str(work_dir)))}',
-        env_cfg=dict(dist_cfg=dict(backend='gloo')), visualizer=None),
-        format_python_code=False)  # formatting takes longer than training here
+        sampler=dict(type='DefaultSampler', shuffle=True, seed=0),
+    )
+    cfg = Config(
+        dict(
+            default_scope='mmpretrain',
+            model=copy.deepcopy(model),
+            work_dir=str(work_dir),
+            train_dataloader=loader,
+            val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
+            val_evaluator=dict(type='Accuracy'),
+            val_cfg=dict(),
+            train_cfg=dict(by_epoch=True, max_epochs=4, val_interval=1),
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
+            default_hooks=dict(
+                logger=dict(type='LoggerHook', interval=1),
+                checkpoint=dict(type='CheckpointHook', interval=1),
+            ),
+            randomness=dict(seed=0),
+            experiment_name=f'tiny_{abs(hash(str(work_dir)))}',
+            env_cfg=dict(dist_cfg=dict(backend='gloo')),
+            visualizer=None,
+        ),
+        format_python_code=False,
+    )  # formatting takes longer than training here
     cfg.merge_from_dict(copy.deepcopy(changes))
     if not cfg.train_cfg.by_epoch:
         # The loop by iteration sleeps for two seconds each time a finite sampler ends.
@@ -91,15 +110,19 @@ def tiny_config(work_dir, model: dict = TINY_VIT, **changes: Any) -> Config:
     return cfg
 
 
-def tiny_runner(work_dir, model: dict = TINY_VIT, launcher: str = 'none',
-                **changes: Any) -> Runner:
+def tiny_runner(work_dir, model: dict = TINY_VIT, launcher: str = 'none', **changes: Any) -> Runner:
     """Build the runner of :func:`tiny_config`; under a launcher, for gloo on CPUs.
 
     ``custom_hooks`` may also hold hook objects, which a config can't.
     """
     hooks = changes.pop('custom_hooks', [])
-    cfg = tiny_config(work_dir, model, launcher=launcher, **changes,
-                      custom_hooks=[hook for hook in hooks if isinstance(hook, dict)])
+    cfg = tiny_config(
+        work_dir,
+        model,
+        launcher=launcher,
+        **changes,
+        custom_hooks=[hook for hook in hooks if isinstance(hook, dict)],
+    )
     if launcher != 'none':
         cfg.setdefault('model_wrapper_cfg', dict(CPU_MODEL_WRAPPER))
     runner = Runner.from_cfg(cfg)

@@ -18,10 +18,27 @@ import numpy as np
 import torch
 
 _PLAIN = (
-    type(None), bool, int, float, complex, str, bytes, bytearray, PurePath,
-    datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
-    torch.Tensor, torch.device, torch.dtype, torch.Size, torch.layout, np.ndarray, np.generic,
-)  # fmt: skip
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bytearray,
+    PurePath,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    datetime.tzinfo,
+    torch.Tensor,
+    torch.device,
+    torch.dtype,
+    torch.Size,
+    torch.layout,
+    np.ndarray,
+    np.generic,
+)
 _PATHS = {'PosixPath': PurePosixPath, 'WindowsPath': PureWindowsPath}
 _PATHS.update({f'Pure{name}': kind for name, kind in _PATHS.items()})
 
@@ -114,8 +131,10 @@ def plain_globals() -> list[tuple[Callable, str]]:
     """
     stand_ins = [(PlainNamespace, 'argparse.Namespace'), (default_dict, 'collections.defaultdict')]
     stand_ins += [(factory, f'builtins.{name}') for name in ('int', 'float', 'list', 'dict', 'str')]
-    stand_ins += [(_date(name), f'datetime.{name}')
-                  for name in ('datetime', 'date', 'time', 'timedelta', 'timezone')]  # fmt: skip
+    stand_ins += [
+        (_date(name), f'datetime.{name}')
+        for name in ('datetime', 'date', 'time', 'timedelta', 'timezone')
+    ]
     for module in ('pathlib', 'pathlib._local'):
         stand_ins += [(_path(name), f'{module}.{name}') for name in _PATHS]
     return stand_ins

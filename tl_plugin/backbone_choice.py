@@ -72,9 +72,11 @@ def _timm(name: str, num_classes: int, checkpoint: str | None) -> ModelChoice:
     cfg = None if ':' in name else timm.get_pretrained_cfg(name)
     weights = dict(checkpoint_path=checkpoint) if checkpoint else dict(pretrained=True)
     # timm's are for values from 0 to 1.
-    scale = {
-        key: [255 * value for value in getattr(cfg, key)] for key in ('mean', 'std')
-    } if cfg else _IMAGENET  # fmt: skip
+    scale = (
+        {key: [255 * value for value in getattr(cfg, key)] for key in ('mean', 'std')}
+        if cfg
+        else _IMAGENET
+    )
     size = cfg.input_size[-1] if cfg and cfg.input_size else DEFAULT_SIZE
     backbone = dict(type='PooledTimmBackbone', model_name=name, **weights)
     return _pooled(backbone, num_classes, scale, size)
@@ -98,9 +100,7 @@ def _pooled(backbone: dict, num_classes: int, scale: dict, size: int) -> ModelCh
     )
     return ModelChoice(
         # An ImageClassifier that computes with the channels innermost: a third faster on a CPU.
-        model=dict(
-            type='AdaptationClassifier', channels_last=True, backbone=backbone, head=head
-        ),
+        model=dict(type='AdaptationClassifier', channels_last=True, backbone=backbone, head=head),
         data_preprocessor=dict(num_classes=num_classes, to_rgb=True, **scale),
         image_size=size,
     )

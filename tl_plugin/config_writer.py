@@ -114,10 +114,13 @@ def write_config(
 
     def loader(content: dict, shuffle: bool) -> dict:
         return dict(
-            batch_size=batch_size, num_workers=num_workers, persistent_workers=num_workers > 0,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
             sampler=dict(type='DefaultSampler', shuffle=shuffle),
-            collate_fn=dict(type='default_collate'), dataset=content,
-        )  # fmt: skip
+            collate_fn=dict(type='default_collate'),
+            dataset=content,
+        )
 
     cfg.model, cfg.data_preprocessor = choice.model, choice.data_preprocessor
     cfg.load_from, cfg.randomness = choice.load_from, dict(seed=seed, deterministic=False)
@@ -210,9 +213,13 @@ def dataset_config(
         raise ValueError(f'rename files with line breaks in their names: {broken[0]!r}')
     list_file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     listed = dict(
-        type='CustomDataset', data_root='', ann_file=str(list_file.absolute()), with_label=labels,
-        metainfo=dict(classes=list(classes)), pipeline=pipeline,
-    )  # fmt: skip
+        type='CustomDataset',
+        data_root='',
+        ann_file=str(list_file.absolute()),
+        with_label=labels,
+        metainfo=dict(classes=list(classes)),
+        pipeline=pipeline,
+    )
     return _complete(listed)
 
 
@@ -318,5 +325,3 @@ def _stock_config(learning_rate: float, epochs: int) -> Config:
         )
     )
     return cfg
-
-

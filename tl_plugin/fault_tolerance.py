@@ -55,7 +55,8 @@ def make_fault_tolerant(cfg: Config) -> Config:
     checkpoint = defaults.get('checkpoint', dict(type='CheckpointHook', interval=1))
     if checkpoint is not None and type_name(checkpoint) == 'CheckpointHook':
         cfg.default_hooks = {
-            **defaults, 'checkpoint': {**checkpoint, 'type': f'{_HOOKS}.AtomicCheckpointHook'}
+            **defaults,
+            'checkpoint': {**checkpoint, 'type': f'{_HOOKS}.AtomicCheckpointHook'},
         }
         added.append('AtomicCheckpointHook')
     cfg.custom_imports = unite_imports(

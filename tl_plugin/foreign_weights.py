@@ -20,10 +20,27 @@ StateDict = Dict[str, Tensor]
 
 #: Where training programs put the weights inside a checkpoint, the averaged ones first.
 WEIGHT_KEYS = (
-    'state_dict_ema', 'model_ema', 'ema_state_dict', 'ema_model', 'ema', 'params_ema', 'teacher',
-    'target_encoder', 'state_dict', 'model_state_dict', 'model_state', 'model', 'module',
-    'network', 'net', 'params', 'weights', 'encoder', 'backbone', 'student',
-)  # fmt: skip
+    'state_dict_ema',
+    'model_ema',
+    'ema_state_dict',
+    'ema_model',
+    'ema',
+    'params_ema',
+    'teacher',
+    'target_encoder',
+    'state_dict',
+    'model_state_dict',
+    'model_state',
+    'model',
+    'module',
+    'network',
+    'net',
+    'params',
+    'weights',
+    'encoder',
+    'backbone',
+    'student',
+)
 
 
 class Weights(NamedTuple):
@@ -105,11 +122,16 @@ def extract_weights(
     else:
         content = load_safely(source, trusted=[(_named(name), name) for name in trusted])
         state = find_weights(content, key).state
-    state = {name[len(prefix):]: value.detach().clone() for name, value in state.items()
-             if name.startswith(prefix) and isinstance(value, Tensor)}  # fmt: skip
+    state = {
+        name[len(prefix) :]: value.detach().clone()
+        for name, value in state.items()
+        if name.startswith(prefix) and isinstance(value, Tensor)
+    }
     if not state:
-        raise ValueError(f'{source} holds no weights{f" under {key}" if key else ""}'
-                         f'{f" that begin with {prefix!r}" if prefix else ""}')  # fmt: skip
+        raise ValueError(
+            f'{source} holds no weights{f" under {key}" if key else ""}'
+            f'{f" that begin with {prefix!r}" if prefix else ""}'
+        )
     torch.save(dict(state_dict=state), target)
     print_log(f'Wrote {len(state)} tensors to {target}.', logger='current')
 
@@ -125,8 +147,7 @@ def extraction_command(path: str | Path, **options: Any) -> str:
     target = Path(path).with_name(f'{stem}_weights.pth')
     arguments = [_literal(str(path)), _literal(str(target))]
     arguments += [f'{name}={_literal(value)}' for name, value in options.items()]
-    code = (f'from {__name__} import extract_weights; '
-            f'extract_weights({", ".join(arguments)})')  # fmt: skip
+    code = f'from {__name__} import extract_weights; extract_weights({", ".join(arguments)})'
     return f'{shlex.quote(sys.executable)} -c {shlex.quote(code)}'
 
 

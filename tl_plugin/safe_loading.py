@@ -50,8 +50,10 @@ def load_safely(
         Exception: What torch makes of damaged files.
     """
     if is_torchscript(path):
-        advice = ('it is a TorchScript program, more than data. This takes its weights out:\n  '
-                  + extraction_command(path))  # fmt: skip
+        advice = (
+            'it is a TorchScript program, more than data. This takes its weights out:\n  '
+            + extraction_command(path)
+        )
         raise RefusedCheckpointError(f'refused to read {path}: {advice}')
     with checkpoint_globals(trusted):
         try:
@@ -115,23 +117,31 @@ def _advice(path: str | Path, names: list[str], text: str) -> str:
     what = f'it asks for {", ".join(names[:5])}{more}, more than data'
     harmful = [name for name in names if not _may_belong_to_a_model(name)]
     if harmful:
-        return (f'{what}. {", ".join(harmful)} can run anything on this machine and belongs into '
-                'no checkpoint: ask whoever made the file for the weights alone, '
-                'torch.save(model.state_dict(), PATH)')  # fmt: skip
+        return (
+            f'{what}. {", ".join(harmful)} can run anything on this machine and belongs into '
+            'no checkpoint: ask whoever made the file for the weights alone, '
+            'torch.save(model.state_dict(), PATH)'
+        )
     of_a_model = any(name.startswith('torch.nn.modules.') for name in names)
     if of_a_model and not zipfile.is_zipfile(path):
-        return (f'{what}. It is a pickled model in the format of torch before 1.6, which can not '
-                'be taken apart safely: where it was written, save the weights alone, '
-                'torch.save(model.state_dict(), PATH)')  # fmt: skip
+        return (
+            f'{what}. It is a pickled model in the format of torch before 1.6, which can not '
+            'be taken apart safely: where it was written, save the weights alone, '
+            'torch.save(model.state_dict(), PATH)'
+        )
     own = [name for name in names if name.startswith('__main__.')]
     if own:
-        return (f'{what}. {", ".join(own)} is defined in the script that saved the file: save the '
-                'weights alone there, torch.save(model.state_dict(), PATH)')  # fmt: skip
+        return (
+            f'{what}. {", ".join(own)} is defined in the script that saved the file: save the '
+            'weights alone there, torch.save(model.state_dict(), PATH)'
+        )
     missing = sorted({top for top in _tops(names) if importlib.util.find_spec(top) is None})
     where = f' where {", ".join(missing)} can be imported' if missing else ''
-    return (f'{what}. Only if you trust whoever made the file, since this lets it run what it '
-            f'asks for, take its weights out{where}, and give the file that this writes:\n  '
-            + extraction_command(path, trusted=names))  # fmt: skip
+    return (
+        f'{what}. Only if you trust whoever made the file, since this lets it run what it '
+        f'asks for, take its weights out{where}, and give the file that this writes:\n  '
+        + extraction_command(path, trusted=names)
+    )
 
 
 def _tops(names: Iterable[str]) -> set[str]:

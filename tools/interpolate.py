@@ -45,9 +45,11 @@ def parse_args():
     )
     parser.add_argument('--metric', default='accuracy/top1', help='what counts, on both domains')
     parser.add_argument(
-        '--work-dir', type=Path, help='where checkpoint, curve and JSON go; by default '
-        'interpolation/ beside the adapted checkpoint'
-    )  # fmt: skip
+        '--work-dir',
+        type=Path,
+        help='where checkpoint, curve and JSON go; by default '
+        'interpolation/ beside the adapted checkpoint',
+    )
     args = parser.parse_args()
     args.alphas = args.alphas or [step / 10 for step in range(11)]
     if not all(0 <= alpha <= 1 for alpha in args.alphas):

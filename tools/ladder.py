@@ -35,15 +35,21 @@ def parse_args():
         'ladder.rungs.dann.options.train_cfg.max_epochs=5',
     )
     parser.add_argument(
-        '--until', type=float, metavar='PERCENT',
+        '--until',
+        type=float,
+        metavar='PERCENT',
         help='end the climb when a rung reaches this accuracy on target validation images',
     )
     parser.add_argument(
-        '--budget-source', type=float, metavar='POINTS',
+        '--budget-source',
+        type=float,
+        metavar='POINTS',
         help='points of source accuracy that the recommended rung may lose at most',
     )
     parser.add_argument(
-        '--budget-time', type=float, metavar='SECONDS',
+        '--budget-time',
+        type=float,
+        metavar='SECONDS',
         help='begin no further rung after so much training',
     )
     parser.add_argument(
@@ -116,9 +122,7 @@ def main():
             seeds=args.seeds,
             work_dir=args.work_dir or Path(default_work_dir(args.config)),
             cfg_options=args.cfg_options,
-            limits=Limits(
-                args.until, args.budget_source, args.budget_time, args.early_stop
-            ),
+            limits=Limits(args.until, args.budget_source, args.budget_time, args.early_stop),
             devices=args.devices,
         )
     except KeyboardInterrupt:

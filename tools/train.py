@@ -21,9 +21,7 @@ def parse_args():
         help='resume from this checkpoint, or without a path from the latest in the work dir',
     )
     parser.add_argument('--amp', action='store_true', help='train in mixed precision (on a GPU)')
-    parser.add_argument(
-        '--no-validate', action='store_true', help="don't evaluate during training"
-    )
+    parser.add_argument('--no-validate', action='store_true', help="don't evaluate during training")
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',

@@ -39,11 +39,27 @@ def walked(tmp_path_factory):
     (folder / 'few.csv').write_text('\n'.join(['image,label', *rows]) + '\n')
     (folder / 'model.py').write_text(THIN_RESNET)
     said = tool(
-        'ladder.py', '--source', 'source', '--target', 'field', '--target-labels', 'few.csv',
-        '--backbone', 'model.py', '--image-size', 32, '--work-dir', 'climbed', '--rungs',
-        *RUNGS[1:], '--cfg-options', 'train_cfg.max_epochs=4', 'train_cfg.val_interval=4',
-        *WITHOUT_WORKERS, cwd=folder,
-    )  # fmt: skip
+        'ladder.py',
+        '--source',
+        'source',
+        '--target',
+        'field',
+        '--target-labels',
+        'few.csv',
+        '--backbone',
+        'model.py',
+        '--image-size',
+        32,
+        '--work-dir',
+        'climbed',
+        '--rungs',
+        *RUNGS[1:],
+        '--cfg-options',
+        'train_cfg.max_epochs=4',
+        'train_cfg.val_interval=4',
+        *WITHOUT_WORKERS,
+        cwd=folder,
+    )
     results = read_json(folder / 'climbed' / 'results.json')
     lists = {
         path.stem: read_list(path, labelled=path.stem != 'target_train')

@@ -38,13 +38,19 @@ test_dataloader = val_dataloader
 data_preprocessor = dict(to_rgb=True)
 """
 OPTIONS = [
-    'model.backbone.base_channels=8', 'model.backbone.stem_channels=8', 'model.head.in_channels=64',
-    'model.head.num_classes=3', 'data_preprocessor.num_classes=3', 'train_cfg.max_epochs=2',
-    'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=1',
-    'optim_wrapper.optimizer.lr=0.05', 'randomness.seed=0',
+    'model.backbone.base_channels=8',
+    'model.backbone.stem_channels=8',
+    'model.head.in_channels=64',
+    'model.head.num_classes=3',
+    'data_preprocessor.num_classes=3',
+    'train_cfg.max_epochs=2',
+    'train_cfg.val_interval=2',
+    'default_hooks.checkpoint.interval=1',
+    'optim_wrapper.optimizer.lr=0.05',
+    'randomness.seed=0',
     'train_cfg.target_dataloader.dataset.data_root=target/flat',
     'train_cfg.target_dataloader.dataset.with_label=False',
-]  # fmt: skip
+]
 #: What a user of the published model runs, with mmpretrain alone: images -> a JSON of classes.
 INFERENCE = """
 import json, sys
@@ -76,8 +82,12 @@ def walked(tmp_path_factory):
     said = run(*train, '--work-dir', 'stopped', '--resume', '--cfg-options', *OPTIONS, cwd=folder)
 
     (folder / 'published').mkdir()
-    stock_tool('model_converters/publish_model.py', 'stopped/epoch_2.pth',
-               'published/shapes.pth', cwd=folder)  # fmt: skip
+    stock_tool(
+        'model_converters/publish_model.py',
+        'stopped/epoch_2.pth',
+        'published/shapes.pth',
+        cwd=folder,
+    )
     (published,) = (folder / 'published').glob('shapes_*.pth')
     return SimpleNamespace(
         folder=folder, said=said, config=folder / 'stopped' / 'shapes.py', published=published
@@ -88,8 +98,16 @@ def walked(tmp_path_factory):
 def tested(walked):
     """What this package's own test says: accuracy, and the prediction of each image by its path."""
     folder = walked.folder
-    tool('test.py', walked.config, 'stopped/epoch_2.pth', '--work-dir', 'tested', '--out',
-         'predictions.pkl', cwd=folder)  # fmt: skip
+    tool(
+        'test.py',
+        walked.config,
+        'stopped/epoch_2.pth',
+        '--work-dir',
+        'tested',
+        '--out',
+        'predictions.pkl',
+        cwd=folder,
+    )
     with (folder / 'predictions.pkl').open('rb') as file:
         samples = pickle.load(file)
     (metrics,) = (folder / 'tested').glob('*/*.json')
@@ -139,8 +157,15 @@ def test_the_published_file_holds_weights_and_nothing_of_the_run(walked):
 def test_mmpretrain_alone_says_what_our_test_said(walked, tested):
     images = sorted((walked.folder / 'target' / 'labelled').glob('*/*.png'))
     (walked.folder / 'infer.py').write_text(INFERENCE)
-    run(sys.executable, 'infer.py', walked.config, walked.published, 'said.json', *images,
-        cwd=walked.folder)  # fmt: skip
+    run(
+        sys.executable,
+        'infer.py',
+        walked.config,
+        walked.published,
+        'said.json',
+        *images,
+        cwd=walked.folder,
+    )
     said = read_json(walked.folder / 'said.json')
     names = [SHAPES[label] for label in tested.predicted]
     assert said['inferencer'] == names
@@ -149,15 +174,31 @@ def test_mmpretrain_alone_says_what_our_test_said(walked, tested):
 
 
 def test_mmpretrains_own_test_gives_the_accuracy(walked, tested):
-    stock_tool('test.py', walked.config, walked.published, '--work-dir', 'stock-test', '--out',
-               'stock.json', '--out-item', 'metrics', cwd=walked.folder)  # fmt: skip
+    stock_tool(
+        'test.py',
+        walked.config,
+        walked.published,
+        '--work-dir',
+        'stock-test',
+        '--out',
+        'stock.json',
+        '--out-item',
+        'metrics',
+        cwd=walked.folder,
+    )
     metrics = read_json(walked.folder / 'stock.json')
     assert metrics['accuracy/top1'] == pytest.approx(tested.accuracy, abs=1e-4)
 
 
 def test_mmpretrains_confusion_matrix_counts_the_same(walked, tested):
-    stock_tool('analysis_tools/confusion_matrix.py', walked.config, walked.published, '--out',
-               'matrix.pkl', cwd=walked.folder)  # fmt: skip
+    stock_tool(
+        'analysis_tools/confusion_matrix.py',
+        walked.config,
+        walked.published,
+        '--out',
+        'matrix.pkl',
+        cwd=walked.folder,
+    )
     with (walked.folder / 'matrix.pkl').open('rb') as file:
         matrix = pickle.load(file)
     expected = torch.zeros(3, 3)

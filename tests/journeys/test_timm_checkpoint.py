@@ -38,8 +38,17 @@ def write_checkpoints(folder: Path) -> dict[str, torch.Tensor]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     args = argparse.Namespace(model='test_resnet', lr=0.1, mean=None, img_size=None, aa='rand-m9')
     torch.save(
-        dict(epoch=3, arch='test_resnet', state_dict=model.state_dict(), version=2, args=args,
-             optimizer=optimizer.state_dict(), metric=71.5), folder / WEIGHTS)  # fmt: skip
+        dict(
+            epoch=3,
+            arch='test_resnet',
+            state_dict=model.state_dict(),
+            version=2,
+            args=args,
+            optimizer=optimizer.state_dict(),
+            metric=71.5,
+        ),
+        folder / WEIGHTS,
+    )
     save_file(model.state_dict(), folder / 'model.safetensors')
     return model.state_dict()
 
@@ -51,22 +60,53 @@ def walked(tmp_path_factory):
     weights = write_checkpoints(folder)
     write_class_folders(folder / 'source', SOURCE, seed=0)
     write_class_folders(folder / 'target', TARGET, seed=1, field=True)
-    data = ['--source', 'source', '--target', 'target', '--backbone', 'timm:test_resnet',
-            '--checkpoint', WEIGHTS, '--image-size', 32]  # fmt: skip
+    data = [
+        '--source',
+        'source',
+        '--target',
+        'target',
+        '--backbone',
+        'timm:test_resnet',
+        '--checkpoint',
+        WEIGHTS,
+        '--image-size',
+        32,
+    ]
     tool('diagnose.py', *data, '--work-dir', 'diagnosed', cwd=folder)
-    tool('ladder.py', *data, '--work-dir', 'climbed', '--rungs', 'source_only', '--cfg-options',
-         'train_cfg.max_epochs=8', 'optim_wrapper.optimizer.lr=0.1', *WITHOUT_WORKERS,
-         cwd=folder)  # fmt: skip
+    tool(
+        'ladder.py',
+        *data,
+        '--work-dir',
+        'climbed',
+        '--rungs',
+        'source_only',
+        '--cfg-options',
+        'train_cfg.max_epochs=8',
+        'optim_wrapper.optimizer.lr=0.1',
+        *WITHOUT_WORKERS,
+        cwd=folder,
+    )
     leaf = ROOT / 'configs' / 'class_folders' / 'timm-efficientnet-lite0_dann.py'
     (folder / 'leaf.py').write_text(f'_base_ = {str(leaf)!r}\n')
     size = 'dataset.pipeline.1.scale=32'
-    tool('train.py', 'leaf.py', '--no-validate', '--cfg-options', 'train_cfg.max_epochs=1',
-         'model.backbone.model_name=test_resnet', 'model.backbone.pretrained=False',
-         'model.backbone.checkpoint_path=model.safetensors', 'model.head.num_classes=3',
-         'data_preprocessor.num_classes=3', 'optim_wrapper.optimizer.lr=0',
-         'train_dataloader.dataset.data_root=source', 'train_dataloader.num_workers=0',
-         'train_cfg.target_dataloader.dataset.data_root=target', f'train_dataloader.{size}',
-         cwd=folder)  # fmt: skip
+    tool(
+        'train.py',
+        'leaf.py',
+        '--no-validate',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'model.backbone.model_name=test_resnet',
+        'model.backbone.pretrained=False',
+        'model.backbone.checkpoint_path=model.safetensors',
+        'model.head.num_classes=3',
+        'data_preprocessor.num_classes=3',
+        'optim_wrapper.optimizer.lr=0',
+        'train_dataloader.dataset.data_root=source',
+        'train_dataloader.num_workers=0',
+        'train_cfg.target_dataloader.dataset.data_root=target',
+        f'train_dataloader.{size}',
+        cwd=folder,
+    )
     (folder / 'elsewhere').mkdir()
     for name in (WEIGHTS, 'model.safetensors'):
         (folder / name).rename(folder / 'elsewhere' / name)
@@ -131,8 +171,18 @@ def test_accuracy_is_that_of_the_checkpoint_by_mmpretrain_itself(walked):
 def test_test_py_gives_the_same_once_the_file_is_gone(walked):
     assert WEIGHTS in Config.fromfile(walked.config).model.backbone.checkpoint_path
     assert not (walked.folder / WEIGHTS).exists()
-    tool('test.py', walked.config, walked.checkpoint, '--work-dir', 'tested', '--out',
-         'metrics.json', '--out-item', 'metrics', cwd=walked.folder)  # fmt: skip
+    tool(
+        'test.py',
+        walked.config,
+        walked.checkpoint,
+        '--work-dir',
+        'tested',
+        '--out',
+        'metrics.json',
+        '--out-item',
+        'metrics',
+        cwd=walked.folder,
+    )
     metrics = read_json(walked.folder / 'metrics.json')
     for domain in ('source', 'target'):
         expected = walked.rung[f'{domain}_accuracy']

@@ -32,14 +32,34 @@ def walked(tmp_path_factory):
     write_class_folders(folder / 'source', dict.fromkeys(SHAPES, 20), seed=0)
     write_images(folder / 'field', [0, 1, 2] * 16, seed=1, field=True)
     (folder / 'model.py').write_text(THIN_RESNET)
-    tool('diagnose.py', '--source', 'source', '--target', 'field', '--backbone', 'model.py',
-         '--image-size', 32, '--work-dir', 'found', cwd=folder)  # fmt: skip
+    tool(
+        'diagnose.py',
+        '--source',
+        'source',
+        '--target',
+        'field',
+        '--backbone',
+        'model.py',
+        '--image-size',
+        32,
+        '--work-dir',
+        'found',
+        cwd=folder,
+    )
     findings = read_json(folder / 'found' / 'findings.json')
     (command,) = [c for c in findings['recommendation']['commands'] if 'ladder.py' in c]
     said = proposed(
-        command, '--work-dir', 'climbed', '--rungs', *RUNGS[1:], '--cfg-options',
-        'train_cfg.max_epochs=4', 'train_cfg.val_interval=4', *WITHOUT_WORKERS, cwd=folder,
-    )  # fmt: skip
+        command,
+        '--work-dir',
+        'climbed',
+        '--rungs',
+        *RUNGS[1:],
+        '--cfg-options',
+        'train_cfg.max_epochs=4',
+        'train_cfg.val_interval=4',
+        *WITHOUT_WORKERS,
+        cwd=folder,
+    )
     results = read_json(folder / 'climbed' / 'results.json')
     return SimpleNamespace(
         folder=folder,
@@ -130,8 +150,16 @@ def test_the_recommended_rungs_commands_train_and_test_it(walked):
     after = torch.load(again)['state_dict']
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    proposed(test, '--work-dir', 'tested', '--out', 'metrics.json', '--out-item', 'metrics',
-             cwd=walked.folder)  # fmt: skip
+    proposed(
+        test,
+        '--work-dir',
+        'tested',
+        '--out',
+        'metrics.json',
+        '--out-item',
+        'metrics',
+        cwd=walked.folder,
+    )
     metrics = read_json(walked.folder / 'metrics.json')
     assert metrics['source/accuracy/top1'] == pytest.approx(rung['source_accuracy'], abs=0.01)
     assert not any(name.startswith('target/accuracy') for name in metrics)

@@ -15,21 +15,43 @@ from PIL import Image
 _GIF = () if cv2.haveImageWriter('a.gif') else ('foreign',)
 #: File -> faults that reading it must name, and no others.
 FAULTS = {
-    'good.jpg': (), 'good.png': (), 'UPPER.JPG': (), 'a name with spaces é.webp': (),
-    'empty.jpg': ('empty',), 'cut.jpg': ('truncated',), 'cut.png': ('truncated',),
-    'header_only.png': ('truncated',), 'damaged.png': ('corrupt',), 'text.png': ('not_an_image',),
-    'bomb.png': ('too_large',), 'huge.png': ('too_large',), 'folder.jpg': ('not_a_file',),
-    'pipe.jpg': ('not_a_file',), 'nowhere.jpg': ('missing',), 'really_a_png.jpg': ('misnamed',),
-    'no_extension': ('misnamed',), 'grey16.png': ('sixteen_bit', 'grey'),
-    'colour16.png': ('sixteen_bit',), 'float.tif': ('float', 'grey', 'foreign'),
-    'grey.jpg': ('grey',), 'palette.png': ('palette',), 'cmyk.jpg': ('cmyk',),
-    'alpha.png': ('transparent',), 'animated.gif': ('palette', 'animated', *_GIF),
-    'fax.pcx': ('foreign',), 'turned.jpg': ('turned',), 'tiny.png': ('tiny',),
-    'plain.png': ('plain',), 'text.jpg': ('not_an_image',), 'huge.jpg': ('too_large',),
-    "it's 写真 (1) & more.jpg": (), '<img src=x onerror=alert(1)> "quoted".jpg': ('not_an_image',),
-    'two\nlines.png': ('odd_name',), 'latin-1 \udce9.png': ('odd_name',),
+    'good.jpg': (),
+    'good.png': (),
+    'UPPER.JPG': (),
+    'a name with spaces é.webp': (),
+    'empty.jpg': ('empty',),
+    'cut.jpg': ('truncated',),
+    'cut.png': ('truncated',),
+    'header_only.png': ('truncated',),
+    'damaged.png': ('corrupt',),
+    'text.png': ('not_an_image',),
+    'bomb.png': ('too_large',),
+    'huge.png': ('too_large',),
+    'folder.jpg': ('not_a_file',),
+    'pipe.jpg': ('not_a_file',),
+    'nowhere.jpg': ('missing',),
+    'really_a_png.jpg': ('misnamed',),
+    'no_extension': ('misnamed',),
+    'grey16.png': ('sixteen_bit', 'grey'),
+    'colour16.png': ('sixteen_bit',),
+    'float.tif': ('float', 'grey', 'foreign'),
+    'grey.jpg': ('grey',),
+    'palette.png': ('palette',),
+    'cmyk.jpg': ('cmyk',),
+    'alpha.png': ('transparent',),
+    'animated.gif': ('palette', 'animated', *_GIF),
+    'fax.pcx': ('foreign',),
+    'turned.jpg': ('turned',),
+    'tiny.png': ('tiny',),
+    'plain.png': ('plain',),
+    'text.jpg': ('not_an_image',),
+    'huge.jpg': ('too_large',),
+    "it's 写真 (1) & more.jpg": (),
+    '<img src=x onerror=alert(1)> "quoted".jpg': ('not_an_image',),
+    'two\nlines.png': ('odd_name',),
+    'latin-1 \udce9.png': ('odd_name',),
     '\x1b[2Jclears a terminal.png': ('palette',),
-}  # fmt: skip
+}
 SIZE = (64, 80)
 
 
@@ -44,8 +66,15 @@ def write_hostile_files(folder: Path) -> np.ndarray:
     folder.mkdir(parents=True, exist_ok=True)
     pixels = photo()
     picture = Image.fromarray(pixels)
-    for name in ('good.jpg', 'good.png', 'UPPER.JPG', 'a name with spaces é.webp',
-                 "it's 写真 (1) & more.jpg", 'two\nlines.png', 'latin-1 \udce9.png'):  # fmt: skip
+    for name in (
+        'good.jpg',
+        'good.png',
+        'UPPER.JPG',
+        'a name with spaces é.webp',
+        "it's 写真 (1) & more.jpg",
+        'two\nlines.png',
+        'latin-1 \udce9.png',
+    ):
         picture.save(folder / name)
     jpeg, png = ((folder / f'good.{kind}').read_bytes() for kind in ('jpg', 'png'))
     middle = len(png) // 2
@@ -76,8 +105,12 @@ def _write_modes(folder: Path, pixels: np.ndarray, picture: Image.Image) -> None
     cv2.imwrite(str(folder / 'grey16.png'), pixels[:, :, 0].astype(np.uint16) * 256)
     cv2.imwrite(str(folder / 'colour16.png'), pixels[:, :, ::-1].astype(np.uint16) * 256)
     Image.fromarray(pixels[:, :, 0].astype(np.float32)).save(folder / 'float.tif')
-    for name, mode in (('grey.jpg', 'L'), ('palette.png', 'P'), ('cmyk.jpg', 'CMYK'),
-                       ('\x1b[2Jclears a terminal.png', 'P')):  # fmt: skip
+    for name, mode in (
+        ('grey.jpg', 'L'),
+        ('palette.png', 'P'),
+        ('cmyk.jpg', 'CMYK'),
+        ('\x1b[2Jclears a terminal.png', 'P'),
+    ):
         picture.convert(mode).save(folder / name)
     picture.save(folder / 'fax.pcx')
     see_through = picture.copy()

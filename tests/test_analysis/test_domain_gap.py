@@ -30,7 +30,8 @@ def test_frechet_is_that_of_scipy():
     covariances = np.cov(source.T), np.cov(target.T)
     root = sqrtm(covariances[0] @ covariances[1])
     expected = ((source.mean(0) - target.mean(0)) ** 2).sum() + np.trace(
-        covariances[0] + covariances[1] - 2 * np.real(root))
+        covariances[0] + covariances[1] - 2 * np.real(root)
+    )
     found = frechet_distance(*map(torch.from_numpy, (source, target)))
     assert found.item() == pytest.approx(expected, rel=1e-9)
 
@@ -127,8 +128,12 @@ def test_intervals_of_centre_distances_hold_the_truth(shift):
 
 def test_centre_distance_is_not_made_of_scatter():
     """Two few images of one distribution: the plain distance would be 1.2."""
-    found = [centre_distance(*(np.random.default_rng(seed).normal(size=(2, 5, 4))),
-                             np.random.default_rng(0)).value for seed in range(40)]
+    found = [
+        centre_distance(
+            *(np.random.default_rng(seed).normal(size=(2, 5, 4))), np.random.default_rng(0)
+        ).value
+        for seed in range(40)
+    ]
     assert np.median(found) < 0.5
 
 

@@ -28,9 +28,10 @@ CHANGES = dict(
     larger=lambda x: cv2.resize(x, None, fx=2, fy=2),
     darker=lambda x: x // 2,
     grey=lambda x: np.repeat(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY)[:, :, None], 3, 2),
-    noisy=lambda x: np.clip(
-        x + np.random.default_rng(0).normal(0, 12, x.shape), 0, 255).astype(np.uint8),
-)  # fmt: skip
+    noisy=lambda x: np.clip(x + np.random.default_rng(0).normal(0, 12, x.shape), 0, 255).astype(
+        np.uint8
+    ),
+)
 
 
 def groups(images, domains=None, splits=None, labels=None):

@@ -62,15 +62,20 @@ def test_more_of_a_fault_is_a_worse_value():
     assert rises('clipped_dark', dark[::-1])
     casts = [lambda x, c=c: (x * np.array([1, 1, 1 - c])).astype(np.uint8) for c in (0.2, 0.5, 0.8)]
     assert rises('color_cast', casts)
-    greys = [lambda x, g=g: cv2.addWeighted(x, g, x.mean(2, keepdims=True).repeat(3, 2).astype(
-        np.uint8), 1 - g, 0) for g in (0, 0.4, 1)]
+    greys = [
+        lambda x, g=g: cv2.addWeighted(
+            x, g, x.mean(2, keepdims=True).repeat(3, 2).astype(np.uint8), 1 - g, 0
+        )
+        for g in (0, 0.4, 1)
+    ]
     assert rises('saturation', greys) and rises('colorfulness', greys)
 
 
 def test_each_fault_moves_its_own_statistic_and_not_its_neighbours():
     plain = {name: mean_of(name, lambda x: x) for name in STATISTICS}
     assert mean_of('blur', lambda x: (x * 0.5).astype(np.uint8)) == pytest.approx(
-        plain['blur'], abs=0.02)
+        plain['blur'], abs=0.02
+    )
     assert mean_of('noise', lambda x: cv2.GaussianBlur(x, (0, 0), 2)) < plain['noise']
     assert mean_of('blockiness', lambda x: noisy(x, 20)) == pytest.approx(1, abs=0.05)
 
@@ -89,15 +94,18 @@ def test_formulas():
     red, green, blue = np.moveaxis(image.astype(float), 2, 0)
     red_green, yellow_blue = red - green, (red + green) / 2 - blue
     colorfulness = np.sqrt(red_green.var() + yellow_blue.var()) + 0.3 * np.sqrt(
-        red_green.mean() ** 2 + yellow_blue.mean() ** 2)
+        red_green.mean() ** 2 + yellow_blue.mean() ** 2
+    )
     assert found['brightness'] == pytest.approx(grey.mean() / 255, abs=1e-4)
     assert found['contrast'] == pytest.approx(grey.std() / 255, abs=1e-4)
     assert found['colorfulness'] == pytest.approx(colorfulness)
     assert found['saturation'] == pytest.approx(
-        np.array(Image.fromarray(image).convert('HSV'))[:, :, 1].mean() / 255, abs=0.005)
+        np.array(Image.fromarray(image).convert('HSV'))[:, :, 1].mean() / 255, abs=0.005
+    )
     assert found['clipped_dark'] == pytest.approx((grey <= 3).mean(), abs=1e-3)
-    laplacian = cv2.filter2D(grey.astype(np.float32), -1, np.array(
-        [[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32))
+    laplacian = cv2.filter2D(
+        grey.astype(np.float32), -1, np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32)
+    )
     assert found['sharpness'] == pytest.approx(laplacian.std(), rel=1e-3)
 
 
@@ -131,12 +139,15 @@ def test_a_huge_image_is_measured_in_part_and_comes_out_the_same():
         assert found[name] == pytest.approx(part[name], rel=0.05), name
 
 
-@pytest.mark.parametrize(('image', 'error', 'message'), [
-    (np.zeros((4, 4, 3)), TypeError, 'got float64'),
-    ('photo.jpg', TypeError, 'got str'),
-    (np.zeros((4, 4, 4), np.uint8), ValueError, r'got \(4, 4, 4\)'),
-    (np.zeros((0, 4), np.uint8), ValueError, r'got \(0, 4\)'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('image', 'error', 'message'),
+    [
+        (np.zeros((4, 4, 3)), TypeError, 'got float64'),
+        ('photo.jpg', TypeError, 'got str'),
+        (np.zeros((4, 4, 4), np.uint8), ValueError, r'got \(4, 4, 4\)'),
+        (np.zeros((0, 4), np.uint8), ValueError, r'got \(0, 4\)'),
+    ],
+)
 def test_anything_else_is_refused(image, error, message):
     with pytest.raises(error, match=message):
         measure(image)

@@ -79,10 +79,12 @@ class TestWeights:
 
 class TestChoice:
     POINTS = [
-        Point(0.0, 90.0, 50.0, 'own'), Point(1.0, 80.0, 70.0, 'own'),
-        Point(0.2, 89.0, 60.0, 'estimated'), Point(0.4, 89.5, 60.0, 'estimated'),
+        Point(0.0, 90.0, 50.0, 'own'),
+        Point(1.0, 80.0, 70.0, 'own'),
+        Point(0.2, 89.0, 60.0, 'estimated'),
+        Point(0.4, 89.5, 60.0, 'estimated'),
         Point(0.6, 88.9, 68.0, 'estimated'),
-    ]  # fmt: skip
+    ]
 
     def test_best_target_within_the_budget_and_of_equals_the_better_source(self):
         assert choose(self.POINTS, budget=1.0).point.alpha == 0.4
@@ -109,9 +111,13 @@ class TestSweep:
     def test_ends_as_they_are_are_what_the_checkpoints_are(self, checkpoints, tmp_path):
         points = list(_interpolation(checkpoints, tmp_path).sweep([0.0, 0.5, 1.0]))
         assert [(point.alpha, point.statistics) for point in points] == [
-            (0, 'own'), (1, 'own'), (0, 'estimated'), (0.5, 'estimated'), (0.5, 'interpolated'),
+            (0, 'own'),
+            (1, 'own'),
+            (0, 'estimated'),
+            (0.5, 'estimated'),
+            (0.5, 'interpolated'),
             (1, 'estimated'),
-        ]  # fmt: skip
+        ]
         for point, path in zip(points, checkpoints):
             cfg = _config(tmp_path, load_from=str(path))
             cfg.experiment_name = f'test_{torch.rand(1).item()}'
@@ -180,9 +186,19 @@ def test_the_tool_writes_what_it_says(checkpoints, tmp_path):
     cfg = _config(tmp_path)
     cfg.custom_imports = dict(imports=['tests.toy', 'tl_plugin'])
     cfg.dump(str(tmp_path / 'config.py'))
-    command = [sys.executable, str(ROOT / 'tools/interpolate.py'), str(tmp_path / 'config.py'),
-               *map(str, checkpoints), '--alphas', '0', '0.5', '--rule', 'mean',
-               '--work-dir', str(tmp_path / 'out')]
+    command = [
+        sys.executable,
+        str(ROOT / 'tools/interpolate.py'),
+        str(tmp_path / 'config.py'),
+        *map(str, checkpoints),
+        '--alphas',
+        '0',
+        '0.5',
+        '--rule',
+        'mean',
+        '--work-dir',
+        str(tmp_path / 'out'),
+    ]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -223,10 +239,15 @@ class TestLoop:
         assert runner.iter == 0
 
     def test_a_target_without_labels_is_chosen_by_a_score(self, checkpoints, tmp_path):
-        cfg = plain_model_config(_config(tmp_path, **{
-            'val_cfg.evaluators': dict(target=dict(type='LabelFreeScore')),
-            'val_cfg.dataloaders.target.dataset.labels': 'none',
-        }))  # fmt: skip
+        cfg = plain_model_config(
+            _config(
+                tmp_path,
+                **{
+                    'val_cfg.evaluators': dict(target=dict(type='LabelFreeScore')),
+                    'val_cfg.dataloaders.target.dataset.labels': 'none',
+                },
+            )
+        )
         cfg.experiment_name = 'label_free'
         weights = [load_weights(path)[0] for path in checkpoints]
         interpolation = Interpolation(Runner.from_cfg(cfg), *weights)

@@ -27,8 +27,19 @@ def test_each_file_is_read_or_named(folder, name):
 
 
 @pytest.mark.parametrize(
-    'name', ['good.png', 'good.jpg', 'grey16.png', 'colour16.png', 'palette.png', 'grey.jpg',
-             'turned.jpg', 'alpha.png', 'really_a_png.jpg'])  # fmt: skip
+    'name',
+    [
+        'good.png',
+        'good.jpg',
+        'grey16.png',
+        'colour16.png',
+        'palette.png',
+        'grey.jpg',
+        'turned.jpg',
+        'alpha.png',
+        'really_a_png.jpg',
+    ],
+)
 def test_pixels_are_those_that_mmcv_would_train_on(folder, name):
     expected = cv2.imread(str(folder / name), cv2.IMREAD_COLOR)[:, :, ::-1]
     found = read_image(folder / name).image

@@ -48,8 +48,11 @@ def test_a_record_says_what_the_image_is(items):
 
 def test_file_size_counts_for_jpeg_alone(items):
     """A copy saved as PNG is larger, and no better for it."""
-    sizes = {os.path.basename(item.name): look_at(item).quality for item in items
-             if os.path.basename(item.name) in ('good.jpg', 'good.png')}  # fmt: skip
+    sizes = {
+        os.path.basename(item.name): look_at(item).quality
+        for item in items
+        if os.path.basename(item.name) in ('good.jpg', 'good.png')
+    }
     path = os.path.join(os.path.dirname(items[0].name), 'good.jpg')
     bits = 8 * os.path.getsize(path) / photo()[:, :, 0].size
     assert sizes['good.jpg']['bits_per_pixel'] == bits
@@ -99,8 +102,10 @@ def test_one_colour_more_changes_the_digest():
     pixels = np.zeros((20, 20, 3), np.uint8)
     other = pixels.copy()
     other[3, 4, 1] = 1
-    assert look_at(ImageItem('a', pixels=pixels)).digest != look_at(
-        ImageItem('a', pixels=other)).digest
+    assert (
+        look_at(ImageItem('a', pixels=pixels)).digest
+        != look_at(ImageItem('a', pixels=other)).digest
+    )
 
 
 @pytest.mark.slow  # imports torch three times
@@ -115,7 +120,11 @@ def test_a_script_that_cannot_start_processes_reads_alone(items, tmp_path):
         'print(len(found), sum(record.readable for record in found))\n'
     )
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=100,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)})
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
     readable = sum(not set(faults) & set(UNREADABLE) for faults in FAULTS.values()) + 3 * CHUNK
     assert f'{len(items)} {readable}' in done.stdout, done.stderr[-3000:]

@@ -36,13 +36,18 @@ def content(domain):
 
 def write(folder, form):
     """List the folder's images in a file of some form, paths relative to it."""
-    rows = [(path.relative_to(folder).as_posix(), path.relative_to(folder).parts[0])
-            for path in sorted(folder.rglob('*.png'))]
+    rows = [
+        (path.relative_to(folder).as_posix(), path.relative_to(folder).parts[0])
+        for path in sorted(folder.rglob('*.png'))
+    ]
     path = folder.parent / f'{form}.{form.split("_")[0]}'
     rows = [(f'photos/{name}', label) for name, label in rows]
     if form.startswith('csv'):
-        header, delimiter = {'csv_a': ('image,label', ','), 'csv_b': ('File;Class', ';'),
-                             'csv_c': ('split\tclass_name\timg_path', '\t')}[form]
+        header, delimiter = {
+            'csv_a': ('image,label', ','),
+            'csv_b': ('File;Class', ';'),
+            'csv_c': ('split\tclass_name\timg_path', '\t'),
+        }[form]
         with path.open('w', newline='', encoding='utf-8-sig' if form == 'csv_b' else None) as file:
             writer = csv.writer(file, delimiter=delimiter)
             writer.writerow(header.split(delimiter))
@@ -54,13 +59,20 @@ def write(folder, form):
     elif form == 'jsonl':
         path.write_text('\n'.join(json.dumps(dict(path=n, label=c)) for n, c in rows))
     else:
-        path.write_text(json.dumps(dict(metainfo=dict(classes=CLASSES), data_list=[
-            dict(img_path=n, gt_label=CLASSES.index(c)) for n, c in rows])))
+        path.write_text(
+            json.dumps(
+                dict(
+                    metainfo=dict(classes=CLASSES),
+                    data_list=[dict(img_path=n, gt_label=CLASSES.index(c)) for n, c in rows],
+                )
+            )
+        )
     return path
 
 
-@pytest.mark.parametrize('form', ['csv_a', 'csv_b', 'csv_c', 'json_dict', 'json_records', 'jsonl',
-                                  'json_mmengine'])  # fmt: skip
+@pytest.mark.parametrize(
+    'form', ['csv_a', 'csv_b', 'csv_c', 'json_dict', 'json_records', 'jsonl', 'json_mmengine']
+)
 def test_every_form_of_table_lists_what_the_folder_has(folder, form):
     expected = read_data(folder)
     assert expected.classes == (*CLASSES, 'mule') and len(expected.items) == 6
@@ -71,8 +83,7 @@ def test_every_form_of_table_lists_what_the_folder_has(folder, form):
 
 def test_a_config_gives_its_data_sets_and_their_labels_by_name(folder, tmp_path):
     path = tmp_path / 'data.py'
-    path.write_text(
-        f'dataset = dict(type="CustomDataset", data_root={str(folder)!r}, pipeline=[])')
+    path.write_text(f'dataset = dict(type="CustomDataset", data_root={str(folder)!r}, pipeline=[])')
     assert content(read_data(path)) == content(read_data(folder))
     path.write_text(f'_base_ = {str(configs_dir() / "digits" / "_base_" / "data.py")!r}')
     digits = read_data(path)
@@ -91,14 +102,18 @@ def test_folders_of_splits_and_flat_folders(folder, tmp_path):
     assert flat.classes == () and not flat.labelled
 
 
-@pytest.mark.parametrize(('name', 'text', 'message'), [
-    ('a.csv', 'x,y\n1,2\n', 'found no image among the columns x, y; name it one of image'),
-    ('a.csv', 'image,split\na.png,holdout\n', "the split is 'holdout', expected one of train"),
-    ('a.csv', 'image\n', 'lists no images'),
-    ('a.json', '{', 'is no JSON'), ('a.json', '["a.png"]', "record 1: .* got 'a.png'"),
-    ('a.txt', 'a.png', 'neither a folder nor one of'),
-    ('a.py', 'x = 1', 'names no data'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('name', 'text', 'message'),
+    [
+        ('a.csv', 'x,y\n1,2\n', 'found no image among the columns x, y; name it one of image'),
+        ('a.csv', 'image,split\na.png,holdout\n', "the split is 'holdout', expected one of train"),
+        ('a.csv', 'image\n', 'lists no images'),
+        ('a.json', '{', 'is no JSON'),
+        ('a.json', '["a.png"]', "record 1: .* got 'a.png'"),
+        ('a.txt', 'a.png', 'neither a folder nor one of'),
+        ('a.py', 'x = 1', 'names no data'),
+    ],
+)
 def test_what_is_no_data_is_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -111,8 +126,11 @@ def test_nothing_there_is_said(tmp_path):
 
 
 def items(count=40, labels=CLASSES, split=''):
-    return [ImageItem(f'/data/{label}/{number}.png', label, split)
-            for label in labels for number in range(count)]
+    return [
+        ImageItem(f'/data/{label}/{number}.png', label, split)
+        for label in labels
+        for number in range(count)
+    ]
 
 
 def splits_of(divided):
@@ -160,8 +178,10 @@ def domain(listed, name='x'):
 
 
 def test_target_labels_of_all_kinds():
-    source, target = domain(items()), domain(
-        [ImageItem(f't{n}', CLASSES[n % 2]) for n in range(40)])
+    source, target = (
+        domain(items()),
+        domain([ImageItem(f't{n}', CLASSES[n % 2]) for n in range(40)]),
+    )
     assert prepare_data(source, target).few == ()
     few = prepare_data(source, target, 2).few
     assert len(few) == 4 and all(item.split == 'train' for item in few)

@@ -14,8 +14,12 @@ from tl_plugin.datasets.bad_data import differing_names, naming_bad_data
 
 
 def build(**dataset):
-    loader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
-                  dataset=dataset)  # fmt: skip
+    loader = dict(
+        batch_size=1,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=dataset,
+    )
     with DefaultScope.overwrite_default_scope('mmpretrain'), naming_bad_data():
         return Runner.build_dataloader(loader).dataset
 

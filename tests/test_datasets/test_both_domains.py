@@ -24,7 +24,9 @@ def test_every_split_of_both_domains_is_found(name):
 
 def test_a_config_without_a_target_is_named(tmp_path):
     path = tmp_path / 'config.py'
-    path.write_text(f"_base_ = {str(DIGITS / 'source_only.py')!r}\nval_cfg = dict(_delete_=True)\n"
-                    'test_cfg = dict(_delete_=True)\n')
+    path.write_text(
+        f'_base_ = {str(DIGITS / "source_only.py")!r}\nval_cfg = dict(_delete_=True)\n'
+        'test_cfg = dict(_delete_=True)\n'
+    )
     with pytest.raises(ValueError, match=r'names no target: expected ladder\.target_dataloader'):
         read_both_domains(path)

@@ -32,10 +32,19 @@ def folders(root, names, count=6):
     return root
 
 
-@pytest.mark.parametrize(('source', 'target'), [
-    ('line', 'Line'), ('square', 'square '), ('tabby cat', 'tabby_cat'), ('tabby-cat', 'TabbyCat'),
-    ('1', '01'), ('1', '1.0'), ('straße', 'STRASSE'), ('café', ' Cafe\u0301'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('source', 'target'),
+    [
+        ('line', 'Line'),
+        ('square', 'square '),
+        ('tabby cat', 'tabby_cat'),
+        ('tabby-cat', 'TabbyCat'),
+        ('1', '01'),
+        ('1', '1.0'),
+        ('straße', 'STRASSE'),
+        ('café', ' Cafe\u0301'),
+    ],
+)
 def test_names_that_differ_in_spelling_alone_are_refused_and_the_cure_works(
     tmp_path, source, target
 ):
@@ -71,8 +80,9 @@ def test_two_spellings_in_the_source_are_two_classes_and_told():
     assert "'A' and 'a' as 2 classes" in note
 
 
-@pytest.mark.parametrize('names', [('2026-01', '2026-02'), ('cam1', 'cam 2'), ('007', '1021'),
-                                   ('100CANON', '101CANON')])  # fmt: skip
+@pytest.mark.parametrize(
+    'names', [('2026-01', '2026-02'), ('cam1', 'cam 2'), ('007', '1021'), ('100CANON', '101CANON')]
+)
 def test_folders_by_date_camera_or_number_are_an_unlabelled_target(tmp_path, names):
     data = prepare_data(domain(SHAPES), read_data(folders(tmp_path / 'target', names, 10)))
     assert not data.target.labelled and data.target.classes == ()
@@ -116,7 +126,8 @@ def test_too_few_images_are_refused_with_how_many_are_needed(count, of_each):
 
 def test_classes_that_a_split_lacks_are_named():
     source = DomainImages(
-        'x', (*domain(SHAPES[:2], 10).items, ImageItem('s/1.png', 'square')), (*SHAPES, 'mule'))
+        'x', (*domain(SHAPES[:2], 10).items, ImageItem('s/1.png', 'square')), (*SHAPES, 'mule')
+    )
     notes = prepare_data(source, domain((None,))).notes
     assert notes == (
         "The source's train images show no mule.",
@@ -135,8 +146,10 @@ def test_a_folder_around_those_of_the_classes_is_named_and_the_cure_works(tmp_pa
 def test_fewer_target_labels_than_asked_for_and_labelled_images_of_elsewhere_are_told():
     target = domain((*SHAPES[:2], None), 10)
     few = prepare_data(domain(SHAPES), target, 8).notes[0]
-    assert few == ('There are fewer than 8 labelled target images to train on of circle (6), '
-                   'line (6), square (0).')  # fmt: skip
+    assert few == (
+        'There are fewer than 8 labelled target images to train on of circle (6), '
+        'line (6), square (0).'
+    )
     other = domain(SHAPES, 2, 'others.csv')
     other = replace(other, items=tuple(replace(i, name=f'other/{i.name}') for i in other.items))
     notes = prepare_data(domain(SHAPES), domain((None,), 30), other).notes
@@ -178,8 +191,13 @@ def build_tiny(num_classes):
 
 def stock(folder):
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
-    return dict(_delete_=True, type='CustomDataset', data_root=str(folder), pipeline=pipeline,
-                serialize_data=False)  # fmt: skip
+    return dict(
+        _delete_=True,
+        type='CustomDataset',
+        data_root=str(folder),
+        pipeline=pipeline,
+        serialize_data=False,
+    )
 
 
 def test_training_names_an_unlabelled_target_and_likely_matches(tmp_path):

@@ -37,12 +37,14 @@ class TestEach:
 
     def test_a_higher_severity_takes_more(self, fault, photo):
         errors = [
-            np.mean([
-                np.square(_degraded(photo, fault, severity, seed).astype(float) - photo).mean()
-                for seed in range(8)
-            ])
+            np.mean(
+                [
+                    np.square(_degraded(photo, fault, severity, seed).astype(float) - photo).mean()
+                    for seed in range(8)
+                ]
+            )
             for severity in (0, 0.5, 1, 2, 3, 4, 5)
-        ]  # fmt: skip
+        ]
         assert errors[0] == 0 and all(np.diff(errors) > 0), errors
 
     def test_the_generator_decides(self, fault, photo):
@@ -54,10 +56,15 @@ class TestEach:
 
 #: Which statistic a fault moves, and which way: an independent witness.
 WITNESSES = {
-    'defocus': ('blur', 1), 'motion': ('blur', 1), 'blur': ('blur', 1),
-    'low_light': ('brightness', -1), 'color_cast': ('color_cast', 1), 'noise': ('noise', 1),
-    'dead_pixels': ('dead_pixels', 1), 'jpeg': ('blockiness', 1),
-}  # fmt: skip
+    'defocus': ('blur', 1),
+    'motion': ('blur', 1),
+    'blur': ('blur', 1),
+    'low_light': ('brightness', -1),
+    'color_cast': ('color_cast', 1),
+    'noise': ('noise', 1),
+    'dead_pixels': ('dead_pixels', 1),
+    'jpeg': ('blockiness', 1),
+}
 
 
 @pytest.mark.parametrize('fault', WITNESSES)
@@ -84,8 +91,10 @@ def test_lengths_grow_with_the_image(fault):
     spreads = []
     for side in (128, 384):
         point = np.zeros((side, side), dtype=np.uint8)
-        point[side // 2 - side // 64 : side // 2 + side // 64,
-              side // 2 - side // 64 : side // 2 + side // 64] = 255
+        point[
+            side // 2 - side // 64 : side // 2 + side // 64,
+            side // 2 - side // 64 : side // 2 + side // 64,
+        ] = 255
         found = _degraded(point, fault, 5).astype(float)
         columns = np.arange(side)
         weights = found.sum(0) / found.sum()
@@ -97,8 +106,10 @@ def test_lengths_grow_with_the_image(fault):
 class TestTransform:
     def test_a_seed_makes_it_a_function_of_the_image(self, photo):
         fixed = TRANSFORMS.build(dict(type='DegradeQuality', seed=3))
-        results = [dict(img=photo, img_path=path) for path in
-                   ('/data/train/dog/1.jpg', '/elsewhere/dog/1.jpg', '/data/train/dog/2.jpg')]
+        results = [
+            dict(img=photo, img_path=path)
+            for path in ('/data/train/dog/1.jpg', '/elsewhere/dog/1.jpg', '/data/train/dog/2.jpg')
+        ]
         one, copy, two = (fixed(dict(each))['img'] for each in results)
         assert np.array_equal(one, copy) and not np.array_equal(one, two)
         by_index = [fixed(dict(img=photo, sample_idx=index))['img'] for index in (4, 4, 5)]
@@ -127,12 +138,17 @@ class TestTransform:
         noisy = [each['noise'] for each in drawn if 'noise' in each]
         assert set(noisy) == {4} and len(noisy) / 400 == pytest.approx(0.25, abs=0.07)
 
-    @pytest.mark.parametrize(('options', 'message'), [
-        (dict(faults=['fog']), 'got fog'), (dict(severity=6), 'from 0 to 5'),
-        (dict(severity=(3, 2)), 'from 0 to 5'), (dict(severity='high'), "or 'mixed', got 'high'"),
-        (dict(faults=dict(blur=dict(prob=2))), r'in \[0, 1\], got 2'),
-        (dict(faults=['blur'], num_faults=2), 'from 0 to 1'),
-    ])
+    @pytest.mark.parametrize(
+        ('options', 'message'),
+        [
+            (dict(faults=['fog']), 'got fog'),
+            (dict(severity=6), 'from 0 to 5'),
+            (dict(severity=(3, 2)), 'from 0 to 5'),
+            (dict(severity='high'), "or 'mixed', got 'high'"),
+            (dict(faults=dict(blur=dict(prob=2))), r'in \[0, 1\], got 2'),
+            (dict(faults=['blur'], num_faults=2), 'from 0 to 1'),
+        ],
+    )
     def test_wrong_arguments(self, options, message):
         with pytest.raises(ValueError, match=message):
             DegradeQuality(**options)

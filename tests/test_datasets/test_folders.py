@@ -15,8 +15,15 @@ from tl_plugin.datasets.any_data import read_data
 from tl_plugin.datasets.folders import EXTENSIONS
 from tl_plugin.datasets.stock_folders import STOCK_EXTENSIONS
 
-SYSTEM = ('.ipynb_checkpoints', '__MACOSX', '.git', '@eaDir', '$RECYCLE.BIN', 'lost+found',
-          'System Volume Information')  # fmt: skip
+SYSTEM = (
+    '.ipynb_checkpoints',
+    '__MACOSX',
+    '.git',
+    '@eaDir',
+    '$RECYCLE.BIN',
+    'lost+found',
+    'System Volume Information',
+)
 CLASSES = ('circle', 'line')
 PICTURE = Image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3))
 
@@ -85,8 +92,12 @@ def test_what_derives_from_it_and_what_wraps_it(folder):
     assert len(dataset) == 12
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         repeated = DATASETS.build(
-            dict(type='RepeatDataset', times=2,
-                 dataset=dict(type='CustomDataset', data_root=str(folder))))  # fmt: skip
+            dict(
+                type='RepeatDataset',
+                times=2,
+                dataset=dict(type='CustomDataset', data_root=str(folder)),
+            )
+        )
     assert repeated.metainfo['classes'] == CLASSES and len(repeated) == 24
 
 
@@ -123,12 +134,20 @@ def test_every_file_is_for_whoever_looks_at_each(folder):
 def test_a_run_trains_on_them(folder, tmp_path):
     """With images read by the stock pipeline, in a worker's process, whatever their extension."""
     data = dict(
-        _delete_=True, type='CustomDataset', data_root=str(folder), serialize_data=False,
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')])  # fmt: skip
-    options = {'train_dataloader.dataset': data, 'val_dataloader.dataset': data,
-               'train_dataloader.num_workers': 1, 'model.head.num_classes': 2,
-               'data_preprocessor.num_classes': 2,
-               'custom_hooks': [dict(type='DataCheckHook')]}  # fmt: skip
+        _delete_=True,
+        type='CustomDataset',
+        data_root=str(folder),
+        serialize_data=False,
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
+    )
+    options = {
+        'train_dataloader.dataset': data,
+        'val_dataloader.dataset': data,
+        'train_dataloader.num_workers': 1,
+        'model.head.num_classes': 2,
+        'data_preprocessor.num_classes': 2,
+        'custom_hooks': [dict(type='DataCheckHook')],
+    }
     runner = train(toy_config(tmp_path, options=options, max_epochs=1))
     assert runner.iter == 3
 

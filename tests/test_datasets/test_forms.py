@@ -52,8 +52,11 @@ def make(root):
 def rows(labels):
     """Path and label of each image: all labels, none, or those of every third."""
     kept = dict(all=1, none=COUNT * 9, some=3)[labels]
-    return [(f'folders/{label}/{label}{n}.png', label if (n + 1) % kept == 0 else None)
-            for label in CLASSES for n in range(COUNT)]  # fmt: skip
+    return [
+        (f'folders/{label}/{label}{n}.png', label if (n + 1) % kept == 0 else None)
+        for label in CLASSES
+        for n in range(COUNT)
+    ]
 
 
 def write_table(place, form, labels):
@@ -77,21 +80,34 @@ def write_config(place, form, labels):
     """mmpretrain data sets, as they are and wrapped: each gives the same images."""
     listed = place / 'lists' / f'{labels}.txt'
     listed.write_text(''.join(f'{n} {CLASSES.index(c) if c else -1}\n' for n, c in rows(labels)))
-    stock = dict(type='CustomDataset', data_root=str(place), ann_file=str(listed),
-                 # Serializing collects all garbage, which takes longer than the rest.
-                 metainfo=dict(classes=CLASSES), pipeline=[], serialize_data=False)  # fmt: skip
+    stock = dict(
+        type='CustomDataset',
+        data_root=str(place),
+        ann_file=str(listed),
+        # Serializing collects all garbage, which takes longer than the rest.
+        metainfo=dict(classes=CLASSES),
+        pipeline=[],
+        serialize_data=False,
+    )
     halves = [dict(stock, indices=list(range(*ends))) for ends in ((0, 5), (5, 2 * COUNT))]
     dataset = dict(
         stock=stock,
         repeat=dict(type='RepeatDataset', times=3, dataset=stock),
-        balanced=dict(type='RepeatDataset', times=2, dataset=dict(
-            type='ClassBalancedDataset', oversample_thr=0.9, dataset=stock)),
+        balanced=dict(
+            type='RepeatDataset',
+            times=2,
+            dataset=dict(type='ClassBalancedDataset', oversample_thr=0.9, dataset=stock),
+        ),
         concat=dict(type='ConcatDataset', datasets=halves),
         several=dict(type='SeveralSources', datasets=halves),
         # Of two copies one after the other, the second half.
-        fold=dict(type='KFoldDataset', fold=0, num_splits=2, dataset=dict(
-            stock, indices=[0] * 2 * COUNT + list(range(2 * COUNT)))),
-    )[form]  # fmt: skip
+        fold=dict(
+            type='KFoldDataset',
+            fold=0,
+            num_splits=2,
+            dataset=dict(stock, indices=[0] * 2 * COUNT + list(range(2 * COUNT))),
+        ),
+    )[form]
     path = place / f'{form}_{labels}.py'
     path.write_text(f'dataset = {dataset!r}')
     return path
@@ -101,10 +117,15 @@ def content(domain):
     return {item.name.split('/')[-1]: item.label for item in domain.items}
 
 
-@pytest.mark.parametrize(('form', 'labels'), [
-    (form, labels) for form in (*TABLES, *CONFIGS) for labels in ('all', 'none', 'some')
-    if form != 'balanced' or labels == 'all'  # mmengine balances what has labels
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('form', 'labels'),
+    [
+        (form, labels)
+        for form in (*TABLES, *CONFIGS)
+        for labels in ('all', 'none', 'some')
+        if form != 'balanced' or labels == 'all'  # mmengine balances what has labels
+    ],
+)
 def test_all_forms_give_the_same_images_and_labels(place, form, labels):
     write = write_table if form in TABLES else write_config
     found = read_data(write(place, form, labels))
@@ -114,8 +135,9 @@ def test_all_forms_give_the_same_images_and_labels(place, form, labels):
 
 
 def test_folders_with_labels_and_without(place):
-    assert content(read_data(place / 'folders')) == content(read_data(write_table(
-        place, 'csv', 'all')))  # fmt: skip
+    assert content(read_data(place / 'folders')) == content(
+        read_data(write_table(place, 'csv', 'all'))
+    )
     flat = read_data(place / 'flat')
     assert content(flat) == content(read_data(write_table(place, 'csv', 'none')))
     assert flat.classes == ()
@@ -150,10 +172,17 @@ def test_a_config_whose_labels_are_not_read_gives_none(place, form):
     assert len(dataset) == 2 * COUNT and not dataset.metainfo['classes']
 
 
-@pytest.mark.parametrize(('source', 'target'), [
-    ('csv', 'class_folders'), ('stock', 'class_folders'), ('stock', 'csv'), ('csv', 'concat'),
-    ('concat', 'stock'), ('fold', 'fold'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('source', 'target'),
+    [
+        ('csv', 'class_folders'),
+        ('stock', 'class_folders'),
+        ('stock', 'csv'),
+        ('csv', 'concat'),
+        ('concat', 'stock'),
+        ('fold', 'fold'),
+    ],
+)
 def test_the_target_of_a_written_config_inherits_no_images_of_the_source(
     place, elsewhere, source, target
 ):
@@ -173,7 +202,8 @@ def test_the_target_of_a_written_config_inherits_no_images_of_the_source(
     cfg = Config.fromfile(write_config_of(data, choice, place / f'{source}_{target}'))
     for split in ('val', 'test'):
         loader = inherit_dataloader(
-            cfg[f'{split}_dataloader'], cfg[f'{split}_cfg'].dataloaders.target, split)
+            cfg[f'{split}_dataloader'], cfg[f'{split}_cfg'].dataloaders.target, split
+        )
         loader['dataset'].pop('pipeline', None)
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             dataset = DATASETS.build(loader['dataset'])

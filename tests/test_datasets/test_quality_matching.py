@@ -17,8 +17,10 @@ def _patches(count, seed, side=48):
     from sklearn.datasets import load_sample_images
 
     random = np.random.default_rng(seed)
-    photos = [cv2.resize(photo, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-              for photo in load_sample_images().images]
+    photos = [
+        cv2.resize(photo, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        for photo in load_sample_images().images
+    ]
     found = []
     for _ in range(count):
         photo = photos[random.integers(len(photos))]
@@ -54,9 +56,9 @@ def test_distance_is_a_mean_of_sorted_differences():
     random = np.random.default_rng(0)
     one, two = ({name: random.normal(size=10) for name in RELEVANT} for _ in range(2))
     units = scales(one, two)
-    expected = np.mean([
-        np.abs(np.sort(one[name]) - np.sort(two[name])).mean() / units[name] for name in RELEVANT
-    ])  # fmt: skip
+    expected = np.mean(
+        [np.abs(np.sort(one[name]) - np.sort(two[name])).mean() / units[name] for name in RELEVANT]
+    )
     assert distance(one, two, units) == pytest.approx(expected)
     both = np.concatenate([one['noise'], two['noise']])
     spread = np.quantile(both, 0.75) - np.quantile(both, 0.25)
@@ -114,8 +116,10 @@ class TestRun:
     def test_scrambled_target_labels_give_the_same_fit(self, tmp_path):
         fits = []
         for labels in ('true', 'scrambled', 'none'):
-            cfg = _config(tmp_path / labels, dict(target_dataloader=dict(
-                dataset=dict(shift=0.5, labels=labels, seed=5))))
+            cfg = _config(
+                tmp_path / labels,
+                dict(target_dataloader=dict(dataset=dict(shift=0.5, labels=labels, seed=5))),
+            )
             train(cfg)
             fits.append(json.loads((tmp_path / labels / 'quality_matched.json').read_text()))
         assert fits[0] == fits[1] == fits[2] and fits[0]['faults']

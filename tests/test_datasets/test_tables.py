@@ -24,8 +24,9 @@ def place(tmp_path_factory):
 
 
 def rows(form='{label}/{number} a.png'):
-    return [(form.format(label=label, number=number), label)
-            for label in LABELS for number in range(12)]  # fmt: skip
+    return [
+        (form.format(label=label, number=number), label) for label in LABELS for number in range(12)
+    ]
 
 
 def write(place, text, name='table.csv'):
@@ -44,21 +45,29 @@ def all_there(domain):
     )
 
 
-@pytest.mark.parametrize(('header', 'end', 'start'), [
-    ('image,label', '\n', ''), ('Image Path;Class-Name', '\r\n', 'sep=;\r\n'),
-    ('"file"\t"category"', '\n', '\n\n'), (',image,label', '\n', '\ufeff'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('header', 'end', 'start'),
+    [
+        ('image,label', '\n', ''),
+        ('Image Path;Class-Name', '\r\n', 'sep=;\r\n'),
+        ('"file"\t"category"', '\n', '\n\n'),
+        (',image,label', '\n', '\ufeff'),
+    ],
+)
 def test_headers_delimiters_and_first_lines(place, header, end, start):
     delimiter = next(d for d in '\t;,' if d in header)
     index = header.startswith(',')
-    lines = [delimiter.join([*(['7'] if index else []), f'"{name}"', label])
-             for name, label in rows()]  # fmt: skip
+    lines = [
+        delimiter.join([*(['7'] if index else []), f'"{name}"', label]) for name, label in rows()
+    ]
     empty = delimiter * header.count(delimiter)
     assert all_there(read_data(write(place, start + end.join([header, *lines, empty, '']))))
 
 
-@pytest.mark.parametrize('marker', ['NaN', 'nan', 'None', 'null', 'N/A', 'NA', '<NA>', '?', '-', '',
-                                    '-1', '-1.0', ' NaN '])  # fmt: skip
+@pytest.mark.parametrize(
+    'marker',
+    ['NaN', 'nan', 'None', 'null', 'N/A', 'NA', '<NA>', '?', '-', '', '-1', '-1.0', ' NaN '],
+)
 def test_a_missing_label_is_none_and_counted(place, marker):
     lines = [f'{name},{label if row % 4 else marker}' for row, (name, label) in enumerate(rows())]
     found = read_data(table(place, 'image,label', lines))
@@ -80,10 +89,16 @@ def test_a_class_folder_may_be_called_as_a_missing_label_is(place, tmp_path):
     assert read_data(table(place, 'image,label', lines)).classes == ('crack', 'none')
 
 
-@pytest.mark.parametrize(('written', 'read'), [
-    (('0.0', '1.0'), ('0', '1')), (('0', '1.0'), ('0', '1')), (('1.0', '1.5'), ('1.0', '1.5')),
-    (('01', '02'), ('01', '02')), (('1.', 'dog'), ('1', 'dog')),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('written', 'read'),
+    [
+        (('0.0', '1.0'), ('0', '1')),
+        (('0', '1.0'), ('0', '1')),
+        (('1.0', '1.5'), ('1.0', '1.5')),
+        (('01', '02'), ('01', '02')),
+        (('1.', 'dog'), ('1', 'dog')),
+    ],
+)
 def test_numbers_are_numbers(place, written, read):
     lines = [f'{name},{written[LABELS.index(label)]}' for name, label in rows()]
     assert read_data(table(place, 'image,label', lines)).classes == tuple(sorted(read))
@@ -98,16 +113,20 @@ def test_names_of_classes_in_mmengines_json_stay(place):
     assert read_data(write(place, json.dumps(content), 'table.json')).classes == ('1.0', '2.0')
 
 
-@pytest.mark.parametrize(('form', 'note'), [
-    ('{label}\\{number} a.png', '\\ is taken for /'),
-    ('.\\{label}\\{number} a.png', '\\ is taken for /'),
-    ('./{label}/{number} a.png', ''), ('{label}//{number} a.png', ''),
-    ('{label}/{number}%20a.png', '%-codes are decoded'),
-    ('{label}\\{number}%20a.png', '\\ is taken for / and %-codes are decoded'),
-    ('my data/{label}/{number} a.png', 'its paths are relative to'),
-    ('my data\\{label}\\{number} a.png', '\\ is taken for /, its paths are relative to'),
-    ('  {label}/{number} a.png ', ''),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('form', 'note'),
+    [
+        ('{label}\\{number} a.png', '\\ is taken for /'),
+        ('.\\{label}\\{number} a.png', '\\ is taken for /'),
+        ('./{label}/{number} a.png', ''),
+        ('{label}//{number} a.png', ''),
+        ('{label}/{number}%20a.png', '%-codes are decoded'),
+        ('{label}\\{number}%20a.png', '\\ is taken for / and %-codes are decoded'),
+        ('my data/{label}/{number} a.png', 'its paths are relative to'),
+        ('my data\\{label}\\{number} a.png', '\\ is taken for /, its paths are relative to'),
+        ('  {label}/{number} a.png ', ''),
+    ],
+)
 def test_paths_of_other_systems_and_folders(place, form, note):
     lines = [f'{name},{label}' for name, label in rows(form)]
     found = read_data(table(place, 'image,label', lines))
@@ -131,12 +150,15 @@ def test_rows_without_a_file_are_counted_and_left_out(place):
     assert len(read_data(path, every_file=True).items) == 26
 
 
-@pytest.mark.parametrize(('form', 'message'), [
-    ('C:\\photos\\{label}\\{number}.png', 'absolute path'),
-    ('/mnt/{label}/{number}.png', 'absolute'),
-    ('https://example.org/{label}/{number}.png', 'an address'),
-    ('pictures/{label}/{number}.png', r'looked in .*my data, '),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('form', 'message'),
+    [
+        ('C:\\photos\\{label}\\{number}.png', 'absolute path'),
+        ('/mnt/{label}/{number}.png', 'absolute'),
+        ('https://example.org/{label}/{number}.png', 'an address'),
+        ('pictures/{label}/{number}.png', r'looked in .*my data, '),
+    ],
+)
 def test_no_file_at_all_is_an_error(place, form, message):
     path = table(place, 'image,label', [f'{name},{label}' for name, label in rows(form)])
     with pytest.raises(ValueError, match=f'24 of 24 files not found, the first is .*{message}'):

@@ -33,8 +33,12 @@ def test_each_image_that_comes_out_is_told_of_once(roots, kind):
 
 
 def test_what_is_joined_comes_in_order_and_a_subset_is_followed_inside(roots):
-    config = WRAPPERS['repeat'](dict(type='SeveralSources', datasets=[
-        folder(roots[0]), WRAPPERS['balanced'](folder(roots[1]))]))  # fmt: skip
+    config = WRAPPERS['repeat'](
+        dict(
+            type='SeveralSources',
+            datasets=[folder(roots[0]), WRAPPERS['balanced'](folder(roots[1]))],
+        )
+    )
     dataset = build(config)
     assert len(_paths(dataset)) == 18
     assert len(joined_parts(dataset)) == len(joined_parts(config)) == 2

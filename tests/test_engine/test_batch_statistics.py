@@ -10,9 +10,14 @@ from tl_plugin.engine.batch_statistics import estimate_batch_statistics
 def _network():
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(),
-        nn.Linear(4 * 16, 5), nn.BatchNorm1d(5),
-    )  # fmt: skip
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(4 * 16, 5),
+        nn.BatchNorm1d(5),
+    )
 
 
 def _batches():

@@ -80,9 +80,16 @@ def test_a_target_inside_of_the_source_is_refused(data, kind):
 
 @pytest.mark.parametrize('wrapper', WRAPPERS)
 def test_an_absolute_path_that_a_target_inherits_is_named_and_the_cure_works(data, wrapper):
-    cfg = Config(dict(
-        train_dataloader=dict(batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler'),
-                              dataset=WRAPPERS[wrapper](_listed(data)))))  # fmt: skip
+    cfg = Config(
+        dict(
+            train_dataloader=dict(
+                batch_size=4,
+                num_workers=0,
+                sampler=dict(type='DefaultSampler'),
+                dataset=WRAPPERS[wrapper](_listed(data)),
+            )
+        )
+    )
     root = str(data / 'tgt')
     with pytest.raises(ValueError) as caught:
         _loop(cfg, {'data_root': root})
@@ -123,8 +130,11 @@ def test_labelled_target_images_among_the_source_are_no_mistake(data, logged):
     source = build(dict(type='SeveralSources', datasets=[folder(data / 'src'), few]))
     check_source_and_target(source, build(folder(data / 'tgt')), KEY)
     assert '3 of 12 images of the target are also among the labelled images' in logged[0]
-    every = build(WRAPPERS['repeat'](dict(
-        type='SeveralSources', datasets=[folder(data / 'src'), folder(data / 'tgt')])))  # fmt: skip
+    every = build(
+        WRAPPERS['repeat'](
+            dict(type='SeveralSources', datasets=[folder(data / 'src'), folder(data / 'tgt')])
+        )
+    )
     check_source_and_target(every, build(folder(data / 'tgt')), KEY)
     with pytest.raises(ValueError, match='12 of 12 images of the target'):
         check_source_and_target(every, build(folder(data / 'src')), KEY)
@@ -141,8 +151,11 @@ def test_evaluated_domains_differ_in_images_or_in_what_is_done_to_them(data, log
     with pytest.raises(ValueError, match=r'set val_cfg\.k\.dataset\.data_prefix and val_cfg\.k'):
         _domains(_listed(data), _listed(data), data_root=str(data / 'tgt'))
     with pytest.raises(ValueError, match=r'The absolute ann_file that target inherits keeps'):
-        _domains(_listed(data, 'files.txt', data_prefix=''),
-                 _listed(data, 'files.txt', data_prefix=''), data_root='tgt')  # fmt: skip
+        _domains(
+            _listed(data, 'files.txt', data_prefix=''),
+            _listed(data, 'files.txt', data_prefix=''),
+            data_root='tgt',
+        )
     assert not logged
     flipped = [source['pipeline'][0], dict(type='RandomFlip', prob=1.0), source['pipeline'][1]]
     _domains(source, source, pipeline=flipped)

@@ -7,8 +7,11 @@ from tests.toy import ToyDataset, target, toy_config, train
 from tl_plugin.functional.label_shift import black_box_shift, total_variation
 
 FIELD = dict(dataset=dict(labels='none', shift=0.5, size=9))
-DOMAINS = dict(type='DomainValLoop', dataloaders=dict(target=FIELD),
-               evaluators=dict(target=dict(type='LabelFreeScore'), source=[]))  # fmt: skip
+DOMAINS = dict(
+    type='DomainValLoop',
+    dataloaders=dict(target=FIELD),
+    evaluators=dict(target=dict(type='LabelFreeScore'), source=[]),
+)
 
 
 def _config(folder, *hooks):

@@ -1,4 +1,5 @@
 """Freezing and layer-wise rates under FSDP, through FlexibleRunner, for real on two CPU ranks."""
+
 from __future__ import annotations
 
 import copy
@@ -20,7 +21,8 @@ from tl_plugin.engine.layers.names import parameters
 OPTIMIZER = dict(
     optimizer=dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9, weight_decay=0.01),
     constructor='LayerwiseLROptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay_rate=0.5, flat_decay_mult=0.))
+    paramwise_cfg=dict(layer_decay_rate=0.5, flat_decay_mult=0.0),
+)
 
 
 class Watch(Hook):
@@ -48,21 +50,37 @@ def weights(model):
 def train_sharded(work_dir, hook, state, optim_wrapper=OPTIMIZER, use_orig_params=True):
     cfg = tiny_config(work_dir, custom_hooks=[hook], optim_wrapper=copy.deepcopy(optim_wrapper))
     runner = FlexibleRunner(
-        model=cfg.model, work_dir=cfg.work_dir, train_dataloader=cfg.train_dataloader,
-        train_cfg=cfg.train_cfg, optim_wrapper=cfg.optim_wrapper, custom_hooks=cfg.custom_hooks,
-        strategy=dict(type='FSDPStrategy', model_wrapper=dict(
-            type='MMFullyShardedDataParallel', use_orig_params=use_orig_params,
-            # FSDP takes a CPU only where it is told to.
-            device_id=torch.device('cpu'),
-            auto_wrap_policy=ModuleWrapPolicy([TransformerEncoderLayer]))),
-        launcher='pytorch', randomness=dict(seed=0), default_scope='mmpretrain',
-        default_hooks=dict(checkpoint=None), experiment_name=f'fsdp{dist.get_rank()}', cfg=cfg)
+        model=cfg.model,
+        work_dir=cfg.work_dir,
+        train_dataloader=cfg.train_dataloader,
+        train_cfg=cfg.train_cfg,
+        optim_wrapper=cfg.optim_wrapper,
+        custom_hooks=cfg.custom_hooks,
+        strategy=dict(
+            type='FSDPStrategy',
+            model_wrapper=dict(
+                type='MMFullyShardedDataParallel',
+                use_orig_params=use_orig_params,
+                # FSDP takes a CPU only where it is told to.
+                device_id=torch.device('cpu'),
+                auto_wrap_policy=ModuleWrapPolicy([TransformerEncoderLayer]),
+            ),
+        ),
+        launcher='pytorch',
+        randomness=dict(seed=0),
+        default_scope='mmpretrain',
+        default_hooks=dict(checkpoint=None),
+        experiment_name=f'fsdp{dist.get_rank()}',
+        cfg=cfg,
+    )
     runner.register_hook(watch := Watch())
     runner.register_hook(Start(state))
     runner.train()
     names = {id(v): n for n, v in parameters(runner.model).items()}
-    groups = {group['name']: {names[id(v)] for v in group['params']}
-              for group in runner.optim_wrapper.optimizer.param_groups}
+    groups = {
+        group['name']: {names[id(v)] for v in group['params']}
+        for group in runner.optim_wrapper.optimizer.param_groups
+    }
     return watch.states, groups, type(runner.model).__name__
 
 
@@ -89,18 +107,23 @@ class Start(Hook):
 
 HOOKS = {
     'freeze': dict(type='FreezeHook', layers='0:3'),
-    'unfreeze': dict(type='GradualUnfreezeHook', warmup_iters=1,
-                     schedule=dict(milestones=[(1, '2:4'), (2, '0:2')])),
+    'unfreeze': dict(
+        type='GradualUnfreezeHook',
+        warmup_iters=1,
+        schedule=dict(milestones=[(1, '2:4'), (2, '0:2')]),
+    ),
 }
 
 
 @pytest.mark.parametrize('kind', HOOKS)
 def test_sharded_training_equals_plain_training(tmp_path, kind):
     state = state_of(tiny_runner(tmp_path / 'start').model)
-    plain = tiny_runner(tmp_path / 'plain', custom_hooks=[HOOKS[kind], watch := Watch(),
-                                                          Start(state)],
-                        optim_wrapper=copy.deepcopy(OPTIMIZER),
-                        train_dataloader=dict(batch_size=16))
+    plain = tiny_runner(
+        tmp_path / 'plain',
+        custom_hooks=[HOOKS[kind], watch := Watch(), Start(state)],
+        optim_wrapper=copy.deepcopy(OPTIMIZER),
+        train_dataloader=dict(batch_size=16),
+    )
     plain.train()
     results = run_distributed(train_sharded, str(tmp_path), HOOKS[kind], state)
     states, groups, wrapper = results[0]
@@ -113,8 +136,10 @@ def test_sharded_training_equals_plain_training(tmp_path, kind):
                 assert torch.equal(sharded[name], states[0][name]), (epoch, name)
     # A shard is flat, whatever the parameter is: the rule for flat tensors asks for the whole.
     names = {id(value): name for name, value in plain.model.named_parameters()}
-    assert groups == {group['name']: {names[id(v)] for v in group['params']}
-                      for group in plain.optim_wrapper.optimizer.param_groups}
+    assert groups == {
+        group['name']: {names[id(v)] for v in group['params']}
+        for group in plain.optim_wrapper.optimizer.param_groups
+    }
 
 
 @pytest.mark.parametrize('optim_wrapper', [OPTIMIZER, {}], ids=['layerwise', 'one group'])

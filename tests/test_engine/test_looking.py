@@ -15,12 +15,16 @@ def _loaders():
     pack = [PackInputs()]
     images = {'source': ToyDataset(pipeline=pack), 'target': ToyDataset(pipeline=pack, shift=0.5)}
     return {
-        name: DataLoader(dataset, 6, collate_fn=lambda items: dict(
-            inputs=torch.stack([item['inputs'] for item in items]),
-            data_samples=[item['data_samples'] for item in items],
-        ))
+        name: DataLoader(
+            dataset,
+            6,
+            collate_fn=lambda items: dict(
+                inputs=torch.stack([item['inputs'] for item in items]),
+                data_samples=[item['data_samples'] for item in items],
+            ),
+        )
         for name, dataset in images.items()
-    }  # fmt: skip
+    }
 
 
 def test_each_domain_is_seen_as_it_is_predicted():

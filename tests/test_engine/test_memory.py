@@ -29,9 +29,12 @@ print('faults', min(faults() for _ in range(5)))
 
 def page_faults(folder, **environment):
     done = subprocess.run(
-        [sys.executable, '-c', FAULTS, str(folder)], capture_output=True, text=True, check=True,
+        [sys.executable, '-c', FAULTS, str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), **environment},
-    )  # fmt: skip
+    )
     return int(done.stdout.split('faults ')[1].split()[0])
 
 

@@ -41,8 +41,13 @@ def _on_rank(_):
 def test_results_and_errors_reach_every_rank():
     one, other = run_distributed(_on_rank, None)
     assert one == [
-        'done', [0], ('KeyError', "'x'"), ('Odd', '1 2'), [0, 10], ('OSError', 'disk is full'),
-    ]  # fmt: skip
+        'done',
+        [0],
+        ('KeyError', "'x'"),
+        ('Odd', '1 2'),
+        [0, 10],
+        ('OSError', 'disk is full'),
+    ]
     expected = list(one)
     expected[1], expected[3] = [], ('RuntimeError', 'rank 0: Odd: 1 2')
     assert other == expected

@@ -22,11 +22,14 @@ RUNS = dict(
     quality=(['quality_matched'], {'custom_hooks.0.target_dataloader': SAME}, 'the source and the'),
     quality_domain=(
         ['quality_matched'],
-        {'train_dataloader.dataset.seed': 3, 'train_dataloader.dataset.shift': 0.5,
-         **_domains('val', OTHER)},
+        {
+            'train_dataloader.dataset.seed': 3,
+            'train_dataloader.dataset.shift': 0.5,
+            **_domains('val', OTHER),
+        },
         'the source and the target are the same images',
     ),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize('name', RUNS)
@@ -75,9 +78,12 @@ def test_without_source_images_options_mean_the_data_set_inside(tmp_path):
 
 
 def _on_rank(work_dir):
-    options = {'custom_hooks.0.target_dataloader': SAME, 'launcher': 'pytorch',
-               'model_wrapper_cfg': CPU_MODEL_WRAPPER,
-               'env_cfg.dist_cfg': dict(backend='gloo')}  # fmt: skip
+    options = {
+        'custom_hooks.0.target_dataloader': SAME,
+        'launcher': 'pytorch',
+        'model_wrapper_cfg': CPU_MODEL_WRAPPER,
+        'env_cfg.dist_cfg': dict(backend='gloo'),
+    }
     try:
         train(toy_config(work_dir, ['quality_matched'], options, max_epochs=1))
     except ValueError as error:

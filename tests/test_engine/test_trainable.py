@@ -1,4 +1,5 @@
 """set_trainable in real runs: one process, two gloo processes, compiled, FlexibleRunner."""
+
 from __future__ import annotations
 
 import copy
@@ -60,8 +61,11 @@ class ThawAtEpoch(Hook):
 
         def count(state, bucket):
             self.reduced[-1] += bucket.buffer().numel()
-            return dist.all_reduce(bucket.buffer() / 2, async_op=True).get_future().then(
-                lambda done: done.value()[0])
+            return (
+                dist.all_reduce(bucket.buffer() / 2, async_op=True)
+                .get_future()
+                .then(lambda done: done.value()[0])
+            )
 
         runner.model.register_comm_hook(None, count)
 
@@ -91,8 +95,11 @@ def test_freezes_exactly_these_and_thaws_only_its_own(runner):
 
 def test_errors_name_the_cause_and_change_nothing(runner):
     everything = trained_names(runner.model)
-    with pytest.raises(ValueError, match=r"no parameter 'backbone.layer.0.ln1.weight'.*"
-                                         r'backbone.layers.0.ln1.weight'):
+    with pytest.raises(
+        ValueError,
+        match=r"no parameter 'backbone.layer.0.ln1.weight'.*"
+        r'backbone.layers.0.ln1.weight',
+    ):
         set_trainable(runner, ['backbone.layer.0.ln1.weight'])
     with pytest.raises(ValueError, match='nothing would train'):
         set_trainable(runner, everything)
@@ -103,8 +110,12 @@ def test_thawing_what_no_optimizer_group_holds_is_an_error(tmp_path):
     model = copy.deepcopy(TINY_VIT)
     model['backbone']['frozen_stages'] = 1
     runner = tiny_runner(
-        tmp_path, model, optim_wrapper=dict(paramwise_cfg=dict(norm_decay_mult=1.),
-                                            optimizer=dict(weight_decay=0.1)))
+        tmp_path,
+        model,
+        optim_wrapper=dict(
+            paramwise_cfg=dict(norm_decay_mult=1.0), optimizer=dict(weight_decay=0.1)
+        ),
+    )
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     held = [n for n, p in runner.model.named_parameters() if not p.requires_grad]
     assert not_in_optimizer(runner, [*held, 'head.layers.head.weight']) == held
@@ -139,10 +150,16 @@ def test_frozen_stages_are_set_aside(cfg):
     assert set_aside_frozen_stages(model) == set()
 
 
-@pytest.mark.parametrize('cfg', [
-    dict(type='VisionTransformer', arch='deit-tiny', frozen_stages=-1),
-    dict(type='VisionTransformer', arch='deit-tiny'), dict(type='ConvNeXt', arch='atto'),
-    dict(type='ResNet', depth=18)], ids=str)
+@pytest.mark.parametrize(
+    'cfg',
+    [
+        dict(type='VisionTransformer', arch='deit-tiny', frozen_stages=-1),
+        dict(type='VisionTransformer', arch='deit-tiny'),
+        dict(type='ConvNeXt', arch='atto'),
+        dict(type='ResNet', depth=18),
+    ],
+    ids=str,
+)
 def test_what_froze_no_stages_keeps_its_own_frozen_parameters(cfg):
     model = MODELS.build(dict(type='ImageClassifier', backbone=cfg))
     own = next(iter(model.parameters()))
@@ -152,25 +169,40 @@ def test_what_froze_no_stages_keeps_its_own_frozen_parameters(cfg):
 
 
 def thaw_in_two_processes(work_dir, changes):
-    runner = tiny_runner(f'{work_dir}/{dist.get_rank()}', launcher='pytorch',
-                         custom_hooks=[dict(type='ThawAtEpoch')], **changes)
+    runner = tiny_runner(
+        f'{work_dir}/{dist.get_rank()}',
+        launcher='pytorch',
+        custom_hooks=[dict(type='ThawAtEpoch')],
+        **changes,
+    )
     runner.train()
-    hook, = (h for h in runner.hooks if isinstance(h, ThawAtEpoch))
+    (hook,) = (h for h in runner.hooks if isinstance(h, ThawAtEpoch))
     gc.collect()
     alive = [wrapper() is not None for wrapper in hook.wrappers]
-    return dict(start=hook.before_first_step, thaw=hook.before_thaw, end=state_of(runner.model),
-                reduced=hook.reduced, alive=alive, compiled='train_step' in vars(runner.model))
+    return dict(
+        start=hook.before_first_step,
+        thaw=hook.before_thaw,
+        end=state_of(runner.model),
+        reduced=hook.reduced,
+        alive=alive,
+        compiled='train_step' in vars(runner.model),
+    )
 
 
 # Compiling takes half a minute here; `disable` leaves all of it but the tracing.
 NOT_TRACED = dict(backend='eager', disable=True)
 
 
-@pytest.mark.parametrize('changes', [
-    dict(compile=NOT_TRACED), dict(optim_wrapper=dict(accumulative_counts=2)),
-    dict(model_wrapper_cfg=dict(CPU_MODEL_WRAPPER, find_unused_parameters=True)),
-    pytest.param(dict(compile=dict(backend='eager')), marks=pytest.mark.slow)],
-    ids=['untraced', 'accumulation', 'find_unused', 'compiled'])
+@pytest.mark.parametrize(
+    'changes',
+    [
+        dict(compile=NOT_TRACED),
+        dict(optim_wrapper=dict(accumulative_counts=2)),
+        dict(model_wrapper_cfg=dict(CPU_MODEL_WRAPPER, find_unused_parameters=True)),
+        pytest.param(dict(compile=dict(backend='eager')), marks=pytest.mark.slow),
+    ],
+    ids=['untraced', 'accumulation', 'find_unused', 'compiled'],
+)
 def test_ranks_stay_equal_and_frozen_parameters_are_not_reduced(tmp_path, changes):
     first, second = run_distributed(thaw_in_two_processes, str(tmp_path), changes)
     frozen = set(names_with(tiny_runner(tmp_path).model))
@@ -193,17 +225,30 @@ def test_ranks_stay_equal_and_frozen_parameters_are_not_reduced(tmp_path, change
 def thaw_with_flexible_runner(work_dir):
     cfg = tiny_config(f'{work_dir}/{dist.get_rank()}', custom_hooks=[dict(type='ThawAtEpoch')])
     runner = FlexibleRunner(
-        model=cfg.model, work_dir=cfg.work_dir, train_dataloader=cfg.train_dataloader,
-        train_cfg=cfg.train_cfg, optim_wrapper=cfg.optim_wrapper, custom_hooks=cfg.custom_hooks,
+        model=cfg.model,
+        work_dir=cfg.work_dir,
+        train_dataloader=cfg.train_dataloader,
+        train_cfg=cfg.train_cfg,
+        optim_wrapper=cfg.optim_wrapper,
+        custom_hooks=cfg.custom_hooks,
         strategy=dict(type='DDPStrategy', model_wrapper=dict(CPU_MODEL_WRAPPER)),
-        launcher='pytorch', randomness=dict(seed=0), compile=NOT_TRACED,
-        default_scope='mmpretrain', default_hooks=dict(checkpoint=None),
-        experiment_name=f'flexible{dist.get_rank()}', cfg=cfg)
+        launcher='pytorch',
+        randomness=dict(seed=0),
+        compile=NOT_TRACED,
+        default_scope='mmpretrain',
+        default_hooks=dict(checkpoint=None),
+        experiment_name=f'flexible{dist.get_rank()}',
+        cfg=cfg,
+    )
     runner.train()
     assert runner.strategy.model is runner.model
-    hook, = (h for h in runner.hooks if isinstance(h, ThawAtEpoch))
-    return dict(end=state_of(runner.model), thaw=hook.before_thaw, reduced=hook.reduced,
-                compiled='train_step' in vars(runner.model))
+    (hook,) = (h for h in runner.hooks if isinstance(h, ThawAtEpoch))
+    return dict(
+        end=state_of(runner.model),
+        thaw=hook.before_thaw,
+        reduced=hook.reduced,
+        compiled='train_step' in vars(runner.model),
+    )
 
 
 def test_flexible_runner_is_wrapped_anew_too(tmp_path):
@@ -241,6 +286,5 @@ def train_resnet(work_dir):
 
 
 class FreezeFirst(Hook):
-
     def before_run(self, runner):
         set_trainable(runner, names_with(runner.model, ('backbone.conv1', 'backbone.layer1')))

@@ -37,9 +37,10 @@ class TestStartingPoint:
         torch.testing.assert_close(now[0].grad, (now[0] - start[0]).detach())
         assert start[0].grad is None
 
-    @pytest.mark.parametrize(('start', 'now', 'message'), [
-        ([(2,)], [(2,), (3,)], 'same shapes'), ([(1,)], [(2,)], 'same shapes')
-    ])
+    @pytest.mark.parametrize(
+        ('start', 'now', 'message'),
+        [([(2,)], [(2,), (3,)], 'same shapes'), ([(1,)], [(2,)], 'same shapes')],
+    )
     def test_lists_that_do_not_fit(self, start, now, message):
         with pytest.raises(ValueError, match=message):
             starting_point_penalty(_tensors(_arrays(*start)), _tensors(_arrays(*now)))
@@ -73,8 +74,10 @@ class TestFeatureMaps:
         loss = feature_map_distance([torch.zeros(2, 3)], [adapted], relative=True)
         loss.backward()
         assert loss.item() == 1.5 and torch.isfinite(adapted.grad).all()
-        scaled = [feature_map_distance([scale * torch.eye(3)], [scale * torch.ones(3, 3)], True)
-                  for scale in (1.0, 1e3)]
+        scaled = [
+            feature_map_distance([scale * torch.eye(3)], [scale * torch.ones(3, 3)], True)
+            for scale in (1.0, 1e3)
+        ]
         torch.testing.assert_close(*scaled)
 
     def test_gradient_reaches_the_adapted_model_alone(self):
@@ -83,9 +86,13 @@ class TestFeatureMaps:
         torch.testing.assert_close(adapted[0].grad, (adapted[0] - source[0]).detach() / 3)
         assert source[0].grad is None
 
-    @pytest.mark.parametrize(('source', 'adapted', 'message'), [
-        ([(2, 3)], [(2, 4)], 'same shapes'), ([(0, 3)], [(0, 3)], '0 images'),
-    ])
+    @pytest.mark.parametrize(
+        ('source', 'adapted', 'message'),
+        [
+            ([(2, 3)], [(2, 4)], 'same shapes'),
+            ([(0, 3)], [(0, 3)], '0 images'),
+        ],
+    )
     def test_maps_that_do_not_fit(self, source, adapted, message):
         with pytest.raises(ValueError, match=message):
             feature_map_distance(_tensors(_arrays(*source)), _tensors(_arrays(*adapted)))
@@ -120,10 +127,14 @@ class TestDistillation:
         loss.backward()
         assert torch.isfinite(loss) and torch.isfinite(adapted.grad).all()
 
-    @pytest.mark.parametrize(('shapes', 'temperature', 'message'), [
-        (((2, 3), (2, 4)), 2.0, 'one shape'), (((0, 3), (0, 3)), 2.0, '0 images'),
-        (((2, 3), (2, 3)), 0.0, 'temperature must be > 0'),
-    ])
+    @pytest.mark.parametrize(
+        ('shapes', 'temperature', 'message'),
+        [
+            (((2, 3), (2, 4)), 2.0, 'one shape'),
+            (((0, 3), (0, 3)), 2.0, '0 images'),
+            (((2, 3), (2, 3)), 0.0, 'temperature must be > 0'),
+        ],
+    )
     def test_wrong_arguments(self, shapes, temperature, message):
         with pytest.raises(ValueError, match=message):
             distillation_loss(*_tensors(_arrays(*shapes)), temperature)

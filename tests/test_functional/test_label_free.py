@@ -33,9 +33,7 @@ def test_values_are_those_of_scipy(shape):
 def test_neighborhood_density_is_that_of_a_loop(chunk):
     p = _probabilities()
     similarity = cosine_similarity(p) / 0.05
-    entropies = [
-        entropy(softmax(np.delete(similarity[index], index))) for index in range(len(p))
-    ]
+    entropies = [entropy(softmax(np.delete(similarity[index], index))) for index in range(len(p))]
     found = soft_neighborhood_density(torch.tensor(p), chunk=chunk)
     assert found.item() == pytest.approx(np.mean(entropies))
 

@@ -23,19 +23,15 @@ def _loop(source, target, kernel, unbiased):
 
     def mean(first, second, skip):
         values = [
-            kernel(i, j)
-            for i in first
-            for j in second
-            if not (skip and i == j and len(first) > 1)
+            kernel(i, j) for i in first for j in second if not (skip and i == j and len(first) > 1)
         ]
         return np.mean(values)
 
     num = len(source) + len(target)
     ours, theirs = range(len(source)), range(len(source), num)
     return (
-        mean(ours, ours, unbiased) + mean(theirs, theirs, unbiased)
-        - 2 * mean(ours, theirs, False)
-    )  # fmt: skip
+        mean(ours, ours, unbiased) + mean(theirs, theirs, unbiased) - 2 * mean(ours, theirs, False)
+    )
 
 
 def _multi_kernel(points, bandwidths, scale=None):

@@ -20,9 +20,11 @@ KIND = 'annotations'
 NAME = st.from_regex(r'[a-z]{1,6}/[0-9]{1,3}\.jpg', fullmatch=True)
 WORD = st.from_regex(r'[a-z]{2,8}', fullmatch=True)
 NO_LABEL = st.one_of(
-    st.lists(st.integers(), max_size=2), st.dictionaries(WORD, st.integers(), max_size=1),
-    st.booleans(), st.sampled_from([0.5, float('nan'), float('inf')]),
-)  # fmt: skip
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(WORD, st.integers(), max_size=1),
+    st.booleans(),
+    st.sampled_from([0.5, float('nan'), float('inf')]),
+)
 NO_UTF8 = st.sampled_from(['größe.jpg', 'é', 'ñandú/1.jpg']).map(lambda s: s.encode('latin-1'))
 
 
@@ -47,8 +49,12 @@ def refuse_table(write, name, content, *culprits):
 def refuse_list(write, content, *culprits, name='list.txt', **options):
     path = write(name, content)
     kind = dict(type='CustomDataset') if name.endswith('.txt') else dict(type='BaseDataset')
-    loader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
-                  dataset=dict(kind, data_root='', ann_file=str(path), **options))  # fmt: skip
+    loader = dict(
+        batch_size=1,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=dict(kind, data_root='', ann_file=str(path), **options),
+    )
 
     def build():
         with DefaultScope.overwrite_default_scope('mmpretrain'), naming_bad_data():
@@ -79,20 +85,34 @@ def test_csv_without_an_image_column(write, header, rows):
 @examples(20, KIND)
 @given(
     content=st.sampled_from(
-        ['', '\n', 'image,label', 'image,label\n\n\n', 'image,label\n,cat', 'image,image\na,b',
-         'image,label\n"a.jpg,cat\nb.jpg,dog', 'image,label\na.jpg,cat\na.jpg,dog',
-         'image,split\na.jpg,holdout', 'image,label\na"b.jpg,"cat"x', '\0\0\0\0',
-         'image,label\na.jpg,c\0t', 'image;label\na.jpg;cat;dog', 'image\tlabel\na.jpg'])
-)  # fmt: skip
+        [
+            '',
+            '\n',
+            'image,label',
+            'image,label\n\n\n',
+            'image,label\n,cat',
+            'image,image\na,b',
+            'image,label\n"a.jpg,cat\nb.jpg,dog',
+            'image,label\na.jpg,cat\na.jpg,dog',
+            'image,split\na.jpg,holdout',
+            'image,label\na"b.jpg,"cat"x',
+            '\0\0\0\0',
+            'image,label\na.jpg,c\0t',
+            'image;label\na.jpg;cat;dog',
+            'image\tlabel\na.jpg',
+        ]
+    )
+)
 def test_csv_that_is_no_table(write, content):
     refuse_table(write, 'broken.csv', content)
 
 
 @examples(30, KIND)
 @given(
-    good=st.lists(NAME, max_size=4), bad=NO_UTF8,
+    good=st.lists(NAME, max_size=4),
+    bad=NO_UTF8,
     name=st.sampled_from(['bytes.csv', 'bytes.json', 'bytes.jsonl', 'bytes.tsv']),
-)  # fmt: skip
+)
 def test_other_encodings(write, good, bad, name):
     content = b'\n'.join([b'image', *(line.encode() for line in good), bad])
     refuse_table(write, name, content, f'line {len(good) + 2}')
@@ -102,7 +122,12 @@ def test_other_encodings(write, good, bad, name):
 @examples(40, KIND)
 @given(
     content=st.one_of(
-        st.integers(), st.text(max_size=5), st.none(), st.booleans(), st.just([]), st.just({}),
+        st.integers(),
+        st.text(max_size=5),
+        st.none(),
+        st.booleans(),
+        st.just([]),
+        st.just({}),
         st.lists(st.integers(), min_size=1, max_size=2),
         st.lists(st.lists(NAME), min_size=1, max_size=2),
         st.builds(lambda name, label: {name: label}, NAME, NO_LABEL),
@@ -113,7 +138,7 @@ def test_other_encodings(write, good, bad, name):
         st.builds(lambda name: [dict(image=name, label='a'), dict(image=name, label='b')], NAME),
     ),
     lines=st.booleans(),
-)  # fmt: skip
+)
 def test_json_of_another_form(write, content, lines):
     if lines and isinstance(content, list) and content:
         refuse_table(write, 'form.jsonl', '\n'.join(map(json.dumps, content)))
@@ -123,11 +148,13 @@ def test_json_of_another_form(write, content, lines):
 
 @examples(30, KIND)
 @given(
-    classes=st.lists(WORD, min_size=1, max_size=3, unique=True), name=NAME,
-    label=st.one_of(st.integers(min_value=3), st.integers(max_value=-2), WORD.map('x{}'.format),
-                    NO_LABEL),
+    classes=st.lists(WORD, min_size=1, max_size=3, unique=True),
+    name=NAME,
+    label=st.one_of(
+        st.integers(min_value=3), st.integers(max_value=-2), WORD.map('x{}'.format), NO_LABEL
+    ),
     others=st.sampled_from([None, 7, 'cat', [1, 2], {}]),
-)  # fmt: skip
+)
 def test_json_of_mmengine(write, classes, name, label, others):
     record = dict(img_path=name, gt_label=label)
     content = dict(metainfo=dict(classes=classes), data_list=[record])
@@ -152,10 +179,16 @@ def test_json_that_is_cut_off(write, cut, flip):
 @given(
     good=st.lists(NAME, max_size=3),
     bad=st.one_of(
-        NAME, st.just(''), NAME.map('{} cat'.format), NAME.map('{},1'.format),
-        NAME.map('{}\t1'.format), NAME.map('{} 1.5'.format), NAME.map('{} nan'.format),
-        NAME.map('{} 0x1'.format)),
-)  # fmt: skip
+        NAME,
+        st.just(''),
+        NAME.map('{} cat'.format),
+        NAME.map('{},1'.format),
+        NAME.map('{}\t1'.format),
+        NAME.map('{} 1.5'.format),
+        NAME.map('{} nan'.format),
+        NAME.map('{} 0x1'.format),
+    ),
+)
 def test_lines_of_mmpretrain(write, good, bad):
     lines = [*(f'{name} 0' for name in good), bad, 'last.jpg 1']
     refuse_list(write, '\n'.join(lines), f'line {len(good) + 1}')
@@ -171,12 +204,24 @@ def test_bytes_in_lines_of_mmpretrain(write, good, bad, with_label):
 @examples(30, KIND)
 @given(
     content=st.one_of(
-        st.integers(), st.text(max_size=4), st.lists(st.integers()), st.just({}),
-        st.just(dict(metainfo={}, data_list=[])), st.just(dict(metainfo=[], data_list=[{}])),
+        st.integers(),
+        st.text(max_size=4),
+        st.lists(st.integers()),
+        st.just({}),
+        st.just(dict(metainfo={}, data_list=[])),
+        st.just(dict(metainfo=[], data_list=[{}])),
         st.just(dict(metainfo={}, data_list={})),
-        st.builds(lambda one: dict(metainfo={}, data_list=[one]),
-                  st.one_of(st.integers(), st.text(max_size=3), st.just({}), st.lists(NAME),
-                            st.builds(lambda name: dict(path=name), NAME))))
-)  # fmt: skip
+        st.builds(
+            lambda one: dict(metainfo={}, data_list=[one]),
+            st.one_of(
+                st.integers(),
+                st.text(max_size=3),
+                st.just({}),
+                st.lists(NAME),
+                st.builds(lambda name: dict(path=name), NAME),
+            ),
+        ),
+    )
+)
 def test_json_of_mmengine_in_a_stock_data_set(write, content):
     refuse_list(write, json.dumps(content), 'expected', 'empty', name='stock.json')

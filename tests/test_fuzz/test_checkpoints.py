@@ -43,12 +43,18 @@ def as_bytes(content, **options):
 WHOLE = as_bytes(CONTENT)
 OLD = as_bytes(CONTENT, _use_new_zipfile_serialization=False)
 NOT_WEIGHTS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
     st.binary(max_size=5),
-    st.lists(st.integers(), max_size=3), st.just({}), st.tuples(st.integers()),
+    st.lists(st.integers(), max_size=3),
+    st.just({}),
+    st.tuples(st.integers()),
     st.dictionaries(st.text(max_size=4), st.integers(), min_size=1, max_size=2),
     st.dictionaries(st.integers(), st.just(torch.zeros(2)), min_size=1, max_size=2),
-)  # fmt: skip
+)
 
 
 class Harm:
@@ -73,8 +79,13 @@ def refuse(place, content, call, *culprits):
 
 def readers():
     return st.sampled_from(
-        [read_whole, check_resumable, lambda path: read_pretrained(dict(checkpoint=path), 'x'),
-         lambda path: load_weights(NETWORK, str(path))])  # fmt: skip
+        [
+            read_whole,
+            check_resumable,
+            lambda path: read_pretrained(dict(checkpoint=path), 'x'),
+            lambda path: load_weights(NETWORK, str(path)),
+        ]
+    )
 
 
 @examples(40, KIND)
@@ -118,12 +129,16 @@ def test_no_weights(place, content, inside, read):
 @given(
     change=st.one_of(
         st.builds(lambda value: dict(meta=value), NOT_WEIGHTS),
-        st.builds(lambda value: dict(meta=dict(epoch=value, iter=1)),
-                  st.one_of(st.none(), st.text(max_size=3), st.integers(max_value=-1))),
-        st.builds(lambda value: dict(optimizer=value), st.one_of(st.none(), st.integers(),
-                                                                 st.lists(st.integers()))),
+        st.builds(
+            lambda value: dict(meta=dict(epoch=value, iter=1)),
+            st.one_of(st.none(), st.text(max_size=3), st.integers(max_value=-1)),
+        ),
+        st.builds(
+            lambda value: dict(optimizer=value),
+            st.one_of(st.none(), st.integers(), st.lists(st.integers())),
+        ),
     )
-)  # fmt: skip
+)
 def test_nothing_to_resume_from(place, change):
     refuse(place, as_bytes({**CONTENT, **change}), check_resumable)
     assert newest_whole_checkpoint(place.parent) is None
@@ -163,9 +178,11 @@ CALLS = [os.system, os.mkdir, eval, exec, subprocess.call, shutil.rmtree, __impo
 
 @examples(40, KIND)
 @given(
-    call=st.sampled_from(CALLS), read=readers(), old=st.booleans(),
+    call=st.sampled_from(CALLS),
+    read=readers(),
+    old=st.booleans(),
     where=st.sampled_from(['alone', 'state_dict', 'meta', 'optimizer']),
-)  # fmt: skip
+)
 def test_harm(place, call, read, old, where, tmp_path_factory):
     target = tmp_path_factory.getbasetemp() / 'harm'
     harm = Harm(call, f'open({str(target)!r}, "w")' if call in (eval, exec) else str(target))

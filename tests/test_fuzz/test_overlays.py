@@ -25,9 +25,11 @@ KIND = 'overlays'
 WORD = st.from_regex(r'[a-z]{4,9}', fullmatch=True)
 ENDLESS = st.sampled_from([float('nan'), float('inf'), float('-inf')])
 THING = st.one_of(
-    WORD, st.lists(st.integers(), min_size=1, max_size=2), st.binary(min_size=1, max_size=3),
+    WORD,
+    st.lists(st.integers(), min_size=1, max_size=2),
+    st.binary(min_size=1, max_size=3),
     st.dictionaries(WORD, st.integers(), min_size=1, max_size=1),
-)  # fmt: skip
+)
 BELOW = st.one_of(st.integers(max_value=-1), st.floats(-9, -0.01))
 NEGATIVE = st.one_of(THING, ENDLESS, BELOW)
 POSITIVE = st.one_of(NEGATIVE, st.just(0))
@@ -42,10 +44,21 @@ WIDTHS = st.one_of(
 ADVERSARY = dict(coefficient=NEGATIVE, gamma=POSITIVE, loss_weight=NEGATIVE)
 NETWORK = dict(hidden_channels=WIDTHS, norm=CHOICE, dropout=PART)
 ALIGNMENTS = dict(
-    DANNHead=dict(ADVERSARY, **NETWORK, label_smoothing=PART, spectral_norm=FLAG,
-                  gradient_penalty=NEGATIVE, num_sources=COUNT),
-    CDANHead=dict(ADVERSARY, **NETWORK, entropy_conditioning=FLAG, max_channels=NEGATIVE,
-                  random_channels=COUNT),
+    DANNHead=dict(
+        ADVERSARY,
+        **NETWORK,
+        label_smoothing=PART,
+        spectral_norm=FLAG,
+        gradient_penalty=NEGATIVE,
+        num_sources=COUNT,
+    ),
+    CDANHead=dict(
+        ADVERSARY,
+        **NETWORK,
+        entropy_conditioning=FLAG,
+        max_channels=NEGATIVE,
+        random_channels=COUNT,
+    ),
     MDDHead=dict(ADVERSARY, **NETWORK, margin=st.one_of(POSITIVE, st.floats(0, 0.99))),
     DANAlignment=dict(bandwidths=WIDTHS, unbiased=FLAG, loss_weight=NEGATIVE, gamma=POSITIVE),
     JANAlignment=dict(bandwidths=WIDTHS, prediction_bandwidth=POSITIVE, unbiased=FLAG),
@@ -55,9 +68,10 @@ ALIGNMENTS = dict(
     BSPAlignment=dict(k=COUNT, loss_weight=NEGATIVE),
     EntropyMinimization=dict(loss_weight=NEGATIVE),
     InformationMaximization=dict(diversity_weight=NEGATIVE),
-    PseudoLabelAlignment=dict(threshold=PART, relative=FLAG, ramp=FLAG,
-                              teacher_momentum=st.one_of(PART, st.just(1))),
-)  # fmt: skip
+    PseudoLabelAlignment=dict(
+        threshold=PART, relative=FLAG, ramp=FLAG, teacher_momentum=st.one_of(PART, st.just(1))
+    ),
+)
 REGULARIZERS = dict(
     L2SPRegularizer=dict(loss_weight=NEGATIVE, excluded_decay=NEGATIVE, images=CHOICE),
     BSSRegularizer=dict(k=COUNT, loss_weight=NEGATIVE, images=CHOICE),
@@ -66,36 +80,60 @@ REGULARIZERS = dict(
 )
 CUSTOM_HOOKS = dict(
     AdaBNHook=dict(max_batches=COUNT, report_before=FLAG),
-    AdversaryMonitorHook=dict(interval=COUNT, patience=COUNT, backoff=st.one_of(PART, st.just(0)),
-                              min_factor=PART, limits=st.one_of(WORD, st.integers(), THING)),
+    AdversaryMonitorHook=dict(
+        interval=COUNT,
+        patience=COUNT,
+        backoff=st.one_of(PART, st.just(0)),
+        min_factor=PART,
+        limits=st.one_of(WORD, st.integers(), THING),
+    ),
     BadImagesHook=dict(limit=st.one_of(NEGATIVE, st.floats(1.1, 1.9)), tries=COUNT),
     CentroidPseudoLabelHook=dict(interval=COUNT, rounds=NEGATIVE),
     CollapsedPredictionsHook=dict(min_images=COUNT),
     FiniteLossHook=dict(patience=NEGATIVE),
-    FreezeHook=dict(norm=CHOICE, norm_affine=CHOICE, dropout=CHOICE, droppath=CHOICE,
-                    check_ranks=FLAG),
-    LabelShiftHook=dict(method=CHOICE, threshold=PART, reweight=FLAG, max_weight=PART.filter(
-        lambda value: not isinstance(value, float) or not value > 1 or value == float('inf'))),
+    FreezeHook=dict(
+        norm=CHOICE, norm_affine=CHOICE, dropout=CHOICE, droppath=CHOICE, check_ranks=FLAG
+    ),
+    LabelShiftHook=dict(
+        method=CHOICE,
+        threshold=PART,
+        reweight=FLAG,
+        max_weight=PART.filter(
+            lambda value: not isinstance(value, float) or not value > 1 or value == float('inf')
+        ),
+    ),
     LoadReportHook=dict(new_classifier=FLAG),
     QualityMatchHook=dict(num_images=COUNT, prob=st.one_of(PART, st.just(0))),
-    RetentionHook=dict(budget=NEGATIVE, action=CHOICE, patience=NEGATIVE,
-                       metric=st.one_of(st.integers(), ENDLESS)),
+    RetentionHook=dict(
+        budget=NEGATIVE, action=CHOICE, patience=NEGATIVE, metric=st.one_of(st.integers(), ENDLESS)
+    ),
     SimilarityHook=dict(num_images=COUNT, interval=COUNT, max_layers=COUNT, batch_size=COUNT),
     ValidationRiskHook=dict(decay=POSITIVE),
-)  # fmt: skip
+)
 PARAMWISE = dict(
-    layer_decay_rate=st.one_of(POSITIVE, st.floats(1.01, 9)), base_lr_mult=NEGATIVE,
-    head_lr_mult=NEGATIVE, bias_lr_mult=NEGATIVE, norm_decay_mult=NEGATIVE,
-    bias_decay_mult=NEGATIVE, dwconv_decay_mult=NEGATIVE, flat_decay_mult=NEGATIVE,
+    layer_decay_rate=st.one_of(POSITIVE, st.floats(1.01, 9)),
+    base_lr_mult=NEGATIVE,
+    head_lr_mult=NEGATIVE,
+    bias_lr_mult=NEGATIVE,
+    norm_decay_mult=NEGATIVE,
+    bias_decay_mult=NEGATIVE,
+    dwconv_decay_mult=NEGATIVE,
+    flat_decay_mult=NEGATIVE,
     custom_keys=st.one_of(
-        WORD, st.integers(), st.lists(st.integers()), st.dictionaries(WORD, THING, min_size=1),
-        st.just({'(': dict(lr_mult=1.0)}), st.just({'': dict(lr_mult=1.0)}),
-        st.just({3: dict(lr_mult=1.0)}), st.just({'backbone': dict(lr_mul=1.0)}),
-        st.just({'backbone': dict(momentun=1.0)}), st.just({'backbone': dict(colour=1.0)}),
+        WORD,
+        st.integers(),
+        st.lists(st.integers()),
+        st.dictionaries(WORD, THING, min_size=1),
+        st.just({'(': dict(lr_mult=1.0)}),
+        st.just({'': dict(lr_mult=1.0)}),
+        st.just({3: dict(lr_mult=1.0)}),
+        st.just({'backbone': dict(lr_mul=1.0)}),
+        st.just({'backbone': dict(momentun=1.0)}),
+        st.just({'backbone': dict(colour=1.0)}),
         st.builds(lambda value: {'backbone': dict(lr_mult=value)}, NEGATIVE),
         st.just({'backbne': dict(lr_mult=0.1)}),
     ),
-)  # fmt: skip
+)
 
 
 def wrong_options(components):
@@ -141,8 +179,11 @@ def test_custom_hooks(case):
 @given(wrong_options(dict(paramwise_cfg=PARAMWISE)))
 def test_layerwise_learning_rates(case):
     _, name, value = case
-    cfg = dict(optimizer=dict(type='SGD', lr=0.1), paramwise_cfg={name: value},
-               constructor='LayerwiseLROptimWrapperConstructor')  # fmt: skip
+    cfg = dict(
+        optimizer=dict(type='SGD', lr=0.1),
+        paramwise_cfg={name: value},
+        constructor='LayerwiseLROptimWrapperConstructor',
+    )
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         refused(KIND, lambda: build_optim_wrapper(plain_model(), cfg), name)
 
@@ -151,16 +192,29 @@ def test_layerwise_learning_rates(case):
 @given(
     key=st.sampled_from(['alignments', 'regularizers']),
     value=st.one_of(
-        WORD, st.integers(1), st.lists(st.just(dict(type='DANNHead')), min_size=1),
-        st.builds(lambda name, part: {name: part}, WORD, st.one_of(
-            WORD, st.integers(), st.lists(st.integers()), st.just({}), st.just(dict(k=1)),
-            st.sampled_from(['LinearClsHead', 'ResNet', 'CrossEntropyLoss']).map(
-                lambda kind: dict(type=kind)),
-            st.integers().map(lambda kind: dict(type=kind)))),
+        WORD,
+        st.integers(1),
+        st.lists(st.just(dict(type='DANNHead')), min_size=1),
+        st.builds(
+            lambda name, part: {name: part},
+            WORD,
+            st.one_of(
+                WORD,
+                st.integers(),
+                st.lists(st.integers()),
+                st.just({}),
+                st.just(dict(k=1)),
+                st.sampled_from(['LinearClsHead', 'ResNet', 'CrossEntropyLoss']).map(
+                    lambda kind: dict(type=kind)
+                ),
+                st.integers().map(lambda kind: dict(type=kind)),
+            ),
+        ),
         st.sampled_from(['a b', 'my_loss', '1st', '']).map(
-            lambda name: {name: dict(type='DANNHead')}),
+            lambda name: {name: dict(type='DANNHead')}
+        ),
     ),
-)  # fmt: skip
+)
 def test_losses_of_another_form(key, value):
     make = Regularizers if key == 'regularizers' else lambda cfg: Alignments(cfg, plain_model())
     refused(KIND, lambda: make(value), f'model.{key}')
@@ -187,18 +241,28 @@ TARGET = dict(dataset=dict(seed=1))
     case=st.one_of(
         st.tuples(st.just('max_epochs'), st.one_of(COUNT, st.booleans())),
         st.tuples(st.sampled_from(['val_begin', 'val_interval']), st.one_of(COUNT, ENDLESS)),
-        st.tuples(st.just('dynamic_intervals'),
-                  st.one_of(WORD, st.integers(), st.lists(WORD, min_size=1))),
+        st.tuples(
+            st.just('dynamic_intervals'), st.one_of(WORD, st.integers(), st.lists(WORD, min_size=1))
+        ),
         st.tuples(st.just('max_iters'), st.integers()),
-        st.tuples(st.just('target_dataloader'), st.one_of(
-            st.none(), WORD, st.integers(), st.lists(st.integers()), st.just({}),
-            WORD.map(lambda name: dict(dataset=name)),
-            st.integers(1).map(lambda value: dict(dataset=value)),
-            st.just(dict(dataset={})), st.just(dict(batch_size=2)))),
+        st.tuples(
+            st.just('target_dataloader'),
+            st.one_of(
+                st.none(),
+                WORD,
+                st.integers(),
+                st.lists(st.integers()),
+                st.just({}),
+                WORD.map(lambda name: dict(dataset=name)),
+                st.integers(1).map(lambda value: dict(dataset=value)),
+                st.just(dict(dataset={})),
+                st.just(dict(batch_size=2)),
+            ),
+        ),
         st.tuples(st.just('strong_view'), st.one_of(WORD, st.integers(), st.just([]), st.just({}))),
         st.tuples(WORD.map('x_{}'.format), st.integers()),
     )
-)  # fmt: skip
+)
 def test_train_loops(runner, case):
     name, value = case
     loop = dict(type='AdaptationTrainLoop', max_epochs=1, target_dataloader=TARGET)
@@ -222,23 +286,38 @@ def overlay(tmp_path_factory):
 @examples(50, KIND)
 @given(
     case=st.one_of(
-        st.tuples(st.just('custom_hooks'), st.one_of(
-            WORD, st.integers(1), st.just({'type': 'FreezeHook'}),
-            st.lists(st.one_of(WORD, st.integers(), st.just({})), min_size=1, max_size=2))),
-        st.tuples(st.just('custom_imports'),
-                  st.one_of(WORD, st.integers(1), st.lists(WORD, min_size=1),
-                            st.just({'import': 'x'}))),
-        st.tuples(st.sampled_from(['model', 'train_cfg', 'optim_wrapper']),
-                  st.one_of(WORD, st.integers(1), st.lists(WORD, min_size=1))),
+        st.tuples(
+            st.just('custom_hooks'),
+            st.one_of(
+                WORD,
+                st.integers(1),
+                st.just({'type': 'FreezeHook'}),
+                st.lists(st.one_of(WORD, st.integers(), st.just({})), min_size=1, max_size=2),
+            ),
+        ),
+        st.tuples(
+            st.just('custom_imports'),
+            st.one_of(WORD, st.integers(1), st.lists(WORD, min_size=1), st.just({'import': 'x'})),
+        ),
+        st.tuples(
+            st.sampled_from(['model', 'train_cfg', 'optim_wrapper']),
+            st.one_of(WORD, st.integers(1), st.lists(WORD, min_size=1)),
+        ),
         st.tuples(st.just('model'), st.just({'type': 'AdaptationClassifier'})),
     )
-)  # fmt: skip
+)
 def test_files(overlay, case):
     key, value = case
     path = overlay(f'{key} = {value!r}\n')
-    base = Config(dict(model=dict(type='MAE' if isinstance(value, dict) else 'ImageClassifier'),
-                       train_cfg=dict(by_epoch=True), optim_wrapper=dict(), custom_hooks=[]),
-                  format_python_code=False)  # fmt: skip
+    base = Config(
+        dict(
+            model=dict(type='MAE' if isinstance(value, dict) else 'ImageClassifier'),
+            train_cfg=dict(by_epoch=True),
+            optim_wrapper=dict(),
+            custom_hooks=[],
+        ),
+        format_python_code=False,
+    )
     refused(KIND, lambda: apply_strategies(base, [path]), key)
 
 

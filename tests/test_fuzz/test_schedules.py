@@ -32,12 +32,17 @@ def plan(schedule, length=10):
 @examples(20, KIND)
 @given(
     st.one_of(
-        st.none(), st.integers(), st.text(), st.lists(SCHEDULES), st.just({}),
+        st.none(),
+        st.integers(),
+        st.text(),
+        st.lists(SCHEDULES),
+        st.just({}),
         st.dictionaries(st.text(max_size=4), st.integers(), min_size=1, max_size=2),
-        st.tuples(SCHEDULES, SCHEDULES).map(lambda two: {**two[0], **two[1]}).filter(
-            lambda both: len(both) > 1),
+        st.tuples(SCHEDULES, SCHEDULES)
+        .map(lambda two: {**two[0], **two[1]})
+        .filter(lambda both: len(both) > 1),
     )
-)  # fmt: skip
+)
 def test_no_schedule(schedule):
     refused(KIND, lambda: plan(schedule), 'schedule')
 
@@ -51,10 +56,17 @@ def test_unknown_options(schedule, name, value):
 @examples(60, KIND)
 @given(
     st.sampled_from(
-        [('every', {}), ('until', {}), ('begin', dict(every=1)), ('patience', dict(monitor='a')),
-         ('min_delta', dict(monitor='a')), ('layers_per_step', dict(every=1))]),
+        [
+            ('every', {}),
+            ('until', {}),
+            ('begin', dict(every=1)),
+            ('patience', dict(monitor='a')),
+            ('min_delta', dict(monitor='a')),
+            ('layers_per_step', dict(every=1)),
+        ]
+    ),
     NO_NUMBER,
-)  # fmt: skip
+)
 def test_values_that_are_no_numbers(option, value):
     name, others = option
     refused(KIND, lambda: plan({**others, name: value}), name)
@@ -68,13 +80,15 @@ def test_values_that_are_no_numbers(option, value):
         st.builds(lambda n: (dict(until=n), 'until'), st.integers()),
         st.builds(lambda n: (dict(until=n), 'until'), st.floats(1.001, 9)),
         st.builds(lambda n: (dict(until=n), 'until'), st.floats(-5, 0)),
-        st.builds(lambda n: (dict(every=1, layers_per_step=n), 'layers_per_step'),
-                  st.integers(max_value=0)),
+        st.builds(
+            lambda n: (dict(every=1, layers_per_step=n), 'layers_per_step'),
+            st.integers(max_value=0),
+        ),
         st.builds(lambda n: (dict(monitor='a', patience=n), 'patience'), st.integers(max_value=0)),
         st.builds(lambda n: (dict(monitor='a', min_delta=n), 'min_delta'), st.floats(-5, -0.01)),
         st.builds(lambda n: (dict(every=n), 'run ends after'), st.integers(min_value=10)),
     )
-)  # fmt: skip
+)
 def test_numbers_out_of_range(case):
     schedule, culprit = case
     refused(KIND, lambda: plan(schedule), culprit)
@@ -83,12 +97,15 @@ def test_numbers_out_of_range(case):
 @examples(30, KIND)
 @given(
     st.one_of(
-        st.text(max_size=4), st.integers(), st.just([]), st.just(()),
+        st.text(max_size=4),
+        st.integers(),
+        st.just([]),
+        st.just(()),
         st.lists(st.integers(), min_size=1),
         st.lists(st.tuples(st.integers(), st.just(0), st.integers()), min_size=1, max_size=2),
         st.dictionaries(st.integers(), st.integers(), max_size=2),
     )
-)  # fmt: skip
+)
 def test_milestones_that_are_no_pairs(milestones):
     refused(KIND, lambda: plan(dict(milestones=milestones)), 'milestones')
 
@@ -97,10 +114,19 @@ def test_milestones_that_are_no_pairs(milestones):
 @given(
     st.one_of(
         st.tuples(st.just(1), st.one_of(OUTSIDE, UNREADABLE)),
-        st.tuples(st.one_of(NO_NUMBER, st.none(), st.booleans(), st.integers(max_value=0),
-                            st.integers(min_value=10), st.floats(1, 9)), st.just(0)),
+        st.tuples(
+            st.one_of(
+                NO_NUMBER,
+                st.none(),
+                st.booleans(),
+                st.integers(max_value=0),
+                st.integers(min_value=10),
+                st.floats(1, 9),
+            ),
+            st.just(0),
+        ),
     )
-)  # fmt: skip
+)
 def test_wrong_milestones(pair):
     start, layers = pair
     culprits = (repr(layers),) if layers != 0 else (repr(start), f'epoch {start}')

@@ -11,9 +11,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 RUNGS = [
-    'source_only', 'adabn', 'feature_extraction', 'fine_tune', 'joint_training', 'dann',
-    'self_training', 'interpolation',
-]  # fmt: skip
+    'source_only',
+    'adabn',
+    'feature_extraction',
+    'fine_tune',
+    'joint_training',
+    'dann',
+    'self_training',
+    'interpolation',
+]
 
 TINY = f"""
 _base_ = {str(ROOT / 'configs' / 'digits' / 'ladder.py')!r}

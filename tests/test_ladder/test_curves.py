@@ -35,13 +35,30 @@ def write(folder, name, records):
 
 
 def test_a_resumed_run_makes_one_curve(tmp_path):
-    write(tmp_path, '20260101_1', [dict(step=10, loss=2.0), dict(step=20, loss=1.5),
-                                   {'step': 1, 'target/accuracy/top1': 30.0}])
-    write(tmp_path, '20260101_2', [dict(step=20, loss=1.4), dict(step=30, loss=1.0),
-                                   {'step': 2, 'target/accuracy/top1': 40.0}])
+    write(
+        tmp_path,
+        '20260101_1',
+        [
+            dict(step=10, loss=2.0),
+            dict(step=20, loss=1.5),
+            {'step': 1, 'target/accuracy/top1': 30.0},
+        ],
+    )
+    write(
+        tmp_path,
+        '20260101_2',
+        [
+            dict(step=20, loss=1.4),
+            dict(step=30, loss=1.0),
+            {'step': 2, 'target/accuracy/top1': 40.0},
+        ],
+    )
     training, validation = curves.read_scalars(tmp_path)
     assert [(record['step'], record['loss']) for record in training] == [
-        (10, 2.0), (20, 1.4), (30, 1.0)]
+        (10, 2.0),
+        (20, 1.4),
+        (30, 1.0),
+    ]
     assert [record['target/accuracy/top1'] for record in validation] == [30.0, 40.0]
 
 

@@ -23,8 +23,12 @@ def _ladder(dataset, **loaders):
 @pytest.mark.parametrize('kind', WRAPPERS)
 @pytest.mark.parametrize('key', ['target', 'labelled_target'])
 def test_target_images_that_are_the_sources_are_refused(data, key, kind):
-    listed = folder('', ann_file=str(data / 'src.txt'), data_prefix=str(data / 'src'),
-                    metainfo=dict(classes=CLASSES))  # fmt: skip
+    listed = folder(
+        '',
+        ann_file=str(data / 'src.txt'),
+        data_prefix=str(data / 'src'),
+        metainfo=dict(classes=CLASSES),
+    )
     own = dict(data_root=str(data / 'tgt'))
     where = rf'set ladder\.{key}_dataloader\.dataset\.data_prefix'
     with pytest.raises(ValueError, match=rf'the same images: \d+ of 12 images .*{where}'):

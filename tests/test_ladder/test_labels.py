@@ -195,8 +195,10 @@ def test_a_target_that_is_not_validated_gives_no_recommendation(climbs, capsys):
 
 @pytest.mark.parametrize('limit', [dict(until=80), dict(early_stop=True)])
 def test_a_limit_that_cannot_act_is_refused_before_anything_trains(tmp_path, limit):
-    reasons = {('none', 'true'): 'none of its 9 target images has a label',
-               (None, 'true'): 'the target is not validated'}  # fmt: skip
+    reasons = {
+        ('none', 'true'): 'none of its 9 target images has a label',
+        (None, 'true'): 'the target is not validated',
+    }
     for labels, reason in reasons.items():
         config = write_config(tmp_path, *labels)
         with pytest.raises(ValueError, match=rf'would never end the climb: .*{reason}'):

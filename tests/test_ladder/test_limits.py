@@ -19,8 +19,14 @@ def jobs(tmp_path):
     for job, source, target in zip(jobs, (99.0, 90.0), (60.0, 85.0)):
         job.folder.mkdir(parents=True)
         result = dict(
-            key=job.key, accuracy=dict(source=source, target=target), seconds=100.0,
-            trainable_parameters=1, parameters=1, epochs=1, iterations=1, checkpoint='x.pth',
+            key=job.key,
+            accuracy=dict(source=source, target=target),
+            seconds=100.0,
+            trainable_parameters=1,
+            parameters=1,
+            epochs=1,
+            iterations=1,
+            checkpoint='x.pth',
             validation={'source/accuracy/top1': source, 'target/accuracy/top1': target},
         )
         (job.folder / 'result.json').write_text(json.dumps(result))
@@ -77,9 +83,7 @@ def test_the_climb_stops_where_it_is_enough(tmp_path):
 def test_several_rungs_at_once_reach_what_one_after_the_other_does(climbed, tmp_path):
     rungs = ['--rungs', *RUNGS[1:]]
     # Without GPUs the two names only say how many runs may go on at once.
-    code, output = run_tool(
-        climbed.config, '--work-dir', tmp_path, *rungs, '--devices', '0', '1'
-    )
+    code, output = run_tool(climbed.config, '--work-dir', tmp_path, *rungs, '--devices', '0', '1')
     assert code == 0, output
     results = json.loads((tmp_path / 'results.json').read_text())
     both = zip(results['rungs'], climbed.results['rungs'])

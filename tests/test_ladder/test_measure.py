@@ -81,8 +81,10 @@ def test_a_changed_config_is_measured_anew(folder):
 
 
 def test_the_oracle_is_at_least_what_is_chosen():
-    records = [{'step': step, CHOOSES: score, TARGET: accuracy}
-               for step, score, accuracy in ((1, 0.1, 50.0), (2, 0.3, 40.0), (3, 0.2, 60.0))]
+    records = [
+        {'step': step, CHOOSES: score, TARGET: accuracy}
+        for step, score, accuracy in ((1, 0.1, 50.0), (2, 0.3, 40.0), (3, 0.2, 60.0))
+    ]
     assert choices(records) == {'chosen': 40.0, 'oracle': 60.0, 'steps': [2, 3]}
     assert choices([{'step': 1, TARGET: 50.0}]) == {}
 

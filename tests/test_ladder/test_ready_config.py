@@ -41,8 +41,9 @@ def test_labelled_target_images_stand_among_those_of_the_source(cfg):
     data = config.train_dataloader.dataset
     assert (data.type, data.least_ratio) == ('SeveralSources', 1 / 3)
     assert [(part.quality, part.split) for part in data.datasets] == [
-        ('clean', 'train'), ('field', 'few'),
-    ]  # fmt: skip
+        ('clean', 'train'),
+        ('field', 'few'),
+    ]
     assert config.train_dataloader.batch_size == cfg.train_dataloader.batch_size
     assert config.train_cfg.target_dataloader.dataset == dict(quality='field', split='train')
     # What comes from the target is degraded already.

@@ -29,12 +29,21 @@ def results(tmp_path):
         source, target = ACCURACY[job.rung.name][job.seed]
         job.folder.mkdir(parents=True)
         result = dict(
-            key=job.key, accuracy=dict(source=source, target=target), seconds=10.0 + job.seed,
-            trainable_parameters=1234, parameters=5678, epochs=2, iterations=8,
-            checkpoint='epoch_2.pth', images=dict(source=200, target=100),
+            key=job.key,
+            accuracy=dict(source=source, target=target),
+            seconds=10.0 + job.seed,
+            trainable_parameters=1234,
+            parameters=5678,
+            epochs=2,
+            iterations=8,
+            checkpoint='epoch_2.pth',
+            images=dict(source=200, target=100),
             kept_layers=dict(
-                layers=['stem', 'block'], images=dict(source=9, target=9), seconds=2.0,
-                source=dict(cka=[1.0, 0.5 + 0.1 * job.seed]), target=dict(cka=[None, 0.25]),
+                layers=['stem', 'block'],
+                images=dict(source=9, target=9),
+                seconds=2.0,
+                source=dict(cka=[1.0, 0.5 + 0.1 * job.seed]),
+                target=dict(cka=[None, 0.25]),
             ),
             validation={'source/accuracy/top1': source - 1, 'target/accuracy/top1': target + 1},
         )

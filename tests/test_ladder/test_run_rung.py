@@ -41,9 +41,7 @@ def test_only_what_trains_counts_as_trainable():
     assert count_parameters(model) == dict(trainable_parameters=15, parameters=23)
 
 
-DOMAINS = dict(
-    type='DomainValLoop', dataloaders=dict(target=dict(dataset=dict(shift=0.5, size=7)))
-)
+DOMAINS = dict(type='DomainValLoop', dataloaders=dict(target=dict(dataset=dict(shift=0.5, size=7))))
 
 
 @pytest.fixture(scope='module')
@@ -58,9 +56,12 @@ def source(tmp_path_factory):
 def forgetting(folder, source, budget):
     """A run on labels that are wrong, under a budget of source accuracy."""
     options = {
-        'train_dataloader.dataset.labels': 'scrambled', 'optim_wrapper.optimizer.lr': 0.05,
-        'val_cfg': DOMAINS, 'load_from': str(source), 'train_cfg.val_interval': 1,
-    }  # fmt: skip
+        'train_dataloader.dataset.labels': 'scrambled',
+        'optim_wrapper.optimizer.lr': 0.05,
+        'val_cfg': DOMAINS,
+        'load_from': str(source),
+        'train_cfg.val_interval': 1,
+    }
     cfg = toy_config(folder, ('retention',), options, max_epochs=4)
     cfg.custom_hooks[0].update(budget=budget, patience=9)
     return train(cfg)

@@ -14,22 +14,43 @@ def names(rungs):
 
 SOURCE_RUNGS = ['source_only']
 TARGET_RUNGS = [
-    'source_only', 'adabn', 'quality_matched', 'dann', 'dann_retention', 'self_training',
-    'interpolation', 'adapted_interpolation',
-]  # fmt: skip
+    'source_only',
+    'adabn',
+    'quality_matched',
+    'dann',
+    'dann_retention',
+    'self_training',
+    'interpolation',
+    'adapted_interpolation',
+]
 LABELLED_RUNGS = [
-    'source_only', 'feature_extraction', 'linear_probe_then_fine_tune', 'fine_tune',
-    'fine_tune_l2_sp', 'joint_training', 'interpolation',
-]  # fmt: skip
+    'source_only',
+    'feature_extraction',
+    'linear_probe_then_fine_tune',
+    'fine_tune',
+    'fine_tune_l2_sp',
+    'joint_training',
+    'interpolation',
+]
 
 
 def test_default_rungs_in_order_of_cost():
     rungs = read_rungs({})
     assert list(rungs) == [
-        'source_only', 'adabn', 'quality_matched', 'feature_extraction',
-        'linear_probe_then_fine_tune', 'fine_tune', 'fine_tune_l2_sp', 'joint_training', 'dann',
-        'dann_retention', 'self_training', 'interpolation', 'adapted_interpolation',
-    ]  # fmt: skip
+        'source_only',
+        'adabn',
+        'quality_matched',
+        'feature_extraction',
+        'linear_probe_then_fine_tune',
+        'fine_tune',
+        'fine_tune_l2_sp',
+        'joint_training',
+        'dann',
+        'dann_retention',
+        'self_training',
+        'interpolation',
+        'adapted_interpolation',
+    ]
     # Only those that say so get target labels.
     labelled = [rung.name for rung in rungs.values() if 'labelled_target' in rung.data]
     assert labelled == LABELLED_RUNGS[1:-1]

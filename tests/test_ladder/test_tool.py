@@ -120,10 +120,14 @@ def check_figures(content, results):
         learns_from, *cells = rows[rung['name']]
         assert learns_from == rung['data'].replace('_', ' ')
         expected = [
-            value for domain in ('target', 'source')
-            for value in ([rung[f'{domain}_accuracy']], rung[f'{domain}_accuracy_interval'],
-                          [rung[f'{domain}_change']])
-        ]  # fmt: skip
+            value
+            for domain in ('target', 'source')
+            for value in (
+                [rung[f'{domain}_accuracy']],
+                rung[f'{domain}_accuracy_interval'],
+                [rung[f'{domain}_change']],
+            )
+        ]
         for cell, values in zip(cells, expected):
             assert numbers(cell) == pytest.approx(values, abs=0.0501)
         assert numbers(cells[6]) == [round(rung['seconds'])]
@@ -133,9 +137,13 @@ def check_figures(content, results):
         assert numbers(words) == pytest.approx(both, abs=0.0501)
     said = re.search(r'played no part in the choice, say (.*?)\. Its ready', page.text).group(1)
     expected = [
-        chosen['target_accuracy'], 95, *chosen['target_accuracy_interval'],
-        chosen['target_change'], chosen['source_accuracy'], chosen['source_change'],
-    ]  # fmt: skip
+        chosen['target_accuracy'],
+        95,
+        *chosen['target_accuracy_interval'],
+        chosen['target_change'],
+        chosen['source_accuracy'],
+        chosen['source_change'],
+    ]
     assert numbers(said) == pytest.approx(expected, abs=0.0501)
     before = re.search(r'a model that is right on (.*)% of the target', page.text).group(1)
     first = results['rungs'][0]
@@ -147,9 +155,19 @@ def test_figures_of_the_report_are_those_of_the_json(climbed):
     check_figures((climbed.work_dir / 'report.html').read_text(), climbed.results)
 
 
-@pytest.mark.parametrize('key', [
-    'target_accuracy', 'source_accuracy', 'target_change', 'source_change', 'seconds',
-    'trainable_parameters', 'target_accuracy_interval', 'source_accuracy_interval'])  # fmt: skip
+@pytest.mark.parametrize(
+    'key',
+    [
+        'target_accuracy',
+        'source_accuracy',
+        'target_change',
+        'source_change',
+        'seconds',
+        'trainable_parameters',
+        'target_accuracy_interval',
+        'source_accuracy_interval',
+    ],
+)
 def test_a_wrong_figure_would_be_seen(climbed, key):
     results = climbed.results
     rung = results['rungs'][-1]

@@ -74,8 +74,11 @@ def test_one_step_equals_dann_written_by_hand():
         own = torch.autograd.grad(cls, other, retain_graph=True, allow_unused=True)[0]
         adversarial = torch.autograd.grad(domain, other, retain_graph=True, allow_unused=True)[0]
         sign = 1 if name.startswith('alignments') else -coefficient
-        expected = sum(g for g in (own, sign * adversarial if adversarial is not None else None)
-                       if g is not None)
+        expected = sum(
+            g
+            for g in (own, sign * adversarial if adversarial is not None else None)
+            if g is not None
+        )
         torch.testing.assert_close(parameter.grad, expected, atol=2e-6, rtol=1e-3, msg=name)
 
 
@@ -139,18 +142,38 @@ VIT = dict(
     neck=None,
 )
 WIDTHS = {
-    'hidden layer': ({**VIT, 'head': dict(type='VisionTransformerClsHead', num_classes=3,
-                                          in_channels=32, hidden_dim=48)}, 48),
-    'no hidden layer': ({**VIT, 'head': dict(type='VisionTransformerClsHead', num_classes=3,
-                                             in_channels=32)}, 32),
-    'two tokens': (dict(
-        backbone={**VIT['backbone'], 'type': 'DistilledVisionTransformer'}, neck=None,
-        head=dict(type='DeiTClsHead', num_classes=3, in_channels=32)), 64),
-    'stacked head': (dict(head=dict(
-        type='StackedLinearClsHead', num_classes=3, in_channels=64, mid_channels=[20])), 20),
-    'logits for features': (dict(
-        backbone=dict(type='LeNet5', num_classes=3), neck=None, head=dict(type='ClsHead')), 3),
-}  # fmt: skip
+    'hidden layer': (
+        {
+            **VIT,
+            'head': dict(
+                type='VisionTransformerClsHead', num_classes=3, in_channels=32, hidden_dim=48
+            ),
+        },
+        48,
+    ),
+    'no hidden layer': (
+        {**VIT, 'head': dict(type='VisionTransformerClsHead', num_classes=3, in_channels=32)},
+        32,
+    ),
+    'two tokens': (
+        dict(
+            backbone={**VIT['backbone'], 'type': 'DistilledVisionTransformer'},
+            neck=None,
+            head=dict(type='DeiTClsHead', num_classes=3, in_channels=32),
+        ),
+        64,
+    ),
+    'stacked head': (
+        dict(
+            head=dict(type='StackedLinearClsHead', num_classes=3, in_channels=64, mid_channels=[20])
+        ),
+        20,
+    ),
+    'logits for features': (
+        dict(backbone=dict(type='LeNet5', num_classes=3), neck=None, head=dict(type='ClsHead')),
+        3,
+    ),
+}
 
 
 @pytest.mark.parametrize('case', WIDTHS)

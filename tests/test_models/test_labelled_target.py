@@ -82,9 +82,10 @@ def test_their_cross_entropy_goes_into_the_classification_loss():
 def test_mixed_source_labels_go_with_plain_target_labels():
     mixup = dict(augments=[dict(type='Mixup', alpha=0.8)])
     model = _model(
-        alignments=DANN, data_preprocessor=dict(labelled_target=[1], num_classes=3),
+        alignments=DANN,
+        data_preprocessor=dict(labelled_target=[1], num_classes=3),
         train_cfg=mixup,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     data = model.data_preprocessor(_pair(), True)
     losses = model(**data, mode='loss')
@@ -146,8 +147,7 @@ def test_names_that_fit_several_images_are_refused():
         get_data_info = list.__getitem__
 
     images = Data(
-        dict(img_path=f'data/{name}/0.png', sample_idx=i, gt_label=0)
-        for i, name in enumerate('ab')
+        dict(img_path=f'data/{name}/0.png', sample_idx=i, gt_label=0) for i, name in enumerate('ab')
     )
     with pytest.raises(ValueError, match=r'0\.png fit several target images'):
         LabelledImages(['0.png']).check(images)

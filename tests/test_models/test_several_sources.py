@@ -103,8 +103,12 @@ def test_a_ratio_out_of_range_is_refused(ratio):
 
 
 def _on_two_ranks(work_dir):
-    cfg = _config(work_dir, launcher='pytorch', model_wrapper_cfg=CPU_MODEL_WRAPPER,
-                  **{'env_cfg.dist_cfg': dict(backend='gloo')})  # fmt: skip
+    cfg = _config(
+        work_dir,
+        launcher='pytorch',
+        model_wrapper_cfg=CPU_MODEL_WRAPPER,
+        **{'env_cfg.dist_cfg': dict(backend='gloo')},
+    )
     runner = train(cfg)
     return torch.cat([p.detach().flatten() for p in runner.model.parameters()])
 

@@ -113,8 +113,11 @@ def test_a_validation_of_two_domains_takes_the_right_ones(tmp_path):
 
 
 def test_a_resumed_run_ends_alike(tmp_path):
-    options = {**target(), 'model.batch_statistics': 'per_domain',
-               'model.alignments.dann.gamma': None}  # fmt: skip
+    options = {
+        **target(),
+        'model.batch_statistics': 'per_domain',
+        'model.alignments.dann.gamma': None,
+    }
     states = []
     for name, parts in (('whole', [4]), ('parts', [2, 4])):
         for end in parts:
@@ -131,8 +134,11 @@ def test_a_resumed_run_ends_alike(tmp_path):
 
 
 def test_what_it_refuses():
-    with pytest.raises(ValueError, match=r"needs batch norms .* VisionTransformer has none"):
-        _model(**VIT, head=dict(type='VisionTransformerClsHead', num_classes=3),
-               batch_statistics='per_domain')  # fmt: skip
+    with pytest.raises(ValueError, match=r'needs batch norms .* VisionTransformer has none'):
+        _model(
+            **VIT,
+            head=dict(type='VisionTransformerClsHead', num_classes=3),
+            batch_statistics='per_domain',
+        )
     with pytest.raises(ValueError, match="joint, per_domain, got 'both'"):
         _model(batch_statistics='both')

@@ -45,10 +45,16 @@ def test_it_is_the_mean_written_as_a_loop():
     for step in range(5):
         now = _weights(model)
         share = 1 if step == 0 else max(1 - step / (step + 1), 1 - 0.7)
-        mean = now if mean is None else {
-            key: mean[key] + share * (now[key] - mean[key]) if now[key].is_floating_point()
-            else now[key] for key in now
-        }  # fmt: skip
+        mean = (
+            now
+            if mean is None
+            else {
+                key: mean[key] + share * (now[key] - mean[key])
+                if now[key].is_floating_point()
+                else now[key]
+                for key in now
+            }
+        )
         _step(model, optimizer, step)
     for key, value in mean.items():
         found = model.teacher.state_dict()[key.replace('.', '/')]
@@ -116,8 +122,14 @@ def test_it_follows_once_an_optimizer_step(tmp_path):
 
 
 def _on_rank(work_dir):
-    runner = train(_config(work_dir, launcher='pytorch', model_wrapper_cfg=CPU_MODEL_WRAPPER,
-                           **{'env_cfg.dist_cfg': dict(backend='gloo')}))  # fmt: skip
+    runner = train(
+        _config(
+            work_dir,
+            launcher='pytorch',
+            model_wrapper_cfg=CPU_MODEL_WRAPPER,
+            **{'env_cfg.dist_cfg': dict(backend='gloo')},
+        )
+    )
     state = runner.model.module.state_dict()
     return {k: v for k, v in state.items() if 'running' not in k and k.startswith('teacher')}
 

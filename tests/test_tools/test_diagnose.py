@@ -23,14 +23,18 @@ from tl_plugin.datasets.any_data import read_data
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = 24
 OUT = "it's $HOME\\ours"
-BROKEN = sorted(name for name, kinds in FAULTS.items()
-                if set(kinds) & set(UNREADABLE) and name != 'folder.jpg')  # fmt: skip
+BROKEN = sorted(
+    name for name, kinds in FAULTS.items() if set(kinds) & set(UNREADABLE) and name != 'folder.jpg'
+)
 
 
 def run_tool(*arguments):
     done = subprocess.run(
         [sys.executable, str(ROOT / 'tools' / 'diagnose.py'), *map(str, arguments)],
-        capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -59,12 +63,25 @@ def folders(tmp_path_factory):
 def diagnosed(folders):
     """Through a config as backbone, which needs no weights."""
     config = folders / 'model.py'
-    config.write_text("_base_ = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'\n"
-                      'model = dict(backbone=dict(base_channels=8, stem_channels=8), '
-                      'head=dict(in_channels=64))\n')
+    config.write_text(
+        "_base_ = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'\n"
+        'model = dict(backbone=dict(base_channels=8, stem_channels=8), '
+        'head=dict(in_channels=64))\n'
+    )
     code, output = run_tool(
-        '--source', folders / 'source', '--target', folders / 'target', '--target-labels', 2,
-        '--backbone', config, '--image-size', 32, '--work-dir', folders / OUT)
+        '--source',
+        folders / 'source',
+        '--target',
+        folders / 'target',
+        '--target-labels',
+        2,
+        '--backbone',
+        config,
+        '--image-size',
+        32,
+        '--work-dir',
+        folders / OUT,
+    )
     assert code == 0, output
     return folders / OUT, output
 
@@ -158,9 +175,11 @@ def check_figures(page, findings):
     gap, quality, classifier = (findings[name] for name in ('gap', 'quality', 'classifier'))
     found = rows('The gap')
     for name, label in (
-        ('proxy_a_distance', 'Proxy A-distance'), ('frechet', 'Fréchet distance'),
-        ('domain_accuracy', 'Accuracy of telling them apart'), ('mmd', 'Maximum mean discrepancy'),
-    ):  # fmt: skip
+        ('proxy_a_distance', 'Proxy A-distance'),
+        ('frechet', 'Fréchet distance'),
+        ('domain_accuracy', 'Accuracy of telling them apart'),
+        ('mmd', 'Maximum mean discrepancy'),
+    ):
         about, between, within = found[label]
         same(between, gap[name])
         same(within, gap['floor'][name])
@@ -179,8 +198,11 @@ def check_figures(page, findings):
         distance, images, source, target, estimated = found[row['name']]
         same(distance, row['distance'])
         same(images, row['source_images'], row['target_images'])
-        for cell, shares in ((source, 'source_shares'), (target, 'target_shares'),
-                             (estimated, 'estimated_shares')):  # fmt: skip
+        for cell, shares in (
+            (source, 'source_shares'),
+            (target, 'target_shares'),
+            (estimated, 'estimated_shares'),
+        ):
             assert numbers(cell) == [round(100 * classifier[shares][row['name']])]
     found = rows('Files')
     for number, name in enumerate(('source', 'target')):
@@ -204,13 +226,21 @@ def test_figures_of_the_page_are_those_of_the_json(page, findings):
     check_figures(page, findings)
 
 
-@pytest.mark.parametrize('path', [
-    ('gap', 'proxy_a_distance', 'low'), ('gap', 'floor', 'frechet'), ('gap', 'mmd', 'value'),
-    ('quality', 'statistics', 3, 'effect', 'high'), ('quality', 'statistics', 0, 'target_tenth'),
-    ('classifier', 'class_gaps', 1, 'distance', 'value'), ('target', 'faults', 'grey'),
-    ('classifier', 'estimated_shares', 'red'), ('source', 'readable'),
-    ('target', 'quality_by_class', 'red', 'blur'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'path',
+    [
+        ('gap', 'proxy_a_distance', 'low'),
+        ('gap', 'floor', 'frechet'),
+        ('gap', 'mmd', 'value'),
+        ('quality', 'statistics', 3, 'effect', 'high'),
+        ('quality', 'statistics', 0, 'target_tenth'),
+        ('classifier', 'class_gaps', 1, 'distance', 'value'),
+        ('target', 'faults', 'grey'),
+        ('classifier', 'estimated_shares', 'red'),
+        ('source', 'readable'),
+        ('target', 'quality_by_class', 'red', 'blur'),
+    ],
+)
 def test_a_wrong_figure_would_be_seen(page, findings, path):
     changed = json.loads(json.dumps(findings))
     part = changed
@@ -251,8 +281,16 @@ def test_the_written_config_leaves_out_what_cannot_be_read(diagnosed):
 def test_without_a_backbone_quality_alone_is_compared(folders, tmp_path):
     table = tmp_path / 'source.csv'
     table.write_text('image\n' + '\n'.join(map(str, (folders / 'source').rglob('*.png'))))
-    code, output = run_tool('--source', table, '--target', folders / 'target', '--work-dir',
-                            tmp_path / 'out', '--processes', 1)
+    code, output = run_tool(
+        '--source',
+        table,
+        '--target',
+        folders / 'target',
+        '--work-dir',
+        tmp_path / 'out',
+        '--processes',
+        1,
+    )
     assert code == 0, output
     found = json.loads((tmp_path / 'out' / 'findings.json').read_text())
     assert found['gap'] is None and found['quality'] is not None

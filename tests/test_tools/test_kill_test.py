@@ -12,8 +12,18 @@ TOOL = Path(__file__).parents[2] / 'tools' / 'benchmarks' / 'kill_test.py'
 
 def test_two_kills(tmp_path):
     out = tmp_path / 'kills.json'
-    command = [sys.executable, str(TOOL), '--kills', '2', '--strategies', 'gradual_unfreeze',
-               '--seed', '1', '--out', str(out)]  # fmt: skip
+    command = [
+        sys.executable,
+        str(TOOL),
+        '--kills',
+        '2',
+        '--strategies',
+        'gradual_unfreeze',
+        '--seed',
+        '1',
+        '--out',
+        str(out),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(out.read_text())

@@ -41,20 +41,29 @@ def test_any_order(line, monkeypatch):
         ('train', 'C.py --strategy mine.py', dict(config='C.py', strategy=['mine.py'])),
         ('train', '--strategy daan C.py', dict(config='C.py', strategy=['daan'])),
         ('train', 'C.py --strategy daan mcc', dict(config='C.py', strategy=['daan', 'mcc'])),
-        ('train', '--strategy dann mmpretrain::a/b.py --amp',
-         dict(config='mmpretrain::a/b.py', strategy=['dann'], amp=True)),
+        (
+            'train',
+            '--strategy dann mmpretrain::a/b.py --amp',
+            dict(config='mmpretrain::a/b.py', strategy=['dann'], amp=True),
+        ),
         ('train', '--resume C.py', dict(config='C.py', resume='auto')),
         ('train', '--resume x.pth C.py', dict(config='C.py', resume='x.pth')),
         ('train', '--strategy=dann C.py', dict(config='C.py', strategy=['dann'])),
-        ('interpolate', '--strategy dann C.py --alphas 0 1 a.pth b.pth',
-         dict(config='C.py', source='a.pth', adapted='b.pth', alphas=[0, 1])),
-        ('interpolate', '--statistics target C.py a.pth b.pth',
-         dict(config='C.py', source='a.pth', adapted='b.pth', statistics=['target'])),
+        (
+            'interpolate',
+            '--strategy dann C.py --alphas 0 1 a.pth b.pth',
+            dict(config='C.py', source='a.pth', adapted='b.pth', alphas=[0, 1]),
+        ),
+        (
+            'interpolate',
+            '--statistics target C.py a.pth b.pth',
+            dict(config='C.py', source='a.pth', adapted='b.pth', statistics=['target']),
+        ),
         ('show_layers', '--strategy fine_tune C.py', dict(config='C.py', strategy=['fine_tune'])),
         ('ladder', '--rungs adabn dann C.py', dict(config='C.py', rungs=['adabn', 'dann'])),
         ('ladder', '--seeds 0 1 C.py', dict(config='C.py', seeds=[0, 1])),
     ],
-)  # fmt: skip
+)
 def test_what_an_option_gives_back(tool, line, expected, monkeypatch):
     args = vars(_parse(tool, line, monkeypatch))
     assert {name: args[name] for name in expected} == expected

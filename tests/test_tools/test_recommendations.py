@@ -12,10 +12,16 @@ VALIDATION = 'source/accuracy/top1', 'target/accuracy/top1'
 
 def rung(name, target, source, seeds=1, **more):
     return dict(
-        name=name, target_accuracy=target, source_accuracy=source, source_change=source - 90,
-        seconds=60.0, seeds=list(range(seeds)), towards=None,
-        validation=dict.fromkeys(VALIDATION, [source] * seeds), **more,
-    )  # fmt: skip
+        name=name,
+        target_accuracy=target,
+        source_accuracy=source,
+        source_change=source - 90,
+        seconds=60.0,
+        seeds=list(range(seeds)),
+        towards=None,
+        validation=dict.fromkeys(VALIDATION, [source] * seeds),
+        **more,
+    )
 
 
 def write(folder, pair, rungs, recommended, what='ladder'):

@@ -38,8 +38,14 @@ def folder(tmp_path_factory):
     # An odd number of images: two processes get a padded share, which must not count twice.
     cfg.test_dataloader = cfg.val_dataloader = loader(shuffle=False, size=13, batch_size=3)
     cfg.dump(folder / 'toy.py')
-    run(sys.executable, ROOT / 'tools' / 'train.py', 'toy.py',
-        '--strategy', 'feature_extraction', cwd=folder)
+    run(
+        sys.executable,
+        ROOT / 'tools' / 'train.py',
+        'toy.py',
+        '--strategy',
+        'feature_extraction',
+        cwd=folder,
+    )
     return folder
 
 
@@ -76,10 +82,27 @@ def test_a_missing_package_is_named_by_the_tools(tool, tmp_path):
 def test_two_processes_measure_what_one_measures(folder):
     checkpoint = folder / 'work_dirs' / 'toy_feature_extraction' / 'epoch_1.pth'
     arguments = ['--work-dir', 'tested', '--out-item', 'metrics', '--out']
-    run(sys.executable, ROOT / 'tools' / 'test.py', 'toy.py', checkpoint, *arguments,
-        'alone/metrics.json', cwd=folder)
-    output = run('bash', ROOT / 'tools' / 'dist_test.sh', 'toy.py', checkpoint, 2, *arguments,
-                 'together/metrics.json', '--cfg-options', 'log_level=INFO', cwd=folder)
+    run(
+        sys.executable,
+        ROOT / 'tools' / 'test.py',
+        'toy.py',
+        checkpoint,
+        *arguments,
+        'alone/metrics.json',
+        cwd=folder,
+    )
+    output = run(
+        'bash',
+        ROOT / 'tools' / 'dist_test.sh',
+        'toy.py',
+        checkpoint,
+        2,
+        *arguments,
+        'together/metrics.json',
+        '--cfg-options',
+        'log_level=INFO',
+        cwd=folder,
+    )
     alone = json.loads((folder / 'alone' / 'metrics.json').read_text())
     together = json.loads((folder / 'together' / 'metrics.json').read_text())
     assert alone == together and 'accuracy/top1' in alone
@@ -88,8 +111,18 @@ def test_two_processes_measure_what_one_measures(folder):
 
 def test_predictions_of_all_images_are_written(folder):
     checkpoint = folder / 'work_dirs' / 'toy_feature_extraction' / 'epoch_1.pth'
-    run(sys.executable, ROOT / 'tools' / 'test.py', 'toy.py', checkpoint, '--work-dir', 'tested',
-        '--tta', '--out', 'predictions.pkl', cwd=folder)
+    run(
+        sys.executable,
+        ROOT / 'tools' / 'test.py',
+        'toy.py',
+        checkpoint,
+        '--work-dir',
+        'tested',
+        '--tta',
+        '--out',
+        'predictions.pkl',
+        cwd=folder,
+    )
     with open(folder / 'predictions.pkl', 'rb') as file:
         predictions = pickle.load(file)
     assert len(predictions) == 13 and 'pred_score' in predictions[0]
@@ -98,8 +131,14 @@ def test_predictions_of_all_images_are_written(folder):
 def test_two_processes_train_on_cpus_and_resume(folder):
     command = ['bash', ROOT / 'tools' / 'dist_train.sh', 'toy.py', 2, '--work-dir', 'two']
     run(*command, '--cfg-options', 'randomness.seed=None', cwd=folder)
-    output = run(*command, '--resume', '--cfg-options', 'train_cfg.max_epochs=2',
-                 'log_level=INFO', cwd=folder)
+    output = run(
+        *command,
+        '--resume',
+        '--cfg-options',
+        'train_cfg.max_epochs=2',
+        'log_level=INFO',
+        cwd=folder,
+    )
     assert 'Resuming from' in output and 'epoch_1.pth' in output
     assert 'accuracy/top1' in output
     checkpoint = torch.load(folder / 'two' / 'epoch_2.pth')
@@ -121,8 +160,13 @@ def test_a_failing_process_fails_the_run(folder):
 
 @pytest.mark.parametrize(
     'arguments',
-    [['dist_train.sh'], ['dist_train.sh', 'toy.py'], ['dist_test.sh', 'toy.py', 'epoch_1.pth'],
-     ['slurm_train.sh', 'part', 'job', 'toy.py'], ['slurm_test.sh']],
+    [
+        ['dist_train.sh'],
+        ['dist_train.sh', 'toy.py'],
+        ['dist_test.sh', 'toy.py', 'epoch_1.pth'],
+        ['slurm_train.sh', 'part', 'job', 'toy.py'],
+        ['slurm_test.sh'],
+    ],
 )
 def test_scripts_say_how_they_are_used(arguments):
     command = ['bash', str(ROOT / 'tools' / arguments[0]), *arguments[1:]]
@@ -141,13 +185,35 @@ def _stub(folder: Path, name: str) -> str:
 
 def test_several_machines_meet_where_the_variables_say(tmp_path):
     path = _stub(tmp_path / 'bin', 'python')
-    output = run('bash', ROOT / 'tools' / 'dist_train.sh', 'a config.py', 4, '--amp', cwd=tmp_path,
-                 PATH=path, PYTHON='python', OMP_NUM_THREADS='3', NNODES='2', NODE_RANK='1',
-                 MASTER_ADDR='10.0.0.1', PORT='1234')
+    output = run(
+        'bash',
+        ROOT / 'tools' / 'dist_train.sh',
+        'a config.py',
+        4,
+        '--amp',
+        cwd=tmp_path,
+        PATH=path,
+        PYTHON='python',
+        OMP_NUM_THREADS='3',
+        NNODES='2',
+        NODE_RANK='1',
+        MASTER_ADDR='10.0.0.1',
+        PORT='1234',
+    )
     assert output.splitlines() == [
-        '-m', 'torch.distributed.run', '--nnodes=2', '--node_rank=1', '--master_addr=10.0.0.1',
-        '--master_port=1234', '--nproc_per_node=4', '--max_restarts=0',
-        str(ROOT / 'tools' / 'train.py'), 'a config.py', '--launcher', 'pytorch', '--amp',
+        '-m',
+        'torch.distributed.run',
+        '--nnodes=2',
+        '--node_rank=1',
+        '--master_addr=10.0.0.1',
+        '--master_port=1234',
+        '--nproc_per_node=4',
+        '--max_restarts=0',
+        str(ROOT / 'tools' / 'train.py'),
+        'a config.py',
+        '--launcher',
+        'pytorch',
+        '--amp',
         'threads=3',
     ]
 
@@ -155,13 +221,32 @@ def test_several_machines_meet_where_the_variables_say(tmp_path):
 @pytest.mark.parametrize(('tool', 'option'), [('train', '--work-dir'), ('test', None)])
 def test_slurm_gets_what_openmmlab_gives_it(tool, option, tmp_path):
     path = _stub(tmp_path / 'bin', 'srun')
-    output = run('bash', ROOT / 'tools' / f'slurm_{tool}.sh', 'part', 'job', 'a.py', 'fourth',
-                 '--amp', cwd=tmp_path, PATH=path, PYTHON='python', GPUS='16', GPUS_PER_NODE='4',
-                 CPUS_PER_TASK='2', SRUN_ARGS='--quotatype=spot --exclusive')
+    output = run(
+        'bash',
+        ROOT / 'tools' / f'slurm_{tool}.sh',
+        'part',
+        'job',
+        'a.py',
+        'fourth',
+        '--amp',
+        cwd=tmp_path,
+        PATH=path,
+        PYTHON='python',
+        GPUS='16',
+        GPUS_PER_NODE='4',
+        CPUS_PER_TASK='2',
+        SRUN_ARGS='--quotatype=spot --exclusive',
+    )
     lines = output[: output.index('\nthreads=')].splitlines()
     assert lines[:8] == [
-        '-p', 'part', '--job-name=job', '--gres=gpu:4', '--ntasks=16', '--ntasks-per-node=4',
-        '--cpus-per-task=2', '--kill-on-bad-exit=1',
+        '-p',
+        'part',
+        '--job-name=job',
+        '--gres=gpu:4',
+        '--ntasks=16',
+        '--ntasks-per-node=4',
+        '--cpus-per-task=2',
+        '--kill-on-bad-exit=1',
     ]
     assert lines[8:12] == ['--quotatype=spot', '--exclusive', 'python', '-u']
     arguments = [str(ROOT / 'tools' / f'{tool}.py'), 'a.py', option, 'fourth']

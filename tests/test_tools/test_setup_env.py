@@ -192,9 +192,12 @@ def test_torch_comes_with_its_torchvision_and_a_full_mmcv_stays(
 @pytest.mark.parametrize(
     ('script', 'expected'),
     [
-        ('quickstart.sh', '-u tools/ladder.py configs/digits/ladder.py --work-dir '
-                          'work_dirs/quickstart --rungs adabn feature_extraction fine_tune '
-                          'joint_training dann self_training interpolation --seeds 0 1'),
+        (
+            'quickstart.sh',
+            '-u tools/ladder.py configs/digits/ladder.py --work-dir '
+            'work_dirs/quickstart --rungs adabn feature_extraction fine_tune '
+            'joint_training dann self_training interpolation --seeds 0 1',
+        ),
         ('run_tests.sh', '-m pytest -n auto --maxprocesses 4 --dist loadfile --seeds 0 1'),
     ],
 )

@@ -118,11 +118,10 @@ def classifier_findings(
         source_shares={str(name): share for name, share in shares.items()},
         target_shares=target_shares and {str(k): share for k, share in target_shares.items()},
         estimated_shares={str(name): float(share) for name, share in estimated.items()},
-        label_shift=sum(
-            abs(shares[name] - (target_shares or estimated)[name]) for name in classes
-        ) / 2,
+        label_shift=sum(abs(shares[name] - (target_shares or estimated)[name]) for name in classes)
+        / 2,
         left_out={str(n): int(count) for n, count in zip(found, counts) if count < FEWEST},
-    )  # fmt: skip
+    )
 
 
 def estimate_shares(
@@ -156,9 +155,7 @@ def _classifier():
 
 
 def _accuracy(right: np.ndarray, rng: np.random.Generator) -> Estimate:
-    return estimate(
-        float(right.mean()), resampled(len(right), rng) @ right / len(right), 0, 1
-    )
+    return estimate(float(right.mean()), resampled(len(right), rng) @ right / len(right), 0, 1)
 
 
 def _class_gaps(source, names, target, known, rng) -> tuple[ClassGap, ...]:

@@ -107,8 +107,9 @@ def diagnose(
     """
     check_imagehash()
     target = _match(source, target, must_fit=settings.backbone is not None)
-    domains = [_scan(name, images, settings) for name, images in
-               (('source', source), ('target', target))]  # fmt: skip
+    domains = [
+        _scan(name, images, settings) for name, images in (('source', source), ('target', target))
+    ]
     for name, domain in zip(('source', 'target'), domains):
         _check_readable(name, domain)
     items = [item for domain in domains for item in domain.images.items]
@@ -216,13 +217,19 @@ def _with_features(
         picked = _sample(images.items, settings.feature_images, rng)
         content = [
             dataset_config(
-                images, part, data.classes, test_pipeline(choice, settings.image_size),
-                settings.folder / 'lists' / f'{name}_looked_at.txt', labels=False)
+                images,
+                part,
+                data.classes,
+                test_pipeline(choice, settings.image_size),
+                settings.folder / 'lists' / f'{name}_looked_at.txt',
+                labels=False,
+            )
             for part in _by_data_set(picked)
-        ]  # fmt: skip
+        ]
         with progress(f'Features of the {name}', len(picked)) as advance:
-            rows.append(np.concatenate([extract_features(model, c, advance=advance)
-                                        for c in content]))  # fmt: skip
+            rows.append(
+                np.concatenate([extract_features(model, c, advance=advance) for c in content])
+            )
         chosen.append([item for part in _by_data_set(picked) for item in part])
     source, target, explained = reduce_features(*rows)
     labels = [[item.label for item in items] for items in chosen]
@@ -265,16 +272,12 @@ def _by_data_set(items: Sequence[ImageItem]) -> list[list[ImageItem]]:
     ]
 
 
-def _sample(
-    items: Sequence[ImageItem], count: int, rng: np.random.Generator
-) -> list[ImageItem]:
+def _sample(items: Sequence[ImageItem], count: int, rng: np.random.Generator) -> list[ImageItem]:
     return [items[i] for i in np.sort(rng.permutation(len(items))[:count])]
 
 
 def _table(chosen: Sequence[Sequence[ImageItem]], domains: Sequence[Scanned]):
-    known = [
-        {item.name: record.quality for item, record in domain.usable()} for domain in domains
-    ]
+    known = [{item.name: record.quality for item, record in domain.usable()} for domain in domains]
     qualities = [known[side][item.name] for side, items in enumerate(chosen) for item in items]
     return quality_table(qualities)
 
@@ -292,10 +295,15 @@ def _worst(found: Findings, domains: Sequence[Scanned]) -> list[dict]:
             pairs = [pair for pair in domain.usable() if statistic in pair[1].quality]
             pairs.sort(key=lambda pair: sign * pair[1].quality[statistic])
             worst += [
-                dict(domain=name, statistic=statistic, name=item.name, label=item.label,
-                     value=record.quality[statistic])
+                dict(
+                    domain=name,
+                    statistic=statistic,
+                    name=item.name,
+                    label=item.label,
+                    value=record.quality[statistic],
+                )
                 for item, record in pairs[:WORST]
-            ]  # fmt: skip
+            ]
     return worst
 
 

@@ -118,9 +118,7 @@ def domain_gap(
     )
 
 
-def domain_accuracy(
-    source: np.ndarray, target: np.ndarray, rng: np.random.Generator
-) -> Estimate:
+def domain_accuracy(source: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Estimate:
     """Balanced accuracy of a linear classifier that tells the domains apart.
 
     Logistic regression, cross-validated. The interval resamples the images and keeps the
@@ -142,9 +140,7 @@ def domain_accuracy(
     return estimate(value, np.mean(replicates, axis=0), 0, 1)
 
 
-def domain_scores(
-    source: np.ndarray, target: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def domain_scores(source: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What a linear classifier that never saw an image says of it: above 0, target.
 
     Returns:
@@ -161,9 +157,7 @@ def domain_scores(
         StandardScaler(), LogisticRegression(class_weight='balanced', max_iter=1000)
     )
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=int(rng.integers(2**31)))
-    return cross_val_predict(
-        classifier, images, domains, cv=folds, method='decision_function'
-    )
+    return cross_val_predict(classifier, images, domains, cv=folds, method='decision_function')
 
 
 def _a_distance(accuracy: float) -> float:
@@ -188,9 +182,7 @@ def _mmd(
     return estimate(value, replicates), float(p_value)
 
 
-def centre_distance(
-    source: np.ndarray, target: np.ndarray, rng: np.random.Generator
-) -> Estimate:
+def centre_distance(source: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Estimate:
     """Distance of two centres, without the share of it that a few images' scatter makes.
 
     Args:

@@ -248,8 +248,7 @@ def printable(value: object) -> object:
         return [printable(item) for item in value]
     if isinstance(value, str) and not value.isprintable():
         return ''.join(
-            char if char.isprintable() else char.encode('unicode_escape').decode()
-            for char in value
+            char if char.isprintable() else char.encode('unicode_escape').decode() for char in value
         )
     return value
 

@@ -159,8 +159,10 @@ class Interpolation:
         model = self.model
         by_domain = any(name.startswith(_SOURCE_STATISTICS) for name in model.state_dict())
         unused = LayerMap.training_only(model)
-        states = [{n: v for n, v in each.items() if not n.startswith(unused)}
-                  for each in (source, adapted)]  # fmt: skip
+        states = [
+            {n: v for n, v in each.items() if not n.startswith(unused)}
+            for each in (source, adapted)
+        ]
         check_same_network(*states)
         if not by_domain and any(n.startswith(_SOURCE_STATISTICS) for n in {*source, *adapted}):
             raise ValueError(

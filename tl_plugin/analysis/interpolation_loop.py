@@ -85,10 +85,13 @@ class InterpolationLoop(NoTrainingLoop):
         return [
             Monitor('InterpolationLoop', option, metric, (f'{SOURCE}/{metric}',), f'{SOURCE}/'),
             Monitor(
-                'InterpolationLoop', option, metric,
-                (f'{TARGET}/{metric}', f'{TARGET}/{LABEL_FREE}'), f'{TARGET}/',
+                'InterpolationLoop',
+                option,
+                metric,
+                (f'{TARGET}/{metric}', f'{TARGET}/{LABEL_FREE}'),
+                f'{TARGET}/',
             ),
-        ]  # fmt: skip
+        ]
 
     def change(self, model: Any) -> None:
         """Sweeps, chooses, and leaves the model at the chosen point."""

@@ -88,9 +88,15 @@ def interpolation_picture(
         if {point.statistics for point in curve} <= {'own'}:
             continue
         axes.plot(
-            [p.source for p in curve], [p.target for p in curve], line, color=_COLOUR, marker='o',
-            ms=4, lw=1, label=f'batch statistics {kinds[0]}',
-        )  # fmt: skip
+            [p.source for p in curve],
+            [p.target for p in curve],
+            line,
+            color=_COLOUR,
+            marker='o',
+            ms=4,
+            lw=1,
+            label=f'batch statistics {kinds[0]}',
+        )
         for point in curve:
             axes.annotate(
                 f'{point.alpha:g}',

@@ -1,4 +1,5 @@
 """What a config will train: its layers, when they train, how fast, before any training."""
+
 from __future__ import annotations
 
 import copy
@@ -53,19 +54,27 @@ def layer_report(cfg: Config) -> dict[str, Any]:
     groups = _groups(model, optim_wrapper)
     norms = _norm_modes(model, layer_map, hooks)
     sizes = {name: value.numel() for name, value in parameters(model).items()}
-    layers = [_layer(depth, layer_map, sizes, begins, groups, norms)
-              for depth in range(layer_map.num_layers)]
+    layers = [
+        _layer(depth, layer_map, sizes, begins, groups, norms)
+        for depth in range(layer_map.num_layers)
+    ]
     _warn_of_schedulers(cfg, groups)
     weights = Counter()
     for name, size in sizes.items():
         weights[begins[name]] += size
     return dict(
-        model=type_name(cfg.model), backbone=type_name(cfg.model.get('backbone') or {}),
+        model=type_name(cfg.model),
+        backbone=type_name(cfg.model.get('backbone') or {}),
         layers=layers,
         groups=[{k: v for k, v in group.items() if k != 'names'} for group in groups],
-        totals=dict(weights=sum(sizes.values()), tensors=len(sizes), trained=weights[START],
-                    trained_in_the_end=sum(sizes.values()) - weights[NEVER],
-                    groups=len(groups)))
+        totals=dict(
+            weights=sum(sizes.values()),
+            tensors=len(sizes),
+            trained=weights[START],
+            trained_in_the_end=sum(sizes.values()) - weights[NEVER],
+            groups=len(groups),
+        ),
+    )
 
 
 def layer_table(report: dict[str, Any]):
@@ -74,17 +83,44 @@ def layer_table(report: dict[str, Any]):
     Args:
         report: What :func:`layer_report` returned.
     """
-    rows = [(layer['depth'], _shortened(layer['modules']), f'{layer["weights"]:,}',
-             _trains(layer['trains']), _values(layer['lr']), _values(layer['weight_decay']),
-             _counts(layer['norm']), _shortened([n.split('/', 1)[-1] for n in layer['groups']]))
-            for layer in report['layers']]
+    rows = [
+        (
+            layer['depth'],
+            _shortened(layer['modules']),
+            f'{layer["weights"]:,}',
+            _trains(layer['trains']),
+            _values(layer['lr']),
+            _values(layer['weight_decay']),
+            _counts(layer['norm']),
+            _shortened([n.split('/', 1)[-1] for n in layer['groups']]),
+        )
+        for layer in report['layers']
+    ]
     totals = report['totals']
-    now, end = (f'{100 * totals[key] / totals["weights"]:.1f} %'
-                for key in ('trained', 'trained_in_the_end'))
-    footer = ('', f'{totals["tensors"]} tensors', f'{totals["weights"]:,}',
-              f'{now} at the start, {end} in the end', '', '', '', f'{totals["groups"]} groups')
-    columns = ('depth', 'modules', 'weights', 'trains from', 'lr', 'weight decay', 'norm layers',
-               'optimizer groups')
+    now, end = (
+        f'{100 * totals[key] / totals["weights"]:.1f} %'
+        for key in ('trained', 'trained_in_the_end')
+    )
+    footer = (
+        '',
+        f'{totals["tensors"]} tensors',
+        f'{totals["weights"]:,}',
+        f'{now} at the start, {end} in the end',
+        '',
+        '',
+        '',
+        f'{totals["groups"]} groups',
+    )
+    columns = (
+        'depth',
+        'modules',
+        'weights',
+        'trains from',
+        'lr',
+        'weight decay',
+        'norm layers',
+        'optimizer groups',
+    )
     return make_table(f'{report["model"]} {report["backbone"]}', columns, rows, footer)
 
 
@@ -136,8 +172,10 @@ def _frozen_part_hooks(cfg: Config) -> list[FrozenPartHook]:
 def _begins(model: nn.Module, layer_map: LayerMap, hooks: list[FrozenPartHook]) -> dict[str, str]:
     """Say for each parameter when it begins to train."""
     thawed = set_aside_frozen_stages(model) if hooks else set()
-    begins = {name: START if value.requires_grad or name in thawed else NEVER
-              for name, value in parameters(model).items()}
+    begins = {
+        name: START if value.requires_grad or name in thawed else NEVER
+        for name, value in parameters(model).items()
+    }
     for hook in hooks:
         times = {}
         if isinstance(hook, GradualUnfreezeHook):
@@ -154,21 +192,31 @@ def _groups(model: nn.Module, optim_wrapper: OptimWrapper | None) -> list[dict[s
         return []
     names = {id(value): name for name, value in parameters(model).items()}
     return [
-        dict(name=group.get('name', f'group_{index:03d}'), lr=group['lr'],
-             weight_decay=group.get('weight_decay', 0), tensors=len(group['params']),
-             weights=sum(value.numel() for value in group['params']),
-             names=[names[id(value)] for value in group['params']])
-        for index, group in enumerate(optim_wrapper.optimizer.param_groups)]
+        dict(
+            name=group.get('name', f'group_{index:03d}'),
+            lr=group['lr'],
+            weight_decay=group.get('weight_decay', 0),
+            tensors=len(group['params']),
+            weights=sum(value.numel() for value in group['params']),
+            names=[names[id(value)] for value in group['params']],
+        )
+        for index, group in enumerate(optim_wrapper.optimizer.param_groups)
+    ]
 
 
-def _norm_modes(model: nn.Module, layer_map: LayerMap,
-                hooks: list[FrozenPartHook]) -> list[Counter]:
+def _norm_modes(
+    model: nn.Module, layer_map: LayerMap, hooks: list[FrozenPartHook]
+) -> list[Counter]:
     """Count the norm layers of each layer by the mode they start in."""
     names = {id(value): name for name, value in parameters(model).items()}
     parts = [(hook.claim, hook.policy) for hook in hooks]
     modes = [Counter() for _ in range(layer_map.num_layers)]
-    kept = {id(module) for part in model.modules() if getattr(part, 'norm_eval', None) is True
-            for module in part.modules()}
+    kept = {
+        id(module)
+        for part in model.modules()
+        if getattr(part, 'norm_eval', None) is True
+        for module in part.modules()
+    }
     for module in model.modules():
         own = {names[id(v)] for v in module.parameters(recurse=False) if id(v) in names}
         if is_norm(module) and own:
@@ -176,24 +224,36 @@ def _norm_modes(model: nn.Module, layer_map: LayerMap,
             for part, policy in parts:
                 if own <= part:
                     mode = policy.norm + (
-                        '' if policy.norm_affine == 'frozen' else ', affine trained')
+                        '' if policy.norm_affine == 'frozen' else ', affine trained'
+                    )
             modes[layer_map.depth(min(own))][mode] += 1
     return modes
 
 
-def _layer(depth: int, layer_map: LayerMap, sizes: dict[str, int], begins: dict[str, str],
-           groups: list[dict], norms: list[Counter]) -> dict[str, Any]:
+def _layer(
+    depth: int,
+    layer_map: LayerMap,
+    sizes: dict[str, int],
+    begins: dict[str, str],
+    groups: list[dict],
+    norms: list[Counter],
+) -> dict[str, Any]:
     names = set(layer_map.names(depth))
     trains = Counter()
     for name in names:
         trains[begins[name]] += sizes[name]
     mine = [group for group in groups if names.intersection(group['names'])]
     return dict(
-        depth=depth, modules=layer_map.modules(depth), weights=sum(sizes[name] for name in names),
-        tensors=len(names), trains=dict(sorted(trains.items(), key=lambda item: -item[1])),
+        depth=depth,
+        modules=layer_map.modules(depth),
+        weights=sum(sizes[name] for name in names),
+        tensors=len(names),
+        trains=dict(sorted(trains.items(), key=lambda item: -item[1])),
         lr=sorted({group['lr'] for group in mine}, reverse=True),
         weight_decay=sorted({group['weight_decay'] for group in mine}, reverse=True),
-        norm=dict(norms[depth]), groups=[group['name'] for group in mine])
+        norm=dict(norms[depth]),
+        groups=[group['name'] for group in mine],
+    )
 
 
 def _warn_of_schedulers(cfg: Config, groups: list[dict]) -> None:
@@ -201,8 +261,11 @@ def _warn_of_schedulers(cfg: Config, groups: list[dict]) -> None:
     if len({group['lr'] for group in groups}) > 1:
         warn_of_absolute_rates([schedulers] if isinstance(schedulers, dict) else schedulers)
     if not groups:
-        print_log('The config has no optim_wrapper, so no learning rates are known.',
-                  logger='current', level=logging.WARNING)
+        print_log(
+            'The config has no optim_wrapper, so no learning rates are known.',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _shortened(names: list[str], count: int = 3) -> str:

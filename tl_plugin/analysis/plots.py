@@ -34,8 +34,15 @@ def plot_embedding(embedding: dict, by: str) -> str:
             inside = (groups == name) & (domains == domain)
             if inside.any():
                 axes.scatter(
-                    x[inside], y[inside], s=9, alpha=0.7, lw=0, color=colour, marker=marker,
-                    label=label)  # fmt: skip
+                    x[inside],
+                    y[inside],
+                    s=9,
+                    alpha=0.7,
+                    lw=0,
+                    color=colour,
+                    marker=marker,
+                    label=label,
+                )
                 label = None
     others = ~np.isin(groups, shown)
     if others.any():
@@ -44,8 +51,14 @@ def plot_embedding(embedding: dict, by: str) -> str:
     axes.set_yticks([])
     # Below: it would hide images inside, and be too small to read on a phone.
     figure.legend(
-        loc='outside lower center', ncols=3, frameon=False, fontsize=11, markerscale=2,
-        handletextpad=0.1, columnspacing=1)  # fmt: skip
+        loc='outside lower center',
+        ncols=3,
+        frameon=False,
+        fontsize=11,
+        markerscale=2,
+        handletextpad=0.1,
+        columnspacing=1,
+    )
     return _data_uri(figure)
 
 
@@ -70,8 +83,13 @@ def plot_classes(source: dict, target: dict) -> str:
     figure, axes = _figure((5.4, 0.3 * len(names) + 0.9))
     for offset, (domain, counts) in enumerate((('source', source), ('target', target))):
         places = np.arange(len(names)) + 0.38 * offset - 0.19
-        axes.barh(places, [counts.get(name, 0) for name in names], 0.36, color=COLOURS[domain],
-                  label=domain)  # fmt: skip
+        axes.barh(
+            places,
+            [counts.get(name, 0) for name in names],
+            0.36,
+            color=COLOURS[domain],
+            label=domain,
+        )
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel('readable images')

@@ -21,9 +21,18 @@ LABELS = {
 #: What a degradation of the source can bring about, with the side that it moves to. That a target
 #: is brighter or more colourful lies in its scenes and style, and no degradation makes it so.
 DEGRADED = {
-    'sharpness': -1, 'blur': 1, 'noise': 1, 'brightness': -1, 'contrast': -1, 'clipped_dark': 1,
-    'color_cast': 1, 'blockiness': 1, 'dead_pixels': 1, 'resolution': -1, 'bits_per_pixel': -1,
-}  # fmt: skip
+    'sharpness': -1,
+    'blur': 1,
+    'noise': 1,
+    'brightness': -1,
+    'contrast': -1,
+    'clipped_dark': 1,
+    'color_cast': 1,
+    'blockiness': 1,
+    'dead_pixels': 1,
+    'resolution': -1,
+    'bits_per_pixel': -1,
+}
 _MOST = 4000
 
 
@@ -110,9 +119,7 @@ def quality_gap(
         return None
     rng = np.random.default_rng(seed)
     table, names = quality_table([*source, *target])
-    parts = [
-        rng.permutation(part)[:_MOST] for part in (table[: len(source)], table[len(source) :])
-    ]
+    parts = [rng.permutation(part)[:_MOST] for part in (table[: len(source)], table[len(source) :])]
     gaps = [
         _statistic(name, parts[0][:, column], parts[1][:, column], rng)
         for column, name in enumerate(names)
@@ -166,9 +173,7 @@ def _statistic(
 ) -> StatisticGap:
     from sklearn.metrics import roc_auc_score
 
-    effects = _effects(
-        source, target, resampled(len(source), rng), resampled(len(target), rng)
-    )
+    effects = _effects(source, target, resampled(len(source), rng), resampled(len(target), rng))
     value = hedges_g(source, target)
     effect = estimate(value, effects)
     # Only what the interval is sure of.

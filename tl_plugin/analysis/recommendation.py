@@ -139,8 +139,7 @@ def _in_words(item: StatisticGap) -> str:
     # A fault of some images moves the tail and leaves the middle where it is.
     if 2 * side * (item.target - item.source) >= side * (item.target_tenth - item.source_tenth):
         text = (
-            f'The target is worse in {label}: typically {item.target:.3g} against '
-            f'{item.source:.3g}'
+            f'The target is worse in {label}: typically {item.target:.3g} against {item.source:.3g}'
         )
     else:
         text = (

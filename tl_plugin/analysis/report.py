@@ -113,8 +113,12 @@ def print_findings(found: Findings) -> None:
         for column in ('statistic', 'source', 'target', 'difference in standard deviations'):
             table.add_column(column, justify='left' if column == 'statistic' else 'right')
         for row in values['quality']['statistics'][:6]:
-            table.add_row(LABELS[row['name']].label, figure(row['source']),
-                          figure(row['target']), figure(row['effect']))  # fmt: skip
+            table.add_row(
+                LABELS[row['name']].label,
+                figure(row['source']),
+                figure(row['target']),
+                figure(row['effect']),
+            )
         console.print(table)
     advice = values['recommendation']
     lines = [f'[bold]{escape(advice["headline"])}[/bold]', *map(escape, advice['reasons'])]
@@ -164,12 +168,8 @@ def _rows(values: dict) -> list[tuple[str, ...]]:
     return rows
 
 
-def _pictures(
-    values: dict, domains: Mapping[str, DomainImages]
-) -> dict[tuple[str, str], str]:
-    items = {
-        (name, item.name): item for name, images in domains.items() for item in images.items
-    }
+def _pictures(values: dict, domains: Mapping[str, DomainImages]) -> dict[tuple[str, str], str]:
+    items = {(name, item.name): item for name, images in domains.items() for item in images.items}
     pictures = {}
     for row in values['worst']:
         key = row['domain'], row['name']

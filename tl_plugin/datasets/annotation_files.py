@@ -15,20 +15,54 @@ from tl_plugin.datasets.images import SPLITS, ImageItem
 from tl_plugin.datasets.table_paths import find_files
 from tl_plugin.datasets.texts import decode_lines
 
-IMAGE_COLUMNS = ('image', 'path', 'file', 'filename', 'file_name', 'image_path', 'img_path',
-                 'filepath', 'image_file')  # fmt: skip
+IMAGE_COLUMNS = (
+    'image',
+    'path',
+    'file',
+    'filename',
+    'file_name',
+    'image_path',
+    'img_path',
+    'filepath',
+    'image_file',
+)
 LABEL_COLUMNS = ('label', 'class', 'class_name', 'category', 'gt_label', 'target')
 SPLIT_COLUMNS = ('split', 'subset', 'fold')
 #: Texts that stand for a missing label: those that pandas takes for one, and two of spreadsheets.
-MISSING = ('NaN', 'nan', '-NaN', '-nan', 'NA', 'N/A', 'n/a', '#N/A', '#N/A N/A', '#NA', '<NA>',
-           'None', 'NULL', 'null', '1.#IND', '-1.#IND', '1.#QNAN', '-1.#QNAN', '?',
-           '-')  # fmt: skip
+MISSING = (
+    'NaN',
+    'nan',
+    '-NaN',
+    '-nan',
+    'NA',
+    'N/A',
+    'n/a',
+    '#N/A',
+    '#N/A N/A',
+    '#NA',
+    '<NA>',
+    'None',
+    'NULL',
+    'null',
+    '1.#IND',
+    '-1.#IND',
+    '1.#QNAN',
+    '-1.#QNAN',
+    '?',
+    '-',
+)
 # Not 01, which is a name.
 _DECIMAL = re.compile(r'(0|[1-9]\d*)\.\d*')
 _SPLIT_NAMES = {
-    'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val',
-    'test': 'test', 'testing': 'test', '': '',
-}  # fmt: skip
+    'train': 'train',
+    'training': 'train',
+    'val': 'val',
+    'valid': 'val',
+    'validation': 'val',
+    'test': 'test',
+    'testing': 'test',
+    '': '',
+}
 
 
 def split_name(given: str) -> str | None:

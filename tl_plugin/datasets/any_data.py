@@ -79,9 +79,7 @@ def without_labels(domain: DomainImages) -> DomainImages:
         False
     """
     items = tuple(replace(item, label=None) for item in domain.items)
-    datasets = {
-        name: _without_labels(config) for name, config in (domain.datasets or {}).items()
-    }
+    datasets = {name: _without_labels(config) for name, config in (domain.datasets or {}).items()}
     return replace(domain, items=items, classes=(), datasets=datasets or None)
 
 
@@ -187,8 +185,9 @@ def _read_folder(folder: Path, given: str, every_file: bool) -> DomainImages:
 def _roots(folder: Path) -> tuple[list[tuple[str, str]], list[str]]:
     """The folders that hold classes, each with its split, and notes."""
     notes = []
-    hidden = [entry.name for entry in os.scandir(folder)
-              if entry.is_dir() and is_system_name(entry.name)]  # fmt: skip
+    hidden = [
+        entry.name for entry in os.scandir(folder) if entry.is_dir() and is_system_name(entry.name)
+    ]
     if hidden:
         notes.append(
             f'{folder}: {", ".join(sorted(hidden))}: hidden or system folders are no classes.'

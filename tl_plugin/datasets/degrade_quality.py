@@ -239,8 +239,10 @@ class DegradeQuality(BaseTransform):
         return np.random.default_rng((self.seed, int(results['sample_idx'])))
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(faults={self.faults}, num_faults={self.num_faults}, ' \
+        return (
+            f'{type(self).__name__}(faults={self.faults}, num_faults={self.num_faults}, '
             f'seed={self.seed})'
+        )
 
 
 def _bounds(severity: Any) -> tuple[float, float]:

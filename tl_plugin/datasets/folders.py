@@ -10,8 +10,21 @@ import cv2
 
 # OpenCV, which decodes for mmcv, reads these in every version, and the others where it was built
 # with them.
-_ALWAYS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.ppm', '.pgm', '.pbm', '.pnm', '.tif',
-           '.tiff', '.webp')  # fmt: skip
+_ALWAYS = (
+    '.jpg',
+    '.jpeg',
+    '.jpe',
+    '.jfif',
+    '.png',
+    '.bmp',
+    '.ppm',
+    '.pgm',
+    '.pbm',
+    '.pnm',
+    '.tif',
+    '.tiff',
+    '.webp',
+)
 _WHERE_BUILT_IN = ('.gif', '.jp2', '.avif')
 #: Extensions of image files, in lower case: of all that training can read.
 EXTENSIONS = _ALWAYS + tuple(
@@ -20,10 +33,22 @@ EXTENSIONS = _ALWAYS + tuple(
 
 # What systems and programs leave in folders of their own accord, in lower case.
 _SYSTEM = {
-    '__macosx', '@eadir', '#recycle', '#snapshot', '$recycle.bin', 'recycler',
-    'system volume information', 'lost+found', 'network trash folder', 'temporary items',
-    '__pycache__', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r',
-}  # fmt: skip
+    '__macosx',
+    '@eadir',
+    '#recycle',
+    '#snapshot',
+    '$recycle.bin',
+    'recycler',
+    'system volume information',
+    'lost+found',
+    'network trash folder',
+    'temporary items',
+    '__pycache__',
+    'thumbs.db',
+    'ehthumbs.db',
+    'desktop.ini',
+    'icon\r',
+}
 
 
 def is_system_name(name: str) -> bool:

@@ -275,7 +275,7 @@ def _nothing_in_common(unknown: Sequence[str], classes: Sequence[str]) -> str:
         hint = f' Are {hint} the same?'
     return (
         f'source and target have no class in common: the source has {_some(classes)}, the '
-        f'target {_some(unknown)}. Classes are compared by name.{hint} If the target\'s are no '
+        f"target {_some(unknown)}. Classes are compared by name.{hint} If the target's are no "
         'classes (dates, cameras, places), take it as unlabelled: --unlabelled'
     )
 

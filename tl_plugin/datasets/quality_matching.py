@@ -31,8 +31,14 @@ RELEVANT = {
     'dead_pixels': 5e-4,
 }
 #: Ranges of severity that are tried for each fault, with their probabilities.
-_FIRST = [((0.0, 1.0), 1.0), ((0.0, 3.0), 1.0), ((1.0, 3.0), 1.0), ((2.0, 5.0), 1.0),
-          ((1.0, 5.0), 0.5), ((0.0, 3.0), 0.3)]  # fmt: skip
+_FIRST = [
+    ((0.0, 1.0), 1.0),
+    ((0.0, 3.0), 1.0),
+    ((1.0, 3.0), 1.0),
+    ((2.0, 5.0), 1.0),
+    ((1.0, 5.0), 0.5),
+    ((0.0, 3.0), 0.3),
+]
 _SEARCHED = tuple(fault for fault in FAULTS if fault != 'occlusion')
 
 Faults = dict
@@ -152,10 +158,12 @@ class _Trial:
         if not faults:
             return self.source
         degrade = DegradeQuality(faults=faults, seed=self.seed)
-        return _statistics([
-            degrade.transform(dict(img=image, sample_idx=index))['img']
-            for index, image in enumerate(self.images)
-        ])  # fmt: skip
+        return _statistics(
+            [
+                degrade.transform(dict(img=image, sample_idx=index))['img']
+                for index, image in enumerate(self.images)
+            ]
+        )
 
     def medians(self, faults: Faults) -> dict[str, tuple[float, float, float]]:
         parts = self.source, self.degraded(faults), self.target
@@ -173,10 +181,15 @@ def scales(source: dict[str, np.ndarray], target: dict[str, np.ndarray]) -> dict
     """In what units differences of a statistic count: its spread, at least what is relevant."""
     return {
         name: max(
-            float(np.subtract(*np.quantile(np.concatenate([source[name], target[name]]),
-                                           (0.75, 0.25)))), least)
+            float(
+                np.subtract(
+                    *np.quantile(np.concatenate([source[name], target[name]]), (0.75, 0.25))
+                )
+            ),
+            least,
+        )
         for name, least in RELEVANT.items()
-    }  # fmt: skip
+    }
 
 
 def distance(

@@ -42,8 +42,7 @@ class SeveralSources(ConcatDataset):
     ) -> None:
         if not isinstance(datasets, (list, tuple)) or not datasets:
             raise ValueError(
-                'SeveralSources needs datasets=[...], one config for each source, got '
-                f'{datasets!r}'
+                f'SeveralSources needs datasets=[...], one config for each source, got {datasets!r}'
             )
         if least_ratio is not None and not 0 < least_ratio <= 1:
             raise ValueError(

@@ -55,9 +55,7 @@ def divide(
     return [replace(item, split=places.get(item.name, item.split)) for item in items]
 
 
-def few_a_class(
-    items: Sequence[ImageItem], number: int, seed: int = 0
-) -> list[ImageItem]:
+def few_a_class(items: Sequence[ImageItem], number: int, seed: int = 0) -> list[ImageItem]:
     """Choose some labelled images of each class, the same ones every time.
 
     Args:

@@ -272,9 +272,7 @@ def _same_list(one: Any, other: Any) -> bool:
     return lists[0] == lists[1] != '' and os.path.isabs(lists[0])
 
 
-def _refusal(
-    one: str, dataset: Any, other: str, another: Any, overlap: Overlap, key: str
-) -> str:
+def _refusal(one: str, dataset: Any, other: str, another: Any, overlap: Overlap, key: str) -> str:
     options = _ignored(dataset, another)
     cure = f'Point {key}.dataset to images of the target'
     if options:

@@ -39,9 +39,7 @@ def spread_loader(loader: DataLoader, num_images: int, batch_size: int, name: st
 
 
 @torch.no_grad()
-def look(
-    model: Any, loaders: Mapping[str, DataLoader], outputs: LayerOutputs
-) -> dict[str, Seen]:
+def look(model: Any, loaders: Mapping[str, DataLoader], outputs: LayerOutputs) -> dict[str, Seen]:
     """What a model makes of images, in eval mode.
 
     Args:

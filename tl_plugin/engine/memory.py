@@ -12,8 +12,12 @@ from torch import nn
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 #: Blocks up to this size come from the heap; one activation of a large batch is far below.
 LARGEST = 2**30
-_SETTINGS = ('MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_MAX_',
-             'GLIBC_TUNABLES')  # fmt: skip
+_SETTINGS = (
+    'MALLOC_MMAP_THRESHOLD_',
+    'MALLOC_TRIM_THRESHOLD_',
+    'MALLOC_MMAP_MAX_',
+    'GLIBC_TUNABLES',
+)
 
 
 def keep_freed_memory(model: nn.Module) -> bool:

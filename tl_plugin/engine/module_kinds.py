@@ -1,4 +1,5 @@
 """Tells norm and stochastic-depth layers from all others, whichever library they come from."""
+
 from __future__ import annotations
 
 import re
@@ -22,8 +23,9 @@ def is_norm(module: nn.Module) -> bool:
     if isinstance(module, _NORMS):
         return True
     named = re.search('norm', type(module).__name__, re.IGNORECASE) is not None
-    vectors = all(value.ndim <= 1 or max(value.shape) == value.numel()
-                  for value in module.parameters())
+    vectors = all(
+        value.ndim <= 1 or max(value.shape) == value.numel() for value in module.parameters()
+    )
     tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     return named and vectors and bool(tensors)
 
@@ -49,5 +51,9 @@ def norm_parameters(model: nn.Module) -> set[int]:
     Returns:
         The ``id`` of each.
     """
-    return {id(value) for module in model.modules() if is_norm(module)
-            for value in module.parameters(recurse=False)}
+    return {
+        id(value)
+        for module in model.modules()
+        if is_norm(module)
+        for value in module.parameters(recurse=False)
+    }

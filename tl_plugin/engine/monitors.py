@@ -217,9 +217,7 @@ def _own_metrics(runner: Runner) -> Metrics:
 
 
 @torch.no_grad()
-def _names_of(
-    runner: Runner, loader: Any, evaluator: Any, fp16: bool
-) -> tuple[list[str], str]:
+def _names_of(runner: Runner, loader: Any, evaluator: Any, fp16: bool) -> tuple[list[str], str]:
     """Names of one domain's metrics, and why there may be others."""
     if type(evaluator) is not Evaluator:
         return [], f'{type(evaluator).__name__} evaluates in its own way'
@@ -251,4 +249,3 @@ def _is_known(kind: type) -> bool:
 def _listens(hook: Hook) -> bool:
     points = ('before_val', 'before_val_epoch', 'after_val_epoch')
     return any(getattr(type(hook), point) is not getattr(Hook, point) for point in points)
-

@@ -1,4 +1,5 @@
 """Tables for logs and terminals."""
+
 from __future__ import annotations
 
 import io
@@ -23,13 +24,16 @@ def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence], foo
     from rich import box
     from rich.table import Table
     from rich.text import Text
+
     rows = [[str(cell) for cell in row] for row in rows]
-    table = Table(title=Text(title), title_justify='left', box=box.MARKDOWN,
-                  show_footer=bool(footer))
+    table = Table(
+        title=Text(title), title_justify='left', box=box.MARKDOWN, show_footer=bool(footer)
+    )
     for index, column in enumerate(columns):
         numbers = all(_is_number(row[index]) for row in rows)
-        table.add_column(column, str(footer[index]) if footer else '',
-                         justify='right' if numbers else 'left')
+        table.add_column(
+            column, str(footer[index]) if footer else '', justify='right' if numbers else 'left'
+        )
     for row in rows:
         table.add_row(*map(Text, row))  # a name may hold brackets, which are markup in a string
     return table
@@ -52,6 +56,7 @@ def as_text(table, width: int = LOG_WIDTH) -> str:
         |     1 | head |
     """
     from rich.console import Console
+
     buffer = io.StringIO()
     Console(file=buffer, width=width, no_color=True).print(table)
     lines = [line.rstrip() for line in buffer.getvalue().split('\n')]

@@ -1,4 +1,5 @@
 """The one place where it is decided and carried out which parameters train."""
+
 from __future__ import annotations
 
 import gc
@@ -53,7 +54,8 @@ def set_trainable(runner: Runner, frozen: Collection[str]) -> bool:
     _check_trained(runner, values, wanted, [name for name in changed if wanted[name]])
 
     _FROZEN[model] = frozenset(
-        name for name in frozen if name in ours or values[name].requires_grad)
+        name for name in frozen if name in ours or values[name].requires_grad
+    )
     for name in changed:
         values[name].requires_grad_(wanted[name])
         if not wanted[name]:
@@ -93,7 +95,8 @@ def not_in_optimizer(runner: Runner, names: Collection[str]) -> list[str]:
     """
     held = {
         id(value)
-        for optimizer in optimizers(runner) for group in optimizer.param_groups
+        for optimizer in optimizers(runner)
+        for group in optimizer.param_groups
         for value in group['params']
     }
     values = parameters(runner.model)
@@ -117,7 +120,8 @@ def check_in_optimizer(runner: Runner, names: Collection[str]) -> None:
             f'they would never change: {", ".join(missing[:5])}. The optimizer constructor left '
             'them out because they were frozen when it ran. Use optim_wrapper.constructor='
             "'LayerwiseLROptimWrapperConstructor', which holds every parameter, or take "
-            'frozen_stages out of the config.')
+            'frozen_stages out of the config.'
+        )
 
 
 def refuse_unsupported(runner: Runner) -> None:
@@ -131,8 +135,10 @@ def refuse_unsupported(runner: Runner) -> None:
     strategy = type(getattr(runner, 'strategy', None)).__name__
     cure = None
     if 'DeepSpeed' in kind + strategy or 'ColossalAI' in kind + strategy:
-        cure = ('it divides the optimizer among the ranks once, when it starts, by what trains '
-                'then. Use DDP or FSDP, or freeze before the model is built')
+        cure = (
+            'it divides the optimizer among the ranks once, when it starts, by what trains '
+            'then. Use DDP or FSDP, or freeze before the model is built'
+        )
     elif kind == 'MMSeparateDistributedDataParallel':
         cure = 'each child has a reducer of its own. Use MMDistributedDataParallel'
     if cure:
@@ -153,22 +159,27 @@ def refuse_flattened(model: nn.Module) -> None:
         raise NotImplementedError(
             f'{type(model).__name__} has flattened the parameters, so that layers can neither be '
             'frozen nor have learning rates of their own. Set use_orig_params=True in the model '
-            'wrapper.')
+            'wrapper.'
+        )
 
 
 def _check_names(frozen: Collection[str], values: dict[str, nn.Parameter]) -> None:
     unknown = sorted(set(frozen) - set(values))
     if unknown:
-        raise ValueError(f'The model has no parameter {unknown[0]!r} to freeze ({len(unknown)} '
-                         f'unknown names). {nearest(unknown[0], values)}')
+        raise ValueError(
+            f'The model has no parameter {unknown[0]!r} to freeze ({len(unknown)} '
+            f'unknown names). {nearest(unknown[0], values)}'
+        )
 
 
-def _check_trained(runner: Runner, values: dict[str, nn.Parameter], wanted: dict[str, bool],
-                   thawed: list[str]) -> None:
+def _check_trained(
+    runner: Runner, values: dict[str, nn.Parameter], wanted: dict[str, bool], thawed: list[str]
+) -> None:
     if not any(wanted.get(name, value.requires_grad) for name, value in values.items()):
         raise ValueError(
             f'All {len(values)} parameters would be frozen and nothing would train. Leave out the '
-            "deepest layer, the head: layers=':-1'.")
+            "deepest layer, the head: layers=':-1'."
+        )
     check_in_optimizer(runner, thawed)
 
 

@@ -12,9 +12,7 @@ _LINES = {
 }
 
 
-def similarity_picture(
-    records: Sequence[Mapping], layers: Mapping[int, str], unit: str
-) -> bytes:
+def similarity_picture(records: Sequence[Mapping], layers: Mapping[int, str], unit: str) -> bytes:
     """Draws one row a domain: CKA by layer over time, and what else was measured.
 
     Args:
@@ -37,9 +35,7 @@ def similarity_picture(
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(domains), 2, squeeze=False, width_ratios=(3, 2))
     for (left, right), domain in zip(axes, domains):
-        grid = np.array(
-            [[record[domain]['cka'][depth] for record in records] for depth in layers]
-        )
+        grid = np.array([[record[domain]['cka'][depth] for record in records] for depth in layers])
         image = left.imshow(grid, vmin=0, vmax=1, aspect='auto', cmap='viridis', origin='lower')
         figure.colorbar(image, ax=left, label='CKA with the source model')
         shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 10)).round().astype(int))

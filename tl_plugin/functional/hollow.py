@@ -1,4 +1,5 @@
 """Runs a model without data, memory or side effects, to learn what its forward pass would do."""
+
 from __future__ import annotations
 
 import copy

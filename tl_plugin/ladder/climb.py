@@ -154,9 +154,7 @@ def make_folder(job: Job) -> None:
             shutil.rmtree(old)
         job.folder.rename(old)
         job.folder.mkdir()
-    write_json(
-        job.folder / JOB_NAME, {'rung': job.rung.name, 'seed': job.seed, 'key': job.key}
-    )
+    write_json(job.folder / JOB_NAME, {'rung': job.rung.name, 'seed': job.seed, 'key': job.key})
     # What an interrupted attempt said of itself is out of date, but for the time it took.
     progress = Progress(elapsed=read_progress(job.folder).elapsed)
     write_json(job.folder / PROGRESS_NAME, progress._asdict())
@@ -192,9 +190,7 @@ def _environment(device: str | None) -> dict[str, str]:
     package = str(Path(tl_plugin.__file__).resolve().parent.parent)
     paths = [package, *filter(None, [os.environ.get('PYTHONPATH')])]
     visible = {} if device is None else {'CUDA_VISIBLE_DEVICES': device}
-    return {
-        **os.environ, 'PYTHONPATH': os.pathsep.join(paths), 'PYTHONUNBUFFERED': '1', **visible
-    }
+    return {**os.environ, 'PYTHONPATH': os.pathsep.join(paths), 'PYTHONUNBUFFERED': '1', **visible}
 
 
 def _tail(log: Path, count: int) -> list[str]:

@@ -83,9 +83,7 @@ def plot_validation(runs: Sequence[list[dict]]) -> str | None:
     for domain, number, points in curves:
         if points:
             label = None if number else domain
-            places[domain].plot(
-                *zip(*points), color=COLOURS[domain], lw=1, marker='.', label=label
-            )
+            places[domain].plot(*zip(*points), color=COLOURS[domain], lw=1, marker='.', label=label)
     figure.legend(loc='outside upper right', ncols=2, frameon=False)
     return _data_uri(figure)
 
@@ -135,9 +133,16 @@ def plot_overview(results: LadderResults) -> Overview | None:
         chosen = rung is results.recommended
         bars = [_bars(rung.on('target')) if by_accuracy else None, _bars(rung.on('source'))]
         axes.errorbar(
-            x, y, *bars, elinewidth=0.6, alpha=0.85,
-            marker='*' if chosen else 'o', markersize=15 if chosen else 6, capsize=2,
-            color=COLOURS['target'] if chosen else COLOURS['source'], ls='none',
+            x,
+            y,
+            *bars,
+            elinewidth=0.6,
+            alpha=0.85,
+            marker='*' if chosen else 'o',
+            markersize=15 if chosen else 6,
+            capsize=2,
+            color=COLOURS['target'] if chosen else COLOURS['source'],
+            ls='none',
         )
         words[rung.name] = f'{y:.1f}% and {x:.1f}%' if by_accuracy else f'{y:.2f} and {x:.1f}%'
     advice = results.recommendation

@@ -32,7 +32,7 @@ DEFAULT_RUNGS = (
         strategies=('quality_matched',),
         data=SOURCE_AND_TARGET,
         about='Trains on source images that are blurred, darkened and so on until they look like '
-        'the unlabelled target images. The labels are the source\'s.',
+        "the unlabelled target images. The labels are the source's.",
     ),
     Rung(
         'feature_extraction',
@@ -47,7 +47,7 @@ DEFAULT_RUNGS = (
         data=LABELLED_TARGET,
         start='source_only',
         about='First trains the last layer alone on the few target labels, then all weights, so '
-        'that a last layer that doesn\'t fit yet spoils nothing below it.',
+        "that a last layer that doesn't fit yet spoils nothing below it.",
     ),
     Rung(
         'fine_tune',
@@ -76,7 +76,7 @@ DEFAULT_RUNGS = (
         data=SOURCE_AND_LABELLED,
         start='source_only',
         about='Goes on training all weights on the source images and, among them, the few labelled '
-        'target images, each seen many times. What is rehearsed isn\'t forgotten.',
+        "target images, each seen many times. What is rehearsed isn't forgotten.",
     ),
     Rung(
         'dann',
@@ -99,7 +99,7 @@ DEFAULT_RUNGS = (
         data=ALL,
         start='source_only',
         about='Takes all that there is: source images, most of them degraded until they look like '
-        'the target\'s, labelled target images, if there are some, and its own confident '
+        "the target's, labelled target images, if there are some, and its own confident "
         'predictions on the unlabelled ones as labels of strongly augmented copies.',
     ),
     Rung(
@@ -110,7 +110,7 @@ DEFAULT_RUNGS = (
         towards=('fine_tune', 'dann'),
         about='Trains nothing. Mixes the weights of the source model with those of the fine-tuned '
         'one (without target labels: the adapted one), in steps from one to the other, and keeps '
-        'the mix that is best on the target\'s validation images inside the source budget.',
+        "the mix that is best on the target's validation images inside the source budget.",
     ),
     Rung(
         'adapted_interpolation',

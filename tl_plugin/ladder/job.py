@@ -111,9 +111,7 @@ def plan(
             key = content_key(ready, start.key if start else None, *more)
             folder = work_dir / rung.name / f'seed_{seed}'
             baseline = jobs.get((BASELINE, seed))
-            jobs[rung.name, seed] = Job(
-                rung, seed, folder, ready, key, start, adapted, baseline
-            )
+            jobs[rung.name, seed] = Job(rung, seed, folder, ready, key, start, adapted, baseline)
     return list(jobs.values())
 
 

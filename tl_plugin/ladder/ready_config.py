@@ -166,9 +166,7 @@ def place(
         placed.load_from = start_checkpoint
     if adapted is not None:
         placed.train_cfg.adapted = adapted
-    add_test_metric(
-        placed, dict(type='DumpResults', out_file_path=str(folder / PREDICTIONS_NAME))
-    )
+    add_test_metric(placed, dict(type='DumpResults', out_file_path=str(folder / PREDICTIONS_NAME)))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / CONFIG_NAME
     placed.dump(path)

@@ -163,9 +163,7 @@ def _reasons(
     return reasons
 
 
-def _by_accuracy(
-    chosen: RungResult, best: RungResult, baseline: RungResult | None
-) -> list[str]:
+def _by_accuracy(chosen: RungResult, best: RungResult, baseline: RungResult | None) -> list[str]:
     reached = _mean(chosen, ACCURACY)
     reasons = [
         f'On validation images {chosen.name} reaches {reached:.1f}% of the target images right.'
@@ -189,7 +187,7 @@ def _by_accuracy(
 def _by_score(chosen: RungResult, best: RungResult, baseline: RungResult | None) -> list[str]:
     reached = f'{_mean(chosen, SCORE):.2f}'
     reasons = [
-        'The target\'s validation images have no labels, so nobody knows how many of them any rung '
+        "The target's validation images have no labels, so nobody knows how many of them any rung "
         f'gets right. Of all rungs {chosen.name} has the best label-free score on them, {reached}'
         + (
             '.'

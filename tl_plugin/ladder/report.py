@@ -42,9 +42,7 @@ def make_report(results: LadderResults, cfg: Config) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding='utf-8'))
     left_out: dict[str, str] = {}
-    predictions = {
-        rung.name: list(read_predictions(rung).values()) for rung in results.rungs
-    }
+    predictions = {rung.name: list(read_predictions(rung).values()) for rung in results.rungs}
     datasets = {
         domain: attempt(
             f'sample images of the {domain}', partial(build_dataset, cfg, domain), left_out
@@ -80,9 +78,7 @@ def make_report(results: LadderResults, cfg: Config) -> str:
             domain: shown(domain, samples, domain, classes, predictions, chosen.name, flip) or []
             for domain in DOMAINS
         },
-        rungs=[
-            _rung_pictures(rung, predictions, classes, left_out) for rung in results.rungs
-        ],
+        rungs=[_rung_pictures(rung, predictions, classes, left_out) for rung in results.rungs],
         left_out=left_out,
     )
 

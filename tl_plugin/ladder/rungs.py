@@ -132,7 +132,7 @@ def select_rungs(
         names = [name for name in rungs if name not in missing]
     for name in names:
         if name in missing:
-            raise ValueError(f'rung {name!r} can\'t be climbed: {missing[name]}')
+            raise ValueError(f"rung {name!r} can't be climbed: {missing[name]}")
     wanted = {lower for name in names for lower in below(rungs, name)} | set(names)
     return [rungs[name] for name in _in_order(rungs) if name in wanted], missing
 

@@ -67,14 +67,14 @@ def _without_labels(results: LadderResults) -> list[Column]:
             Column(
                 'target validation %',
                 lambda r: _number(r.validated(ACCURACY), 1),
-                note='accuracy on the target\'s validation images',
+                note="accuracy on the target's validation images",
             )
         )
     found += [
         Column(
             'target score',
             lambda r: _number(r.on(TARGET).label_free.get(SHOWN_SCORE), 3),
-            note='information maximization of the predictions on the target\'s test images, in '
+            note="information maximization of the predictions on the target's test images, in "
             'nats: high where they are confident and spread over the classes',
         ),
         Column(
@@ -97,7 +97,7 @@ def notes(results: LadderResults) -> list[str]:
     untested = [rung.name for rung in results.rungs if rung.on(TARGET).test_images is None]
     if untested:
         untested = [
-            f'Of {", ".join(untested)} nothing is known on the target\'s test images, since an '
+            f"Of {', '.join(untested)} nothing is known on the target's test images, since an "
             'older version ran them: delete their folders, and the same command runs them again.'
         ]
     return [*_on_the_target(results), *untested]
@@ -106,12 +106,16 @@ def notes(results: LadderResults) -> list[str]:
 def _on_the_target(results: LadderResults) -> list[str]:
     if not results.rungs or has_accuracy(results, TARGET):
         partly = next((r.on(TARGET) for r in results.rungs if r.on(TARGET).partly_labelled), None)
-        return [] if partly is None else [
-            f'Target accuracy is over the {partly.images} of {partly.test_images} test images that '
-            'have a label.'
-        ]
+        return (
+            []
+            if partly is None
+            else [
+                f'Target accuracy is over the {partly.images} of {partly.test_images} test images '
+                'that have a label.'
+            ]
+        )
     return [
-        'The target\'s test images have no labels, so no rung\'s accuracy on them is known. What '
+        "The target's test images have no labels, so no rung's accuracy on them is known. What "
         'is known instead says nothing of how many predictions are right:',
         *(f'{column.name}: {column.note}.' for column in columns(results) if column.note),
     ]

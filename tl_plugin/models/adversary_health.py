@@ -72,8 +72,6 @@ def feature_health(features: Tensor) -> dict[str, Tensor]:
 
 
 def _gradient_norm(value: Tensor, leaves: list[Tensor]) -> Tensor:
-    gradients = torch.autograd.grad(
-        value * _LIFT, leaves, retain_graph=True, allow_unused=True
-    )
+    gradients = torch.autograd.grad(value * _LIFT, leaves, retain_graph=True, allow_unused=True)
     squares = [grad.float().square().sum() for grad in gradients if grad is not None]
     return torch.stack(squares).sum().sqrt() if squares else value.new_zeros(())

@@ -56,12 +56,23 @@ def parse_args():
 def our_step(args, alignments=None, neck=None, measures=False, **options):
     """One call is one step of an AdaptationClassifier."""
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(dict(
-            type='AdaptationClassifier', alignments=alignments, neck=neck,
-            backbone=dict(type='PooledTimmBackbone', model_name=args.model, pretrained=False),
-            head=dict(type='LinearClsHead', num_classes=7),
-            data_preprocessor=dict(num_classes=7, mean=[127.5] * 3, std=[127.5] * 3), **options,
-        )).to(args.device).train()
+        model = (
+            MODELS.build(
+                dict(
+                    type='AdaptationClassifier',
+                    alignments=alignments,
+                    neck=neck,
+                    backbone=dict(
+                        type='PooledTimmBackbone', model_name=args.model, pretrained=False
+                    ),
+                    head=dict(type='LinearClsHead', num_classes=7),
+                    data_preprocessor=dict(num_classes=7, mean=[127.5] * 3, std=[127.5] * 3),
+                    **options,
+                )
+            )
+            .to(args.device)
+            .train()
+        )
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), **SGD))
     if measures:
         model.measure_health()
@@ -149,7 +160,7 @@ def time_in_turn(steps, args):
     for turn in range(args.steps + 2):
         names = list(steps)
         # Who comes after whom changes, for a step finds the memory as the last one left it.
-        for name in names[turn % len(names):] + names[: turn % len(names)]:
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
             step = steps[name]
             synchronize(args.device)
             start = clock()
@@ -181,24 +192,35 @@ def main():
     seconds = time_in_turn(steps, args)
     measured = ratio(seconds, 'dann, measured', 'dann')
     result = dict(
-        command=' '.join(sys.argv), model=args.model, size=args.size,
-        batch=f'{args.batch_size} + {args.batch_size}', steps=args.steps,
-        device=args.device, threads=args.threads, machine=platform.machine(),
-        torch=torch.__version__, tl_plugin=tl_plugin.__version__, tllib_missing=missing,
+        command=' '.join(sys.argv),
+        model=args.model,
+        size=args.size,
+        batch=f'{args.batch_size} + {args.batch_size}',
+        steps=args.steps,
+        device=args.device,
+        threads=args.threads,
+        machine=platform.machine(),
+        torch=torch.__version__,
+        tl_plugin=tl_plugin.__version__,
+        tllib_missing=missing,
         milliseconds={
             name: dict(median=1000 * statistics.median(values), fastest=1000 * min(values))
-            for name, values in seconds.items()},
+            for name, values in seconds.items()
+        },
         ratios={
             'dann / source_only': ratio(seconds, 'dann', 'source_only'),
             'dann / source_only, no bottleneck': ratio(
-                seconds, 'dann, no bottleneck', 'source_only, no bottleneck'),
+                seconds, 'dann, no bottleneck', 'source_only, no bottleneck'
+            ),
             'dann / tllib': ratio(seconds, 'dann', 'tllib'),
             'dann, batch norm / tllib': ratio(seconds, 'dann, batch norm as in TLlib', 'tllib'),
             'dann, channels last / dann': ratio(seconds, 'dann, channels last', 'dann'),
             'dann, channels last / tllib': ratio(seconds, 'dann, channels last', 'tllib'),
             f'monitor every {MONITOR_INTERVAL} / none': (
-                None if measured is None else 1 + (measured - 1) / MONITOR_INTERVAL),
-        })
+                None if measured is None else 1 + (measured - 1) / MONITOR_INTERVAL
+            ),
+        },
+    )
     print(json.dumps(result, indent=2))
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + '\n')

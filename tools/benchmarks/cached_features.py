@@ -32,17 +32,34 @@ CACHED, PLAIN = 'feature_extraction_cached', 'feature_extraction'
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     data = configs_dir().parent / 'data'
-    parser.add_argument('--images', type=Path, default=data / 'pacs' / 'photo',
-                        help='a folder with a folder of images a class')
-    parser.add_argument('--weights', type=Path, default=data / 'weights/tf_efficientnet_lite0.pth',
-                        help='see tools/convert_efficientnet_lite0.py')
+    parser.add_argument(
+        '--images',
+        type=Path,
+        default=data / 'pacs' / 'photo',
+        help='a folder with a folder of images a class',
+    )
+    parser.add_argument(
+        '--weights',
+        type=Path,
+        default=data / 'weights/tf_efficientnet_lite0.pth',
+        help='see tools/convert_efficientnet_lite0.py',
+    )
     parser.add_argument('--epochs', type=int, default=30)
     parser.add_argument('--batch-size', type=int, default=24)
-    parser.add_argument('--head-batch-sizes', type=int, nargs='*', default=[24, 256, 512],
-                        help='of the epochs that are timed against a bare loop')
+    parser.add_argument(
+        '--head-batch-sizes',
+        type=int,
+        nargs='*',
+        default=[24, 256, 512],
+        help='of the epochs that are timed against a bare loop',
+    )
     parser.add_argument('--head-epochs', type=int, default=20, help='so many of each')
-    parser.add_argument('--head', choices=['linear', 'bottleneck'], default='bottleneck',
-                        help='1280 -> 7, or 1280 -> 256, batch norm, ReLU, 256 -> 7')
+    parser.add_argument(
+        '--head',
+        choices=['linear', 'bottleneck'],
+        default='bottleneck',
+        help='1280 -> 7, or 1280 -> 256, batch norm, ReLU, 256 -> 7',
+    )
     parser.add_argument('--threads', type=int, default=2, help='of torch')
     parser.add_argument('--workers', type=int, default=0, help='of the loader')
     parser.add_argument('--skip-plain', action='store_true', help='only time the head')
@@ -68,8 +85,10 @@ def make_config(args, strategy, work_dir, batch_size, epochs):
     cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-3))
     cfg.param_scheduler = None
     cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs)
-    cfg.default_hooks = dict(logger=dict(type='LoggerHook', interval=50),
-                             checkpoint=dict(type='CheckpointHook', interval=epochs))
+    cfg.default_hooks = dict(
+        logger=dict(type='LoggerHook', interval=50),
+        checkpoint=dict(type='CheckpointHook', interval=epochs),
+    )
     cfg.log_processor = dict(by_epoch=True)
     cfg.log_level, cfg.work_dir, cfg.launcher = 'ERROR', str(work_dir), 'none'
     cfg.experiment_name = f'{strategy}_{time.time_ns()}'
@@ -82,9 +101,12 @@ def train(args, strategy, work_dir):
     start = time.perf_counter()
     runner.train()
     seconds = time.perf_counter() - start
-    return dict(seconds=seconds, accuracy=runner.test()['accuracy/top1'],
-                images=len(runner.train_dataloader.dataset),
-                head=[value.detach() for value in runner.model.head.parameters()])
+    return dict(
+        seconds=seconds,
+        accuracy=runner.test()['accuracy/top1'],
+        images=len(runner.train_dataloader.dataset),
+        head=[value.detach() for value in runner.model.head.parameters()],
+    )
 
 
 @HOOKS.register_module()
@@ -119,11 +141,12 @@ class BareLoop:
         self.head = torch.nn.Sequential(*([model.neck] if model.neck else []), Last(model.head))
         self.head.train()
         self.optimizer = torch.optim.SGD(
-            list(self.head.parameters()), lr=0.01, momentum=0.9, weight_decay=1e-3)
+            list(self.head.parameters()), lr=0.01, momentum=0.9, weight_decay=1e-3
+        )
 
     def epoch(self):
         order = torch.randperm(len(self.features))
-        for rows in order.split(self.batch_size)[:self.count]:
+        for rows in order.split(self.batch_size)[: self.count]:
             scores = self.head(self.features[rows])
             loss = torch.nn.functional.cross_entropy(scores, self.labels[rows])
             self.optimizer.zero_grad()
@@ -148,12 +171,14 @@ def time_head(args, batch_size, work_dir):
     cfg.custom_hooks.append(dict(type='TimeEpochsHook'))
     runner = Runner.from_cfg(cfg)
     runner.train()
-    hook, = (hook for hook in runner.hooks if isinstance(hook, TimeEpochsHook))
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, TimeEpochsHook))
     iterations = len(runner.train_dataloader)
-    ours, bare = ([value / iterations for value in hook.seconds[way][2:]]
-                  for way in ('ours', 'bare'))
+    ours, bare = (
+        [value / iterations for value in hook.seconds[way][2:]] for way in ('ours', 'bare')
+    )
     return harness.line(
-        f'head-only iteration of {batch_size} images, against a bare loop (one thread)', ours, bare)
+        f'head-only iteration of {batch_size} images, against a bare loop (one thread)', ours, bare
+    )
 
 
 def main():
@@ -164,17 +189,27 @@ def main():
         if not args.skip_plain:
             runs = {way: train(args, way, Path(folder, way)) for way in (CACHED, PLAIN)}
             heads = [run.pop('head') for run in runs.values()]
-            result['lines'].append(harness.line(
-                f'{args.epochs} epochs of feature extraction, {runs[PLAIN]["images"]:,} images',
-                runs[CACHED]['seconds'], runs[PLAIN]['seconds'], 's', 1.0))
+            result['lines'].append(
+                harness.line(
+                    f'{args.epochs} epochs of feature extraction, {runs[PLAIN]["images"]:,} images',
+                    runs[CACHED]['seconds'],
+                    runs[PLAIN]['seconds'],
+                    's',
+                    1.0,
+                )
+            )
             result.update(
-                runs=runs, times_faster=runs[PLAIN]['seconds'] / runs[CACHED]['seconds'],
+                runs=runs,
+                times_faster=runs[PLAIN]['seconds'] / runs[CACHED]['seconds'],
                 accuracy_difference=runs[CACHED]['accuracy'] - runs[PLAIN]['accuracy'],
                 largest_weight_difference=max(
-                    float((one - other).abs().max()) for one, other in zip(*heads)))
+                    float((one - other).abs().max()) for one, other in zip(*heads)
+                ),
+            )
         torch.set_num_threads(1)  # so that the time of the process tells of its work
         result['lines'] += [
-            time_head(args, size, Path(folder, 'head')) for size in args.head_batch_sizes]
+            time_head(args, size, Path(folder, 'head')) for size in args.head_batch_sizes
+        ]
     harness.write(result, args)
 
 

@@ -34,8 +34,10 @@ def parse_args():
 
 
 def batch(args):
-    return dict(inputs=torch.randn(args.batch_size, 3, 64, 64), data_samples=[
-        DataSample().set_gt_label(index % 10) for index in range(args.batch_size)])
+    return dict(
+        inputs=torch.randn(args.batch_size, 3, 64, 64),
+        data_samples=[DataSample().set_gt_label(index % 10) for index in range(args.batch_size)],
+    )
 
 
 def seconds_per_step(model, optim_wrapper, data, steps):
@@ -54,8 +56,9 @@ def measure(args, rank, frozen, folder):
     for _ in range(args.rounds):
         dist.barrier()
         if rank == 0:  # the other one waits
-            alone.append(seconds_per_step(
-                runner.model.module, runner.optim_wrapper, data, args.steps))
+            alone.append(
+                seconds_per_step(runner.model.module, runner.optim_wrapper, data, args.steps)
+            )
         dist.barrier()
         together.append(seconds_per_step(runner.model, runner.optim_wrapper, data, args.steps))
     reduced[0] = 0
@@ -66,8 +69,9 @@ def measure(args, rank, frozen, folder):
 def work(rank, args, folder):
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
-    dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank,
-                            world_size=2)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2
+    )
     found = {name: measure(args, rank, frozen, folder) for name, frozen in PHASES.items()}
     if rank == 0:
         Path(folder, 'found.json').write_text(json.dumps(found))
@@ -84,14 +88,32 @@ def main():
     torch.set_num_threads(1)
     lines = []
     for name, phase in found.items():
-        both, one = (2 * args.batch_size / statistics.median(phase['together']),
-                     2 * args.batch_size / statistics.median(phase['alone']))
-        lines.append(harness.line(f'{name}: two processes, against twice one', both, one,
-                                  'images/s', 1.0))
-        lines.append(harness.line(f'{name}: bytes reduced, against all layers', phase['reduced'],
-                                  found['all layers']['reduced'], 'MB', 1e-6))
-    harness.write(dict(width=args.width, batch_size=args.batch_size, steps=args.steps,
-                       rounds=args.rounds, lines=lines), args)
+        both, one = (
+            2 * args.batch_size / statistics.median(phase['together']),
+            2 * args.batch_size / statistics.median(phase['alone']),
+        )
+        lines.append(
+            harness.line(f'{name}: two processes, against twice one', both, one, 'images/s', 1.0)
+        )
+        lines.append(
+            harness.line(
+                f'{name}: bytes reduced, against all layers',
+                phase['reduced'],
+                found['all layers']['reduced'],
+                'MB',
+                1e-6,
+            )
+        )
+    harness.write(
+        dict(
+            width=args.width,
+            batch_size=args.batch_size,
+            steps=args.steps,
+            rounds=args.rounds,
+            lines=lines,
+        ),
+        args,
+    )
 
 
 if __name__ == '__main__':

@@ -37,29 +37,52 @@ def parse_args():
     parser.add_argument('--batch-size', type=int, default=4, help='images of 64x64 on each rank')
     parser.add_argument('--steps', type=int, default=10, help='timed steps')
     parser.add_argument('--processes', type=int, default=2)
-    parser.add_argument('--frozen', type=int, nargs='+', default=[0, 4, 7, 10, 13],
-                        help='numbers of frozen layers, of 14')
+    parser.add_argument(
+        '--frozen',
+        type=int,
+        nargs='+',
+        default=[0, 4, 7, 10, 13],
+        help='numbers of frozen layers, of 14',
+    )
     parser.add_argument('--out', type=Path, help='JSON file; printed in any case')
     return parser.parse_args()
 
 
 def make_runner(args, work_dir, find_unused):
-    arch = dict(embed_dims=args.width, num_layers=12, num_heads=4,
-                feedforward_channels=4 * args.width)
-    runner = Runner.from_cfg(Config(dict(
-        default_scope='mmpretrain', work_dir=work_dir, launcher='pytorch', log_level='ERROR',
-        experiment_name=f'savings_{time.time_ns()}', randomness=dict(seed=0),
-        model=dict(
-            type='ImageClassifier',
-            backbone=dict(type='VisionTransformer', arch=arch, img_size=64, patch_size=8),
-            head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=args.width)),
-        model_wrapper_cfg=dict(
-            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
-            find_unused_parameters=find_unused),
-        train_cfg=dict(by_epoch=False, max_iters=1), train_dataloader=dict(
-            batch_size=1, dataset=[0], sampler=dict(type='DefaultSampler')),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3))),
-        format_python_code=False))  # formatting takes longer than a step
+    arch = dict(
+        embed_dims=args.width, num_layers=12, num_heads=4, feedforward_channels=4 * args.width
+    )
+    runner = Runner.from_cfg(
+        Config(
+            dict(
+                default_scope='mmpretrain',
+                work_dir=work_dir,
+                launcher='pytorch',
+                log_level='ERROR',
+                experiment_name=f'savings_{time.time_ns()}',
+                randomness=dict(seed=0),
+                model=dict(
+                    type='ImageClassifier',
+                    backbone=dict(type='VisionTransformer', arch=arch, img_size=64, patch_size=8),
+                    head=dict(
+                        type='VisionTransformerClsHead', num_classes=10, in_channels=args.width
+                    ),
+                ),
+                model_wrapper_cfg=dict(
+                    type='MMDistributedDataParallel',
+                    device_ids=None,
+                    broadcast_buffers=False,
+                    find_unused_parameters=find_unused,
+                ),
+                train_cfg=dict(by_epoch=False, max_iters=1),
+                train_dataloader=dict(
+                    batch_size=1, dataset=[0], sampler=dict(type='DefaultSampler')
+                ),
+                optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
+            ),
+            format_python_code=False,
+        )
+    )  # formatting takes longer than a step
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     return runner
 
@@ -83,8 +106,10 @@ def measure(args, frozen_layers, work_dir):
     runners = {way: prepare(args, frozen_layers, way, work_dir) for way in (OURS, USUAL)}
     reduced = {way: count_bytes(runner.model) for way, runner in runners.items()}
     seconds = {way: [] for way in runners}
-    data = dict(inputs=torch.randn(args.batch_size, 3, 64, 64), data_samples=[
-        DataSample().set_gt_label(index % 10) for index in range(args.batch_size)])
+    data = dict(
+        inputs=torch.randn(args.batch_size, 3, 64, 64),
+        data_samples=[DataSample().set_gt_label(index % 10) for index in range(args.batch_size)],
+    )
     for step in range(args.steps + 3):
         for way, runner in runners.items():
             reduced[way][0] = 0
@@ -95,11 +120,18 @@ def measure(args, frozen_layers, work_dir):
                 seconds[way].append(time.perf_counter() - start)
     values = list(runners[OURS].model.module.parameters())
     return dict(
-        frozen_layers=frozen_layers, weights=sum(value.numel() for value in values),
+        frozen_layers=frozen_layers,
+        weights=sum(value.numel() for value in values),
         frozen_weights=sum(value.numel() for value in values if not value.requires_grad),
-        ways={way: dict(bytes_per_step=reduced[way][0],
-                        milliseconds=1000 * statistics.median(seconds[way]),
-                        fastest_milliseconds=1000 * min(seconds[way])) for way in runners})
+        ways={
+            way: dict(
+                bytes_per_step=reduced[way][0],
+                milliseconds=1000 * statistics.median(seconds[way]),
+                fastest_milliseconds=1000 * min(seconds[way]),
+            )
+            for way in runners
+        },
+    )
 
 
 def count_bytes(model):
@@ -109,8 +141,11 @@ def count_bytes(model):
     def reduce(state, bucket):
         buffer = bucket.buffer()
         reduced[0] += buffer.numel() * buffer.element_size()
-        return dist.all_reduce(buffer / dist.get_world_size(), async_op=True).get_future().then(
-            lambda done: done.value()[0])
+        return (
+            dist.all_reduce(buffer / dist.get_world_size(), async_op=True)
+            .get_future()
+            .then(lambda done: done.value()[0])
+        )
 
     model.register_comm_hook(None, reduce)
     return reduced
@@ -119,8 +154,9 @@ def count_bytes(model):
 def work(rank, args, folder):
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(args.processes))
-    dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank,
-                            world_size=args.processes)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=args.processes
+    )
     rows = [measure(args, count, folder) for count in args.frozen]
     if rank == 0:
         Path(folder, 'rows.json').write_text(json.dumps(rows))
@@ -133,10 +169,17 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         # Nothing has run yet in this process, so that it can be forked with its imports.
         torch.multiprocessing.start_processes(
-            work, (args, folder), args.processes, start_method='fork')
+            work, (args, folder), args.processes, start_method='fork'
+        )
         rows = json.loads(Path(folder, 'rows.json').read_text())
-    result = dict(processes=args.processes, width=args.width, batch_size=args.batch_size,
-                  steps=args.steps, torch=torch.__version__, rows=rows)
+    result = dict(
+        processes=args.processes,
+        width=args.width,
+        batch_size=args.batch_size,
+        steps=args.steps,
+        torch=torch.__version__,
+        rows=rows,
+    )
     print(json.dumps(result, indent=2))
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + '\n')

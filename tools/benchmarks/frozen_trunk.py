@@ -23,8 +23,13 @@ def parse_args():
     parser.add_argument('--width', type=int, default=192, help='embed_dims of a 12-layer ViT')
     parser.add_argument('--batch-size', type=int, default=8, help='images of 64x64')
     parser.add_argument('--steps', type=int, default=15, help='timed steps of each')
-    parser.add_argument('--frozen', type=int, nargs='+', default=[0, 4, 7, 10, 13],
-                        help='numbers of frozen layers, of 14')
+    parser.add_argument(
+        '--frozen',
+        type=int,
+        nargs='+',
+        default=[0, 4, 7, 10, 13],
+        help='numbers of frozen layers, of 14',
+    )
     parser.add_argument('--threads', type=int, default=1, help='of torch')
     harness.add_out(parser)
     return parser.parse_args()
@@ -33,10 +38,13 @@ def parse_args():
 def build(width):
     arch = dict(embed_dims=width, num_layers=12, num_heads=4, feedforward_channels=4 * width)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(dict(
-            type='ImageClassifier',
-            backbone=dict(type='VisionTransformer', arch=arch, img_size=64, patch_size=8),
-            head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=width))).train()
+        return MODELS.build(
+            dict(
+                type='ImageClassifier',
+                backbone=dict(type='VisionTransformer', arch=arch, img_size=64, patch_size=8),
+                head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=width),
+            )
+        ).train()
 
 
 def frozen_by_plan(model, layers):
@@ -55,7 +63,7 @@ def frozen_by_hand(model, layers):
     trunk = model.backbone
     if layers == 0:
         return lambda images: model.head(model.extract_feat(images))
-    held = [trunk.patch_embed, *trunk.layers[:layers - 1]]
+    held = [trunk.patch_embed, *trunk.layers[: layers - 1]]
     trunk.pos_embed.requires_grad_(False)
     trunk.cls_token.requires_grad_(False)
     for module in held:
@@ -68,9 +76,9 @@ def frozen_by_hand(model, layers):
             x = trunk.patch_embed(images)[0]
             x = torch.cat((trunk.cls_token.expand(len(x), -1, -1), x), dim=1)
             x = trunk.drop_after_pos(x + trunk.pos_embed)
-            for layer in trunk.layers[:layers - 1]:
+            for layer in trunk.layers[: layers - 1]:
                 x = layer(x)
-        for layer in trunk.layers[layers - 1:]:
+        for layer in trunk.layers[layers - 1 :]:
             x = layer(x)
         return model.head((trunk.ln1(x)[:, 0],))
 
@@ -110,10 +118,13 @@ def compare(args, layers, images):
     torch.testing.assert_close(*outputs)
     memory = [activation_bytes(f, images, model) for f, model in zip(forwards, models)]
     seconds = harness.in_turn(
-        dict(zip(('ours', 'plain'), (step(f, images) for f in forwards))), args.steps)
+        dict(zip(('ours', 'plain'), (step(f, images) for f in forwards))), args.steps
+    )
     what = f'{layers} of 14 layers frozen'
-    return [harness.line(f'{what}: forward and backward', seconds['ours'], seconds['plain']),
-            harness.line(f'{what}: activations', *memory, unit='MB', scale=1e-6)]
+    return [
+        harness.line(f'{what}: forward and backward', seconds['ours'], seconds['plain']),
+        harness.line(f'{what}: activations', *memory, unit='MB', scale=1e-6),
+    ]
 
 
 def main():
@@ -122,8 +133,9 @@ def main():
     torch.manual_seed(0)
     images = torch.rand(args.batch_size, 3, 64, 64)
     lines = [line for layers in args.frozen for line in compare(args, layers, images)]
-    harness.write(dict(width=args.width, batch_size=args.batch_size, steps=args.steps,
-                       lines=lines), args)
+    harness.write(
+        dict(width=args.width, batch_size=args.batch_size, steps=args.steps, lines=lines), args
+    )
 
 
 if __name__ == '__main__':

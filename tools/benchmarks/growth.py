@@ -40,10 +40,12 @@ def parse_args():
 
 def indices(count):
     """Draw one pass of indices: paired, replayable loaders against a stock sampler."""
+
     def stock(seed):
         data = range(count)  # reading a sample costs nothing
-        return DataLoader(data, 100, sampler=DefaultSampler(data, shuffle=True, seed=seed),
-                          collate_fn=len)
+        return DataLoader(
+            data, 100, sampler=DefaultSampler(data, shuffle=True, seed=seed), collate_fn=len
+        )
 
     loaders = [ReplayableLoader.of(stock(stream), 0, stream) for stream in (0, 1)]
     pair, plain = PairedLoader(*loaders), [stock(0), stock(1)]
@@ -85,17 +87,22 @@ def aligned(kind, classes, domains=None, batch=48, width=256):
 
 def vit(layers):
     arch = dict(embed_dims=24, num_layers=layers, num_heads=2, feedforward_channels=48)
-    return build('ImageClassifier',
-                 backbone=dict(type='VisionTransformer', arch=arch, img_size=32, patch_size=16),
-                 head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=24))
+    return build(
+        'ImageClassifier',
+        backbone=dict(type='VisionTransformer', arch=arch, img_size=32, patch_size=16),
+        head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=24),
+    )
 
 
 def layer_map(layers):
     """Find the layers of a model, against asking mmpretrain for the depth of each parameter."""
     model = vit(layers)
-    return (lambda: LayerMap.from_model(model)), (lambda: {
-        name: model.backbone.get_layer_depth(f'backbone.{name}', 'backbone.')
-        for name, _ in model.backbone.named_parameters()})
+    return (lambda: LayerMap.from_model(model)), (
+        lambda: {
+            name: model.backbone.get_layer_depth(f'backbone.{name}', 'backbone.')
+            for name, _ in model.backbone.named_parameters()
+        }
+    )
 
 
 def optimizer_step(layers):
@@ -106,7 +113,8 @@ def optimizer_step(layers):
     options = ConfigDict(
         optimizer=dict(type='AdamW', lr=1e-3, foreach=True),
         constructor='LayerwiseLROptimWrapperConstructor',
-        paramwise_cfg=dict(layer_decay_rate=0.75, norm_decay_mult=0.0))
+        paramwise_cfg=dict(layer_decay_rate=0.75, norm_decay_mult=0.0),
+    )
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         ours = build_optim_wrapper(model, options).optimizer
     plain = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True)
@@ -122,12 +130,21 @@ def grow(what, sizes, make, steps):
     medians = {way: [statistics.median(row[way]) for row in rows] for way in ('ours', 'plain')}
     exponents = {
         way: math.log(values[-1] / values[0]) / math.log(sizes[-1] / sizes[0])
-        for way, values in medians.items()}
+        for way, values in medians.items()
+    }
     line = harness.line(
         f'{what}: {sizes[0]:,} to {sizes[-1]:,} grows with exponent {exponents["ours"]:.2f}, '
-        f'plain {exponents["plain"]:.2f}; at the largest', rows[-1]['ours'], rows[-1]['plain'])
-    return dict(what=what, sizes=sizes, exponents=exponents, line=line, milliseconds={
-        way: [1000 * value for value in values] for way, values in medians.items()})
+        f'plain {exponents["plain"]:.2f}; at the largest',
+        rows[-1]['ours'],
+        rows[-1]['plain'],
+    )
+    return dict(
+        what=what,
+        sizes=sizes,
+        exponents=exponents,
+        line=line,
+        milliseconds={way: [1000 * value for value in values] for way, values in medians.items()},
+    )
 
 
 def main():
@@ -136,15 +153,32 @@ def main():
     MMLogger.get_instance('growth', log_level='ERROR')
     growths = [
         grow('images, a pass of indices', args.images, indices, args.steps),
-        grow('classes, a step of CDAN on features', args.classes,
-             lambda size: aligned('CDANHead', size), args.steps),
-        grow('classes, a step of MCC on features', args.classes,
-             lambda size: aligned('MCCAlignment', size), args.steps),
-        grow('sources, a step of DANN on features', args.domains,
-             lambda size: aligned('DANNHead', 10, size), args.steps),
+        grow(
+            'classes, a step of CDAN on features',
+            args.classes,
+            lambda size: aligned('CDANHead', size),
+            args.steps,
+        ),
+        grow(
+            'classes, a step of MCC on features',
+            args.classes,
+            lambda size: aligned('MCCAlignment', size),
+            args.steps,
+        ),
+        grow(
+            'sources, a step of DANN on features',
+            args.domains,
+            lambda size: aligned('DANNHead', 10, size),
+            args.steps,
+        ),
         grow('layers, LayerMap', args.layers, layer_map, args.steps),
-        grow('layers, each two groups: an optimizer step', args.layers, optimizer_step,
-             4 * args.steps)]
+        grow(
+            'layers, each two groups: an optimizer step',
+            args.layers,
+            optimizer_step,
+            4 * args.steps,
+        ),
+    ]
     lines = [growth.pop('line') for growth in growths]
     harness.write(dict(steps=args.steps, growths=growths, lines=lines), args)
 

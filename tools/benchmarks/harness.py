@@ -38,7 +38,7 @@ def in_turn(functions, steps, warmup=2, clock=time.process_time):
     for step in range(warmup + steps):
         names = list(functions)
         # Who comes after whom changes, for each finds the memory as the last one left it.
-        for name in names[step % len(names):] + names[:step % len(names)]:
+        for name in names[step % len(names) :] + names[: step % len(names)]:
             start = clock()
             functions[name]()
             if step >= warmup:
@@ -63,8 +63,14 @@ def line(what, ours, plain, unit='ms', scale=1000.0):
     ours, plain = (list(v) if isinstance(v, (list, tuple)) else [v] for v in (ours, plain))
     medians = [statistics.median(values) for values in (ours, plain)]
     ratios = [one / other for one, other in zip(ours, plain)]
-    return dict(what=what, ours=scale * medians[0], plain=scale * medians[1], unit=unit,
-                ratio=medians[0] / medians[1], ratio_in_turn=statistics.median(ratios))
+    return dict(
+        what=what,
+        ours=scale * medians[0],
+        plain=scale * medians[1],
+        unit=unit,
+        ratio=medians[0] / medians[1],
+        ratio_in_turn=statistics.median(ratios),
+    )
 
 
 def write(result, args):
@@ -72,12 +78,16 @@ def write(result, args):
     name = Path(sys.argv[0]).stem
     options = list(sys.argv[1:])
     if '--out' in options:
-        del options[options.index('--out'):options.index('--out') + 2]
+        del options[options.index('--out') : options.index('--out') + 2]
     result = dict(
         benchmark=name,
         command=shlex.join(['python', f'tools/benchmarks/{name}.py', *options]),
-        machine=f'{platform.machine()}, {os.cpu_count()} cores', torch=torch.__version__,
-        threads=torch.get_num_threads(), load=round(os.getloadavg()[0], 1), **result)
+        machine=f'{platform.machine()}, {os.cpu_count()} cores',
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+        load=round(os.getloadavg()[0], 1),
+        **result,
+    )
     text = json.dumps(result, indent=2)
     print(text)
     if args.out:

@@ -27,8 +27,11 @@ PLAIN_IMPORT = 'import mmpretrain'
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--repeats', type=int, default=7)
-    parser.add_argument('--strategies', nargs='+',
-                        default=['feature_extraction', 'fine_tune', 'gradual_unfreeze', 'dann'])
+    parser.add_argument(
+        '--strategies',
+        nargs='+',
+        default=['feature_extraction', 'fine_tune', 'gradual_unfreeze', 'dann'],
+    )
     harness.add_out(parser)
     return parser.parse_args()
 
@@ -52,23 +55,35 @@ def main():
     args = parse_args()
     torch.set_num_threads(1)
     MMLogger.get_instance('import_time', log_level='ERROR')
-    seconds = harness.in_turn(dict(ours=imports(f'{PLAIN_IMPORT}, tl_plugin'),
-                                   plain=imports(PLAIN_IMPORT)), args.repeats, warmup=1,
-                              clock=time.perf_counter)
-    lines = [harness.line('import mmpretrain and tl_plugin, against mmpretrain', seconds['ours'],
-                          seconds['plain'])]
+    seconds = harness.in_turn(
+        dict(ours=imports(f'{PLAIN_IMPORT}, tl_plugin'), plain=imports(PLAIN_IMPORT)),
+        args.repeats,
+        warmup=1,
+        clock=time.perf_counter,
+    )
+    lines = [
+        harness.line(
+            'import mmpretrain and tl_plugin, against mmpretrain', seconds['ours'], seconds['plain']
+        )
+    ]
     stock = load_config(STOCK)
     for strategy in args.strategies:
-        seconds = harness.in_turn(dict(
-            ours=lambda strategy=strategy: load_config(STOCK, [strategy]),
-            plain=lambda: Config.fromfile(config_file(STOCK))), args.repeats)
-        lines.append(harness.line(f'read a config with {strategy}', seconds['ours'],
-                                  seconds['plain']))
+        seconds = harness.in_turn(
+            dict(
+                ours=lambda strategy=strategy: load_config(STOCK, [strategy]),
+                plain=lambda: Config.fromfile(config_file(STOCK)),
+            ),
+            args.repeats,
+        )
+        lines.append(
+            harness.line(f'read a config with {strategy}', seconds['ours'], seconds['plain'])
+        )
         changed = load_config(STOCK, [strategy])
         if changed.model != stock.model:
             seconds = harness.in_turn(dict(ours=build(changed), plain=build(stock)), args.repeats)
-            lines.append(harness.line(f'build the model of {strategy}', seconds['ours'],
-                                      seconds['plain']))
+            lines.append(
+                harness.line(f'build the model of {strategy}', seconds['ours'], seconds['plain'])
+            )
     harness.write(dict(config=STOCK, repeats=args.repeats, lines=lines), args)
 
 

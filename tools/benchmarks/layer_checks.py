@@ -1,4 +1,5 @@
 """What a LayerMap must fulfil, checked by means that LayerMap itself doesn't use."""
+
 from __future__ import annotations
 
 from typing import Callable, Collection, Mapping
@@ -16,8 +17,9 @@ FEWEST_LAYERS = 3
 COLLAPSED = 0.75
 
 
-def problems(model: nn.Module, head: Collection[str] | None = None,
-             groups: Mapping[str, int] | None = None) -> tuple[LayerMap, list[str]]:
+def problems(
+    model: nn.Module, head: Collection[str] | None = None, groups: Mapping[str, int] | None = None
+) -> tuple[LayerMap, list[str]]:
     """Find the layers of a model and what is wrong with them.
 
     Args:
@@ -40,8 +42,9 @@ def problems(model: nn.Module, head: Collection[str] | None = None,
     if head is not None and set(layers.names(-1)) != set(head):
         found.append(f'the deepest layer is {layers.modules(-1)}')
     groups = groups or {}
-    found += [f'timm has {first} before {second}'
-              for first, second in inversions(groups, layers)[:3]]
+    found += [
+        f'timm has {first} before {second}' for first, second in inversions(groups, layers)[:3]
+    ]
     return layers, found + out_of_order(model, layers, groups)
 
 
@@ -50,8 +53,7 @@ def inversions(groups: Mapping[str, int], layers: LayerMap) -> list[tuple[str, s
     deepest, pairs = None, []
     for name in sorted(groups, key=groups.__getitem__):
         depth = layers.depth(name)
-        if deepest is not None and groups[name] > groups[deepest] and \
-                depth < layers.depth(deepest):
+        if deepest is not None and groups[name] > groups[deepest] and depth < layers.depth(deepest):
             pairs.append((deepest, name))
         if deepest is None or depth > layers.depth(deepest):
             deepest = name
@@ -69,14 +71,16 @@ def out_of_order(model: nn.Module, layers: LayerMap, groups: Mapping[str, int]) 
     order = module_order(trunk)
     starts: dict[int, int] = {}
     for name, value in model.named_parameters():
-        time = order.get(name[len(prefix):].rpartition('.')[0])
+        time = order.get(name[len(prefix) :].rpartition('.')[0])
         if name.startswith(prefix) and value.ndim > 1 and time is not None:
             depth = layers.depth(name)
             starts[depth] = min(time, starts.get(depth, time))
     depths = sorted(starts)
-    return [f'{layers.modules(a)} of depth {a} run after {layers.modules(b)} of depth {b}'
-            for a, b in zip(depths, depths[1:])
-            if starts[a] > starts[b] and not _ordered(groups, layers.names(a), layers.names(b))]
+    return [
+        f'{layers.modules(a)} of depth {a} run after {layers.modules(b)} of depth {b}'
+        for a, b in zip(depths, depths[1:])
+        if starts[a] > starts[b] and not _ordered(groups, layers.names(a), layers.names(b))
+    ]
 
 
 def _ordered(groups: Mapping[str, int], first: list[str], second: list[str]) -> bool:
@@ -94,6 +98,7 @@ def module_order(network: nn.Module) -> dict[str, int]:
     Returns:
         The number by module name, ``{}`` where the network can't be run.
     """
+
     def run(copied: nn.Module, inputs: torch.Tensor) -> dict[str, int]:
         order: dict[str, int] = {}
         for name, module in copied.named_modules():
@@ -119,4 +124,5 @@ def _on_meta(network: nn.Module, run: Callable) -> dict[str, int]:
 def _recorder(name: str, order: dict[str, int]) -> Callable:
     def record(*_) -> None:
         order.setdefault(name, len(order))
+
     return record

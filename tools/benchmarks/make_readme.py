@@ -1,8 +1,8 @@
 """Measures, and writes the table of README.md from what was measured.
 
-    python tools/benchmarks/make_readme.py                        # the table alone
-    python tools/benchmarks/make_readme.py --measure              # everything, one after the other
-    python tools/benchmarks/make_readme.py --measure growth       # one of them
+python tools/benchmarks/make_readme.py                        # the table alone
+python tools/benchmarks/make_readme.py --measure              # everything, one after the other
+python tools/benchmarks/make_readme.py --measure growth       # one of them
 """
 
 import argparse
@@ -35,7 +35,9 @@ BENCHMARKS = {
     'tllib_accuracy': (
         "TLlib's own DANN, CDAN and MCC on configs/pacs, beside its metafile; each at its own "
         "defaults: TLlib's MCC learns at 0.005, ours at 0.01, and dann_mcc at 0.02 with milder "
-        'crops, both chosen on cartoon -> photo', None),
+        'crops, both chosen on cartoon -> photo',
+        None,
+    ),
     'recommendations': ('recommended rung against the best by labels; 64 pixels, few epochs', None),
     'sweep_layers': ('how many stock models have layers that pass every check', []),
 }
@@ -54,8 +56,13 @@ This page was made by `python tools/benchmarks/make_readme.py` out of `results/*
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--measure', nargs='*', metavar='NAME', choices=MEASURABLE,
-                        help='measure these before, or all')
+    parser.add_argument(
+        '--measure',
+        nargs='*',
+        metavar='NAME',
+        choices=MEASURABLE,
+        help='measure these before, or all',
+    )
     parser.add_argument('--results', type=Path, default=RESULTS, help='folder of the JSON files')
     parser.add_argument('--readme', type=Path, default=FOLDER / 'README.md')
     return parser.parse_args()
@@ -77,9 +84,13 @@ def lines_of(name, result):
 def _optimizer_step(result):
     ours, theirs = 'LayerwiseLROptimWrapperConstructor', 'LearningRateDecayOptimWrapperConstructor'
     return [
-        _line(f'ViT of width {row["width"]}: {result["optimizer"]} step',
-              *(row['constructors'][name]['milliseconds'] for name in (ours, theirs)), 'ms')
-        for row in result['results']]
+        _line(
+            f'ViT of width {row["width"]}: {result["optimizer"]} step',
+            *(row['constructors'][name]['milliseconds'] for name in (ours, theirs)),
+            'ms',
+        )
+        for row in result['results']
+    ]
 
 
 def _frozen_savings(result):
@@ -93,15 +104,19 @@ def _frozen_savings(result):
 
 
 def _adaptation_step(result):
-    return [dict(what=name, ours=None, plain=None, unit='', ratio=value)
-            for name, value in result['ratios'].items() if value is not None]
+    return [
+        dict(what=name, ours=None, plain=None, unit='', ratio=value)
+        for name, value in result['ratios'].items()
+        if value is not None
+    ]
 
 
 def _tllib_accuracy(result):
     """Each method of TLlib's against the same of ours, and its best against our best config."""
     entries = yaml.safe_load((PACS / 'metafile.yml').read_text(encoding='utf-8'))['Models']
-    ours = {entry['Name']: {run['seed']: run['target'] for run in entry['Runs']}
-            for entry in entries}
+    ours = {
+        entry['Name']: {run['seed']: run['target'] for run in entry['Runs']} for entry in entries
+    }
     theirs = {}
     for run in result['runs']:
         seeds = theirs.setdefault(run['task'], {}).setdefault(run['method'], {})
@@ -112,8 +127,11 @@ def _tllib_accuracy(result):
         measured = [pair for pair in OVERLAYS.items() if pair[1] in methods]
         for config, method in [*measured, ('dann_mcc', best)]:
             mine = ours.get(f'{config}_{task.replace(" -> ", "_to_")}', {})
-            found.append(_by_seeds(f'{task}, target accuracy: {config} and TLlib {method}',
-                                   mine, methods[method]))
+            found.append(
+                _by_seeds(
+                    f'{task}, target accuracy: {config} and TLlib {method}', mine, methods[method]
+                )
+            )
     return found
 
 
@@ -121,11 +139,19 @@ def _by_seeds(what, ours, plain):
     """Means over the seeds that both were trained with."""
     seeds = sorted(set(ours) & set(plain))
     if not seeds:
-        return dict(what=f'{what} (ours: not measured)', ours=None, unit='%', ratio=None,
-                    plain=fmean(plain.values()))
+        return dict(
+            what=f'{what} (ours: not measured)',
+            ours=None,
+            unit='%',
+            ratio=None,
+            plain=fmean(plain.values()),
+        )
     text = ', '.join(map(str, seeds))
-    return _line(f'{what} (seed{"s" * (len(seeds) > 1)} {text})',
-                 *(fmean(values[seed] for seed in seeds) for values in (ours, plain)), '%')
+    return _line(
+        f'{what} (seed{"s" * (len(seeds) > 1)} {text})',
+        *(fmean(values[seed] for seed in seeds) for values in (ours, plain)),
+        '%',
+    )
 
 
 def _line(what, ours, plain, unit):
@@ -136,18 +162,37 @@ def _sweep_layers(result):
     found = []
     for library, counts in result['summary'].items():
         built = counts['passed'] + counts['failed']
-        found.append(dict(what=f'{library}: passed, of {built} that build', ours=counts['passed'],
-                          plain=built, unit='', ratio=counts['passed'] / built))
+        found.append(
+            dict(
+                what=f'{library}: passed, of {built} that build',
+                ours=counts['passed'],
+                plain=built,
+                unit='',
+                ratio=counts['passed'] / built,
+            )
+        )
         for name, model in result['results'][library].items():
-            found.append(dict(what=f'{library} {name}, {model["status"]}: '
-                              f'{model["problems"][0]}'.replace('|', '/')[:120],
-                              ours=None, plain=None, unit='', ratio=None))
+            found.append(
+                dict(
+                    what=f'{library} {name}, {model["status"]}: {model["problems"][0]}'.replace(
+                        '|', '/'
+                    )[:120],
+                    ours=None,
+                    plain=None,
+                    unit='',
+                    ratio=None,
+                )
+            )
     return found
 
 
-OWN_FORMS = dict(optimizer_step=_optimizer_step, frozen_savings=_frozen_savings,
-                 adaptation_step=_adaptation_step, tllib_accuracy=_tllib_accuracy,
-                 sweep_layers=_sweep_layers)
+OWN_FORMS = dict(
+    optimizer_step=_optimizer_step,
+    frozen_savings=_frozen_savings,
+    adaptation_step=_adaptation_step,
+    tllib_accuracy=_tllib_accuracy,
+    sweep_layers=_sweep_layers,
+)
 
 
 def number(value, unit=''):
@@ -170,14 +215,18 @@ def section(name, path):
     result = json.loads(path.read_text(encoding='utf-8'))
     command = ' '.join(['python', f'tools/benchmarks/{name}.py', *(BENCHMARKS[name][1] or ['...'])])
     place = result.get('machine') or result.get('device') or 'this machine'
-    text += [f'    {result.get("command", command)}\n',
-             f'Measured on {place}, torch {result.get("torch") or result["versions"]["torch"]}.\n',
-             '| | ours | plain | ratio |', '| --- | ---: | ---: | ---: |']
+    text += [
+        f'    {result.get("command", command)}\n',
+        f'Measured on {place}, torch {result.get("torch") or result["versions"]["torch"]}.\n',
+        '| | ours | plain | ratio |',
+        '| --- | ---: | ---: | ---: |',
+    ]
     text += [
         f'| {line["what"]} | {number(line["ours"], line["unit"])} | '
         f'{number(line["plain"], line["unit"])} | '
         f'{number(line.get("ratio_in_turn", line["ratio"]))} |'
-        for line in lines_of(name, result)]
+        for line in lines_of(name, result)
+    ]
     return '\n'.join([*text, ''])
 
 

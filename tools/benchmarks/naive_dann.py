@@ -40,11 +40,17 @@ def parse_args():
 
 def build(args, kind, **parts):
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(dict(
-            type=kind, backbone=dict(type='PooledTimmBackbone', model_name=args.model),
-            head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=None, cal_acc=False),
-            data_preprocessor=dict(num_classes=CLASSES, mean=[127.5] * 3, std=[127.5] * 3),
-            **parts)).train()
+        return MODELS.build(
+            dict(
+                type=kind,
+                backbone=dict(type='PooledTimmBackbone', model_name=args.model),
+                head=dict(
+                    type='LinearClsHead', num_classes=CLASSES, in_channels=None, cal_acc=False
+                ),
+                data_preprocessor=dict(num_classes=CLASSES, mean=[127.5] * 3, std=[127.5] * 3),
+                **parts,
+            )
+        ).train()
 
 
 def optimizer_of(model):
@@ -69,8 +75,13 @@ class Naive:
         self.network, self.head = copy.deepcopy(model.backbone), copy.deepcopy(model.head.fc)
         width = self.head.in_features
         self.discriminator = nn.Sequential(
-            nn.Linear(width, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(),
-            nn.Linear(1024, 1), nn.Sigmoid())
+            nn.Linear(width, 1024),
+            nn.ReLU(),
+            nn.Linear(1024, 1024),
+            nn.ReLU(),
+            nn.Linear(1024, 1),
+            nn.Sigmoid(),
+        )
         self.learner = optimizer_of(nn.ModuleList([self.network, self.head]))
         self.critic = optimizer_of(self.discriminator)
         self.images = [(domain.float() - 127.5) / 127.5 for domain in images]
@@ -106,30 +117,55 @@ def main():
     images = torch.randint(0, 255, (2 * count, 3, args.size, args.size), dtype=torch.uint8)
     labels = torch.randint(CLASSES, (2 * count,))
     samples = [DataSample().set_gt_label(int(label)) for label in labels]
-    pair = dict(source=dict(inputs=images[:count], data_samples=samples[:count]),
-                target=dict(inputs=images[count:], data_samples=samples[count:]))
+    pair = dict(
+        source=dict(inputs=images[:count], data_samples=samples[:count]),
+        target=dict(inputs=images[count:], data_samples=samples[count:]),
+    )
     head = dict(type='DANNHead', hidden_channels=[1024, 1024], norm=None)
     dann = build(args, 'AdaptationClassifier', alignments=dict(dann=head))
     last = build(args, 'AdaptationClassifier', alignments=dict(dann=head), channels_last=True)
     plain = build(args, 'AdaptationClassifier')
     keep_freed_memory(dann)  # as the train loops do; all ways run in this one process
     domains = images.split(count), labels[:count]
-    seconds = harness.in_turn(dict(
-        ours=Ours(dann, pair),
-        naive=Naive(dann, *domains),
-        ours_last=Ours(last, pair),
-        naive_last=Naive(last, *domains),
-        source_only=Ours(plain, dict(inputs=images, data_samples=samples))), args.steps)
-    harness.write(dict(
-        model=args.model, size=args.size, batch_size=count, steps=args.steps, lines=[
-            harness.line('step of dann, against the naive recipe', seconds['ours'],
-                         seconds['naive']),
-            harness.line('step of dann with channels_last=True, against the naive recipe',
-                         seconds['ours_last'], seconds['naive']),
-            harness.line('step of dann, against the naive recipe, both with channels last',
-                         seconds['ours_last'], seconds['naive_last']),
-            harness.line('step of dann, against source-only on as many images', seconds['ours'],
-                         seconds['source_only'])]), args)
+    seconds = harness.in_turn(
+        dict(
+            ours=Ours(dann, pair),
+            naive=Naive(dann, *domains),
+            ours_last=Ours(last, pair),
+            naive_last=Naive(last, *domains),
+            source_only=Ours(plain, dict(inputs=images, data_samples=samples)),
+        ),
+        args.steps,
+    )
+    harness.write(
+        dict(
+            model=args.model,
+            size=args.size,
+            batch_size=count,
+            steps=args.steps,
+            lines=[
+                harness.line(
+                    'step of dann, against the naive recipe', seconds['ours'], seconds['naive']
+                ),
+                harness.line(
+                    'step of dann with channels_last=True, against the naive recipe',
+                    seconds['ours_last'],
+                    seconds['naive'],
+                ),
+                harness.line(
+                    'step of dann, against the naive recipe, both with channels last',
+                    seconds['ours_last'],
+                    seconds['naive_last'],
+                ),
+                harness.line(
+                    'step of dann, against source-only on as many images',
+                    seconds['ours'],
+                    seconds['source_only'],
+                ),
+            ],
+        ),
+        args,
+    )
 
 
 if __name__ == '__main__':

@@ -32,11 +32,17 @@ OURS, THEIRS = 'LayerwiseLROptimWrapperConstructor', 'LearningRateDecayOptimWrap
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--widths', type=int, nargs='+', default=[768, 48],
-                        help='embed_dims of a 12-layer ViT; 768 is ViT-B')
+    parser.add_argument(
+        '--widths',
+        type=int,
+        nargs='+',
+        default=[768, 48],
+        help='embed_dims of a 12-layer ViT; 768 is ViT-B',
+    )
     parser.add_argument('--optimizer', default='AdamW')
-    parser.add_argument('--implementation', choices=['foreach', 'fused', 'forloop'],
-                        default='foreach')
+    parser.add_argument(
+        '--implementation', choices=['foreach', 'fused', 'forloop'], default='foreach'
+    )
     parser.add_argument('--steps', type=int, default=20, help='timed steps of each')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--threads', type=int, default=1, help='of torch on a CPU')
@@ -47,20 +53,26 @@ def parse_args():
 def build(width, device):
     arch = dict(embed_dims=width, num_layers=12, num_heads=12, feedforward_channels=4 * width)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(dict(
-            type='ImageClassifier', backbone=dict(type='VisionTransformer', arch=arch),
-            head=dict(type='VisionTransformerClsHead', num_classes=1000, in_channels=width),
-        )).to(device)
+        return MODELS.build(
+            dict(
+                type='ImageClassifier',
+                backbone=dict(type='VisionTransformer', arch=arch),
+                head=dict(type='VisionTransformerClsHead', num_classes=1000, in_channels=width),
+            )
+        ).to(device)
 
 
 def optimizer_of(model, constructor, args):
     flags = dict(foreach=args.implementation == 'foreach', fused=args.implementation == 'fused')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return build_optim_wrapper(model, ConfigDict(
-            optimizer=dict(type=args.optimizer, lr=1e-3, weight_decay=0.05, **flags),
-            constructor=constructor,
-            paramwise_cfg=dict(layer_decay_rate=0.75, norm_decay_mult=0.0, flat_decay_mult=0.0),
-        )).optimizer
+        return build_optim_wrapper(
+            model,
+            ConfigDict(
+                optimizer=dict(type=args.optimizer, lr=1e-3, weight_decay=0.05, **flags),
+                constructor=constructor,
+                paramwise_cfg=dict(layer_decay_rate=0.75, norm_decay_mult=0.0, flat_decay_mult=0.0),
+            ),
+        ).optimizer
 
 
 def timed_step(optimizer, device):
@@ -87,13 +99,19 @@ def compare(width, args):
                 seconds[name].append(took)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return dict(
-        width=width, weights=sum(value.numel() for value in model.parameters()),
+        width=width,
+        weights=sum(value.numel() for value in model.parameters()),
         constructors={
-            name: dict(groups=len(optimizer.param_groups), milliseconds=1000 * median[name],
-                       fastest_milliseconds=1000 * min(seconds[name]))
-            for name, optimizer in optimizers.items()},
+            name: dict(
+                groups=len(optimizer.param_groups),
+                milliseconds=1000 * median[name],
+                fastest_milliseconds=1000 * min(seconds[name]),
+            )
+            for name, optimizer in optimizers.items()
+        },
         ratio=median[OURS] / median[THEIRS],
-        ratio_of_fastest=min(seconds[OURS]) / min(seconds[THEIRS]))
+        ratio_of_fastest=min(seconds[OURS]) / min(seconds[THEIRS]),
+    )
 
 
 def main():
@@ -102,10 +120,14 @@ def main():
     MMLogger.get_instance('optimizer_step', log_level='ERROR')
     on_gpu = args.device.startswith('cuda')
     result = dict(
-        optimizer=args.optimizer, implementation=args.implementation, steps=args.steps,
+        optimizer=args.optimizer,
+        implementation=args.implementation,
+        steps=args.steps,
         device=torch.cuda.get_device_name() if on_gpu else f'CPU, {args.threads} threads',
-        machine=platform.machine(), torch=torch.__version__,
-        results=[compare(width, args) for width in args.widths])
+        machine=platform.machine(),
+        torch=torch.__version__,
+        results=[compare(width, args) for width in args.widths],
+    )
     print(json.dumps(result, indent=2))
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + '\n')

@@ -29,8 +29,13 @@ def parse_args():
     parser.add_argument('--images', type=int, default=384, help='of each domain')
     parser.add_argument('--image-size', type=int, default=227, help='of the files')
     parser.add_argument('--batch-size', type=int, default=24, help='of each domain')
-    parser.add_argument('--workers', type=int, nargs='*', default=[0, 1],
-                        help='of each of the two loaders; the one loader has twice as many')
+    parser.add_argument(
+        '--workers',
+        type=int,
+        nargs='*',
+        default=[0, 1],
+        help='of each of the two loaders; the one loader has twice as many',
+    )
     parser.add_argument('--passes', type=int, default=5, help='timed passes of each')
     harness.add_out(parser)
     return parser.parse_args()
@@ -49,31 +54,49 @@ def write_images(folder, count, size):
 def loader(roots, batch_size, workers):
     """A stock loader over one folder, or over several joined."""
     pipeline = [
-        dict(type='LoadImageFromFile'), dict(type='RandomResizedCrop', scale=96),
-        dict(type='RandomFlip', prob=0.5), dict(type='PackInputs')]
+        dict(type='LoadImageFromFile'),
+        dict(type='RandomResizedCrop', scale=96),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackInputs'),
+    ]
     parts = [dict(type='CustomDataset', data_root=str(root), pipeline=pipeline) for root in roots]
     dataset = dict(type='ConcatDataset', datasets=parts) if len(parts) > 1 else parts[0]
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return Runner.build_dataloader(dict(
-            dataset=dataset, batch_size=batch_size, num_workers=workers, drop_last=True,
-            persistent_workers=workers > 0, sampler=dict(type='DefaultSampler', shuffle=True),
-            collate_fn=dict(type='default_collate')), seed=0)
+        return Runner.build_dataloader(
+            dict(
+                dataset=dataset,
+                batch_size=batch_size,
+                num_workers=workers,
+                drop_last=True,
+                persistent_workers=workers > 0,
+                sampler=dict(type='DefaultSampler', shuffle=True),
+                collate_fn=dict(type='default_collate'),
+            ),
+            seed=0,
+        )
 
 
 def compare(args, folder, workers):
     roots = [Path(folder, name) for name in ('source', 'target')]
-    pair = PairedLoader(*(
-        ReplayableLoader.of(loader([root], args.batch_size, workers), 0, stream)
-        for root, stream in zip(roots, (SOURCE, TARGET))))
+    pair = PairedLoader(
+        *(
+            ReplayableLoader.of(loader([root], args.batch_size, workers), 0, stream)
+            for root, stream in zip(roots, (SOURCE, TARGET))
+        )
+    )
     single = loader(roots, 2 * args.batch_size, 2 * workers)
 
     def drain(batches):
         return lambda: sum(1 for _ in batches)
 
-    seconds = harness.in_turn(dict(ours=drain(pair), plain=drain(single)), args.passes, warmup=1,
-                             clock=time.perf_counter)
-    return harness.line(f'pass over 2 x {args.images} images, 2 x {workers} workers',
-                        seconds['ours'], seconds['plain'])
+    seconds = harness.in_turn(
+        dict(ours=drain(pair), plain=drain(single)), args.passes, warmup=1, clock=time.perf_counter
+    )
+    return harness.line(
+        f'pass over 2 x {args.images} images, 2 x {workers} workers',
+        seconds['ours'],
+        seconds['plain'],
+    )
 
 
 def main():

@@ -28,9 +28,15 @@ TOOL = Path(__file__).resolve().parents[1] / 'ladder.py'
 BASELINE, DOMAINS = 'source_only', ('source', 'target')
 #: 5 labels a class; small images and short training, so that all of it takes an evening on a CPU.
 NETWORK = [
-    '--target-labels', '5', '--backbone', 'timm:tf_efficientnet_lite0',
-    '--checkpoint', 'data/weights/tf_efficientnet_lite0.pth', '--image-size', '64',
-]  # fmt: skip
+    '--target-labels',
+    '5',
+    '--backbone',
+    'timm:tf_efficientnet_lite0',
+    '--checkpoint',
+    'data/weights/tf_efficientnet_lite0.pth',
+    '--image-size',
+    '64',
+]
 
 
 def folders(source, target, epochs):
@@ -160,18 +166,30 @@ def lines(rows):
     for row in rows:
         seeds = f'{len(row["seeds"])} seed{"s"[: len(row["seeds"]) > 1]}'
         more = f', {row["recovered"]:.0%} of the gap to all labels' if 'recovered' in row else ''
-        found.append(dict(
-            what=f'{row["pair"]} ({seeds}), target accuracy: {row["recommended"]} is recommended, '
-            f'{row["best"]} is best; source {row["source_change"]:+.1f}{more}',
-            ours=row['target'], plain=row['target'] + row['behind_best'], unit='%',
-            ratio=row['target'] / (row['target'] + row['behind_best'])))  # fmt: skip
+        found.append(
+            dict(
+                what=f'{row["pair"]} ({seeds}), target accuracy: {row["recommended"]} is '
+                f'recommended, {row["best"]} is best; source {row["source_change"]:+.1f}{more}',
+                ours=row['target'],
+                plain=row['target'] + row['behind_best'],
+                unit='%',
+                ratio=row['target'] / (row['target'] + row['behind_best']),
+            )
+        )
     found += [
-        dict(what=f'{row["pair"]}: {way["towards"]} forgot {way["forgot"]:.1f} points of the '
-             'source; the best point on the way there that keeps its target accuracy within 0.5 '
-             f'has {", ".join(f"{gain:+.1f}" for gain in way["gains"])} on source validation '
-             'images', ours=None, plain=None, unit='', ratio=None)
-        for row in rows if (way := row['interpolation'])
-    ]  # fmt: skip
+        dict(
+            what=f'{row["pair"]}: {way["towards"]} forgot {way["forgot"]:.1f} points of the '
+            'source; the best point on the way there that keeps its target accuracy within 0.5 '
+            f'has {", ".join(f"{gain:+.1f}" for gain in way["gains"])} on source validation '
+            'images',
+            ours=None,
+            plain=None,
+            unit='',
+            ratio=None,
+        )
+        for row in rows
+        if (way := row['interpolation'])
+    ]
     return found
 
 
@@ -191,8 +209,15 @@ def main():
     minutes = round(sum(row['minutes'] for row in rows))
     median = statistics.median(row['behind_best'] for row in rows) if rows else None
     harness.write(
-        dict(within_one_point=f'{near} of {len(rows)}', median_behind=median, minutes=minutes,
-             rows=rows, lines=lines(rows)), args)  # fmt: skip
+        dict(
+            within_one_point=f'{near} of {len(rows)}',
+            median_behind=median,
+            minutes=minutes,
+            rows=rows,
+            lines=lines(rows),
+        ),
+        args,
+    )
 
 
 if __name__ == '__main__':

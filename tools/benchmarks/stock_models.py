@@ -1,4 +1,5 @@
 """Builds the stock models of timm, torchvision and mmpretrain, without memory for their weights."""
+
 from __future__ import annotations
 
 import os
@@ -24,12 +25,14 @@ class NotBuilt(Exception):
 def timm_names() -> list[str]:
     """List all architectures of timm."""
     import timm
+
     return timm.list_models()
 
 
 def torchvision_names() -> list[str]:
     """List all classification models of torchvision."""
     from torchvision import models
+
     return models.list_models(module=models)
 
 
@@ -49,12 +52,14 @@ def _is_classifier(path: Path) -> bool:
 def timm_model(name: str) -> nn.Module:
     """Build a timm model with its classifier."""
     import timm
+
     return _build(timm.create_model, name)
 
 
 def torchvision_model(name: str) -> nn.Module:
     """Build a torchvision model with its classifier."""
     from torchvision import models
+
     return _build(models.get_model, name, weights=None)
 
 

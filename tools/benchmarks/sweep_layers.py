@@ -9,6 +9,7 @@ device, so that memory doesn't matter.
     python tools/benchmarks/sweep_layers.py --only torchvision --workers 2
     python tools/benchmarks/sweep_layers.py --sample 8 --out /tmp/sample.json
 """
+
 from __future__ import annotations
 
 import argparse
@@ -34,8 +35,9 @@ from torch import nn
 
 import tl_plugin  # noqa: F401  registers the pooled backbones
 
-NAMES = dict(timm=stock.timm_names, torchvision=stock.torchvision_names,
-             mmpretrain=stock.mmpretrain_names)
+NAMES = dict(
+    timm=stock.timm_names, torchvision=stock.torchvision_names, mmpretrain=stock.mmpretrain_names
+)
 
 
 def variants(library: str, name: str) -> Iterator[tuple[str, nn.Module, dict]]:
@@ -65,8 +67,11 @@ def variants(library: str, name: str) -> Iterator[tuple[str, nn.Module, dict]]:
     else:
         model = stock.torchvision_model(name)
         last = list(model.named_children())[-1][0]
-        yield 'whole', model, dict(head=[n for n, _ in model.named_parameters()
-                                         if n.startswith(f'{last}.')])
+        yield (
+            'whole',
+            model,
+            dict(head=[n for n, _ in model.named_parameters() if n.startswith(f'{last}.')]),
+        )
         model = stock.on_backbone('PooledTorchvisionBackbone', name)
         yield 'backbone', model, dict(head=_outside_backbone(model))
 
@@ -83,13 +88,17 @@ def _timm_head(model: nn.Module) -> list[str] | None:
     modules = found if isinstance(found, (tuple, list)) else [found]
     inside = {id(p) for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
     names = model.pretrained_cfg.get('classifier') or ()
-    heads = tuple(f'{head}.' for head in ((names, ) if isinstance(names, str) else names))
-    return [name for name, value in model.named_parameters()
-            if id(value) in inside or name.startswith(heads)] or None
+    heads = tuple(f'{head}.' for head in ((names,) if isinstance(names, str) else names))
+    return [
+        name
+        for name, value in model.named_parameters()
+        if id(value) in inside or name.startswith(heads)
+    ] or None
 
 
 def _timm_groups(model: nn.Module) -> dict[str, int]:
     from timm.models import group_parameters
+
     if not hasattr(model, 'group_matcher'):
         return {}
     return group_parameters(model, model.group_matcher(coarse=False), reverse=True)
@@ -120,8 +129,10 @@ def sweep_one(library: str, name: str) -> dict:
 
 def summarise(results: dict[str, dict]) -> dict:
     """Count the results of one library; what its library can't build doesn't count."""
-    count = {status: sum(r['status'] == status for r in results.values())
-             for status in ('passed', 'failed', 'not built')}
+    count = {
+        status: sum(r['status'] == status for r in results.values())
+        for status in ('passed', 'failed', 'not built')
+    }
     built = count['passed'] + count['failed']
     return {**count, 'percent': round(100 * count['passed'] / built, 2) if built else None}
 
@@ -170,10 +181,15 @@ def write(path: Path, results: dict[str, dict], brief: bool = False) -> None:
     versions = {name: version(name) for name in ('torch', 'torchvision', 'timm', 'mmpretrain')}
     summary = {library: summarise(found) for library, found in results.items()}
     if brief:
-        results = {library: {name: result for name, result in found.items()
-                             if result['status'] != 'passed'} for library, found in results.items()}
-    path.write_text(json.dumps(dict(versions=versions, summary=summary, results=results), indent=1)
-                    + '\n')
+        results = {
+            library: {
+                name: result for name, result in found.items() if result['status'] != 'passed'
+            }
+            for library, found in results.items()
+        }
+    path.write_text(
+        json.dumps(dict(versions=versions, summary=summary, results=results), indent=1) + '\n'
+    )
 
 
 def table(results: dict[str, dict]) -> Table:
@@ -181,8 +197,11 @@ def table(results: dict[str, dict]) -> Table:
     view = Table('library', 'model', 'outcome', title='Layers of stock models')
     for library, found in results.items():
         counts = summarise(found)
-        view.add_row(library, f'{len(found)} models', ', '.join(
-            f'{value} {key}' for key, value in counts.items()))
+        view.add_row(
+            library,
+            f'{len(found)} models',
+            ', '.join(f'{value} {key}' for key, value in counts.items()),
+        )
         for name, result in found.items():
             if result['status'] != 'passed':
                 view.add_row('', name, f'{result["status"]}: {"; ".join(result["problems"][:2])}')
@@ -192,19 +211,36 @@ def table(results: dict[str, dict]) -> Table:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--only', nargs='+', choices=list(NAMES), default=list(NAMES),
-                        help='which libraries (default: all)')
-    parser.add_argument('--sample', type=int, metavar='N',
-                        help='check only N models of each library, evenly spread')
-    parser.add_argument('--resume', action='store_true',
-                        help='keep the results that --out has from a run that was cut off')
-    parser.add_argument('--workers', type=int, default=1,
-                        help='processes, of about 1 GB each (default: %(default)s)')
-    parser.add_argument('--out', type=Path,
-                        default=Path('work_dirs/benchmarks/sweep_layers.json'),
-                        help='where the results go, as JSON (default: %(default)s)')
-    parser.add_argument('--brief', type=Path,
-                        help='another JSON file, with the counts and what did not pass')
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        choices=list(NAMES),
+        default=list(NAMES),
+        help='which libraries (default: all)',
+    )
+    parser.add_argument(
+        '--sample', type=int, metavar='N', help='check only N models of each library, evenly spread'
+    )
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='keep the results that --out has from a run that was cut off',
+    )
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=1,
+        help='processes, of about 1 GB each (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/benchmarks/sweep_layers.json'),
+        help='where the results go, as JSON (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--brief', type=Path, help='another JSON file, with the counts and what did not pass'
+    )
     return parser.parse_args()
 
 

@@ -90,28 +90,35 @@ def build_loss(method):
         return lambda scores, features: confusion(scores[1]), []
     discriminator = importlib.import_module('tllib.modules.domain_discriminator')
     domain = discriminator.DomainDiscriminator(
-        WIDTH if method == 'dann' else WIDTH * CLASSES, hidden_size=1024)
+        WIDTH if method == 'dann' else WIDTH * CLASSES, hidden_size=1024
+    )
     if method == 'dann':
         dann = importlib.import_module('tllib.alignment.dann')
         adversary = dann.DomainAdversarialLoss(domain).train()
         return lambda scores, features: adversary(*features), domain.get_parameters()
     cdan = importlib.import_module('tllib.alignment.cdan')
     adversary = cdan.ConditionalDomainAdversarialLoss(
-        domain, entropy_conditioning=False, num_classes=CLASSES, features_dim=WIDTH,
-        randomized=False).train()
+        domain,
+        entropy_conditioning=False,
+        num_classes=CLASSES,
+        features_dim=WIDTH,
+        randomized=False,
+    ).train()
     return (
         lambda scores, features: adversary(scores[0], features[0], scores[1], features[1]),
-        domain.get_parameters())
+        domain.get_parameters(),
+    )
 
 
 def train(method, network, source, target, iterations):
     loss_of, parameters = build_loss(method)
     rate = LEARNING_RATES[method]
     optimizer = torch.optim.SGD(
-        network.get_parameters() + parameters, rate, momentum=0.9, weight_decay=1e-3,
-        nesterov=True)
+        network.get_parameters() + parameters, rate, momentum=0.9, weight_decay=1e-3, nesterov=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: rate * (1 + 0.001 * step) ** -0.75)
+        optimizer, lambda step: rate * (1 + 0.001 * step) ** -0.75
+    )
     network.train()
     for _, batch, other in zip(range(iterations), endless(source), endless(target)):
         scores, features = network(torch.cat([images_of(batch), images_of(other)]))
@@ -145,9 +152,14 @@ def main():
     iterations = args.iterations or cfg.train_cfg.max_iters
     train(args.method, network, source, target, iterations)
     result = dict(
-        method=args.method, task=cfg.task, seed=args.seed, iterations=iterations,
-        target=accuracy(network, target_test), source=accuracy(network, source_test),
-        minutes=round((time.time() - start) / 60, 1))
+        method=args.method,
+        task=cfg.task,
+        seed=args.seed,
+        iterations=iterations,
+        target=accuracy(network, target_test),
+        source=accuracy(network, source_test),
+        minutes=round((time.time() - start) / 60, 1),
+    )
     print(json.dumps(result))
     known = json.loads(args.out.read_text())['runs'] if args.out.is_file() else []
     same = ('method', 'task', 'seed', 'iterations')

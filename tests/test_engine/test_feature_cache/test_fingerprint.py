@@ -68,7 +68,7 @@ def test_processes_agree():
         'from tests.toy import ToyDataset; import tl_plugin\n'
         'from tl_plugin.engine.feature_cache.fingerprint import fingerprint\n'
         "keys = {'blue', 'red', 'green', 'white', 'black'}\n"
-        "print(fingerprint(keys, {k: 1 for k in keys}, ToyDataset(pipeline=[])))"
+        'print(fingerprint(keys, {k: 1 for k in keys}, ToyDataset(pipeline=[])))'
     )
     found = set()
     for seed in '12':

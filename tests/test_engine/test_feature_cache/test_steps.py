@@ -46,7 +46,7 @@ def run(folder, options=None, **length):
     cfg = toy_config(folder, ('feature_extraction_cached',), options, **length)
     cfg.custom_hooks.append(dict(type='LookAroundHook'))
     runner = train(cfg)
-    hook, = (hook for hook in runner.hooks if isinstance(hook, LookAroundHook))
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, LookAroundHook))
     return runner, hook
 
 
@@ -63,7 +63,7 @@ def test_what_is_no_small_head_keeps_its_threads(tmp_path, three_threads):
         if hook.type == 'FreezeHook':
             hook.layers = ':-3'  # what trains are convolutions
     cfg.custom_hooks.append(dict(type='LookAroundHook'))
-    hook, = (hook for hook in train(cfg).hooks if isinstance(hook, LookAroundHook))
+    (hook,) = (hook for hook in train(cfg).hooks if isinstance(hook, LookAroundHook))
     assert hook.inside[-6:] == [3] * 6
 
 
@@ -154,5 +154,5 @@ def test_features_are_computed_with_the_channels_innermost(tmp_path):
     cfg = toy_config(tmp_path, ('feature_extraction_cached',), max_epochs=1)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.custom_hooks.append(dict(type='LookAtImagesHook'))
-    hook, = (hook for hook in train(cfg).hooks if isinstance(hook, LookAtImagesHook))
+    (hook,) = (hook for hook in train(cfg).hooks if isinstance(hook, LookAtImagesHook))
     assert hook.innermost.count(True) >= 3  # one for each batch of four

@@ -58,7 +58,7 @@ def test_a_killed_write_is_no_cache(tmp_path):
     )
     process.start()
     process.join()
-    left, = tmp_path.iterdir()
+    (left,) = tmp_path.iterdir()
     assert process.exitcode == -signal.SIGKILL and left.name.endswith('.partial')
     assert known_caches(tmp_path) == {}
     with pytest.raises(ValueError, match='no whole feature cache'):

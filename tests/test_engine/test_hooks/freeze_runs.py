@@ -1,4 +1,5 @@
 """Runs with FreezeHooks that note what moved."""
+
 from __future__ import annotations
 
 import copy

@@ -39,9 +39,7 @@ def test_a_source_checkpoint_adapts_without_training(tmp_path, checkpoint):
     assert 'test/before_adabn/source/accuracy/top1' in runner.message_hub.log_scalars
 
     # The first norm layer's, from the images alone.
-    images = torch.stack([
-        item['inputs'] for item in runner.test_loop.domains['target'][0].dataset
-    ])  # fmt: skip
+    images = torch.stack([item['inputs'] for item in runner.test_loop.domains['target'][0].dataset])
     inputs = runner.model.data_preprocessor(dict(inputs=images))['inputs']
     seen = runner.model.backbone.conv1(inputs).detach()
     name, layer = next(iter(norm_layers(runner.model).items()))
@@ -85,9 +83,12 @@ def test_a_loader_of_its_own_and_part_of_it(tmp_path, checkpoint):
 
 def _on_rank(work_dir, checkpoint):
     runner = _tester(
-        work_dir, checkpoint, launcher='pytorch', model_wrapper_cfg=CPU_MODEL_WRAPPER,
+        work_dir,
+        checkpoint,
+        launcher='pytorch',
+        model_wrapper_cfg=CPU_MODEL_WRAPPER,
         **{'env_cfg.dist_cfg': dict(backend='gloo')},
-    )  # fmt: skip
+    )
     found = runner.test()
     return found, norm_layers(runner.model.module)['backbone.bn1'].running_var
 
@@ -103,8 +104,9 @@ def test_two_processes_agree_with_one(tmp_path, checkpoint):
 
 def test_a_stock_config_adapts_at_the_end(tmp_path):
     hook = {'custom_hooks': [dict(type='AdaBNHook', target_dataloader=loader(2, size=4, seed=3))]}
-    runner = train(stock_config('regnet/regnetx-400mf_8xb128_in1k.py', tmp_path, options=hook,
-                                image_size=64))  # fmt: skip
+    runner = train(
+        stock_config('regnet/regnetx-400mf_8xb128_in1k.py', tmp_path, options=hook, image_size=64)
+    )
     assert all(layer.running_mean.abs().sum() > 0 for layer in norm_layers(runner.model).values())
 
 
@@ -117,9 +119,11 @@ def test_what_it_refuses(tmp_path):
         train(cfg)
     vit = toy_config(tmp_path, ['adabn'], OPTIONS)
     vit.model.backbone = dict(
-        type='VisionTransformer', arch=dict(
-            embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16),
-        img_size=32, patch_size=16)  # fmt: skip
+        type='VisionTransformer',
+        arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16),
+        img_size=32,
+        patch_size=16,
+    )
     vit.model.neck = None
     vit.model.head = dict(type='VisionTransformerClsHead', num_classes=3, in_channels=16)
     with pytest.raises(ValueError, match='no batch norm with running statistics'):

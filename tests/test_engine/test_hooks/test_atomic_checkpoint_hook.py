@@ -69,9 +69,12 @@ def operations(monkeypatch):
 def test_the_old_one_is_deleted_when_the_new_one_is_there(operations, tmp_path):
     train(config(tmp_path, max_epochs=2, max_keep_ckpts=1))
     assert [step for step in operations if 'test' not in step[1]] == [
-        ('write', 'epoch_1.pth'), ('write', 'last_checkpoint'),
-        ('write', 'epoch_2.pth'), ('write', 'last_checkpoint'), ('delete', 'epoch_1.pth'),
-    ]  # fmt: skip
+        ('write', 'epoch_1.pth'),
+        ('write', 'last_checkpoint'),
+        ('write', 'epoch_2.pth'),
+        ('write', 'last_checkpoint'),
+        ('delete', 'epoch_1.pth'),
+    ]
 
 
 @HOOKS.register_module(force=True)
@@ -86,9 +89,10 @@ class Improve(Hook):
 
 def test_the_best_one_is_deleted_when_the_better_one_is_there(operations, tmp_path):
     train(
-        config(tmp_path, max_epochs=2, save_best='rising', rule='greater',
-               hooks=[dict(type='Improve')])
-    )  # fmt: skip
+        config(
+            tmp_path, max_epochs=2, save_best='rising', rule='greater', hooks=[dict(type='Improve')]
+        )
+    )
     old, new = 'best_rising_epoch_1.pth', 'best_rising_epoch_2.pth'
     assert operations.index(('write', new)) < operations.index(('delete', old))
     assert (tmp_path / new).is_file() and not (tmp_path / old).exists()
@@ -110,12 +114,20 @@ class FullDisk:
 
 def test_a_full_disk_costs_one_checkpoint(monkeypatch, tmp_path):
     FullDisk(monkeypatch, lambda path: 'epoch_2' in path)
-    runner = train(config(tmp_path, max_keep_ckpts=1, save_best='rising', rule='greater',
-                          hooks=[dict(type='Improve')]))  # fmt: skip
+    runner = train(
+        config(
+            tmp_path,
+            max_keep_ckpts=1,
+            save_best='rising',
+            rule='greater',
+            hooks=[dict(type='Improve')],
+        )
+    )
     assert runner.epoch == 3
     assert [name for name in names(tmp_path) if name.endswith('.pth')] == [
-        'best_rising_epoch_3.pth', 'epoch_3.pth',
-    ]  # fmt: skip
+        'best_rising_epoch_3.pth',
+        'epoch_3.pth',
+    ]
     assert runner.message_hub.get_info('keep_ckpt_ids') == [3]
 
 

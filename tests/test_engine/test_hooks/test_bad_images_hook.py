@@ -19,8 +19,11 @@ from tl_plugin.datasets.digits import load_scans
 from tl_plugin.engine.hooks import BadImagesHook
 
 EXACT = dict(type='ExactResumeHook')
-PIPELINE = [dict(type='LoadImageFromFile'), dict(type='RandomFlip', prob=0.5),
-            dict(type='PackInputs')]  # fmt: skip
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackInputs'),
+]
 
 
 @pytest.fixture
@@ -130,8 +133,11 @@ def test_a_resumed_run_counts_on(folder, tmp_path):
 def test_a_mistake_in_a_transform_is_no_broken_image(folder, tmp_path):
     cfg = config(tmp_path, folder)
     cfg.train_dataloader.dataset.pipeline = [
-        dict(type='LoadImageFromFile'), dict(type='RandomCrop', crop_size=64),
-        dict(type='Normalize', mean=[0, 0], std=[1]), dict(type='PackInputs')]  # fmt: skip
+        dict(type='LoadImageFromFile'),
+        dict(type='RandomCrop', crop_size=64),
+        dict(type='Normalize', mean=[0, 0], std=[1]),
+        dict(type='PackInputs'),
+    ]
     with pytest.raises(cv2.error):
         train(cfg)
 

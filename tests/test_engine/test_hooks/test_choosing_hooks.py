@@ -17,8 +17,9 @@ def _config(work_dir, hooks, strategies=('dann',), labels='true', max_epochs=3, 
     evaluators = [dict(type='LabelFreeScore')]
     if labels != 'none':
         evaluators.append(dict(type='Accuracy', topk=(1,)))
-    val = dict(type='DomainValLoop', dataloaders=dict(target=validated),
-               evaluators=dict(target=evaluators))  # fmt: skip
+    val = dict(
+        type='DomainValLoop', dataloaders=dict(target=validated), evaluators=dict(target=evaluators)
+    )
     options = {'val_cfg': val, 'train_cfg.val_interval': 1, **options}
     if strategies:
         options.update(target())
@@ -28,9 +29,15 @@ def _config(work_dir, hooks, strategies=('dann',), labels='true', max_epochs=3, 
 
 
 def test_the_risk_is_that_of_the_validated_images_and_chooses(tmp_path):
-    cfg = _config(tmp_path, [dict(type='ValidationRiskHook')], labels='none', **{
-        'default_hooks.checkpoint.save_best': RISK, 'default_hooks.checkpoint.rule': 'less',
-    })  # fmt: skip
+    cfg = _config(
+        tmp_path,
+        [dict(type='ValidationRiskHook')],
+        labels='none',
+        **{
+            'default_hooks.checkpoint.save_best': RISK,
+            'default_hooks.checkpoint.rule': 'less',
+        },
+    )
     runner = train(cfg)
     history = runner.message_hub.log_scalars[f'val/{RISK}'].data[0]
     best = next(tmp_path.glob('best_*_epoch_*.pth'))
@@ -50,9 +57,14 @@ def test_the_risk_is_that_of_the_validated_images_and_chooses(tmp_path):
 
 
 def _on_rank(work_dir):
-    cfg = _config(work_dir, [dict(type='ValidationRiskHook')], launcher='pytorch', max_epochs=1,
-                  model_wrapper_cfg=CPU_MODEL_WRAPPER,
-                  **{'env_cfg.dist_cfg': dict(backend='gloo')})  # fmt: skip
+    cfg = _config(
+        work_dir,
+        [dict(type='ValidationRiskHook')],
+        launcher='pytorch',
+        max_epochs=1,
+        model_wrapper_cfg=CPU_MODEL_WRAPPER,
+        **{'env_cfg.dist_cfg': dict(backend='gloo')},
+    )
     runner = train(cfg)
     return float(runner.message_hub.log_scalars[f'val/{RISK}'].current())
 

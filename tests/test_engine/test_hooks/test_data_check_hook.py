@@ -29,14 +29,27 @@ def named(*names):
 @pytest.mark.parametrize(
     ('options', 'strategies', 'message'),
     [
-        ({'model.head.num_classes': 2, 'train_dataloader.dataset.metainfo': named(),
-          'val_dataloader.dataset.metainfo': named()}, (),
-         r'label 2 of image \d+ in ToyDataset.* out of range: the head has 2 classes'),
-        ({'model.head.num_classes': 2, 'train_dataloader.dataset.metainfo': named(),
-          'val_dataloader.dataset.metainfo': named(),
-          **target(metainfo=named())}, ('dann',), r'label 2 of the source image image \d+ in Toy'),
+        (
+            {
+                'model.head.num_classes': 2,
+                'train_dataloader.dataset.metainfo': named(),
+                'val_dataloader.dataset.metainfo': named(),
+            },
+            (),
+            r'label 2 of image \d+ in ToyDataset.* out of range: the head has 2 classes',
+        ),
+        (
+            {
+                'model.head.num_classes': 2,
+                'train_dataloader.dataset.metainfo': named(),
+                'val_dataloader.dataset.metainfo': named(),
+                **target(metainfo=named()),
+            },
+            ('dann',),
+            r'label 2 of the source image image \d+ in Toy',
+        ),
     ],
-)  # fmt: skip
+)
 def test_labels_out_of_range_are_named(options, strategies, message, tmp_path):
     pack = [dict(type='PackInputs', meta_keys=('img_id',))]
     with pytest.raises(ValueError, match=message):
@@ -60,9 +73,12 @@ def test_one_hot_labels_of_other_classes_are_named(strategies, inside, tmp_path)
 
 
 def test_labels_out_of_range_in_validation_are_no_wrong_answers(tmp_path):
-    options = {'model.head.num_classes': 2, 'val_dataloader.dataset.metainfo': named(),
-               'train_dataloader.dataset.metainfo': named(),
-               'train_dataloader.dataset.indices': [0, 1, 3, 4]}  # fmt: skip
+    options = {
+        'model.head.num_classes': 2,
+        'val_dataloader.dataset.metainfo': named(),
+        'train_dataloader.dataset.metainfo': named(),
+        'train_dataloader.dataset.indices': [0, 1, 3, 4],
+    }
     with pytest.raises(ValueError, match=r'label 2 of .* in ToyDataset.* 0 to 1'):
         run(tmp_path, options)
 
@@ -81,8 +97,12 @@ def test_training_and_validation_have_the_same_classes(classes, message, tmp_pat
 
 
 def test_domains_have_the_same_classes(tmp_path):
-    other = dict(type='DomainValLoop', dataloaders=dict(
-        field=dict(dataset=dict(shift=0.5, metainfo=named('red', 'green', 'mauve')))))  # fmt: skip
+    other = dict(
+        type='DomainValLoop',
+        dataloaders=dict(
+            field=dict(dataset=dict(shift=0.5, metainfo=named('red', 'green', 'mauve')))
+        ),
+    )
     with pytest.raises(ValueError, match='missing in source: mauve; missing in field: blue'):
         run(tmp_path, {'val_cfg': other}, hooks=())
 
@@ -97,8 +117,13 @@ def test_several_sources_have_the_same_classes(tmp_path):
 def test_a_test_has_the_classes_of_the_checkpoint(tmp_path):
     trained = train(toy_config(tmp_path, max_epochs=1))
     swapped = named('blue', 'green', 'red')
-    for options, message in (({}, None), ({'test_dataloader.dataset.metainfo': swapped},
-                                          'number 0 is red in the checkpoint and blue in test_')):
+    for options, message in (
+        ({}, None),
+        (
+            {'test_dataloader.dataset.metainfo': swapped},
+            'number 0 is red in the checkpoint and blue in test_',
+        ),
+    ):
         cfg = toy_config(tmp_path, options=options)
         cfg.load_from, cfg.custom_hooks = str(tmp_path / 'epoch_1.pth'), HOOKS[1:]
         cfg.experiment_name = f'{trained.experiment_name}_{message}'
@@ -115,10 +140,12 @@ def test_a_test_has_the_classes_of_the_checkpoint(tmp_path):
     [
         (dict(max_epochs=1), None),
         (dict(max_iters=3), None),
-        (dict(max_epochs=1), dict(type='CosineAnnealingLR', convert_to_iter_based=True,
-                                  by_epoch=True, T_max=1)),
+        (
+            dict(max_epochs=1),
+            dict(type='CosineAnnealingLR', convert_to_iter_based=True, by_epoch=True, T_max=1),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_loader_without_a_batch(lengths, scheduler, tmp_path):
     options = {'train_dataloader.batch_size': 50, 'train_dataloader.drop_last': True}
     if scheduler is not None:
@@ -132,8 +159,9 @@ def test_a_loader_without_a_batch(lengths, scheduler, tmp_path):
 )
 def test_no_images(strategies, serialized, tmp_path):
     options = target() if strategies == ('dann',) else {}
-    options.update({'train_dataloader.dataset.size': 0,
-                    'train_dataloader.dataset.serialize_data': serialized})  # fmt: skip
+    options.update(
+        {'train_dataloader.dataset.size': 0, 'train_dataloader.dataset.serialize_data': serialized}
+    )
     with pytest.raises(ValueError, match=r'(data set has no images|yields no batch).*'):
         run(tmp_path, options, strategies)
 
@@ -148,8 +176,14 @@ def test_no_images_to_validate_on(tmp_path):
 
 
 def test_one_image_and_batch_norm_of_vectors(tmp_path):
-    neck = dict(type='LinearNeck', in_channels=64, out_channels=8, gap_dim=2,
-                norm_cfg=dict(type='BN1d'), _delete_=True)  # fmt: skip
+    neck = dict(
+        type='LinearNeck',
+        in_channels=64,
+        out_channels=8,
+        gap_dim=2,
+        norm_cfg=dict(type='BN1d'),
+        _delete_=True,
+    )
     options = {'model.neck': neck, 'model.head.in_channels': 8, 'train_dataloader.dataset.size': 13}
     with pytest.raises(ValueError, match=r'last batch of each epoch has 1 image .*drop_last'):
         run(tmp_path, options)
@@ -171,8 +205,12 @@ def test_one_image_is_enough_where_the_map_is_large(tmp_path):
 @pytest.mark.parametrize('statistics', ['joint', 'per_domain'])
 def test_one_target_image_beside_the_source(statistics, tmp_path):
     """Joint statistics have two images at least; those by domain need more of each."""
-    options = {'model.batch_statistics': statistics, 'train_dataloader.dataset.image_size': 8,
-               'val_dataloader.dataset.image_size': 8, **target(size=5, image_size=8)}  # fmt: skip
+    options = {
+        'model.batch_statistics': statistics,
+        'train_dataloader.dataset.image_size': 8,
+        'val_dataloader.dataset.image_size': 8,
+        **target(size=5, image_size=8),
+    }
     run_it = partial(run, tmp_path, options, ('dann',))
     if statistics == 'joint':
         assert run_it().iter == 3
@@ -189,8 +227,13 @@ def test_folders_and_classes_of_the_config(tmp_path):
         (('cat', 'cow', 'dog'), 'has 2 class folders and 3 classes .* missing in the folders: cow'),
         (('dog', 'cat'), 'number 0 is cat in the folders and dog in metainfo'),
     ):
-        data = dict(type='CustomDataset', data_root=str(tmp_path / 'data'), pipeline=[],
-                    metainfo=named(*classes), _delete_=True)  # fmt: skip
+        data = dict(
+            type='CustomDataset',
+            data_root=str(tmp_path / 'data'),
+            pipeline=[],
+            metainfo=named(*classes),
+            _delete_=True,
+        )
         options = {'train_dataloader.dataset': data, 'model.head.num_classes': len(classes)}
         with pytest.raises(ValueError, match=message):
             run(tmp_path, options)

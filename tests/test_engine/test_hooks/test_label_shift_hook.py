@@ -84,9 +84,7 @@ def test_weights_are_ratios_of_mean_one_and_reach_both_losses():
     losses = model.loss(inputs, samples)
     features = model.extract_feat(inputs)[-1]
     labels = torch.arange(5) % 3
-    terms = torch.nn.functional.cross_entropy(
-        model.head.fc(features[:5]), labels, reduction='none'
-    )
+    terms = torch.nn.functional.cross_entropy(model.head.fc(features[:5]), labels, reduction='none')
     torch.testing.assert_close(losses['loss_cls'], (terms * weights[labels]).mean())
     logits = model.alignments['dann'].classifier(features)[:, 0]
     softplus = torch.nn.functional.softplus
@@ -116,9 +114,15 @@ def test_a_resumed_run_weighs_alike(tmp_path):
 
 
 def _on_rank(work_dir):
-    runner = train(_config(work_dir, dict(reweight=True), launcher='pytorch',
-                           model_wrapper_cfg=CPU_MODEL_WRAPPER,
-                           **{'env_cfg.dist_cfg': dict(backend='gloo')}))  # fmt: skip
+    runner = train(
+        _config(
+            work_dir,
+            dict(reweight=True),
+            launcher='pytorch',
+            model_wrapper_cfg=CPU_MODEL_WRAPPER,
+            **{'env_cfg.dist_cfg': dict(backend='gloo')},
+        )
+    )
     source = _hook(runner)._seen.of('source', runner.val_loop)
     return _hook(runner)._weights, source['gt_label'][:, 0].tolist()
 

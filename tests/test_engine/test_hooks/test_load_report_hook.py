@@ -31,8 +31,12 @@ def said(monkeypatch):
 
 
 def start(work_dir, checkpoint, options=None, resume=False, strategies=(), hooks=({},)):
-    cfg = toy_config(work_dir, strategies, options={
-        'optim_wrapper.optimizer.lr': 0.0, **(options or {})}, max_epochs=2 if resume else 1)
+    cfg = toy_config(
+        work_dir,
+        strategies,
+        options={'optim_wrapper.optimizer.lr': 0.0, **(options or {})},
+        max_epochs=2 if resume else 1,
+    )
     own = [dict(type='LoadReportHook', **hook) for hook in hooks]
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *own]
     cfg.load_from, cfg.resume = str(checkpoint), resume
@@ -81,8 +85,12 @@ def test_names_of_a_wrapped_model_fit(trained, tmp_path, said):
     assert said == ['Loaded 122 of 122 tensors.']
 
 
-CLASSES = {'model.head.num_classes': 2, 'train_dataloader.dataset.size': 2,
-           'val_dataloader.dataset.size': 2, 'test_dataloader.dataset.size': 2}  # fmt: skip
+CLASSES = {
+    'model.head.num_classes': 2,
+    'train_dataloader.dataset.size': 2,
+    'val_dataloader.dataset.size': 2,
+    'test_dataloader.dataset.size': 2,
+}
 
 
 def test_a_classifier_of_another_width_only_where_it_is_wanted(trained, tmp_path, said):
@@ -95,8 +103,16 @@ def test_a_classifier_of_another_width_only_where_it_is_wanted(trained, tmp_path
     assert torch.equal(runner.model.backbone.conv1.weight, saved['backbone.conv1.weight'])
 
 
-@pytest.mark.parametrize('strategy', ['fine_tune', 'feature_extraction', 'gradual_unfreeze',
-                                      'linear_probe_then_fine_tune', 'source_only'])  # fmt: skip
+@pytest.mark.parametrize(
+    'strategy',
+    [
+        'fine_tune',
+        'feature_extraction',
+        'gradual_unfreeze',
+        'linear_probe_then_fine_tune',
+        'source_only',
+    ],
+)
 def test_strategies_for_new_classes_want_it(strategy, tmp_path):
     cfg = toy_config(tmp_path, (strategy,))
     assert dict(type='LoadReportHook', new_classifier=True) in cfg.custom_hooks
@@ -106,8 +122,14 @@ def test_strategies_for_new_classes_want_it(strategy, tmp_path):
 def averaged(tmp_path_factory):
     """A run whose average is far from its weights."""
     folder = tmp_path_factory.mktemp('averaged')
-    cfg = toy_config(folder, max_epochs=1, options={
-        'optim_wrapper.optimizer.lr': 0.5, 'custom_hooks': [dict(type='EMAHook', momentum=0.1)]})
+    cfg = toy_config(
+        folder,
+        max_epochs=1,
+        options={
+            'optim_wrapper.optimizer.lr': 0.5,
+            'custom_hooks': [dict(type='EMAHook', momentum=0.1)],
+        },
+    )
     train(cfg)
     saved = read_whole(folder / 'epoch_1.pth')
     name = 'backbone.conv1.weight'
@@ -178,10 +200,18 @@ def test_position_embeddings_that_the_network_resizes_are_no_mismatch(tmp_path, 
     from mmpretrain.registry import MODELS
 
     def vit(size):
-        return MODELS.build(dict(
-            type='ImageClassifier', head=dict(type='LinearClsHead', in_channels=16, num_classes=3),
-            backbone=dict(type='VisionTransformer', img_size=size, patch_size=8, arch=dict(
-                embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))))  # fmt: skip
+        return MODELS.build(
+            dict(
+                type='ImageClassifier',
+                head=dict(type='LinearClsHead', in_channels=16, num_classes=3),
+                backbone=dict(
+                    type='VisionTransformer',
+                    img_size=size,
+                    patch_size=8,
+                    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+                ),
+            )
+        )
 
     class Runner:
         model, _resume, _load_from = vit(32), False, 'vit.pth'
@@ -195,11 +225,15 @@ def test_what_serves_training_alone_begins_with_new_classes(said):
     from mmpretrain.registry import MODELS
 
     def adapted(num_classes):
-        return MODELS.build(dict(
-            type='AdaptationClassifier', _scope_='mmpretrain',
-            backbone=dict(type='DANNDigitsBackbone'),
-            head=dict(type='LinearClsHead', num_classes=num_classes),
-            alignments=dict(cdan=dict(type='CDANHead'))))  # fmt: skip
+        return MODELS.build(
+            dict(
+                type='AdaptationClassifier',
+                _scope_='mmpretrain',
+                backbone=dict(type='DANNDigitsBackbone'),
+                head=dict(type='LinearClsHead', num_classes=num_classes),
+                alignments=dict(cdan=dict(type='CDANHead')),
+            )
+        )
 
     class Runner:
         model, _resume, _load_from = adapted(2), False, 'adapted.pth'

@@ -93,18 +93,27 @@ WAITING = {
         [],
     ),
     'list of schedulers': (
-        {'param_scheduler': [dict(type='LinearLR', end=1),
-                             dict(type='ReduceOnPlateauLR', monitor='accuracy/top1')]},
+        {
+            'param_scheduler': [
+                dict(type='LinearLR', end=1),
+                dict(type='ReduceOnPlateauLR', monitor='accuracy/top1'),
+            ]
+        },
         [],
     ),
     'unfreezing': ({}, [dict(type='GradualUnfreezeHook', schedule=PLATEAU)]),
     'retention': ({}, [dict(type='RetentionHook', metric='accuracy/top5')]),
     'oracle': (
         {},
-        [dict(type='OracleGapHook', criteria={'source/accuracy/top1': 'greater'},
-              oracle='accuracy/top1')],
+        [
+            dict(
+                type='OracleGapHook',
+                criteria={'source/accuracy/top1': 'greater'},
+                oracle='accuracy/top1',
+            )
+        ],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('case', WAITING)
@@ -137,14 +146,20 @@ def test_a_target_without_labels_has_no_accuracy(tmp_path):
 
 def test_what_hooks_add_is_there(tmp_path):
     hooks = [
-        dict(type='RetentionHook'), dict(type='AdaBNHook'), dict(type='LabelShiftHook'),
+        dict(type='RetentionHook'),
+        dict(type='AdaBNHook'),
+        dict(type='LabelShiftHook'),
         dict(type='SimilarityHook', num_images=4, batch_size=4),
         dict(type='OracleGapHook', criteria={'label_shift': 'less'}),
-    ]  # fmt: skip
+    ]
     names = [
-        'retention/forgetting', 'before_adabn/target/accuracy/top1', 'label_shift',
-        'similarity/source/cosine', 'oracle_gap/label_shift', 'source/accuracy/top1',
-    ]  # fmt: skip
+        'retention/forgetting',
+        'before_adabn/target/accuracy/top1',
+        'label_shift',
+        'similarity/source/cosine',
+        'oracle_gap/label_shift',
+        'source/accuracy/top1',
+    ]
     best = dict(save_best=names, rule='less')
     cfg = _config(tmp_path, DOMAINS, {'default_hooks.checkpoint': best}, hooks=hooks)
     # A real validation gives all of them.
@@ -152,9 +167,12 @@ def test_what_hooks_add_is_there(tmp_path):
     runner = train(cfg)
     assert set(runner.message_hub.runtime_info) >= {f'best_score_{name}' for name in names}
     assert 'retention/forgetting' in _refusal(
-        _config(tmp_path, {'default_hooks.checkpoint': dict(save_best='label_shift', rule='less')},
-                hooks=hooks[:1])
-    )  # fmt: skip
+        _config(
+            tmp_path,
+            {'default_hooks.checkpoint': dict(save_best='label_shift', rule='less')},
+            hooks=hooks[:1],
+        )
+    )
 
 
 @pytest.mark.parametrize('foreign', ['hook', 'metric'])

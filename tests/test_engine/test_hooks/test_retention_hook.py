@@ -14,15 +14,16 @@ from tl_plugin.engine.hooks import RetentionHook
 from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.functional import prediction_flips
 
-DOMAINS = dict(
-    type='DomainValLoop', dataloaders=dict(target=dict(dataset=dict(shift=0.5, size=7)))
-)
+DOMAINS = dict(type='DomainValLoop', dataloaders=dict(target=dict(dataset=dict(shift=0.5, size=7))))
 # A run on labels that are wrong: the source ability goes, validation by validation.
 FORGETTING = {
-    'train_dataloader.dataset.labels': 'scrambled', 'train_cfg.val_interval': 1,
-    'optim_wrapper.optimizer.lr': 0.05, 'val_cfg': DOMAINS, 'val_dataloader.dataset.size': 13,
+    'train_dataloader.dataset.labels': 'scrambled',
+    'train_cfg.val_interval': 1,
+    'optim_wrapper.optimizer.lr': 0.05,
+    'val_cfg': DOMAINS,
+    'val_dataloader.dataset.size': 13,
     'default_hooks.checkpoint.max_keep_ckpts': 9,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope='module')
@@ -183,24 +184,34 @@ def test_what_is_missing_is_named(source, tmp_path):
         train(_config(tmp_path, source, resume=True, epochs=14))
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    (dict(budget=-1), 'at least 0 points, got -1'),
-    (dict(patience=-1), 'patience must be at least 0'),
-    (dict(action='halt'), "log, stop, roll_back, got 'halt'"),
-])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(budget=-1), 'at least 0 points, got -1'),
+        (dict(patience=-1), 'patience must be at least 0'),
+        (dict(action='halt'), "log, stop, roll_back, got 'halt'"),
+    ],
+)
 def test_wrong_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         RetentionHook(**options)
 
 
 def _on_every_rank(folder, source):
-    cfg = _config(folder, source, epochs=2, action='log', launcher='pytorch',
-                  model_wrapper_cfg=dict(CPU_MODEL_WRAPPER))
+    cfg = _config(
+        folder,
+        source,
+        epochs=2,
+        action='log',
+        launcher='pytorch',
+        model_wrapper_cfg=dict(CPU_MODEL_WRAPPER),
+    )
     runner = train(cfg)
-    hook, = (hook for hook in runner.hooks if isinstance(hook, RetentionHook))
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, RetentionHook))
     logged = runner.message_hub.log_scalars
     return hook.baseline.predictions, [
-        logged[f'val/retention/{name}'].current() for name in ('forgetting', 'agreement')]
+        logged[f'val/retention/{name}'].current() for name in ('forgetting', 'agreement')
+    ]
 
 
 def test_ranks_see_all_images_in_their_order(source, tmp_path):

@@ -20,9 +20,13 @@ DOMAINS = dict(
     evaluators=dict(target=dict(type='LabelFreeScore')),
 )
 OPTIONS = {
-    **target(), 'val_cfg': DOMAINS, 'train_cfg.val_interval': 1, 'val_dataloader.dataset.size': 14,
-    'default_hooks.checkpoint.max_keep_ckpts': 9, 'optim_wrapper.optimizer.lr': 0.05,
-}  # fmt: skip
+    **target(),
+    'val_cfg': DOMAINS,
+    'train_cfg.val_interval': 1,
+    'val_dataloader.dataset.size': 14,
+    'default_hooks.checkpoint.max_keep_ckpts': 9,
+    'optim_wrapper.optimizer.lr': 0.05,
+}
 
 
 @pytest.fixture(scope='module')
@@ -52,7 +56,8 @@ def _read(runner, path, domain):
     model.eval()
     loader, maps = runner.val_loop.domains[domain][0], []
     hook = model.backbone.layer3[1].register_forward_hook(
-        lambda module, inputs, output: maps.append(output))
+        lambda module, inputs, output: maps.append(output)
+    )
     features, labels = [], []
     with torch.no_grad():
         for item in loader.dataset:
@@ -60,7 +65,7 @@ def _read(runner, path, domain):
             batch = model.data_preprocessor(batch, False)
             features.append(model.extract_feat(batch['inputs'], stage='pre_logits'))
             labels += [s.pred_label.item() for s in model.predict(batch['inputs'])]
-            del maps[len(features):]
+            del maps[len(features) :]
     hook.remove()
     return torch.cat(maps), torch.cat(features), torch.tensor(labels)
 
@@ -92,9 +97,7 @@ def test_what_is_logged_is_what_a_reading_by_hand_gives(source, tmp_path):
 
 def test_pictures_are_written_and_shown(source, tmp_path):
     cfg = _config(tmp_path, source, epochs=1)
-    cfg.visualizer = dict(
-        type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')]
-    )
+    cfg.visualizer = dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
     train(cfg)
     picture = Image.open(tmp_path / 'similarity.png')
     assert picture.size[0] > 800 and len(np.unique(np.asarray(picture))) > 50
@@ -106,8 +109,9 @@ def test_it_changes_nothing_in_training(source, tmp_path):
     plain, watched = (
         train(_config(tmp_path / str(len(names)), source, strategies=names)).model.state_dict()
         if 'similarity' in names
-        else train(toy_config(tmp_path / 'plain', names, {**OPTIONS, 'load_from': str(source)}, 2)
-                   ).model.state_dict()
+        else train(
+            toy_config(tmp_path / 'plain', names, {**OPTIONS, 'load_from': str(source)}, 2)
+        ).model.state_dict()
         for names in (('dann',), ('dann', 'similarity'))
     )
     assert all(torch.equal(value, watched[name]) for name, value in plain.items())
@@ -119,7 +123,7 @@ def test_it_measures_when_it_shall_on_so_many_images(source, tmp_path):
     found = _records(tmp_path)
     assert [record['step'] for record in found['records']] == [2, 4]
     assert len(found['layers']) == 2
-    hook, = (hook for hook in runner.hooks if isinstance(hook, SimilarityHook))
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, SimilarityHook))
     assert [len(seen.features) for seen in hook._source.values()] == [7, 7]
 
 
@@ -136,11 +140,13 @@ def test_a_resumed_run_compares_with_the_same_and_keeps_its_records(source, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('path', [
-    'resnet/resnet50_8xb16-mixup_cifar10.py', 'deit/deit-tiny_4xb256_in1k.py'])
+@pytest.mark.parametrize(
+    'path', ['resnet/resnet50_8xb16-mixup_cifar10.py', 'deit/deit-tiny_4xb256_in1k.py']
+)
 def test_both_hooks_work_on_stock_configs(path, tmp_path):
-    cfg = stock_config(path, tmp_path, ['similarity', 'retention'],
-                       image_size=32 if 'cifar' in path else 224)
+    cfg = stock_config(
+        path, tmp_path, ['similarity', 'retention'], image_size=32 if 'cifar' in path else 224
+    )
     cfg.val_dataloader = cfg.train_dataloader.copy()
     cfg.val_dataloader.dataset.size = 4
     cfg.val_dataloader.sampler = dict(type='DefaultSampler', shuffle=False)
@@ -181,8 +187,9 @@ class TestDrift:
 
 
 def _on_every_rank(folder, source):
-    cfg = _config(folder, source, epochs=1, launcher='pytorch',
-                  model_wrapper_cfg=dict(CPU_MODEL_WRAPPER))
+    cfg = _config(
+        folder, source, epochs=1, launcher='pytorch', model_wrapper_cfg=dict(CPU_MODEL_WRAPPER)
+    )
     logged = train(cfg).message_hub.log_scalars
     return {name: value.current() for name, value in logged.items() if 'similarity' in name}
 

@@ -93,12 +93,18 @@ def test_frozen_layers_stay_and_ema_runs_beside_it(source, tmp_path):
     cfg.custom_hooks = [ema, *cfg.custom_hooks]
     model = train(cfg).model
     begun = _weights(source)['state_dict']
-    assert all(torch.equal(value, begun[name]) for name, value in model.state_dict().items()
-               if name.startswith('backbone.'))
+    assert all(
+        torch.equal(value, begun[name])
+        for name, value in model.state_dict().items()
+        if name.startswith('backbone.')
+    )
     assert not torch.equal(model.head.fc.weight, begun['head.fc.weight'])
     averaged = _weights(tmp_path / 'epoch_2.pth')['state_dict']
-    assert all(torch.equal(averaged[name], begun[name]) for name in averaged
-               if name.startswith('backbone.'))
+    assert all(
+        torch.equal(averaged[name], begun[name])
+        for name in averaged
+        if name.startswith('backbone.')
+    )
 
 
 def test_activation_checkpointing_leaves_the_weights_as_they_are(source, tmp_path):
@@ -126,15 +132,21 @@ def test_other_models_are_told(tmp_path):
 
 def _distributed_run(folder, source):
     # Every rank its own random augmentation and dropout, as ever; weights must agree all the same.
-    options = {**QUIET, 'load_from': str(source), 'launcher': 'pytorch',
-               'model_wrapper_cfg': dict(CPU_MODEL_WRAPPER), **target()}
+    options = {
+        **QUIET,
+        'load_from': str(source),
+        'launcher': 'pytorch',
+        'model_wrapper_cfg': dict(CPU_MODEL_WRAPPER),
+        **target(),
+    }
     runner = train(toy_config(folder, ('dann', 'gradual_unfreeze', *KEEPING), options))
     model = runner.model.module
     values = torch.cat([value.flatten() for value in model.parameters()]).detach()
     others = [torch.empty_like(values) for _ in range(dist.get_world_size())]
     dist.all_gather(others, values)
-    start = torch.cat([value.flatten().float()
-                       for value in model.regularizers.source_state().values()])
+    start = torch.cat(
+        [value.flatten().float() for value in model.regularizers.source_state().values()]
+    )
     return [torch.equal(values, other) for other in others], start.double().sum().item()
 
 

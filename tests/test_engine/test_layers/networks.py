@@ -1,4 +1,5 @@
 """Small networks for tests about layers, each with a trap."""
+
 import torch
 from torch import nn
 
@@ -31,8 +32,13 @@ class Shuffled(nn.Module):
 
     #: The units in the order in which they run, norms and tokens where they belong, and what
     #: doesn't run behind what is registered before it.
-    LAYERS = [['stem', 'position'], ['blocks.2', 'unused'], ['blocks.0', 'late_token'],
-              ['blocks.1', 'norm'], ['classifier']]
+    LAYERS = [
+        ['stem', 'position'],
+        ['blocks.2', 'unused'],
+        ['blocks.0', 'late_token'],
+        ['blocks.1', 'norm'],
+        ['classifier'],
+    ]
 
     def forward(self, x):
         x = self.stem(x).mean((2, 3)) + self.position
@@ -61,5 +67,11 @@ class Unrunnable(DataDependent):
 
 def layer_names(model, layers):
     """Expand module names into the names of the parameters below them."""
-    return [[name for name, _ in model.named_parameters()
-             if any(f'{name}.'.startswith(f'{part}.') for part in layer)] for layer in layers]
+    return [
+        [
+            name
+            for name, _ in model.named_parameters()
+            if any(f'{name}.'.startswith(f'{part}.') for part in layer)
+        ]
+        for layer in layers
+    ]

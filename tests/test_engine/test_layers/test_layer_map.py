@@ -32,11 +32,19 @@ def layers_of(model):
 VIT = dict(type='VisionTransformer', arch='deit-tiny')
 
 
-@pytest.mark.parametrize('backbone', [
-    dict(type='ResNet', depth=50), dict(type='ResNet', depth=101), VIT,
-    dict(type='SwinTransformer', arch='tiny'), dict(type='ConvNeXt', arch='atto'),
-    dict(type='BEiTViT', arch='base'),
-    dict(type='MixMIMTransformer', arch='base')], ids=lambda b: f'{b["type"]}')
+@pytest.mark.parametrize(
+    'backbone',
+    [
+        dict(type='ResNet', depth=50),
+        dict(type='ResNet', depth=101),
+        VIT,
+        dict(type='SwinTransformer', arch='tiny'),
+        dict(type='ConvNeXt', arch='atto'),
+        dict(type='BEiTViT', arch='base'),
+        dict(type='MixMIMTransformer', arch='base'),
+    ],
+    ids=lambda b: f'{b["type"]}',
+)
 def test_mmpretrain_keeps_its_own_depths(backbone):
     """Only what mmpretrain puts beside the head (the final norm) may lie elsewhere."""
     model = classifier(None if 'iT' in backbone['type'] else GAP, **backbone)
@@ -47,26 +55,41 @@ def test_mmpretrain_keeps_its_own_depths(backbone):
 
     assert {n: found.depth(n) for n in inside} == {n: dense[d] for n, d in inside.items()}
     assert found.names(-1) == [n for n in theirs if n.startswith('head.')]
-    assert all(found.depth(n) == found.num_layers - 2 for n in theirs
-               if n not in inside and not n.startswith('head.'))
+    assert all(
+        found.depth(n) == found.num_layers - 2
+        for n in theirs
+        if n not in inside and not n.startswith('head.')
+    )
 
 
-@pytest.mark.parametrize('changes, stem', [
-    (dict(pre_norm=True), ['cls_token', 'pos_embed', 'pre_norm.weight', 'pre_norm.bias']),
-    (dict(type='DistilledVisionTransformer'), ['cls_token', 'dist_token', 'pos_embed'])])
+@pytest.mark.parametrize(
+    'changes, stem',
+    [
+        (dict(pre_norm=True), ['cls_token', 'pos_embed', 'pre_norm.weight', 'pre_norm.bias']),
+        (dict(type='DistilledVisionTransformer'), ['cls_token', 'dist_token', 'pos_embed']),
+    ],
+)
 def test_what_mmpretrain_puts_beside_the_head_but_runs_first_is_stem(changes, stem):
     found = LayerMap.from_model(classifier(None, **{**VIT, **changes}))
     assert {found.depth(f'backbone.{name}') for name in stem} == {0}
     assert found.depth('backbone.ln1.weight') == found.num_layers - 2
 
 
-@pytest.mark.parametrize('backbone, expected', [
-    (dict(type='ResNet', depth=18), 10), (dict(type='RegNet', arch='regnetx_400mf'), 24),
-    (dict(type='SwinTransformerV2', arch='tiny'), 17),
-    (dict(type='MobileNetV3', arch='small'), 14), (dict(type='HRNet', arch='w18'), 19),
-    (dict(type='VGG', depth=11), 9), (dict(type='HiViT', arch='tiny'), 18),
-    (dict(type='LeNet5'), 4),
-    (dict(type='InceptionV3', num_classes=3, aux_logits=False), 18)], ids=lambda b: str(b))
+@pytest.mark.parametrize(
+    'backbone, expected',
+    [
+        (dict(type='ResNet', depth=18), 10),
+        (dict(type='RegNet', arch='regnetx_400mf'), 24),
+        (dict(type='SwinTransformerV2', arch='tiny'), 17),
+        (dict(type='MobileNetV3', arch='small'), 14),
+        (dict(type='HRNet', arch='w18'), 19),
+        (dict(type='VGG', depth=11), 9),
+        (dict(type='HiViT', arch='tiny'), 18),
+        (dict(type='LeNet5'), 4),
+        (dict(type='InceptionV3', num_classes=3, aux_logits=False), 18),
+    ],
+    ids=lambda b: str(b),
+)
 def test_where_mmpretrain_knows_no_depth_blocks_are_found(backbone, expected):
     layers = layers_of(classifier(**backbone))
     assert len(layers) == expected
@@ -75,10 +98,13 @@ def test_where_mmpretrain_knows_no_depth_blocks_are_found(backbone, expected):
 
 def test_a_standalone_backbone_of_mmpretrain_has_layers():
     resnet = MODELS.build(dict(type='ResNet', depth=50))
-    found, whole = LayerMap.from_model(resnet), LayerMap.from_model(
-        classifier(type='ResNet', depth=50))
+    found, whole = (
+        LayerMap.from_model(resnet),
+        LayerMap.from_model(classifier(type='ResNet', depth=50)),
+    )
     assert {n: found.depth(n) for n, _ in resnet.named_parameters()} == {
-        n: whole.depth(f'backbone.{n}') for n, _ in resnet.named_parameters()}
+        n: whole.depth(f'backbone.{n}') for n, _ in resnet.named_parameters()
+    }
 
 
 def test_layers_follow_execution_not_registration():
@@ -86,8 +112,9 @@ def test_layers_follow_execution_not_registration():
 
 
 def test_a_network_that_looks_into_its_data_runs_for_real():
-    assert layers_of(DataDependent()) == layer_names(DataDependent(),
-                                                     [['stem'], ['middle'], ['head']])
+    assert layers_of(DataDependent()) == layer_names(
+        DataDependent(), [['stem'], ['middle'], ['head']]
+    )
 
 
 def test_without_a_forward_pass_registration_decides():
@@ -95,11 +122,15 @@ def test_without_a_forward_pass_registration_decides():
 
 
 def test_every_backbone_parameter_is_above_neck_head_and_discriminators():
-    model = MODELS.build(dict(
-        type='AdaptationClassifier', backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=4,
-                                                   stem_channels=4),
-        neck=GAP, head=dict(type='LinearClsHead', num_classes=3),
-        alignments=dict(dann=dict(type='DANNHead', hidden_channels=[4]))))
+    model = MODELS.build(
+        dict(
+            type='AdaptationClassifier',
+            backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=4, stem_channels=4),
+            neck=GAP,
+            head=dict(type='LinearClsHead', num_classes=3),
+            alignments=dict(dann=dict(type='DANNHead', hidden_channels=[4])),
+        )
+    )
     found = LayerMap.from_model(model)
     names = [name for name, _ in model.named_parameters()]
     assert found.names(-1) == [name for name in names if not name.startswith('backbone.')]
@@ -130,7 +161,6 @@ class TransformersLike(nn.Module):
     """As in transformers: nested classes, outputs in an object, the size in a config."""
 
     class Output:
-
         def __init__(self, logits):
             self.logits = logits
 
@@ -154,8 +184,12 @@ def test_a_model_like_those_of_transformers():
     model = TransformersLike()
     wrapper = nn.Sequential()
     wrapper.model = model
-    expected = [['net.embeddings'], ['net.encoder.layer.0'], ['net.encoder.layer.1'],
-                ['classifier']]
+    expected = [
+        ['net.embeddings'],
+        ['net.encoder.layer.0'],
+        ['net.encoder.layer.1'],
+        ['classifier'],
+    ]
     assert layers_of(model) == layer_names(model, expected)
 
 
@@ -194,15 +228,16 @@ def test_finding_layers_spoils_no_cache():
     model.timm_model.group_matcher = None
     images = torch.rand(1, 3, 224, 224)
     LayerMap.from_model(model)
-    caches = [m.attention_bias_cache for m in model.modules()
-              if hasattr(m, 'attention_bias_cache')]
+    caches = [m.attention_bias_cache for m in model.modules() if hasattr(m, 'attention_bias_cache')]
     assert caches
     assert not any(caches)
     assert torch.isfinite(model(images)[0]).all()
 
 
-@pytest.mark.parametrize('ask, missing', [
-    ('blocks.0.frst.0.weight', 'blocks.0.first.0.weight'), ('nothing.like.it', 'begin with')])
+@pytest.mark.parametrize(
+    'ask, missing',
+    [('blocks.0.frst.0.weight', 'blocks.0.first.0.weight'), ('nothing.like.it', 'begin with')],
+)
 def test_an_unknown_name_is_an_error_with_the_nearest_names(ask, missing):
     with pytest.raises(KeyError, match=missing):
         LayerMap.from_model(Shuffled()).depth(ask)
@@ -212,6 +247,6 @@ def test_modules_describe_a_layer_exactly():
     model = Shuffled()
     found = LayerMap.from_model(model)
     for depth in range(found.num_layers):
-        expanded, = layer_names(model, [found.modules(depth)])
+        (expanded,) = layer_names(model, [found.modules(depth)])
         assert expanded == found.names(depth)
     assert found.modules(1) == ['blocks.2', 'unused']

@@ -18,7 +18,10 @@ def test_a_sample_of_the_stock_models_has_layers(tmp_path):
     out = tmp_path / 'sweep.json'
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / 'sweep_layers.py'), '--sample', '3', '--out', str(out)],
-        env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(out.read_text())
     for library in ('timm', 'torchvision', 'mmpretrain'):
@@ -31,6 +34,7 @@ def test_a_sample_of_the_stock_models_has_layers(tmp_path):
 def checks(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import layer_checks
+
     return layer_checks
 
 
@@ -49,25 +53,34 @@ def with_depths(depths):
 
 
 def test_the_checks_of_the_sweep_pass_what_is_right(checks):
-    layers, found = checks.problems(Chain(), head=['2.weight', '2.bias'],
-                                    groups={'0.weight': 0, '1.weight': 1, '2.bias': 2})
+    layers, found = checks.problems(
+        Chain(), head=['2.weight', '2.bias'], groups={'0.weight': 0, '1.weight': 1, '2.bias': 2}
+    )
     assert layers.num_layers == 3
     assert found == []
 
 
-@pytest.mark.parametrize('depths, message', [
-    ((1, 0, 2), 'run after'), ((0, 0, 1), 'hold'), ((2, 1, 0), 'timm has 0.weight before'),
-    ((0, 2, 1), 'the deepest layer is')])
+@pytest.mark.parametrize(
+    'depths, message',
+    [
+        ((1, 0, 2), 'run after'),
+        ((0, 0, 1), 'hold'),
+        ((2, 1, 0), 'timm has 0.weight before'),
+        ((0, 2, 1), 'the deepest layer is'),
+    ],
+)
 def test_the_checks_of_the_sweep_notice_what_is_wrong(checks, monkeypatch, depths, message):
     monkeypatch.setattr(LayerMap, 'from_model', lambda model: with_depths(depths))
-    _, found = checks.problems(Chain(), head=['2.weight', '2.bias'],
-                               groups={'0.weight': 0, '1.weight': 1, '2.bias': 2})
+    _, found = checks.problems(
+        Chain(), head=['2.weight', '2.bias'], groups={'0.weight': 0, '1.weight': 1, '2.bias': 2}
+    )
     assert any(message in problem for problem in found), found
 
 
 def test_weights_of_swept_models_take_no_memory(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from stock_models import weightless
+
     with weightless():
         model = nn.Linear(3, 3)
         assert torch.linspace(0, 1, 3)[1].item() == 0.5

@@ -1,4 +1,5 @@
 """Against timm's own grouping, also where the layers are found without it."""
+
 import pytest
 import torch
 from mmpretrain.registry import MODELS
@@ -7,10 +8,24 @@ from tl_plugin.engine.layers import LayerMap
 
 timm = pytest.importorskip('timm')
 
-SMALL = ['resnet18', 'regnetx_002', 'vgg11', 'convnext_atto', 'vit_tiny_patch16_224',
-         'swin_tiny_patch4_window7_224', 'densenet121', 'mobilenetv3_small_050',
-         'efficientnet_lite0', 'mixer_s32_224', 'levit_128s', 'inception_v3', 'hrnet_w18_small',
-         'davit_tiny', 'deit_tiny_distilled_patch16_224', 'edgenext_xx_small']
+SMALL = [
+    'resnet18',
+    'regnetx_002',
+    'vgg11',
+    'convnext_atto',
+    'vit_tiny_patch16_224',
+    'swin_tiny_patch4_window7_224',
+    'densenet121',
+    'mobilenetv3_small_050',
+    'efficientnet_lite0',
+    'mixer_s32_224',
+    'levit_128s',
+    'inception_v3',
+    'hrnet_w18_small',
+    'davit_tiny',
+    'deit_tiny_distilled_patch16_224',
+    'edgenext_xx_small',
+]
 
 
 def build(name, **kwargs):
@@ -38,7 +53,7 @@ def check_whole(model, found):
     listed = [name for depth in range(found.num_layers) for name in found.names(depth)]
     assert sorted(listed) == sorted(names)
     head = model.get_classifier()
-    heads = head if isinstance(head, tuple) else (head, )
+    heads = head if isinstance(head, tuple) else (head,)
     inside = {id(p) for h in heads for p in h.parameters()}
     values = dict(model.named_parameters())
     assert {id(values[name]) for name in found.names(-1)} == inside
@@ -82,8 +97,10 @@ def test_backbones_from_timm_have_layers(kind):
         backbone = MODELS.build(dict(type=kind, model_name='mobilenetv3_small_050'))
     model = torch.nn.ModuleDict(dict(backbone=backbone, head=torch.nn.Linear(4, 2)))
     found = LayerMap.from_model(model)
-    expected = {f'backbone.timm_model.{name}': depth
-                for name, depth in reference(backbone.timm_model).items()}
+    expected = {
+        f'backbone.timm_model.{name}': depth
+        for name, depth in reference(backbone.timm_model).items()
+    }
     assert inversions(expected, found) == []
     assert found.modules(-1) == ['head']
     assert found.modules(-2) == ['backbone.timm_model.conv_head']

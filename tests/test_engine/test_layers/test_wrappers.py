@@ -17,8 +17,12 @@ class FullyShardedDataParallel(nn.Module):
     def __init__(self, module):
         super().__init__()
         self._fsdp_wrapped_module = module
-        nested = {id(p) for part in module.modules() if isinstance(part, FullyShardedDataParallel)
-                  for p in part.parameters()}
+        nested = {
+            id(p)
+            for part in module.modules()
+            if isinstance(part, FullyShardedDataParallel)
+            for p in part.parameters()
+        }
         own = [p for p in module.parameters() if id(p) not in nested]
         shapes = [tuple(p.shape) for p in own]
         for value in own:
@@ -35,8 +39,9 @@ def depths(model, reference):
 
 
 def resnet():
-    return nn.ModuleDict(dict(backbone=ResNet(18, base_channels=4, stem_channels=4),
-                              head=nn.Linear(32, 3)))
+    return nn.ModuleDict(
+        dict(backbone=ResNet(18, base_channels=4, stem_channels=4), head=nn.Linear(32, 3))
+    )
 
 
 def test_fsdp_prefixes_and_shards():
@@ -53,8 +58,11 @@ def test_fsdp_prefixes_and_shards():
 
     assert found == expected
     assert all(layer_map.depth(name) in expected.values() for name, _ in model.named_parameters())
-    assert layer_map.names(0) == ['backbone.conv1.weight', 'backbone.bn1.weight',
-                                  'backbone.bn1.bias']
+    assert layer_map.names(0) == [
+        'backbone.conv1.weight',
+        'backbone.bn1.weight',
+        'backbone.bn1.bias',
+    ]
 
 
 def test_compile_and_checkpointing_prefixes():

@@ -72,10 +72,11 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path, length):
 
 def test_scrambled_target_labels_give_the_same_bits(tmp_path):
     weights = [
-        _run(tmp_path / labels, {'train_cfg.target_dataloader.dataset.labels': labels})[0]
-        .model.state_dict()
+        _run(tmp_path / labels, {'train_cfg.target_dataloader.dataset.labels': labels})[
+            0
+        ].model.state_dict()
         for labels in ('true', 'scrambled', 'none')
-    ]  # fmt: skip
+    ]
     for other in weights[1:]:
         assert all(torch.equal(value, other[key]) for key, value in weights[0].items())
 
@@ -87,17 +88,25 @@ def test_scrambled_target_labels_give_the_same_bits(tmp_path):
         ({'train_cfg.target_dataloader': dict(batch_size=2)}, 'names no data'),
         (target(size=0), 'the target data: the data set has no images: ToyDataset'),
         (target(size=3), None),
-        ({**target(), 'train_cfg.target_dataloader.drop_last': True,
-          'train_cfg.target_dataloader.batch_size': 10}, 'target loader yields no batch'),
-        (target(metainfo=dict(classes=('red', 'green', 'cyan'))),
-         'missing in the source: cyan; missing in the target: blue'),
+        (
+            {
+                **target(),
+                'train_cfg.target_dataloader.drop_last': True,
+                'train_cfg.target_dataloader.batch_size': 10,
+            },
+            'target loader yields no batch',
+        ),
+        (
+            target(metainfo=dict(classes=('red', 'green', 'cyan'))),
+            'missing in the source: cyan; missing in the target: blue',
+        ),
         (target(metainfo=dict(classes=('green', 'red', 'blue'))), 'their order differs'),
         (target(metainfo=dict(classes=('red', 'green'))), 'target data has 2 classes .* head 3'),
         (target(image_size=40), r'source \(3, 32, 32\) and target \(3, 40, 40\)'),
         ({**target(), 'train_cfg.max_iters': 3}, 'give one of them'),
         ({**target(), 'train_dataloader.dataset.labels': 'none'}, 'source images have no label'),
     ],
-)  # fmt: skip
+)
 def test_wrong_targets(tmp_path, options, message):
     cfg = toy_config(tmp_path, ['dann'], options, max_epochs=1)
     if message is None:

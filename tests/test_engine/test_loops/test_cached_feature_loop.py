@@ -48,7 +48,7 @@ def make(work_dir, strategies, layers=':-1', options=None, **length):
 
 def run(work_dir, strategies=CACHED, layers=':-1', options=None, **length):
     runner = train(make(work_dir, strategies, layers, options, **length))
-    hook, = (hook for hook in runner.hooks if isinstance(hook, RecordLossHook))
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, RecordLossHook))
     return runner, hook
 
 
@@ -90,7 +90,7 @@ def test_a_resumed_run_ends_bit_equal_and_computes_nothing(tmp_path, length):
     cfg = make(tmp_path / 'whole', CACHED, **length)
     name = 'epoch_1.pth' if 'max_epochs' in length else 'iter_2.pth'
     cfg.resume, cfg.load_from = True, str(tmp_path / 'whole' / name)
-    place, = caches(tmp_path / 'whole' / 'feature_cache')
+    (place,) = caches(tmp_path / 'whole' / 'feature_cache')
     written = place.stat().st_mtime_ns
     resumed = train(cfg)
     state = resumed.model.state_dict()
@@ -125,7 +125,7 @@ def test_a_cache_is_used_for_nothing_else(tmp_path):
 @pytest.mark.parametrize('harm', ['rows', 'file'])
 def test_a_cache_that_was_changed_is_made_anew(tmp_path, harm):
     _, wanted = run(tmp_path)
-    place, = caches(tmp_path / 'feature_cache')
+    (place,) = caches(tmp_path / 'feature_cache')
     size = (place / '0.bin').stat().st_size
     (place / '0.bin').write_bytes(b'\1' * (size if harm == 'rows' else 7))
     _, found = run(tmp_path)
@@ -245,7 +245,7 @@ def _on_ranks(folder, strategies):
     cfg.launcher = 'pytorch'
     logging.disable(logging.INFO)
     runner = train(cfg)
-    hook, = (hook for hook in runner.hooks if isinstance(hook, RecordLossHook))
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, RecordLossHook))
     state = {n: v.numpy() for n, v in runner.model.module.head.state_dict().items()}
     return hook.losses, hook.images, state
 

@@ -17,9 +17,7 @@ BASE = dict(
 
 def test_what_is_not_set_is_inherited():
     found = inherit_dataloader(BASE, dict(batch_size=3, dataset=dict(data_root='target')), 'k')
-    assert found == {
-        **BASE, 'batch_size': 3, 'dataset': {**BASE['dataset'], 'data_root': 'target'}
-    }  # fmt: skip
+    assert found == {**BASE, 'batch_size': 3, 'dataset': {**BASE['dataset'], 'data_root': 'target'}}
 
 
 def test_another_type_inherits_the_pipeline_alone():
@@ -97,9 +95,14 @@ def test_of_joined_sources_each_part_can_be_inherited_from(roots):
     base = dict(dataset=dict(type='SeveralSources', datasets=[folder(source), other]))
     loader, _ = _target(base, {'dataset.datasets.1.data_root': str(target)})
     assert loader['dataset'] == folder(target, with_label=False)
-    loader, dataset = _target(base, {
-        'dataset.datasets.1.data_root': str(target), 'dataset.datasets.0.data_root': str(target),
-        'dataset.datasets.1.metainfo': dict(classes=CLASSES)})  # fmt: skip
+    loader, dataset = _target(
+        base,
+        {
+            'dataset.datasets.1.data_root': str(target),
+            'dataset.datasets.0.data_root': str(target),
+            'dataset.datasets.1.metainfo': dict(classes=CLASSES),
+        },
+    )
     second = folder(target, with_label=False, metainfo=dict(classes=CLASSES))
     assert loader['dataset'] == dict(type='ConcatDataset', datasets=[folder(target), second])
     assert len(dataset) == 18
@@ -108,11 +111,14 @@ def test_of_joined_sources_each_part_can_be_inherited_from(roots):
 def test_nothing_that_chooses_or_labels_is_inherited_without_labels(roots, tmp_path):
     source, target = roots
     lists = make_list(tmp_path / 'source.txt', source)
-    inner = folder(source, ann_file=str(lists), indices=3, filter_cfg=dict(a=1),
-                   metainfo=dict(classes=CLASSES))  # fmt: skip
+    inner = folder(
+        source, ann_file=str(lists), indices=3, filter_cfg=dict(a=1), metainfo=dict(classes=CLASSES)
+    )
     base = dict(
         sampler=dict(type='WeightedSampler', weights='of classes', shuffle=False),
-        batch_sampler=dict(type='ClassBatchSampler'), dataset=inner)  # fmt: skip
+        batch_sampler=dict(type='ClassBatchSampler'),
+        dataset=inner,
+    )
     loader, dataset = _target(base, {'dataset.data_root': str(target)})
     assert loader == dict(
         sampler=dict(type='DefaultSampler', shuffle=False),
@@ -130,15 +136,25 @@ def test_a_list_with_a_prefix_becomes_that_folder(tmp_path, flat):
         make_folders(tmp_path / domain / 'train')
     (tmp_path / 'tgt' / 'train' / 'flat.png').touch()
     make_list(tmp_path / 'src' / 'train.txt', tmp_path / 'src' / 'train')
-    base = dict(dataset=folder(tmp_path / 'src', ann_file='train.txt', data_prefix='train',
-                               metainfo=dict(classes=CLASSES)))  # fmt: skip
+    base = dict(
+        dataset=folder(
+            tmp_path / 'src',
+            ann_file='train.txt',
+            data_prefix='train',
+            metainfo=dict(classes=CLASSES),
+        )
+    )
     options = {'dataset.data_root': str(tmp_path / 'tgt')}
     assert len(_target(base, options)[1]) == 13
     labelled = {**options, 'dataset.with_label': True}
     assert len(_target(base, labelled)[1]) == 12
     make_list(tmp_path / 'tgt' / 'some.txt', tmp_path / 'tgt' / 'train' / 'line', labels=False)
-    own = {**options, 'dataset.ann_file': 'some.txt', 'dataset.with_label': False,
-           'dataset.data_prefix': 'train/line'}  # fmt: skip
+    own = {
+        **options,
+        'dataset.ann_file': 'some.txt',
+        'dataset.with_label': False,
+        'dataset.data_prefix': 'train/line',
+    }
     assert len(_target(base, own)[1]) == 4
 
 

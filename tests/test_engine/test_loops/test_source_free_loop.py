@@ -77,8 +77,14 @@ def test_labels_are_those_of_the_whole_target(tmp_path, checkpoint):
     runner = train(_config(tmp_path, checkpoint, max_epochs=1))
     saved = read_whole(tmp_path / 'epoch_1.pth')
     # All that mmengine itself writes, and hook_msgs, which publishing drops.
-    assert set(saved) == {'meta', 'state_dict', 'message_hub', 'optimizer', 'param_schedulers',
-                          'hook_msgs'}  # fmt: skip
+    assert set(saved) == {
+        'meta',
+        'state_dict',
+        'message_hub',
+        'optimizer',
+        'param_schedulers',
+        'hook_msgs',
+    }
     assert len(saved['hook_msgs']['centroid_pseudo_labels']) == 9
     hook = next(h for h in runner.hooks if type(h).__name__ == 'CentroidPseudoLabelHook')
     hook._label(runner)
@@ -117,9 +123,14 @@ def test_a_resumed_run_ends_alike(tmp_path, checkpoint, unit, stop, end, interva
 
 
 def _on_rank(work_dir, checkpoint):
-    cfg = _config(work_dir, checkpoint, max_epochs=1, launcher='pytorch',
-                  model_wrapper_cfg=CPU_MODEL_WRAPPER,
-                  **{'env_cfg.dist_cfg': dict(backend='gloo')})  # fmt: skip
+    cfg = _config(
+        work_dir,
+        checkpoint,
+        max_epochs=1,
+        launcher='pytorch',
+        model_wrapper_cfg=CPU_MODEL_WRAPPER,
+        **{'env_cfg.dist_cfg': dict(backend='gloo')},
+    )
     cfg.optim_wrapper.optimizer.lr = 0.0
     runner = train(cfg)
     hook = next(h for h in runner.hooks if type(h).__name__ == 'CentroidPseudoLabelHook')

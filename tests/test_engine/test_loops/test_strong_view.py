@@ -73,8 +73,9 @@ def test_the_config_stays_as_it_is():
     loader = dict(batch_size=2, dataset=dict(type='A', pipeline=[dict(type='Flip'), PACK]))
     found = add_strong_view(loader, [dict(type='Brighten')])
     assert found['dataset']['pipeline'][0]['transforms'] == [
-        [dict(type='Flip')], [dict(type='Flip'), dict(type='Brighten')]
-    ]  # fmt: skip
+        [dict(type='Flip')],
+        [dict(type='Flip'), dict(type='Brighten')],
+    ]
     assert loader['dataset']['pipeline'] == [dict(type='Flip'), PACK]
     assert found['batch_size'] == 2
 

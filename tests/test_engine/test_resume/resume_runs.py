@@ -72,7 +72,11 @@ def random_config(work_dir: Any, options: dict | None = None, hooks: list | None
     cfg.merge_from_dict(MODEL_RANDOM)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1, by_epoch=False)
     cfg.custom_hooks = [
-        *(cfg.get('custom_hooks') or []), EXACT, EMA, dict(type='RecordHook'), *(hooks or [])
+        *(cfg.get('custom_hooks') or []),
+        EXACT,
+        EMA,
+        dict(type='RecordHook'),
+        *(hooks or []),
     ]
     cfg.merge_from_dict(options or {})
     return cfg

@@ -30,8 +30,6 @@ class Noise(Dataset):
         return [index, random.random(), np.random.rand(), torch.rand(()).item()]
 
 
-
-
 def build(sampler=None, batch_size=4, seed=0, stream=0, size=10, **kwargs) -> ReplayableLoader:
     data = Noise(size)
     sampler = sampler(data) if sampler else DefaultSampler(data, shuffle=True, seed=0)

@@ -16,11 +16,24 @@ from tl_plugin.engine.resume.start import tell_of_start
 
 
 def config(work_dir, path, options=None, max_epochs=1, **backbone):
-    model = dict(_delete_=True, type='PooledTimmBackbone', model_name='test_resnet',
-                 checkpoint_path=str(path), **backbone)  # fmt: skip
-    return toy_config(work_dir, max_epochs=max_epochs, options={
-        'model.backbone': model, 'model.neck': None, 'model.head.in_channels': 96,
-        'optim_wrapper.optimizer.lr': 0.0, **(options or {})})  # fmt: skip
+    model = dict(
+        _delete_=True,
+        type='PooledTimmBackbone',
+        model_name='test_resnet',
+        checkpoint_path=str(path),
+        **backbone,
+    )
+    return toy_config(
+        work_dir,
+        max_epochs=max_epochs,
+        options={
+            'model.backbone': model,
+            'model.neck': None,
+            'model.head.in_channels': 96,
+            'optim_wrapper.optimizer.lr': 0.0,
+            **(options or {}),
+        },
+    )
 
 
 @pytest.fixture(scope='module')
@@ -96,8 +109,14 @@ def test_a_fresh_run_says_what_is_not_there(trained, tmp_path):
 
 
 def test_weights_are_loaded_once_and_in_the_right_place(start):
-    backbone = MODELS.build(dict(type='PooledTimmBackbone', model_name='test_resnet',
-                                 checkpoint_path=str(start), _scope_='mmpretrain'))  # fmt: skip
+    backbone = MODELS.build(
+        dict(
+            type='PooledTimmBackbone',
+            model_name='test_resnet',
+            checkpoint_path=str(start),
+            _scope_='mmpretrain',
+        )
+    )
     first = backbone.timm_model.conv1[0].weight.clone()
     assert not torch.equal(first, torch.load(start)['conv1.0.weight'])
     backbone.init_weights()
@@ -112,9 +131,16 @@ def test_the_same_names_elsewhere_do_not_count(trained, start, tmp_path):
     state = read_whole(trained)['state_dict']
     renamed = {f'encoder.{name}': value for name, value in state.items()}
     torch.save(dict(state_dict=renamed), tmp_path / 'other.pth')
-    model = MODELS.build(dict(
-        type='ImageClassifier', _scope_='mmpretrain', head=None, backbone=dict(
-            type='PooledTimmBackbone', model_name='test_resnet', checkpoint_path=str(start))))
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            _scope_='mmpretrain',
+            head=None,
+            backbone=dict(
+                type='PooledTimmBackbone', model_name='test_resnet', checkpoint_path=str(start)
+            ),
+        )
+    )
     tell_of_start(model, tmp_path / 'other.pth')
     assert model.backbone.superseded_by is None
     tell_of_start(model, trained)

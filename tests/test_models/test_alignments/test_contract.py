@@ -260,13 +260,15 @@ def test_two_processes_agree_with_one():
 
 def _classifier(name, **kwargs):
     torch.manual_seed(0)
-    model = MODELS.build(dict(
-        type='AdaptationClassifier',
-        backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=4, stem_channels=4),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=CLASSES),
-        alignments=dict(aligned=dict(type=name, **kwargs)),
-    ))  # fmt: skip
+    model = MODELS.build(
+        dict(
+            type='AdaptationClassifier',
+            backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=4, stem_channels=4),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=CLASSES),
+            alignments=dict(aligned=dict(type=name, **kwargs)),
+        )
+    )
     model.set_progress(0.5)
     model.set_pseudo_labels(torch.arange(4) % CLASSES)
     return model

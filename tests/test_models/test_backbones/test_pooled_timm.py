@@ -9,12 +9,24 @@ timm = pytest.importorskip('timm')
 # Maps (N, C, H, W) and (N, H, W, C), tokens, two class tokens, features pooled in the network, and
 # those whose pooling timm doesn't turn off: crossvit, coat, efficientvit, inception_next.
 MODELS_AND_SIZES = [
-    ('resnet18', 64), ('convnext_atto', 64), ('vit_tiny_patch16_224', 224),
-    ('deit_tiny_distilled_patch16_224', 224), ('swin_tiny_patch4_window7_224', 224),
-    ('mixer_s32_224', 224), ('mobilenetv3_small_050', 64), ('efficientnet_lite0', 64),
-    ('crossvit_tiny_240', 240), ('coat_tiny', 224), ('levit_128s', 224), ('efficientvit_b0', 64),
-    ('inception_next_atto', 64), ('pit_ti_224', 224), ('poolformer_s12', 64),
-    ('regnetx_002', 64), ('test_convnext', 64)]
+    ('resnet18', 64),
+    ('convnext_atto', 64),
+    ('vit_tiny_patch16_224', 224),
+    ('deit_tiny_distilled_patch16_224', 224),
+    ('swin_tiny_patch4_window7_224', 224),
+    ('mixer_s32_224', 224),
+    ('mobilenetv3_small_050', 64),
+    ('efficientnet_lite0', 64),
+    ('crossvit_tiny_240', 240),
+    ('coat_tiny', 224),
+    ('levit_128s', 224),
+    ('efficientvit_b0', 64),
+    ('inception_next_atto', 64),
+    ('pit_ti_224', 224),
+    ('poolformer_s12', 64),
+    ('regnetx_002', 64),
+    ('test_convnext', 64),
+]
 
 
 @pytest.mark.parametrize('name, size', MODELS_AND_SIZES)
@@ -27,15 +39,16 @@ def test_features_are_what_timm_gives_its_own_classifier(name, size):
     assert {key.split('.')[0] for key in missing} <= {'fc', 'head', 'head_dist', 'classifier'}
     images = torch.rand(2, 3, size, size)
     with torch.no_grad():
-        features, = backbone(images)
+        (features,) = backbone(images)
         if hasattr(reference, 'forward_head'):
             expected = reference.forward_head(reference.forward_features(images), pre_logits=True)
             torch.testing.assert_close(features, expected)
     assert features.shape == (2, backbone.num_features)
 
 
-@pytest.mark.parametrize('name, width', [
-    ('qwen3_vit_88m_enc', 1024), ('mobilenetv5_300m_enc', 2048)])
+@pytest.mark.parametrize(
+    'name, width', [('qwen3_vit_88m_enc', 1024), ('mobilenetv5_300m_enc', 2048)]
+)
 def test_features_that_timm_does_not_pool_are_averaged(name, width):
     with torch.device('meta'):
         assert PooledTimmBackbone(name).num_features == width
@@ -52,20 +65,29 @@ def test_pooling_averages_positions_and_leaves_out_class_tokens():
 
 
 def test_arguments_reach_the_timm_model():
-    backbone = PooledTimmBackbone('vit_tiny_patch16_224', in_channels=1, img_size=32, depth=3,
-                                  drop_path_rate=0.2, drop_rate=0.1)
+    backbone = PooledTimmBackbone(
+        'vit_tiny_patch16_224',
+        in_channels=1,
+        img_size=32,
+        depth=3,
+        drop_path_rate=0.2,
+        drop_rate=0.1,
+    )
     assert len(backbone.timm_model.blocks) == 3
     assert backbone.timm_model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
     assert backbone.timm_model.head_drop.p == pytest.approx(0.1)
-    features, = backbone(torch.rand(2, 1, 32, 32))
+    (features,) = backbone(torch.rand(2, 1, 32, 32))
     assert features.shape == (2, 192)
 
 
 def test_a_classifier_takes_its_width_from_the_backbone():
-    model = MODELS.build(dict(
-        type='mmpretrain.AdaptationClassifier',
-        backbone=dict(type='mmpretrain.PooledTimmBackbone', model_name='mobilenetv3_small_050'),
-        head=dict(type='mmpretrain.LinearClsHead', num_classes=3)))
+    model = MODELS.build(
+        dict(
+            type='mmpretrain.AdaptationClassifier',
+            backbone=dict(type='mmpretrain.PooledTimmBackbone', model_name='mobilenetv3_small_050'),
+            head=dict(type='mmpretrain.LinearClsHead', num_classes=3),
+        )
+    )
     assert model.head.fc.in_features == 1024
     model(torch.rand(2, 3, 64, 64), mode='tensor')
 
@@ -113,14 +135,21 @@ def test_a_folder_of_a_model_is_read(tmp_path):
         assert torch.equal(value, source.state_dict()[name])
 
 
-@pytest.mark.parametrize('arguments, error, message', [
-    (dict(model_name='resnt18'), ValueError, "no model 'resnt18'. Nearest: resnet18"),
-    (dict(model_name='resnet18', pretrained='resnet18.pth'), TypeError, 'checkpoint_path'),
-    (dict(model_name='resnet18', checkpoint_path='gone.pth'), FileNotFoundError, 'gone.pth'),
-    (dict(model_name='resnet18', checkpoint_path='gone.pth', pretrained=True), ValueError,
-     'Choose one'),
-    (dict(model_name='resnet18', num_classes=10), ValueError, 'takes no num_classes'),
-    (dict(model_name='resnet18', features_only=True), ValueError, 'use TIMMBackbone')])
+@pytest.mark.parametrize(
+    'arguments, error, message',
+    [
+        (dict(model_name='resnt18'), ValueError, "no model 'resnt18'. Nearest: resnet18"),
+        (dict(model_name='resnet18', pretrained='resnet18.pth'), TypeError, 'checkpoint_path'),
+        (dict(model_name='resnet18', checkpoint_path='gone.pth'), FileNotFoundError, 'gone.pth'),
+        (
+            dict(model_name='resnet18', checkpoint_path='gone.pth', pretrained=True),
+            ValueError,
+            'Choose one',
+        ),
+        (dict(model_name='resnet18', num_classes=10), ValueError, 'takes no num_classes'),
+        (dict(model_name='resnet18', features_only=True), ValueError, 'use TIMMBackbone'),
+    ],
+)
 def test_wrong_use_is_an_error_with_its_cure(arguments, error, message):
     with pytest.raises(error, match=message):
         PooledTimmBackbone(**arguments).init_weights()

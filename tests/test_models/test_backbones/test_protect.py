@@ -12,15 +12,21 @@ from tl_plugin.models.backbones import protect_pretrained
 
 def run(tmp_path, model):
     """Train one iteration with a learning rate of 0 on weights that initialisation would change."""
-    cfg = toy_config(tmp_path, max_iters=1, options={'optim_wrapper.optimizer': dict(
-        _delete_=True, type='SGD', lr=0.0)})
+    cfg = toy_config(
+        tmp_path,
+        max_iters=1,
+        options={'optim_wrapper.optimizer': dict(_delete_=True, type='SGD', lr=0.0)},
+    )
     cfg.model = dict(data_preprocessor=cfg.data_preprocessor, **model)
     cfg.train_cfg.val_interval = 99
     runner = Runner.from_cfg(cfg)
     before = {name: value.clone() for name, value in runner.model.named_parameters()}
     runner.train()
-    return [name for name, value in runner.model.named_parameters()
-            if not torch.equal(value, before[name])]
+    return [
+        name
+        for name, value in runner.model.named_parameters()
+        if not torch.equal(value, before[name])
+    ]
 
 
 TIMM_CLASSIFIER = dict(type='TimmClassifier', model_name='test_resnet', num_classes=3)
@@ -49,20 +55,25 @@ def test_the_guard_says_so_once():
         assert protect_pretrained(model) == []
     finally:
         logger.handlers.remove(handler)
-    line, = lines
+    (line,) = lines
     assert 'model of TimmClassifier keeps the weights it was built with' in line
 
 
 def test_a_pooled_backbone_is_left_as_timm_initialised_it(tmp_path):
     backbone = dict(type='PooledTimmBackbone', model_name='test_resnet')
-    changed = run(tmp_path, dict(type='ImageClassifier', backbone=backbone,
-                                 head=dict(type='LinearClsHead', num_classes=3, in_channels=96)))
+    changed = run(
+        tmp_path,
+        dict(
+            type='ImageClassifier',
+            backbone=backbone,
+            head=dict(type='LinearClsHead', num_classes=3, in_channels=96),
+        ),
+    )
     assert [name for name in changed if name.startswith('backbone')] == []
 
 
 def test_modules_of_mmengine_still_initialise():
     class Own(BaseModule):
-
         def init_weights(self):
             self.done = True
 

@@ -37,13 +37,24 @@ def prefixed(source, prefix):
     return {f'{prefix}{name}': value for name, value in source.items()}
 
 
-@pytest.mark.parametrize('wrap', [
-    lambda s: s, lambda s: dict(state_dict=s), lambda s: dict(model=s, epoch=3),
-    lambda s: dict(state_dict=prefixed(s, 'module.')),
-    lambda s: dict(state_dict={'data_preprocessor.mean': torch.zeros(3),
-                               'head.fc.weight': torch.zeros(2, 2),
-                               **prefixed(s, 'backbone.timm_model.')}, meta=dict(epoch=1)),
-    lambda s: dict(state_dict=prefixed(s, 'module.timm_model.'))])
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda s: s,
+        lambda s: dict(state_dict=s),
+        lambda s: dict(model=s, epoch=3),
+        lambda s: dict(state_dict=prefixed(s, 'module.')),
+        lambda s: dict(
+            state_dict={
+                'data_preprocessor.mean': torch.zeros(3),
+                'head.fc.weight': torch.zeros(2, 2),
+                **prefixed(s, 'backbone.timm_model.'),
+            },
+            meta=dict(epoch=1),
+        ),
+        lambda s: dict(state_dict=prefixed(s, 'module.timm_model.')),
+    ],
+)
 def test_every_usual_layout_of_a_checkpoint_loads(wrap, source, tmp_path):
     torch.save(wrap(source), tmp_path / 'weights.pth')
     assert_loaded(load(tmp_path / 'weights.pth'), source)
@@ -100,8 +111,9 @@ def momentum_pair(source):
     """As MoCo keeps it: a query and a key encoder, with another head, and a queue."""
     strange = {'module.encoder_q.fc.0.weight': torch.zeros(2, 2), 'module.queue': torch.zeros(2)}
     key = prefixed({name: value + 1 for name, value in source.items()}, 'module.encoder_k.')
-    return dict(arch='resnet', state_dict={**prefixed(source, 'module.encoder_q.'), **strange,
-                                           **key})
+    return dict(
+        arch='resnet', state_dict={**prefixed(source, 'module.encoder_q.'), **strange, **key}
+    )
 
 
 def raised(source):
@@ -110,27 +122,46 @@ def raised(source):
 
 FOREIGN = {
     'timm': lambda s: dict(arch='x', state_dict=s, args=SETTINGS, metric=np.float64(0.5)),
-    'torchvision': lambda s: dict(model=s, optimizer=dict(state={}), lr_scheduler={}, epoch=1,
-                                  args=SETTINGS, model_ema=dict(
-                                      prefixed(s, 'module.'), n_averaged=torch.tensor(3))),
+    'torchvision': lambda s: dict(
+        model=s,
+        optimizer=dict(state={}),
+        lr_scheduler={},
+        epoch=1,
+        args=SETTINGS,
+        model_ema=dict(prefixed(s, 'module.'), n_averaged=torch.tensor(3)),
+    ),
     'tutorial': lambda s: dict(epoch=1, model_state_dict=s, optimizer_state_dict={}, loss=0.1),
-    'DINO': lambda s: dict(student=prefixed(raised(s), 'module.backbone.'), args=SETTINGS, epoch=1,
-                           teacher={**prefixed(s, 'backbone.'), 'head.mlp.0.bias': torch.ones(2)}),
+    'DINO': lambda s: dict(
+        student=prefixed(raised(s), 'module.backbone.'),
+        args=SETTINGS,
+        epoch=1,
+        teacher={**prefixed(s, 'backbone.'), 'head.mlp.0.bias': torch.ones(2)},
+    ),
     'MoCo': momentum_pair,
     'SwAV': lambda s: {**prefixed(s, 'module.'), 'module.prototypes.weight': torch.ones(2, 2)},
-    'Lightning': lambda s: {'state_dict': {**prefixed(s, 'model.'), 'loss.weight': torch.ones(2)},
-                            'hyper_parameters': dict(lr=0.1), 'pytorch-lightning_version': '2.5',
-                            'callbacks': {'EarlyStopping': dict(best_score=torch.tensor(1.0))}},
+    'Lightning': lambda s: {
+        'state_dict': {**prefixed(s, 'model.'), 'loss.weight': torch.ones(2)},
+        'hyper_parameters': dict(lr=0.1),
+        'pytorch-lightning_version': '2.5',
+        'callbacks': {'EarlyStopping': dict(best_score=torch.tensor(1.0))},
+    },
     'averaged': lambda s: dict(model=raised(s), ema_state_dict=dict(s)),
     'of mmengine, averaged': lambda s: dict(
-        meta=dict(mmengine_version='0.10.7'), state_dict=prefixed(s, 'backbone.timm_model.'),
-        ema_state_dict=prefixed(raised(s), 'module.backbone.timm_model.')),
+        meta=dict(mmengine_version='0.10.7'),
+        state_dict=prefixed(s, 'backbone.timm_model.'),
+        ema_state_dict=prefixed(raised(s), 'module.backbone.timm_model.'),
+    ),
     'nested': lambda s: dict(net=dict(state_dict=s, step=torch.tensor(1))),
 }
 SETTINGS = argparse.Namespace(
-    lr=0.1, output=Path('runs/1'), start=datetime.datetime(2024, 5, 1), sizes=[1, (2, 3)],
-    device=torch.device('cpu'), extra=argparse.Namespace(a=None),
-    meters=collections.defaultdict(list, loss=[1.0]))  # fmt: skip
+    lr=0.1,
+    output=Path('runs/1'),
+    start=datetime.datetime(2024, 5, 1),
+    sizes=[1, (2, 3)],
+    device=torch.device('cpu'),
+    extra=argparse.Namespace(a=None),
+    meters=collections.defaultdict(list, loss=[1.0]),
+)
 
 
 @pytest.mark.parametrize('kind', FOREIGN)
@@ -142,8 +173,9 @@ def test_checkpoints_of_other_programs_load(kind, source, tmp_path):
 
 def test_the_log_says_what_was_taken_and_what_was_not(source, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr('tl_plugin.models.backbones.weights.print_log',
-                        lambda text, **_: said.append(text))
+    monkeypatch.setattr(
+        'tl_plugin.models.backbones.weights.print_log', lambda text, **_: said.append(text)
+    )
     torch.save(FOREIGN['DINO'](source), tmp_path / 'dino.pth')
     load(tmp_path / 'dino.pth')
     assert 'under teacher, whose names begin with backbone.;' in said[0]
@@ -164,9 +196,8 @@ def test_a_deeper_network_of_the_same_names_is_refused(source, tmp_path):
 
 
 class Malicious:
-
     def __reduce__(self):
-        return print, ('executed', )
+        return print, ('executed',)
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path, capsys):
@@ -186,4 +217,4 @@ def test_colour_weights_are_adapted_to_grey_images(source, tmp_path):
 def test_position_embeddings_follow_the_image_size(tmp_path):
     torch.save(timm.create_model('test_vit').state_dict(), tmp_path / 'weights.pth')
     found = load(tmp_path / 'weights.pth', name='test_vit', img_size=96)
-    assert found['pos_embed'].shape[1] == (96 // 16)**2 + 1
+    assert found['pos_embed'].shape[1] == (96 // 16) ** 2 + 1

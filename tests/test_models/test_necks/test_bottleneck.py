@@ -13,8 +13,10 @@ def test_it_is_linear_norm_relu_of_what_is_pooled():
     neck = BottleneckNeck(6, 4)
     linear, norm, relu = neck.layers
     assert [type(layer).__name__ for layer in (linear, norm, relu)] == [
-        'Linear', 'BatchNorm1d', 'ReLU'
-    ]  # fmt: skip
+        'Linear',
+        'BatchNorm1d',
+        'ReLU',
+    ]
     maps = torch.randn(3, 6, 5, 7)
     (found,) = neck((torch.zeros(3, 1), maps))
     hidden = maps.mean((2, 3)) @ linear.weight.T + linear.bias

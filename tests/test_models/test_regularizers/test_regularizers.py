@@ -19,9 +19,10 @@ CONFIG = dict(
     head=dict(type='LinearClsHead', num_classes=3, in_channels=32),
 )
 KINDS = [
-    name for name in regularizers.__all__
+    name
+    for name in regularizers.__all__
     if issubclass(getattr(regularizers, name), Regularizer) and name != 'Regularizer'
-]  # fmt: skip
+]
 ALL = {name.lower(): dict(type=name) for name in KINDS}
 COMPARING = [name for name in KINDS if getattr(regularizers, name).needs_source_model]
 
@@ -97,8 +98,9 @@ def test_nothing_to_keep_where_nothing_moved(name):
 def test_l2_sp_by_hand():
     model = _model(dict(l2_sp=dict(type='L2SPRegularizer', loss_weight=0.5, excluded_decay=0.3)))
     start = model.regularizers.source_state()
-    pairs = [(start[name].numpy(), value.detach().numpy())
-             for name, value in model.named_parameters()]
+    pairs = [
+        (start[name].numpy(), value.detach().numpy()) for name, value in model.named_parameters()
+    ]
     names = [name for name, _ in model.named_parameters()]
     expected = sum(
         0.3 * (now**2).sum() if name.startswith('head.') else ((now - then) ** 2).sum()
@@ -147,14 +149,19 @@ def test_delta_by_hand(relative):
     maps = []
     for each in (source, model):
         kept = []
-        hooks = [each.backbone.get_submodule(name).register_forward_hook(
-            lambda module, inputs, output, kept=kept: kept.append(output)) for name in chosen]
+        hooks = [
+            each.backbone.get_submodule(name).register_forward_hook(
+                lambda module, inputs, output, kept=kept: kept.append(output)
+            )
+            for name in chosen
+        ]
         each(_inputs())
         maps.append(kept)
         for hook in hooks:
             hook.remove()
     expected = sum(
-        0.5 * (now - then).square().sum()
+        0.5
+        * (now - then).square().sum()
         / (then.square().sum() if relative else 6 * then.shape[2] * then.shape[3])
         for then, now in zip(*maps)
     )
@@ -167,7 +174,10 @@ def test_each_sees_the_images_that_it_asks_for():
     expected = {
         images: _loss(_model(dict(lwf=dict(type='LwFRegularizer'))), part)['loss_lwf']
         for images, part in (
-            ('source', _inputs()[:4]), ('target', _inputs()[4:]), ('both', _inputs()))
+            ('source', _inputs()[:4]),
+            ('target', _inputs()[4:]),
+            ('both', _inputs()),
+        )
     }
     configs = {images: dict(type='LwFRegularizer', images=images) for images in expected}
     found = _loss(_model(configs), num_target=2)
@@ -223,8 +233,10 @@ def test_a_recomputing_layer_of_the_copy_computes_with_the_copys_weights():
 @pytest.mark.parametrize('name', ['loss_it', 'cls', 'dann', 'a.b'])
 def test_impossible_names(name):
     with pytest.raises(ValueError, match='no other loss has'):
-        _model({name: dict(type='BSSRegularizer')},
-               alignments=dict(dann=dict(type='DANNHead', hidden_channels=[4])))
+        _model(
+            {name: dict(type='BSSRegularizer')},
+            alignments=dict(dann=dict(type='DANNHead', hidden_channels=[4])),
+        )
 
 
 def test_one_set_to_none_is_off():
@@ -265,9 +277,10 @@ def test_two_processes_agree_with_one():
 def test_the_source_model_has_no_teacher_and_keeps_what_the_source_was_normalised_by():
     taught = dict(type='PseudoLabelAlignment', teacher_momentum=0.9)
     model = _model(
-        {'lwf': dict(type='LwFRegularizer')}, alignments=dict(pseudo=taught),
+        {'lwf': dict(type='LwFRegularizer')},
+        alignments=dict(pseudo=taught),
         batch_statistics='per_domain',
-    )  # fmt: skip
+    )
     names = list(model.regularizers.source_state())
     assert not any(name.startswith(('teacher', 'alignments')) for name in names)
     assert any(name.startswith('source_statistics') for name in names)
@@ -280,8 +293,9 @@ def test_maps_of_both_domains_are_compared_where_statistics_are_kept_by_domain()
         torch.manual_seed(1)
         model = _model(
             {'delta': dict(type='DELTARegularizer', relative=False, images=images)},
-            alignments=dict(dan=dict(type='DANAlignment')), batch_statistics='per_domain',
-        )  # fmt: skip
+            alignments=dict(dan=dict(type='DANAlignment')),
+            batch_statistics='per_domain',
+        )
         found[images] = _loss(model, _inputs(7), num_target=3)['loss_delta']
     torch.testing.assert_close(found['both'], (4 * found['source'] + 3 * found['target']) / 7)
 

@@ -60,11 +60,7 @@ def _of_adversary(
             f', and guessing gives {chance:.2f}. Raise its learning rate (paramwise_cfg), give it '
             'more hidden_channels or norm=None; or the two domains do not differ'
         )
-    if (
-        accuracy is not None
-        and accuracy > limits.winning_accuracy
-        and adversary['strength'] >= 0.5
-    ):
+    if accuracy is not None and accuracy > limits.winning_accuracy and adversary['strength'] >= 0.5:
         ills['winning'] = (
             f'the discriminator is not fooled: it tells the domains apart in {accuracy:.0%} of '
             'cases, so that the features are not aligned. Raise loss_weight or coefficient, or '

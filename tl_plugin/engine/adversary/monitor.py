@@ -49,8 +49,11 @@ class AdversaryMonitor:
         state['peak'] = max(state['peak'], now.get('accuracy', 0.0))
         ills = name_ills(now, state['first'], {**adversary, 'peak': state['peak']}, self.limits)
         counts = state['counts']
-        over = {name: None for name, count in counts.items()
-                if name not in ills and count >= self.patience}
+        over = {
+            name: None
+            for name, count in counts.items()
+            if name not in ills and count >= self.patience
+        }
         state['counts'] = {name: counts.get(name, 0) + 1 for name in ills}
         begun = {name: ills[name] for name, n in state['counts'].items() if n == self.patience}
         self._adapt_factor(ills)

@@ -80,7 +80,7 @@ def _refuse_moving(hook: Any, model: nn.Module) -> None:
             raise ValueError(
                 f'{name} has norm={hook.policy.norm!r}, dropout={hook.policy.dropout!r}, '
                 f'droppath={hook.policy.droppath!r}, and the frozen part has a '
-                f"{type(module).__name__} in training mode: its outputs change from step to step. "
+                f'{type(module).__name__} in training mode: its outputs change from step to step. '
                 "Set all three to 'eval', or use feature_extraction, which caches nothing"
             )
 

@@ -191,8 +191,9 @@ def _step(model: nn.Module, data: dict, context: Callable) -> Step:
         total, logged = model.parse_losses(losses)
     trained = {n: value for n, value in parameters(model).items() if value.requires_grad}
     gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
-    return Step({name: value.detach() for name, value in logged.items()},
-                dict(zip(trained, gradients)))  # fmt: skip
+    return Step(
+        {name: value.detach() for name, value in logged.items()}, dict(zip(trained, gradients))
+    )
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:

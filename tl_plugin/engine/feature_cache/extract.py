@@ -45,9 +45,14 @@ class Extraction:
     """
 
     def __init__(
-        self, model: nn.Module, loader: ReplayableLoader, context: Callable, root: Path,
-        views: int, dtype: str | None,
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        loader: ReplayableLoader,
+        context: Callable,
+        root: Path,
+        views: int,
+        dtype: str | None,
+    ) -> None:
         self.model, self.loader, self.context = model, loader, context
         self.root, self.views, self.dtype = Path(root), views, dtype
         count = len(loader.dataset)
@@ -112,8 +117,9 @@ class Extraction:
                 'The training pipeline augments at random, and each image is cached in one view of '
                 'it: that view is all that training sees. Cache more (train_cfg.views=8), or give '
                 'train_dataloader.dataset the pipeline of the test.',
-                logger='current', level=logging.WARNING,
-            )  # fmt: skip
+                logger='current',
+                level=logging.WARNING,
+            )
         return found
 
     def _usable(self, place: Path) -> FeatureStore | None:
@@ -131,8 +137,9 @@ class Extraction:
                 print_log(
                     f'The features in {place} are not those of this model, in a way that its key '
                     'does not tell: they are made anew.',
-                    logger='current', level=logging.WARNING,
-                )  # fmt: skip
+                    logger='current',
+                    level=logging.WARNING,
+                )
                 return None
         return store
 

@@ -23,9 +23,13 @@ _NAMED = (PurePath, re.Pattern, torch.dtype, torch.device)
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType, np.ufunc)
 # What changes by being used, and says nothing of what will come out.
 _OPAQUE = (
-    random.Random, np.random.RandomState, np.random.Generator, torch.Generator, types.ModuleType,
+    random.Random,
+    np.random.RandomState,
+    np.random.Generator,
+    torch.Generator,
+    types.ModuleType,
     types.GeneratorType,
-)  # fmt: skip
+)
 
 
 def fingerprint(*values: Any) -> str:

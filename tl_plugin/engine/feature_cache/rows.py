@@ -31,9 +31,12 @@ class CachedSample(DataSample):
         """
         sample = cls.__new__(cls)
         vars(sample).update(
-            labels, _data_fields=set(labels), _metainfo_fields={'sample_idx'}, sample_idx=index,
+            labels,
+            _data_fields=set(labels),
+            _metainfo_fields={'sample_idx'},
+            sample_idx=index,
             _dataset=dataset,
-        )  # fmt: skip
+        )
         return sample
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -75,9 +78,7 @@ def labels_of(samples: Sequence[DataSample]) -> tuple[list[Tensor], Tensor | Non
     return labels, torch.stack([sample.gt_score for sample in samples])
 
 
-def check_labels(
-    labels: Sequence[Tensor], num_classes: int | None, names: Sequence[str]
-) -> None:
+def check_labels(labels: Sequence[Tensor], num_classes: int | None, names: Sequence[str]) -> None:
     """Makes sure that the head has the classes of some images.
 
     Args:

@@ -1,4 +1,5 @@
 """Keeps gradients flowing where activation checkpointing meets a frozen trunk."""
+
 from __future__ import annotations
 
 from typing import Sequence
@@ -32,9 +33,15 @@ def let_gradients_pass(model: nn.Module, paths: str | Sequence[str] | None) -> N
 
 def _require_input_gradients(module: nn.Module, inputs: tuple) -> tuple | None:
     tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
-    if (not torch.is_grad_enabled() or any(value.requires_grad for value in tensors)
-            or not any(value.requires_grad for value in module.parameters())):
+    if (
+        not torch.is_grad_enabled()
+        or any(value.requires_grad for value in tensors)
+        or not any(value.requires_grad for value in module.parameters())
+    ):
         return None
     return tuple(
-        value.detach().requires_grad_() if isinstance(value, torch.Tensor)
-        and value.is_floating_point() else value for value in inputs)
+        value.detach().requires_grad_()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+        else value
+        for value in inputs
+    )

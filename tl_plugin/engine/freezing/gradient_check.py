@@ -1,4 +1,5 @@
 """Notices what is to train but gets no gradient."""
+
 from __future__ import annotations
 
 import logging
@@ -50,5 +51,7 @@ class GradientCheck:
                 'loss does not depend on them, or the backbone recomputes activations '
                 '(with_cp, use_checkpoint), which stops gradients right after a frozen trunk: '
                 "switch that off, and use mmengine's activation_checkpointing, which works.",
-                logger='current', level=logging.WARNING)
+                logger='current',
+                level=logging.WARNING,
+            )
         return missing

@@ -1,4 +1,5 @@
 """The plan of a run: what begins to train at which epoch or iteration."""
+
 from __future__ import annotations
 
 from bisect import bisect_right
@@ -47,13 +48,18 @@ class UnfreezePlan:
         for phase in phases:
             phase = replace(phase, start=_place(phase.start, length, unit))
             together = placed and phase.start == placed[-1].start
-            if together and isinstance(schedule, (Every, Until)) \
-                    and isinstance(getattr(schedule, 'every', 0.0), float):
+            if (
+                together
+                and isinstance(schedule, (Every, Until))
+                and isinstance(getattr(schedule, 'every', 0.0), float)
+            ):
                 last = placed.pop()
                 phase = Phase(last.start, last.depths + phase.depths, last.names + phase.names)
             elif placed and phase.start <= placed[-1].start:
-                raise ValueError(f'Milestones must come in order of time, one for each: '
-                                 f'{unit} {phase.start} follows {unit} {placed[-1].start}.')
+                raise ValueError(
+                    f'Milestones must come in order of time, one for each: '
+                    f'{unit} {phase.start} follows {unit} {placed[-1].start}.'
+                )
             placed.append(phase)
         _check_end(schedule, placed, length, unit)
         return cls(tuple(placed), schedule.by_epoch)
@@ -66,14 +72,18 @@ class UnfreezePlan:
 def _place(start: Time | None, length: int, unit: str) -> int:
     whole = isinstance(start, int) and not isinstance(start, bool)
     if not whole and not (isinstance(start, float) and 0 < start < 1):
-        raise ValueError(f'{start!r} is no time: give a whole number of {unit}s or a fraction of '
-                         'the run between 0 and 1.')
+        raise ValueError(
+            f'{start!r} is no time: give a whole number of {unit}s or a fraction of '
+            'the run between 0 and 1.'
+        )
     if not whole:
         # Never before the first step nor after the last, as long as there are two.
         return min(max(1, int(start * length + 1e-9)), length - 1)
     if start < 1:
-        raise ValueError(f'Unfreezing at {unit} {start}: what trains from the start is not to '
-                         'be frozen at all. The first possible one is 1.')
+        raise ValueError(
+            f'Unfreezing at {unit} {start}: what trains from the start is not to '
+            'be frozen at all. The first possible one is 1.'
+        )
     return start
 
 
@@ -82,17 +92,25 @@ def _check_end(schedule: Schedule, phases: list[Phase], length: int, unit: str) 
         return
     cure = 'Bring the milestones forward, or train longer.'
     if isinstance(schedule, (Every, Until)):
-        cure = (f'Take more layers at a time (layers_per_step={2 * schedule.layers_per_step}), '
-                'or spread the steps over a part of the run with dict(until=0.5).')
+        cure = (
+            f'Take more layers at a time (layers_per_step={2 * schedule.layers_per_step}), '
+            'or spread the steps over a part of the run with dict(until=0.5).'
+        )
     if schedule.by_epoch and length == 1:
         cure = 'A run that counts iterations needs by_epoch=False in the schedule.'
     raise ValueError(
         f'Depths {list(phases[-1].depths)} would begin to train at {unit} {phases[-1].start}, but '
-        f'the run ends after {length} {unit}s. {cure}')
+        f'the run ends after {length} {unit}s. {cure}'
+    )
 
 
-def plan_table(phases: Sequence[Phase], schedule: Schedule, layers: LayerMap, model: nn.Module,
-               frozen: Sequence[str]) -> str:
+def plan_table(
+    phases: Sequence[Phase],
+    schedule: Schedule,
+    layers: LayerMap,
+    model: nn.Module,
+    frozen: Sequence[str],
+) -> str:
     """Show a plan: when, what, how many parameters.
 
     Args:
@@ -108,13 +126,21 @@ def plan_table(phases: Sequence[Phase], schedule: Schedule, layers: LayerMap, mo
     sizes = {name: value.numel() for name, value in parameters(model).items()}
     total = sum(sizes.values())
     trained = total - sum(sizes[name] for name in frozen)
-    rows = [(0, 'the start', '', 'what is not frozen', f'{trained:,}',
-             f'{100 * trained / total:.1f} %')]
+    rows = [
+        (0, 'the start', '', 'what is not frozen', f'{trained:,}', f'{100 * trained / total:.1f} %')
+    ]
     for index, phase in enumerate(phases, 1):
         trained += sum(sizes[name] for name in phase.names)
-        rows.append((index, start_text(phase.start, schedule), depths_text(phase.depths),
-                     modules_text(phase.depths, layers), f'{trained:,}',
-                     f'{100 * trained / total:.1f} %'))
+        rows.append(
+            (
+                index,
+                start_text(phase.start, schedule),
+                depths_text(phase.depths),
+                modules_text(phase.depths, layers),
+                f'{trained:,}',
+                f'{100 * trained / total:.1f} %',
+            )
+        )
     columns = ('phase', 'from', 'depths', 'begins to train', 'weights that train', 'of all')
     return as_text(make_table('Plan of unfreezing', columns, rows))
 

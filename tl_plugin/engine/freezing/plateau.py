@@ -1,4 +1,5 @@
 """What metric-driven unfreezing has decided so far, kept in the checkpoint."""
+
 from __future__ import annotations
 
 import logging
@@ -29,9 +30,11 @@ class PlateauState:
         self.schedule: Plateau = hook.schedule
         self.limit = len(hook.plan.phases)
         if runner.val_loop is None:
-            raise ValueError(f'Unfreezing by {self.schedule.monitor!r} needs validation during '
-                             'training: give the config a val_dataloader, val_cfg and '
-                             'val_evaluator.')
+            raise ValueError(
+                f'Unfreezing by {self.schedule.monitor!r} needs validation during '
+                'training: give the config a val_dataloader, val_cfg and '
+                'val_evaluator.'
+            )
         alike = [other for other in runner.hooks if type(other) is type(hook)]
         self.key = f'gradual_unfreeze_{alike.index(hook)}'
         self._state: dict = dict(starts=[], best=None, stalled=0, seen=0)
@@ -48,8 +51,11 @@ class PlateauState:
             self._state = dict(saved, starts=list(saved['starts']))
         elif runner.iter:
             self._state['seen'] = runner.iter
-            print_log('The checkpoint knows nothing of unfreezing: all layers start frozen.',
-                      logger='current', level=logging.WARNING)
+            print_log(
+                'The checkpoint knows nothing of unfreezing: all layers start frozen.',
+                logger='current',
+                level=logging.WARNING,
+            )
         self._save(runner)
 
     def catch_up(self, runner: Runner) -> None:
@@ -67,8 +73,10 @@ class PlateauState:
             KeyError: The metric isn't among them.
         """
         if self.schedule.monitor not in metrics:
-            raise KeyError(f'Unfreezing monitors {self.schedule.monitor!r}, but validation gives '
-                           f'{", ".join(sorted(metrics)) or "nothing"}.')
+            raise KeyError(
+                f'Unfreezing monitors {self.schedule.monitor!r}, but validation gives '
+                f'{", ".join(sorted(metrics)) or "nothing"}.'
+            )
         state, value = self._state, float(metrics[self.schedule.monitor])
         if self.schedule.improves(value, state['best']):
             state.update(best=value, stalled=0)
@@ -76,9 +84,12 @@ class PlateauState:
             state['stalled'] += 1
         if state['stalled'] >= self.schedule.patience and len(self.starts) < self.limit:
             state.update(starts=[*self.starts, runner.iter], stalled=0)
-            print_log(f'{self.schedule.monitor} has not improved on {state["best"]:.6g} for '
-                      f'{self.schedule.patience} validations: phase {len(self.starts)} of '
-                      f'{self.limit} begins.', logger='current')
+            print_log(
+                f'{self.schedule.monitor} has not improved on {state["best"]:.6g} for '
+                f'{self.schedule.patience} validations: phase {len(self.starts)} of '
+                f'{self.limit} begins.',
+                logger='current',
+            )
         state['seen'] = runner.iter
         self._save(runner)
 

@@ -1,4 +1,5 @@
 """What else stands still in a frozen part: norm layers, dropout, stochastic depth."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
@@ -10,8 +11,11 @@ from ..layers.names import parameters, unwrap
 from ..module_kinds import is_droppath, is_norm, norm_parameters
 
 _CHOICES = dict(
-    norm=('eval', 'train'), norm_affine=('frozen', 'trained'), dropout=('eval', 'train'),
-    droppath=('eval', 'train'))
+    norm=('eval', 'train'),
+    norm_affine=('frozen', 'trained'),
+    dropout=('eval', 'train'),
+    droppath=('eval', 'train'),
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ class FreezePolicy:
         for field in fields(self):
             value, choices = getattr(self, field.name), _CHOICES[field.name]
             if value not in choices:
-                raise ValueError(f'{field.name}={value!r}: expected {choices[0]!r} or '
-                                 f'{choices[1]!r}.')
+                raise ValueError(
+                    f'{field.name}={value!r}: expected {choices[0]!r} or {choices[1]!r}.'
+                )
 
     def frozen_names(self, model: nn.Module, part: Collection[str]) -> list[str]:
         """Name the parameters of a part that don't train under this policy.

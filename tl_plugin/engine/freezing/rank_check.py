@@ -1,4 +1,5 @@
 """Checks that all ranks hold the same weights, to the bit."""
+
 from __future__ import annotations
 
 import torch
@@ -35,9 +36,11 @@ def check_ranks_equal(model: nn.Module, occasion: str) -> None:
         raise RuntimeError(
             f'Ranks {ranks} hold other weights than rank 0 {occasion}: {len(names)} of '
             f'{len(values)} parameters differ, {", ".join(names[:5])}. Something changed weights '
-            'or requires_grad on some ranks alone, or without wrapping the model anew.')
-    print_log(f'All ranks hold equal weights {occasion} ({len(values)} parameters).',
-              logger='current')
+            'or requires_grad on some ranks alone, or without wrapping the model anew.'
+        )
+    print_log(
+        f'All ranks hold equal weights {occasion} ({len(values)} parameters).', logger='current'
+    )
 
 
 def _bits(value: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,5 @@
 """When each layer of a frozen part begins to train."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
@@ -50,10 +51,14 @@ class Every:
         steps = _deepest_first(layers, claim, self.layers_per_step)
         begin = self.every if self.begin is None else self.begin
         if isinstance(begin, float) != isinstance(self.every, float):
-            raise ValueError(f'begin={begin} and every={self.every}: give both as whole numbers '
-                             'or both as fractions.')
-        return [_phase(begin + index * self.every, depths, layers, claim)
-                for index, depths in enumerate(steps)]
+            raise ValueError(
+                f'begin={begin} and every={self.every}: give both as whole numbers '
+                'or both as fractions.'
+            )
+        return [
+            _phase(begin + index * self.every, depths, layers, claim)
+            for index, depths in enumerate(steps)
+        ]
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,10 @@ class Until:
         if not isinstance(self.until, float) or not 0 < self.until < 1:
             raise ValueError(f'until={self.until}: expected a fraction of the run, such as 0.5.')
         steps = _deepest_first(layers, claim, self.layers_per_step)
-        return [_phase(self.until * (index + 1) / len(steps), depths, layers, claim)
-                for index, depths in enumerate(steps)]
+        return [
+            _phase(self.until * (index + 1) / len(steps), depths, layers, claim)
+            for index, depths in enumerate(steps)
+        ]
 
 
 @dataclass(frozen=True)
@@ -94,10 +101,17 @@ class Milestones:
 
     def phases(self, layers: LayerMap, claim: Sequence[str]) -> list[Phase]:
         """List the phases of a frozen part, in their order."""
-        if not isinstance(self.milestones, (list, tuple)) or not self.milestones or not all(
-                isinstance(item, (list, tuple)) and len(item) == 2 for item in self.milestones):
-            raise ValueError("milestones must be pairs of a time and layers, such as [(5, '-3:-1'),"
-                             f" (10, '0:-3')], got {self.milestones!r}.")
+        if (
+            not isinstance(self.milestones, (list, tuple))
+            or not self.milestones
+            or not all(
+                isinstance(item, (list, tuple)) and len(item) == 2 for item in self.milestones
+            )
+        ):
+            raise ValueError(
+                "milestones must be pairs of a time and layers, such as [(5, '-3:-1'),"
+                f" (10, '0:-3')], got {self.milestones!r}."
+            )
         found, begun = [], {}
         for start, spec in self.milestones:
             depths = parse_depths(spec, layers.num_layers)
@@ -105,11 +119,14 @@ class Milestones:
             if again:
                 raise ValueError(
                     f'Overlapping milestones: {spec!r} at {start} has depths {again}, which begin '
-                    f'to train at {begun[again[0]]} already. Name each layer once.')
+                    f'to train at {begun[again[0]]} already. Name each layer once.'
+                )
             phase = _phase(start, depths, layers, claim)
             if not phase.names:
-                raise ValueError(f'The milestone {spec!r} at {start} has depths {depths}, none of '
-                                 'which the hook freezes.')
+                raise ValueError(
+                    f'The milestone {spec!r} at {start} has depths {depths}, none of '
+                    'which the hook freezes.'
+                )
             begun.update(dict.fromkeys(depths, start))
             found.append(phase)
         return found
@@ -146,8 +163,10 @@ class Plateau:
 
     def phases(self, layers: LayerMap, claim: Sequence[str]) -> list[Phase]:
         """List the phases of a frozen part, in their order."""
-        return [_phase(None, depths, layers, claim)
-                for depths in _deepest_first(layers, claim, self.layers_per_step)]
+        return [
+            _phase(None, depths, layers, claim)
+            for depths in _deepest_first(layers, claim, self.layers_per_step)
+        ]
 
     def improves(self, value: float, best: float | None) -> bool:
         """Whether a value of the metric is better than the best so far."""
@@ -180,8 +199,10 @@ def read_schedule(cfg: dict) -> Schedule:
     known = [field.name for field in fields(kinds[0])]
     unknown = sorted(set(cfg) - set(known))
     if unknown:
-        raise ValueError(f'A schedule with {known[0]!r} has no option {unknown[0]!r}. '
-                         f'Known options: {", ".join(known)}.')
+        raise ValueError(
+            f'A schedule with {known[0]!r} has no option {unknown[0]!r}. '
+            f'Known options: {", ".join(known)}.'
+        )
     for field in fields(kinds[0]):
         if field.name in cfg:
             check_option('schedule', field.name, cfg[field.name], field.type)
@@ -192,11 +213,12 @@ def read_schedule(cfg: dict) -> Schedule:
 
 def _deepest_first(layers: LayerMap, claim: Sequence[str], step: int) -> list[list[int]]:
     depths = sorted({layers.depth(name) for name in claim}, reverse=True)
-    return [depths[index:index + step] for index in range(0, len(depths), step)]
+    return [depths[index : index + step] for index in range(0, len(depths), step)]
 
 
-def _phase(start: Time | None, depths: Sequence[int], layers: LayerMap,
-           claim: Sequence[str]) -> Phase:
+def _phase(
+    start: Time | None, depths: Sequence[int], layers: LayerMap, claim: Sequence[str]
+) -> Phase:
     inside = set(claim)
     names = tuple(n for depth in depths for n in layers.names(depth) if n in inside)
     return Phase(start, tuple(depths), names)

@@ -1,4 +1,5 @@
 """Sets aside the freezing that many mmpretrain backbones do by themselves."""
+
 from __future__ import annotations
 
 import inspect
@@ -32,7 +33,10 @@ def set_aside_frozen_stages(model: nn.Module) -> set[str]:
         print_log(
             f'{type(module).__name__}.frozen_stages={module.frozen_stages} of `{path}` is set '
             f'aside: from here on the hooks alone decide what trains. It had frozen {len(held)} '
-            f'parameters{_examples(held)}.', logger='current', level=logging.WARNING)
+            f'parameters{_examples(held)}.',
+            logger='current',
+            level=logging.WARNING,
+        )
         module.frozen_stages = -1
         stopped |= held
     return stopped

@@ -1,4 +1,5 @@
 """Warms up the learning rate of layers that have just begun to train."""
+
 from __future__ import annotations
 
 from typing import Collection, Sequence
@@ -29,15 +30,17 @@ class PhaseWarmup:
             can't be warmed up for some of them.
     """
 
-    def __init__(self, runner: Runner, phases: Sequence[Phase], claim: Collection[str],
-                 iters: int) -> None:
+    def __init__(
+        self, runner: Runner, phases: Sequence[Phase], claim: Collection[str], iters: int
+    ) -> None:
         self.iters = iters
         self._saved: list[tuple[dict, float]] = []
         values = parameters(runner.model)
         groups = [g for optimizer in optimizers(runner) for g in optimizer.param_groups]
         waiting = {id(values[name]) for name in claim}
-        frozen_by_others = {id(v) for n, v in values.items()
-                            if not v.requires_grad and n not in claim}
+        frozen_by_others = {
+            id(v) for n, v in values.items() if not v.requires_grad and n not in claim
+        }
         self.groups: list[list[dict]] = []
         for phase in phases:
             # The affine weights of norm layers may train all along.
@@ -48,8 +51,9 @@ class PhaseWarmup:
                     raise ValueError(
                         'warmup_iters needs optimizer groups of their own for the layers of a '
                         f'phase, but the group of {phase.names[0]} also holds parameters that '
-                        "train before. Use optim_wrapper.constructor="
-                        "'LayerwiseLROptimWrapperConstructor'.")
+                        'train before. Use optim_wrapper.constructor='
+                        "'LayerwiseLROptimWrapperConstructor'."
+                    )
             waiting -= beginning
             self.groups.append(touched)
 

@@ -1,4 +1,5 @@
 """Which weights train, and when; what watches over training."""
+
 from .adabn_hook import AdaBNHook
 from .adversary_monitor_hook import AdversaryMonitorHook
 from .atomic_checkpoint_hook import AtomicCheckpointHook

@@ -162,12 +162,15 @@ class AdversaryMonitorHook(Hook):
                 now['gradient_ratio'] = measured[f'{name}_gradient_ratio']
             adversary = adversaries[name]
             full = adversary.coefficient or 1.0
-            begun, over = monitor.judge(now, dict(
-                chance=adversary.chance,
-                strength=float(adversary.current_coefficient()) / full,
-                classes=adversary.num_classes,
-                images=runner.train_dataloader.batch_size,
-            ))
+            begun, over = monitor.judge(
+                now,
+                dict(
+                    chance=adversary.chance,
+                    strength=float(adversary.current_coefficient()) / full,
+                    classes=adversary.num_classes,
+                    images=runner.train_dataloader.batch_size,
+                ),
+            )
             for ill, sentence in begun.items():
                 _say(f'{name} ({ill}), iteration {runner.iter + 1}: {sentence}.', logging.WARNING)
             for ill in over:

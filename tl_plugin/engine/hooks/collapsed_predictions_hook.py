@@ -118,8 +118,9 @@ def _classes(outputs: Any, key: str) -> list[int]:
     """One class an image, of those that have one; one wait for the device."""
     samples = outputs if isinstance(outputs, (list, tuple)) else ()
     found = [sample.get(key) for sample in samples if hasattr(sample, 'get')]
-    single = [value.flatten() for value in found
-              if isinstance(value, torch.Tensor) and value.numel() == 1]
+    single = [
+        value.flatten() for value in found if isinstance(value, torch.Tensor) and value.numel() == 1
+    ]
     return [label for label in torch.cat(single).tolist() if label >= 0] if single else []
 
 

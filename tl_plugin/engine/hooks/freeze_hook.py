@@ -1,4 +1,5 @@
 """Freezes a part of any model."""
+
 from __future__ import annotations
 
 from typing import Sequence
@@ -48,10 +49,17 @@ class FreezeHook(FrozenPartHook):
     """
 
     @checked
-    def __init__(self, layers: LayerSpec | None = None,
-                 patterns: str | Sequence[str] | None = None,
-                 modules: str | Sequence[str] | None = None, norm: str = 'eval',
-                 norm_affine: str = 'frozen', dropout: str = 'eval', droppath: str = 'eval',
-                 check_ranks: bool = False) -> None:
-        super().__init__(layers, patterns, modules, norm, norm_affine, dropout, droppath,
-                         check_ranks)
+    def __init__(
+        self,
+        layers: LayerSpec | None = None,
+        patterns: str | Sequence[str] | None = None,
+        modules: str | Sequence[str] | None = None,
+        norm: str = 'eval',
+        norm_affine: str = 'frozen',
+        dropout: str = 'eval',
+        droppath: str = 'eval',
+        check_ranks: bool = False,
+    ) -> None:
+        super().__init__(
+            layers, patterns, modules, norm, norm_affine, dropout, droppath, check_ranks
+        )

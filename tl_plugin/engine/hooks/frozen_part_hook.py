@@ -1,4 +1,5 @@
 """What all hooks share that keep a part of the model frozen."""
+
 from __future__ import annotations
 
 from itertools import combinations
@@ -48,12 +49,22 @@ class FrozenPartHook(Hook):
     fixed = True
 
     @checked
-    def __init__(self, layers: LayerSpec | None, patterns: str | Sequence[str] | None,
-                 modules: str | Sequence[str] | None, norm: str, norm_affine: str, dropout: str,
-                 droppath: str, check_ranks: bool) -> None:
+    def __init__(
+        self,
+        layers: LayerSpec | None,
+        patterns: str | Sequence[str] | None,
+        modules: str | Sequence[str] | None,
+        norm: str,
+        norm_affine: str,
+        dropout: str,
+        droppath: str,
+        check_ranks: bool,
+    ) -> None:
         if layers is None and patterns is None and modules is None:
-            raise ValueError(f"{type(self).__name__} selects nothing: give layers (':-1' is all "
-                             'but the head), patterns or modules.')
+            raise ValueError(
+                f"{type(self).__name__} selects nothing: give layers (':-1' is all "
+                'but the head), patterns or modules.'
+            )
         self.selection = dict(layers=layers, patterns=patterns, modules=modules)
         self.policy = FreezePolicy(norm, norm_affine, dropout, droppath)
         self.check_ranks = check_ranks
@@ -90,8 +101,9 @@ class FrozenPartHook(Hook):
             self._changed = False
             self._gradients = GradientCheck(runner.model)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None,
-                         outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
         """Check gradients and ranks after the first step that follows a change."""
         if self._gradients is not None:
             self._gradients.finish()
@@ -114,8 +126,9 @@ class FrozenPartHook(Hook):
         self.part = frozenset(part)
         hooks = _frozen_part_hooks(runner)
         changed = set_trainable(
-            runner, {name for hook in hooks
-                     for name in hook.policy.frozen_names(runner.model, hook.part)})
+            runner,
+            {name for hook in hooks for name in hook.policy.frozen_names(runner.model, hook.part)},
+        )
         for hook in hooks:
             # Wrapping with SyncBatchNorm makes new norm modules, so that all look again.
             hook._modes = FrozenModes(runner.model, hook.part, hook.policy)
@@ -143,13 +156,17 @@ class FrozenPartHook(Hook):
     def _log(self, runner: Runner, occasion: str) -> None:
         values = parameters(runner.model)
         frozen = [value for value in values.values() if not value.requires_grad]
-        message = (f'{type(self).__name__}, {occasion}: {len(frozen)} of {len(values)} parameters '
-                   f'are frozen, {sum(v.numel() for v in frozen):,} of '
-                   f'{sum(v.numel() for v in values.values()):,} weights.')
+        message = (
+            f'{type(self).__name__}, {occasion}: {len(frozen)} of {len(values)} parameters '
+            f'are frozen, {sum(v.numel() for v in frozen):,} of '
+            f'{sum(v.numel() for v in values.values()):,} weights.'
+        )
         if self.part:
-            message += (f' Norm layers there: {self.policy.norm}, affine '
-                        f'{self.policy.norm_affine}; dropout: {self.policy.dropout}; droppath: '
-                        f'{self.policy.droppath}.')
+            message += (
+                f' Norm layers there: {self.policy.norm}, affine '
+                f'{self.policy.norm_affine}; dropout: {self.policy.dropout}; droppath: '
+                f'{self.policy.droppath}.'
+            )
         print_log(message, logger='current')
 
 
@@ -168,7 +185,8 @@ def refuse_overlaps(hooks: Sequence[FrozenPartHook]) -> None:
             raise ValueError(
                 f'{type(one).__name__} and {type(other).__name__} both decide about '
                 f'{len(shared)} parameters, {min(shared)} among them, and not alike. Give '
-                'each hook layers of its own, or drop one of the two.')
+                'each hook layers of its own, or drop one of the two.'
+            )
 
 
 def _frozen_part_hooks(runner: Runner) -> list[FrozenPartHook]:

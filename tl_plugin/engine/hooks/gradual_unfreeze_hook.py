@@ -1,4 +1,5 @@
 """Freezes a part of the model and lets it train layer by layer."""
+
 from __future__ import annotations
 
 from typing import Sequence
@@ -71,15 +72,24 @@ class GradualUnfreezeHook(FrozenPartHook):
     fixed = False
 
     @checked
-    def __init__(self, schedule: dict, layers: LayerSpec | None = None,
-                 patterns: str | Sequence[str] | None = None,
-                 modules: str | Sequence[str] | None = None, warmup_iters: int = 0,
-                 norm: str = 'eval', norm_affine: str = 'frozen', dropout: str = 'eval',
-                 droppath: str = 'eval', check_ranks: bool = False) -> None:
+    def __init__(
+        self,
+        schedule: dict,
+        layers: LayerSpec | None = None,
+        patterns: str | Sequence[str] | None = None,
+        modules: str | Sequence[str] | None = None,
+        warmup_iters: int = 0,
+        norm: str = 'eval',
+        norm_affine: str = 'frozen',
+        dropout: str = 'eval',
+        droppath: str = 'eval',
+        check_ranks: bool = False,
+    ) -> None:
         if layers is None and patterns is None and modules is None:
             layers = ':-1'
-        super().__init__(layers, patterns, modules, norm, norm_affine, dropout, droppath,
-                         check_ranks)
+        super().__init__(
+            layers, patterns, modules, norm, norm_affine, dropout, droppath, check_ranks
+        )
         if not isinstance(warmup_iters, int) or warmup_iters < 0:
             raise ValueError(f'warmup_iters={warmup_iters!r}: expected a number of iterations.')
         self.schedule = read_schedule(schedule)
@@ -99,7 +109,8 @@ class GradualUnfreezeHook(FrozenPartHook):
             raise ValueError(
                 f"GradualUnfreezeHook with warmup_iters needs priority 'HIGHEST', its default, to "
                 'restore the learning rates before schedulers and checkpoints see them; got '
-                f'{self.priority!r}.')
+                f'{self.priority!r}.'
+            )
         phases = self.schedule.phases(self.layer_map, sorted(self.claim))
         length = runner.max_epochs if self.schedule.by_epoch else runner.max_iters
         if self.schedule.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
@@ -113,13 +124,16 @@ class GradualUnfreezeHook(FrozenPartHook):
         """Show the plan, and take in what a resumed checkpoint has changed."""
         self._training = True
         frozen = [n for n, value in parameters(runner.model).items() if not value.requires_grad]
-        print_log(plan_table(self.plan.phases, self.schedule, self.layer_map, runner.model,
-                             frozen), logger='current')
+        print_log(
+            plan_table(self.plan.phases, self.schedule, self.layer_map, runner.model, frozen),
+            logger='current',
+        )
         if self._plateau is not None:
             self._plateau.load(runner)
         if self.warmup_iters:
-            self._warmup = PhaseWarmup(runner, self.plan.phases, self.claim & frozen_here(
-                runner.model), self.warmup_iters)
+            self._warmup = PhaseWarmup(
+                runner, self.plan.phases, self.claim & frozen_here(runner.model), self.warmup_iters
+            )
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Make up for a validation that a checkpoint came before."""
@@ -136,8 +150,9 @@ class GradualUnfreezeHook(FrozenPartHook):
         if self._warmup is not None:
             self._warmup.apply(runner.iter, self._start_iters(runner))
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None,
-                         outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
         """Restore the rates before the schedulers step."""
         if self._warmup is not None:
             self._warmup.restore()
@@ -160,20 +175,26 @@ class GradualUnfreezeHook(FrozenPartHook):
         self._training = False
 
     def _advance(self, runner: Runner) -> bool:
-        begun = len(self._plateau.starts) if self._plateau is not None else self.plan.begun(
-            runner.epoch if self.plan.by_epoch else runner.iter)
+        begun = (
+            len(self._plateau.starts)
+            if self._plateau is not None
+            else self.plan.begun(runner.epoch if self.plan.by_epoch else runner.iter)
+        )
         if begun == self._begun:
             return False
-        new = self.plan.phases[self._begun:begun]
+        new = self.plan.phases[self._begun : begun]
         self._begun = begun
         released = {name for phase in self.plan.phases[:begun] for name in phase.names}
         depths = depths_text([depth for phase in new for depth in phase.depths])
-        self.hold(runner, self.claim - released,
-                  f'unfreezing depths {depths} at epoch {runner.epoch}, iteration {runner.iter}')
+        self.hold(
+            runner,
+            self.claim - released,
+            f'unfreezing depths {depths} at epoch {runner.epoch}, iteration {runner.iter}',
+        )
         return True
 
     def _start_iters(self, runner: Runner) -> list[int]:
         if self._plateau is not None:
             return self._plateau.starts
         length = len(runner.train_dataloader) if self.plan.by_epoch else 1
-        return [phase.start * length for phase in self.plan.phases[:self._begun]]
+        return [phase.start * length for phase in self.plan.phases[: self._begun]]

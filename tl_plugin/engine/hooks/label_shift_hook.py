@@ -159,8 +159,9 @@ class LabelShiftHook(Hook):
             print_log(f'LabelShiftHook: {message}', logger='current')
             return
         cure = (
-            'Source images are weighed by it.' if self.reweight else
-            'Alignment can hurt then: let reweight=True weigh the source, or use mcc or '
+            'Source images are weighed by it.'
+            if self.reweight
+            else 'Alignment can hurt then: let reweight=True weigh the source, or use mcc or '
             'pseudo_label, which align nothing.'
-        )  # fmt: skip
+        )
         print_log(f'LabelShiftHook: large {message} {cure}', 'current', logging.WARNING)

@@ -77,8 +77,10 @@ class LoadReportHook(Hook):
             del checkpoint['ema_state_dict']
             # mmengine keeps the averaged weights under state_dict, the others apart. mmpretrain's
             # EMAHook would exchange them, name by name, for a model that may have another head.
-            print_log('The checkpoint holds averaged weights: the run begins with these.',
-                      logger='current')
+            print_log(
+                'The checkpoint holds averaged weights: the run begins with these.',
+                logger='current',
+            )
         model = _unwrapped(runner.model)
         wanted = model.state_dict()
         weights_of(checkpoint, runner._load_from or 'the checkpoint')
@@ -96,8 +98,11 @@ class LoadReportHook(Hook):
             )
         self._renew_classifier(model, given, other, checkpoint)
         _log(
-            f'Loaded {len(loaded)} of {len(wanted)} tensors.', missing, unused,
-            warn=bool(missing) and not runner._resume)  # fmt: skip
+            f'Loaded {len(loaded)} of {len(wanted)} tensors.',
+            missing,
+            unused,
+            warn=bool(missing) and not runner._resume,
+        )
 
     def before_train(self, runner: Runner) -> None:
         """Lets averages begin with the model: EMAHook copied it before it had its weights."""
@@ -177,10 +182,12 @@ def _log(message: str, missing: list[str], unused: list[str], warn: bool) -> Non
 
 
 def _shapes(wanted: dict, given: dict, names: Iterable[str]) -> str:
-    return _short([
-        f'{name} (model {tuple(wanted[name].shape)}, checkpoint {tuple(given[name].shape)})'
-        for name in sorted(names)
-    ])  # fmt: skip
+    return _short(
+        [
+            f'{name} (model {tuple(wanted[name].shape)}, checkpoint {tuple(given[name].shape)})'
+            for name in sorted(names)
+        ]
+    )
 
 
 def _prefix_cure(wanted: dict, given: dict) -> str:
@@ -237,16 +244,20 @@ def _backbone_cure(model: nn.Module, backbone: list[str], given: list[str], path
     """Says how a checkpoint serves that holds the backbone's weights under other names."""
     prefix = _prefix(backbone, given)
     if prefix is not None:
-        return (f'They begin with {prefix!r} there. This cuts it off; give the file that it '
-                f'writes:\n  {extraction_command(path, prefix=prefix)}')  # fmt: skip
+        return (
+            f'They begin with {prefix!r} there. This cuts it off; give the file that it '
+            f'writes:\n  {extraction_command(path, prefix=prefix)}'
+        )
     part = getattr(model, 'backbone', None)
     if isinstance(part, nn.Module) and hasattr(part, 'initial_weights'):
         inner = next(name for name, _ in part.named_children())
-        if _prefix([name[len(f'backbone.{inner}.'):] for name in backbone], given) is not None:
-            return ('It fits the network in the backbone, which takes it as '
-                    f'model.backbone.checkpoint_path={path!r}, in place of load_from and of other '
-                    'weights (pretrained, weights)')  # fmt: skip
-    prefix = _prefix([name[len('backbone.'):] for name in backbone], given)
+        if _prefix([name[len(f'backbone.{inner}.') :] for name in backbone], given) is not None:
+            return (
+                'It fits the network in the backbone, which takes it as '
+                f'model.backbone.checkpoint_path={path!r}, in place of load_from and of other '
+                'weights (pretrained, weights)'
+            )
+    prefix = _prefix([name[len('backbone.') :] for name in backbone], given)
     if prefix is not None and isinstance(part, nn.Module):
         of = f', prefix={prefix!r}' if prefix else ''
         return (

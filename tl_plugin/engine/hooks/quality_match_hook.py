@@ -1,4 +1,5 @@
 """Trains on source images that are degraded until they look as the target's."""
+
 from __future__ import annotations
 
 import copy
@@ -66,9 +67,14 @@ class QualityMatchHook(Hook):
     priority = 'VERY_HIGH'
 
     @checked
-    def __init__(self, target_dataloader: dict | None = None, num_images: int = 48,
-                 prob: float = 0.8, faults: dict | None = None,
-                 sources: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        target_dataloader: dict | None = None,
+        num_images: int = 48,
+        prob: float = 0.8,
+        faults: dict | None = None,
+        sources: Sequence[int] | None = None,
+    ) -> None:
         if num_images < 8:
             raise ValueError(f'QualityMatchHook: num_images must be at least 8, got {num_images}')
         if not 0 < prob <= 1:
@@ -84,11 +90,16 @@ class QualityMatchHook(Hook):
         if self.faults is None:
             self.faults = on_main_process(lambda: self._fit(runner))
         if not self.faults:
-            print_log('Quality: no fault makes the source more like the target; images stay as '
-                      'they are.', logger='current')
+            print_log(
+                'Quality: no fault makes the source more like the target; images stay as they are.',
+                logger='current',
+            )
             return
-        transform = dict(type='RandomApply', prob=self.prob,
-                         transforms=[dict(type='DegradeQuality', faults=self.faults)])
+        transform = dict(
+            type='RandomApply',
+            prob=self.prob,
+            transforms=[dict(type='DegradeQuality', faults=self.faults)],
+        )
         for dataset in inner_datasets(self._source(runner)):
             steps = dataset.pipeline.transforms
             steps.insert(len(steps) - 1, TRANSFORMS.build(copy.deepcopy(transform)))
@@ -107,21 +118,31 @@ class QualityMatchHook(Hook):
 
     def _fit(self, runner: Runner) -> dict:
         from tl_plugin.datasets.quality_matching import match_quality
+
         began = time.perf_counter()
         target, steps = self._target(runner)
         to_rgb = not runner.cfg.get('data_preprocessor', {}).get('to_rgb', True)
-        images = [_images(dataset, steps, self.num_images, rgb=to_rgb)
-                  for dataset in (self._source(runner), target)]
+        images = [
+            _images(dataset, steps, self.num_images, rgb=to_rgb)
+            for dataset in (self._source(runner), target)
+        ]
         match = match_quality(*images)
         table = make_table(
             f'Quality of {len(images[0])} source and {len(images[1])} target images, medians',
             ('statistic', 'source', 'degraded source', 'target'),
-            [(name, *(f'{value:.4g}' for value in row)) for name, row in match.medians.items()])
-        faults = ', '.join(f'{name} {options["severity"][0]:g} to {options["severity"][1]:g} '
-                           f'({options["prob"]:.0%})' for name, options in match.faults.items())
-        print_log(f'{as_text(table)}\nQuality: fitted {faults or "nothing"} in '
-                  f'{time.perf_counter() - began:.0f} s; distance {match.before:.3f} before, '
-                  f'{match.after:.3f} after.', logger='current')
+            [(name, *(f'{value:.4g}' for value in row)) for name, row in match.medians.items()],
+        )
+        faults = ', '.join(
+            f'{name} {options["severity"][0]:g} to {options["severity"][1]:g} '
+            f'({options["prob"]:.0%})'
+            for name, options in match.faults.items()
+        )
+        print_log(
+            f'{as_text(table)}\nQuality: fitted {faults or "nothing"} in '
+            f'{time.perf_counter() - began:.0f} s; distance {match.before:.3f} before, '
+            f'{match.after:.3f} after.',
+            logger='current',
+        )
         text = json.dumps(match._asdict(), indent=2) + '\n'
         write_whole(Path(runner.work_dir, 'quality_matched.json'), text.encode())
         return match.faults
@@ -136,7 +157,8 @@ class QualityMatchHook(Hook):
             raise ValueError(
                 f'QualityMatchHook: sources={list(self.sources)} of {len(parts)} data sets; the '
                 f'training data are {type(dataset).__name__}, expected SeveralSources and numbers '
-                'of its datasets, counted from 0')
+                'of its datasets, counted from 0'
+            )
         return ConcatDataset([parts[index] for index in self.sources])
 
     def _target(self, runner: Runner) -> tuple[Any, Sequence]:
@@ -144,12 +166,12 @@ class QualityMatchHook(Hook):
         if runner.val_loop is None:
             raise ValueError(
                 'QualityMatchHook compares images as the validation pipeline gives them, and this '
-                'config has no val_dataloader')
+                'config has no val_dataloader'
+            )
         validated = domain_loader(runner).dataset
         steps = next(inner_datasets(validated)).pipeline.transforms[:-1]
         if self.target_dataloader is not None:
-            loader = inherit_dataloader(
-                runner.cfg.val_dataloader, self.target_dataloader, _WHERE)
+            loader = inherit_dataloader(runner.cfg.val_dataloader, self.target_dataloader, _WHERE)
             target = build_loader(runner, loader, 'target').dataset
             check_inherited('val_dataloader', validated, target, _WHERE)
             check_source_and_target(runner.train_dataloader.dataset, target, _WHERE)
@@ -162,10 +184,12 @@ class QualityMatchHook(Hook):
             raise ValueError(
                 'QualityMatchHook needs target images: set its target_dataloader=dict('
                 "dataset=...), or name a domain 'target' in val_cfg, dict(type='DomainValLoop', "
-                'dataloaders=dict(target=dict(dataset=...)))')
+                'dataloaders=dict(target=dict(dataset=...)))'
+            )
         target = domains['target'][0].dataset
         check_source_and_target(
-            runner.train_dataloader.dataset, target, 'val_cfg.dataloaders.target')
+            runner.train_dataloader.dataset, target, 'val_cfg.dataloaders.target'
+        )
         return target, steps
 
     def _write_config(self, runner: Runner, transform: dict) -> None:
@@ -176,8 +200,8 @@ class QualityMatchHook(Hook):
         for dataset in inner_configs(data):
             dataset['pipeline'].insert(len(dataset['pipeline']) - 1, transform)
         cfg['custom_hooks'] = [
-            hook for hook in cfg.get('custom_hooks') or []
-            if type_name(hook) != type(self).__name__]
+            hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) != type(self).__name__
+        ]
         Config(cfg).dump(str(Path(runner.work_dir, CONFIG)))
 
 
@@ -194,8 +218,10 @@ def _images(dataset: Any, steps: Sequence, count: int, rgb: bool) -> list[np.nda
         for each, pipeline in zip(inner, kept):
             each.pipeline = pipeline
     colour = [image.ndim == 3 and image.shape[2] == 3 and not rgb for image in images]
-    return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if swap else image
-            for image, swap in zip(images, colour)]
+    return [
+        cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if swap else image
+        for image, swap in zip(images, colour)
+    ]
 
 
 def _forget_workers(loop: Any) -> None:

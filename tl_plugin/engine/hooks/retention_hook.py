@@ -1,4 +1,5 @@
 """Watches what the model keeps of its source ability, and stops where that costs too much."""
+
 from __future__ import annotations
 
 import logging
@@ -61,13 +62,19 @@ class RetentionHook(Hook):
     priority = 'NORMAL'
 
     @checked
-    def __init__(self, budget: float = 1.0, metric: str = 'accuracy/top1',
-                 action: str = 'roll_back', patience: int = 2) -> None:
+    def __init__(
+        self,
+        budget: float = 1.0,
+        metric: str = 'accuracy/top1',
+        action: str = 'roll_back',
+        patience: int = 2,
+    ) -> None:
         if budget < 0:
             raise ValueError(f'RetentionHook: budget must be at least 0 points, got {budget}')
         if action not in ACTIONS:
             raise ValueError(
-                f'RetentionHook: action must be one of {", ".join(ACTIONS)}, got {action!r}')
+                f'RetentionHook: action must be one of {", ".join(ACTIONS)}, got {action!r}'
+            )
         if patience < 0:
             raise ValueError(f'RetentionHook: patience must be at least 0, got {patience}')
         self.budget = budget
@@ -86,21 +93,30 @@ class RetentionHook(Hook):
             self._labels, self.overdrawn = [], 0
             found = evaluate(runner, runner.val_loop, [SOURCE], self._keep)
             self.baseline = Baseline(self._metric(found), self._predictions(loader))
-            print_log(f'Retention: the source model has {self._name(runner)} '
-                      f'{self.baseline.metric:.2f} on {len(loader.dataset)} source images; '
-                      f'{self.budget:g} points may be lost.', logger='current')
+            print_log(
+                f'Retention: the source model has {self._name(runner)} '
+                f'{self.baseline.metric:.2f} on {len(loader.dataset)} source images; '
+                f'{self.budget:g} points may be lost.',
+                logger='current',
+            )
             self._save(runner)
         elif self.baseline is None:
             raise ValueError(
                 'This checkpoint has no measurement of its source model, because its run had no '
-                'RetentionHook: go on without it, or start a new run with load_from.')
+                'RetentionHook: go on without it, or start a new run with load_from.'
+            )
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Begin to collect predictions."""
         self._labels = []
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                       outputs: Sequence | None = None) -> None:
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence | None = None,
+    ) -> None:
         """Keep the predictions of the source images."""
         if runner.val_loop.dataloader is domain_loader(runner):
             self._keep(SOURCE, outputs)
@@ -125,8 +141,12 @@ class RetentionHook(Hook):
             self._save(runner)
             return
         self.overdrawn += 1
-        print_log(f'Retention: {kept.forgetting:.2f} points of {self._name(runner)} are lost, '
-                  f'{self.budget:g} are allowed.', logger='current', level=logging.WARNING)
+        print_log(
+            f'Retention: {kept.forgetting:.2f} points of {self._name(runner)} are lost, '
+            f'{self.budget:g} are allowed.',
+            logger='current',
+            level=logging.WARNING,
+        )
         if self.action != 'log' and self.overdrawn > self.patience:
             runner.train_loop.stop_training = True
 
@@ -176,7 +196,8 @@ class RetentionHook(Hook):
                 return float(found[name])
         raise ValueError(
             f'RetentionHook measures {self.metric} on the source, and the validation gives '
-            f'{", ".join(found) or "nothing"}: set its metric, without the domain, to one of these')
+            f'{", ".join(found) or "nothing"}: set its metric, without the domain, to one of these'
+        )
 
     def _name(self, runner: Runner) -> str:
         return f'{SOURCE}/{self.metric}' if hasattr(runner.val_loop, 'domains') else self.metric
@@ -185,9 +206,16 @@ class RetentionHook(Hook):
         if self.action == 'log':
             return
         from ..resume.files import WholeFileBackend  # noqa: F401  (registers the backend)
-        on_all_ranks(lambda: runner.save_checkpoint(
-            runner.work_dir, CHECKPOINT, save_optimizer=False, save_param_scheduler=False,
-            backend_args={'backend': 'whole_files'}))
+
+        on_all_ranks(
+            lambda: runner.save_checkpoint(
+                runner.work_dir,
+                CHECKPOINT,
+                save_optimizer=False,
+                save_param_scheduler=False,
+                backend_args={'backend': 'whole_files'},
+            )
+        )
 
     def _roll_back(self, runner: Runner) -> None:
         barrier()  # the first process has written it

@@ -1,4 +1,5 @@
 """Measures during training how alike the model and the source model are, layer by layer."""
+
 from __future__ import annotations
 
 import json
@@ -64,10 +65,20 @@ class SimilarityHook(Hook):
     priority = 'ABOVE_NORMAL'
 
     @checked
-    def __init__(self, num_images: int = 256, interval: int = 1, layers: LayerSpec | None = None,
-                 max_layers: int = 16, batch_size: int = 32) -> None:
-        for name, value, least in (('num_images', num_images, 4), ('interval', interval, 1),
-                                   ('max_layers', max_layers, 1), ('batch_size', batch_size, 4)):
+    def __init__(
+        self,
+        num_images: int = 256,
+        interval: int = 1,
+        layers: LayerSpec | None = None,
+        max_layers: int = 16,
+        batch_size: int = 32,
+    ) -> None:
+        for name, value, least in (
+            ('num_images', num_images, 4),
+            ('interval', interval, 1),
+            ('max_layers', max_layers, 1),
+            ('batch_size', batch_size, 4),
+        ):
             if value < least:
                 raise ValueError(f'SimilarityHook: {name} must be at least {least}, got {value}')
         self.num_images = num_images
@@ -89,16 +100,20 @@ class SimilarityHook(Hook):
         if runner.iter and not self._source:
             raise ValueError(
                 'This checkpoint remembers nothing of its source model, because its run had no '
-                'SimilarityHook: go on without it, or start a new run with load_from.')
+                'SimilarityHook: go on without it, or start a new run with load_from.'
+            )
         if not runner.iter:
             self.records, self._validations = [], 0
             began = time.perf_counter()
             self._source = self._look(model)
-            images = ' + '.join(f'{len(loader.dataset)} {name}'
-                                for name, loader in self._loaders.items())
-            print_log(f'Similarity: {images} images and {len(self._outputs.modules)} layers; a '
-                      f'measurement takes about {time.perf_counter() - began:.1f} s.',
-                      logger='current')
+            images = ' + '.join(
+                f'{len(loader.dataset)} {name}' for name, loader in self._loaders.items()
+            )
+            print_log(
+                f'Similarity: {images} images and {len(self._outputs.modules)} layers; a '
+                f'measurement takes about {time.perf_counter() - began:.1f} s.',
+                logger='current',
+            )
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Measure and log, where it is due."""
@@ -110,8 +125,11 @@ class SimilarityHook(Hook):
         seen = self._look(unwrap(runner.model))
         found = {name: compare(source, seen[name]) for name, source in self._source.items()}
         width = len(str(max(self._outputs.modules)))
-        scalars = {f'similarity/{domain}/{name}': value for domain, each in found.items()
-                   for name, value in each.scalars(width).items()}
+        scalars = {
+            f'similarity/{domain}/{name}': value
+            for domain, each in found.items()
+            for name, value in each.scalars(width).items()
+        }
         add_metrics(runner, metrics, scalars, 'val')
         step = runner.epoch if isinstance(runner.train_loop, EpochBasedTrainLoop) else runner.iter
         record = {'step': step, **{name: value._asdict() for name, value in found.items()}}
@@ -137,9 +155,15 @@ class SimilarityHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put what was seen of the source model, and all measurements, into the checkpoint."""
-        save_hook_state(checkpoint, _KEY, dict(
-            source={name: seen._asdict() for name, seen in self._source.items()},
-            records=self.records, validations=self._validations))
+        save_hook_state(
+            checkpoint,
+            _KEY,
+            dict(
+                source={name: seen._asdict() for name, seen in self._source.items()},
+                records=self.records,
+                validations=self._validations,
+            ),
+        )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take them over in a run that is resumed."""
@@ -160,6 +184,7 @@ class SimilarityHook(Hook):
         import io
 
         from PIL import Image
+
         image = np.asarray(Image.open(io.BytesIO(picture)).convert('RGB'))
         runner.visualizer.add_image('similarity', image, step=runner.iter)
 

@@ -1,4 +1,5 @@
 """Remembers the model as it was when the run began."""
+
 from __future__ import annotations
 
 from mmengine.hooks import Hook
@@ -40,13 +41,17 @@ class SourceModelHook(Hook):
         if not runner.iter:
             model.remember_source()
             if not runner._has_loaded:
-                print_log('The source model is the network as it was built, with whatever weights '
-                          'its backbone brought: this run has no load_from.', logger='current')
+                print_log(
+                    'The source model is the network as it was built, with whatever weights '
+                    'its backbone brought: this run has no load_from.',
+                    logger='current',
+                )
             return
         if self._saved is None and model.needs_source_model():
             raise ValueError(
                 'This checkpoint remembers no source model, because its run had no regularizer '
-                'that needs one: go on without them, or start a new run with load_from.')
+                'that needs one: go on without them, or start a new run with load_from.'
+            )
         model.remember_source(self._saved)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -65,4 +70,5 @@ def _refuse_sharded(runner: Runner) -> None:
     if any(name in kind for name in ('FullySharded', 'FSDP', 'DeepSpeed', 'ColossalAI')):
         raise NotImplementedError(
             f'Regularizers need a copy of the whole model on each process, and {kind} divides it: '
-            'train with DistributedDataParallel.')
+            'train with DistributedDataParallel.'
+        )

@@ -44,9 +44,7 @@ class ValidationRiskHook(Hook):
     priority = 'NORMAL'
 
     @checked
-    def __init__(
-        self, source: str = 'source', target: str = 'target', decay: float = 1.0
-    ) -> None:
+    def __init__(self, source: str = 'source', target: str = 'target', decay: float = 1.0) -> None:
         if decay <= 0:
             raise ValueError(f'ValidationRiskHook: decay must be > 0, got {decay}')
         self.source, self.target, self.decay = source, target, decay

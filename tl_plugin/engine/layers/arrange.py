@@ -1,4 +1,5 @@
 """Puts the parameters of any model into layers, shallow to deep."""
+
 from __future__ import annotations
 
 import bisect
@@ -53,8 +54,11 @@ def arrange(model: nn.Module) -> Arrangement:
     backbone = dict(children(holder)).get('backbone')
     if backbone is None:
         layers, head, above = _arrange_whole(holder, matrices)
-        return Arrangement(_prefixed(layers, prefix), [prefix + name for name in head],
-                           {prefix + name: count for name, count in above.items()})
+        return Arrangement(
+            _prefixed(layers, prefix),
+            [prefix + name for name in head],
+            {prefix + name: count for name, count in above.items()},
+        )
     trunk = f'{prefix}backbone.'
     inner, core = _see_through(backbone)
     by_holder = ask_mmpretrain(holder, parameters(core), f'backbone.{inner}')
@@ -75,14 +79,15 @@ def _arrange_whole(core: nn.Module, matrices: Collection[int]) -> Arrangement:
     layers = _arrange_core(core, answer, matrices, without=head)
     if not head and layers:
         return Arrangement(layers[:-1], layers[-1], {})
-    return Arrangement(layers, [name for name in parameters(core) if name in head],
-                       answer.above if answer else {})
+    return Arrangement(
+        layers, [name for name in parameters(core) if name in head], answer.above if answer else {}
+    )
 
 
-def _arrange_core(core: nn.Module, answer: Answer | None, matrices: Collection[int],
-                  without: Collection[str] = ()) -> Layers:
-    layers = (_by_depth(core, answer.depths, matrices) if answer
-              else _by_execution(core, matrices))
+def _arrange_core(
+    core: nn.Module, answer: Answer | None, matrices: Collection[int], without: Collection[str] = ()
+) -> Layers:
+    layers = _by_depth(core, answer.depths, matrices) if answer else _by_execution(core, matrices)
     layers = [[name for name in layer if name not in without] for layer in layers]
     heavy = {name for name, value in parameters(core).items() if id(value) in matrices}
     return _join_vectors([layer for layer in layers if layer], heavy)
@@ -112,13 +117,14 @@ def _see_through(module: nn.Module) -> tuple[str, nn.Module]:
         nested = list(children(inner))
         if len(nested) != 1 or next(inner.parameters(recurse=False), None) is not None:
             return '', module
-        (name, inner), = nested
+        ((name, inner),) = nested
         prefix += f'{name}.'
     return prefix, inner
 
 
-def _by_depth(core: nn.Module, depths: Mapping[str, int | None],
-              matrices: Collection[int]) -> Layers:
+def _by_depth(
+    core: nn.Module, depths: Mapping[str, int | None], matrices: Collection[int]
+) -> Layers:
     """Group by the owner's depths; what it doesn't place follows what runs before it."""
     if None in depths.values():
         depths = _place_rest(depths, _times(core, matrices))

@@ -1,4 +1,5 @@
 """Cuts a network that nobody describes into the units that make up its layers."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -65,7 +66,7 @@ class _Cutter:
                 break
             index = modules.index(largest)
             inner, more = self._open([largest], forced=True)
-            modules[index:index + 1], loose = inner, loose + more
+            modules[index : index + 1], loose = inner, loose + more
         # The same module may be registered twice; its second place is then empty.
         taken: set[int] = set()
         loose = self._take(loose, taken)
@@ -95,7 +96,8 @@ class _Cutter:
             return self._is_chain(module) if inside_block else self._is_open_list(module)
         inside_block = inside_block or type(module) in self.repeated_kinds
         return self._repeats_blocks(module) or any(
-            self._is_container(child, inside_block) for child in _nested(module))
+            self._is_container(child, inside_block) for child in _nested(module)
+        )
 
     def _is_open_list(self, module: nn.Module) -> bool:
         # A list without a forward of its own runs piece by piece, wherever the pieces stand.
@@ -130,8 +132,10 @@ class _Cutter:
 
     def _weights(self, module: nn.Module) -> int:
         """Count the modules below that hold a matrix or a kernel of their own."""
-        return sum(any(id(p) in self.matrices for p in m.parameters(recurse=False))
-                   for m in module.modules())
+        return sum(
+            any(id(p) in self.matrices for p in m.parameters(recurse=False))
+            for m in module.modules()
+        )
 
 
 def _nested(module: nn.Module) -> list[nn.Module]:

@@ -1,4 +1,5 @@
 """The order in which a network uses its parameters, seen in one forward pass without data."""
+
 from __future__ import annotations
 
 import itertools
@@ -30,8 +31,11 @@ def execution_order(module: nn.Module) -> dict[str, int]:
     try:
         return dry_run(module, _trace)
     except RuntimeError as error:
-        print_log(f'{error} Its layers are in the order in which they are registered.',
-                  logger='current', level=logging.DEBUG)
+        print_log(
+            f'{error} Its layers are in the order in which they are registered.',
+            logger='current',
+            level=logging.DEBUG,
+        )
         return {}
 
 

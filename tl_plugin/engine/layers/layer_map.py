@@ -1,4 +1,5 @@
 """Which layer each parameter of a model belongs to."""
+
 from __future__ import annotations
 
 from typing import Mapping, Sequence
@@ -33,9 +34,14 @@ class LayerMap:
         ['0.weight', '0.bias', '1.weight', '1.bias']
     """
 
-    def __init__(self, depths: Mapping[str, int], num_layers: int,
-                 kinds: Mapping[str, frozenset[str]], aliases: Mapping[str, str],
-                 above: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        depths: Mapping[str, int],
+        num_layers: int,
+        kinds: Mapping[str, frozenset[str]],
+        aliases: Mapping[str, str],
+        above: Mapping[str, int] | None = None,
+    ) -> None:
         self.num_layers = num_layers
         self._depths = dict(depths)
         self._above = dict(above or {})
@@ -121,7 +127,7 @@ class LayerMap:
         Raises:
             ValueError: If there's no such layer.
         """
-        wanted, = parse_depths(depth, self.num_layers)
+        (wanted,) = parse_depths(depth, self.num_layers)
         return [name for name, value in self._depths.items() if value == wanted]
 
     def modules(self, depth: int) -> list[str]:
@@ -135,14 +141,22 @@ class LayerMap:
             that lie in none of these.
         """
         inside = set(self.names(depth))
-        outside = {prefix for name in self._depths if name not in inside
-                   for prefix in _prefixes(name)}
-        largest = (next((p for p in _prefixes(name) if p not in outside), name)
-                   for name in self._depths if name in inside)
+        outside = {
+            prefix for name in self._depths if name not in inside for prefix in _prefixes(name)
+        }
+        largest = (
+            next((p for p in _prefixes(name) if p not in outside), name)
+            for name in self._depths
+            if name in inside
+        )
         return list(dict.fromkeys(largest))
 
-    def select(self, layers: LayerSpec | None = None, patterns: str | Sequence[str] | None = None,
-               modules: str | Sequence[str] | None = None) -> list[str]:
+    def select(
+        self,
+        layers: LayerSpec | None = None,
+        patterns: str | Sequence[str] | None = None,
+        modules: str | Sequence[str] | None = None,
+    ) -> list[str]:
         """Select parameters by depth, by name or by the kind of module they're in.
 
         Args:
@@ -171,18 +185,25 @@ class LayerMap:
             found = [name for name, kinds in self._kinds.items() if kind in kinds]
             chosen.update(self._report('module type', kind, found))
         if layers is None and not patterns and not modules:
-            raise ValueError("Nothing to select by: give layers (':-1'), patterns (regular "
-                             'expressions over parameter names) or modules (class names).')
+            raise ValueError(
+                "Nothing to select by: give layers (':-1'), patterns (regular "
+                'expressions over parameter names) or modules (class names).'
+            )
         return [name for name in self._depths if name in chosen]
 
     def _report(self, what: str, wanted, found: list[str]) -> list[str]:
         if not found:
             known = sorted(set().union(*self._kinds.values()))
-            cure = nearest(wanted, known) if what == 'module type' else \
-                f'Valid depths with parameters are {sorted(set(self._depths.values()))}.'
+            cure = (
+                nearest(wanted, known)
+                if what == 'module type'
+                else f'Valid depths with parameters are {sorted(set(self._depths.values()))}.'
+            )
             raise ValueError(f'The {what} {wanted!r} selects no parameter. {cure}')
-        print_log(f'The {what} {wanted!r} selects {len(found)} parameters, {found[0]} to '
-                  f'{found[-1]}.', logger='current')
+        print_log(
+            f'The {what} {wanted!r} selects {len(found)} parameters, {found[0]} to {found[-1]}.',
+            logger='current',
+        )
         return found
 
     def _known(self, name: str) -> str:
@@ -213,8 +234,10 @@ def _kinds(model: nn.Module) -> dict[str, frozenset[str]]:
     for path, module in model.named_modules():
         kinds = {kind.__name__ for kind in type(module).__mro__ if kind is not object}
         classes.setdefault(strip(path), set()).update(kinds - {'Module'})
-    return {name: frozenset().union(*(classes.get(p, ()) for p in ['', *_prefixes(name)]))
-            for name in parameters(model)}
+    return {
+        name: frozenset().union(*(classes.get(p, ()) for p in ['', *_prefixes(name)]))
+        for name in parameters(model)
+    }
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:

@@ -1,4 +1,5 @@
 """Sees a model through what launchers wrap around it: DDP, FSDP, compile, checkpointing."""
+
 from __future__ import annotations
 
 from typing import Iterator

@@ -1,4 +1,5 @@
 """What the layers of a model put out in a forward pass."""
+
 from __future__ import annotations
 
 import math
@@ -40,20 +41,24 @@ class LayerOutputs:
         {0: (4, 8, 1, 1)}
     """
 
-    def __init__(self, model: nn.Module, layers: LayerSpec | None = None,
-                 at_most: int | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, layers: LayerSpec | None = None, at_most: int | None = None
+    ) -> None:
         layer_map = LayerMap.from_model(model)
         head = layer_map.num_layers - 1
         wanted = range(head) if layers is None else parse_depths(layers, layer_map.num_layers)
         known = dict(unwrap(model).named_modules())
         #: Names of a layer's modules by depth.
         self.modules = {
-            depth: names for depth in wanted
-            if depth != head and (names := [n for n in layer_map.modules(depth) if n in known])}
+            depth: names
+            for depth in wanted
+            if depth != head and (names := [n for n in layer_map.modules(depth) if n in known])
+        }
         if not self.modules:
             raise ValueError(
                 f'layers={layers!r} has no layer whose output can be read: of depths 0 (stem) to '
-                f'{head} (head) the head is none, nor is one that consists of bare parameters.')
+                f'{head} (head) the head is none, nor is one that consists of bare parameters.'
+            )
 
         if at_most is not None:
             self.modules = {d: self.modules[d] for d in _spread([*self.modules], at_most)}
@@ -69,8 +74,11 @@ class LayerOutputs:
             Depth -> output, filled by the forward pass.
         """
         model, found = unwrap(model), {}
-        handles = [model.get_submodule(name).register_forward_hook(partial(_keep, found, depth))
-                   for depth, names in self.modules.items() for name in names]
+        handles = [
+            model.get_submodule(name).register_forward_hook(partial(_keep, found, depth))
+            for depth, names in self.modules.items()
+            for name in names
+        ]
         try:
             yield found
         finally:

@@ -1,4 +1,5 @@
 """Asks those who know a network best for its layers: mmpretrain, then timm."""
+
 from __future__ import annotations
 
 import inspect
@@ -30,7 +31,6 @@ class Answer(NamedTuple):
 
     depths: dict[str, int | None]
     above: dict[str, int]
-
 
 
 def ask_mmpretrain(owner: nn.Module, names: Collection[str], prefix: str = '') -> Answer | None:
@@ -139,5 +139,8 @@ def classifier_names(core: nn.Module) -> set[str]:
 
 def _log_failure(method: Callable, reason: str) -> None:
     name = getattr(method, '__qualname__', repr(method))
-    print_log(f'{name} gives no depths ({reason}); the layers are found in another way.',
-              logger='current', level=logging.DEBUG)
+    print_log(
+        f'{name} gives no depths ({reason}); the layers are found in another way.',
+        logger='current',
+        level=logging.DEBUG,
+    )

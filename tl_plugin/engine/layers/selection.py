@@ -1,4 +1,5 @@
 """Reads what users write to select layers and names, and says clearly what doesn't fit."""
+
 from __future__ import annotations
 
 import difflib
@@ -38,8 +39,10 @@ def parse_depths(layers: LayerSpec, num_layers: int) -> list[int]:
     if len(bounds) == 1:
         outside = [b for b in bounds if not -num_layers <= b < num_layers]
     if outside:
-        raise ValueError(f'layers={layers!r} asks for depth {outside[0]}, but the model has '
-                         f'{num_layers} layers. {valid}')
+        raise ValueError(
+            f'layers={layers!r} asks for depth {outside[0]}, but the model has '
+            f'{num_layers} layers. {valid}'
+        )
     depths = range(num_layers)
     chosen = [depths[bounds[0]]] if len(bounds) == 1 else list(depths[slice(*bounds)])
     if not chosen:
@@ -60,8 +63,10 @@ def _bounds(layers) -> list[int | None]:
         readable = all(re.fullmatch(r'\s*(-?\d{1,9})?\s*', part) for part in parts)
         bounds = [int(p) if p.strip() else None for p in parts] if readable else []
     if not 1 <= len(bounds) <= 3 or bounds == [None] or bounds[2:] == [0]:
-        raise ValueError(f"layers={layers!r} can't be read. Write a depth (3, -1), a slice in "
-                         "quotes (':-1', '0:4') or a list of these.")
+        raise ValueError(
+            f"layers={layers!r} can't be read. Write a depth (3, -1), a slice in "
+            "quotes (':-1', '0:4') or a list of these."
+        )
     return bounds
 
 
@@ -87,8 +92,7 @@ def match_names(pattern: str, names: Sequence[str]) -> list[str]:
         raise ValueError(f'{pattern!r} is no regular expression: {error}.') from error
     found = [name for name in names if expression.search(name)]
     if not found:
-        raise ValueError(f'The pattern {pattern!r} matches no parameter. '
-                         f'{nearest(pattern, names)}')
+        raise ValueError(f'The pattern {pattern!r} matches no parameter. {nearest(pattern, names)}')
     return found
 
 
@@ -106,10 +110,10 @@ def nearest(wanted: str, names: Iterable[str], count: int = 5) -> str:
     names = list(names)
     # A wanted name is often a prefix: 'backbone.layr1' means 'backbone.layer1'.
     pieces = wanted.replace('\\', '').strip('^$').split('.')
-    prefixes = dict.fromkeys('.'.join(name.split('.')[:len(pieces)]) for name in names)
+    prefixes = dict.fromkeys('.'.join(name.split('.')[: len(pieces)]) for name in names)
     wanted = '.'.join(pieces)
     close = difflib.get_close_matches(wanted, [*names, *prefixes], count)
     if not close:
         tops = dict.fromkeys(name.split('.')[0] for name in names)
-        return f'Known names begin with: {", ".join([*tops][:2 * count])}.'
+        return f'Known names begin with: {", ".join([*tops][: 2 * count])}.'
     return f'Nearest: {", ".join(dict.fromkeys(close))}.'

@@ -24,7 +24,7 @@ def build_loader(runner: Any, loader: Any, domain: str, seed_offset: int = 0) ->
         return loader
     if not isinstance(loader.get('dataset'), dict):
         raise TypeError(
-            f"the {domain} loader needs dataset=dict(type=...), got {loader.get('dataset')!r}"
+            f'the {domain} loader needs dataset=dict(type=...), got {loader.get("dataset")!r}'
         )
     try:
         with naming_bad_data():

@@ -36,9 +36,14 @@ class _CachedFeatures:
     """What both loops add: features in the place of images."""
 
     def __init__(
-        self, runner: Any, dataloader: Any, views: int = 1, cache_dir: str | None = None,
-        feature_dtype: str | None = None, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        runner: Any,
+        dataloader: Any,
+        views: int = 1,
+        cache_dir: str | None = None,
+        feature_dtype: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(runner, dataloader, **kwargs)
         self._configure(views, cache_dir, feature_dtype)
 
@@ -80,9 +85,13 @@ class _CachedFeatures:
         refuse_unfit(runner)
         with generators_kept():
             work = Extraction(
-                model, self.dataloader.loader, context, self.cache_dir, self.views,
+                model,
+                self.dataloader.loader,
+                context,
+                self.cache_dir,
+                self.views,
                 self.feature_dtype,
-            )  # fmt: skip
+            )
             tell_cut(model, work.cut)
             store = work.store()
         self._cut = work.cut
@@ -139,9 +148,11 @@ class _CachedFeatures:
         runner = self.runner
         self._hooks.call('before_train_iter', batch_idx=idx, data_batch=batch)
         with (
-            few_threads(self._threads), self._cut.replayed(batch.features),
-            self._labels.given(batch.labels), self._steps.taken(),
-        ):  # fmt: skip
+            few_threads(self._threads),
+            self._cut.replayed(batch.features),
+            self._labels.given(batch.labels),
+            self._steps.taken(),
+        ):
             outputs = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
         self._hooks.call('after_train_iter', batch_idx=idx, data_batch=batch, outputs=outputs)
         self._iter += 1

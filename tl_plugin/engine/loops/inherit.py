@@ -19,9 +19,7 @@ _LISTS = 'ann_file'
 _PLAIN_SAMPLERS = ('DefaultSampler', 'InfiniteSampler', 'RepeatAugSampler', 'SequentialSampler')
 
 
-def inherit_dataloader(
-    base: dict, override: dict | None, key: str, labelled: bool = False
-) -> dict:
+def inherit_dataloader(base: dict, override: dict | None, key: str, labelled: bool = False) -> dict:
     """A loader config that takes from ``base`` whatever ``override`` doesn't set, key by key.
 
     What describes the images is inherited: type, pipeline, metainfo, ``data_prefix``, batch size,
@@ -181,7 +179,7 @@ def _without_list(base: dict, own: dict, where: str) -> dict:
         raise ValueError(
             f'{where} needs an ann_file of its own: {type_name(base)} reads from it which images '
             f"there are, and the source's, {lists!r}, says nothing of another domain. Set "
-            f"{where}.ann_file, or take a folder, {where}.type=CustomDataset with data_root and "
+            f'{where}.ann_file, or take a folder, {where}.type=CustomDataset with data_root and '
             'with_label=False'
         )
     if 'with_label' not in own and _parameter(base.get('type'), 'with_label'):

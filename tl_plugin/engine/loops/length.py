@@ -30,8 +30,10 @@ def check_length(loop: str, max_epochs: Any, max_iters: Any, **others: Any) -> N
         )
     for name in others:
         if name not in _STOCK:
-            raise TypeError(f'{loop} has no option {name!r}: it takes max_epochs or max_iters, '
-                            'val_begin, val_interval, dynamic_intervals')  # fmt: skip
+            raise TypeError(
+                f'{loop} has no option {name!r}: it takes max_epochs or max_iters, '
+                'val_begin, val_interval, dynamic_intervals'
+            )
     numbers = {'max_epochs': max_epochs, 'max_iters': max_iters, **others}
     intervals = numbers.pop('dynamic_intervals', None)
     check_option(loop, 'dynamic_intervals', intervals, 'list[list[int]] | None')

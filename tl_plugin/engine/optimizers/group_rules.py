@@ -1,4 +1,5 @@
 """Learning rate and weight decay of each parameter, from the options and the model."""
+
 from __future__ import annotations
 
 import logging
@@ -43,8 +44,13 @@ class GroupRules:
         matrices: ``id`` of each parameter with two or more dimensions.
     """
 
-    def __init__(self, model: nn.Module, layers: LayerMap, options: LayerwiseOptions,
-                 matrices: Collection[int]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: LayerMap,
+        options: LayerwiseOptions,
+        matrices: Collection[int],
+    ) -> None:
         self.model = model
         self.layers = layers
         self.options = options
@@ -82,8 +88,13 @@ class GroupRules:
         decay_mult = custom.pop('decay_mult', None)
         if decay_mult is None:
             decay_mult = self._decay_mult(module, name, value)
-        return Setting(depth, above, lr_mult, float(decay_mult),
-                       tuple((key, _hashable(custom[key])) for key in sorted(custom)))
+        return Setting(
+            depth,
+            above,
+            lr_mult,
+            float(decay_mult),
+            tuple((key, _hashable(custom[key])) for key in sorted(custom)),
+        )
 
     def layer_lr_mult(self, depth: int, above: int) -> float:
         """Find the factor on the learning rate of ordinary parameters.
@@ -93,7 +104,7 @@ class GroupRules:
             above: The layers above it, as learning rates count them.
         """
         head = self.options.head_lr_mult if depth == self.layers.num_layers - 1 else 1.0
-        return self.options.base_lr_mult * self.options.layer_decay_rate ** above * head
+        return self.options.base_lr_mult * self.options.layer_decay_rate**above * head
 
     def _custom(self, name: str) -> dict:
         for key, pattern in self.patterns.items():
@@ -119,8 +130,9 @@ class GroupRules:
         for key, count in self.matches.items():
             setting = self.options.custom_keys[key]
             if count:
-                print_log(f'custom_keys: {key!r} sets {setting} for {count} parameters.',
-                          logger='current')
+                print_log(
+                    f'custom_keys: {key!r} sets {setting} for {count} parameters.', logger='current'
+                )
                 continue
             message = f'custom_keys: {key!r} matches no parameter. {nearest(key, names)}'
             # Stock configs list what some variants of a backbone shouldn't decay. A learning
@@ -145,14 +157,19 @@ def no_weight_decay(model: nn.Module) -> set[str]:
     found: set[str] = set()
     for path, module in model.named_modules():
         listed, keywords = (
-            method() if callable(method) else () for method in (
+            method() if callable(method) else ()
+            for method in (
                 getattr(module, 'no_weight_decay', None),
-                getattr(module, 'no_weight_decay_keywords', None)))
+                getattr(module, 'no_weight_decay_keywords', None),
+            )
+        )
         if listed or keywords:
             found.update(
-                strip(f'{path}.{name}' if path else name) for name, _ in module.named_parameters()
+                strip(f'{path}.{name}' if path else name)
+                for name, _ in module.named_parameters()
                 if any(fnmatch(strip(name), pattern) for pattern in listed)
-                or any(keyword in name for keyword in keywords))
+                or any(keyword in name for keyword in keywords)
+            )
     return found
 
 

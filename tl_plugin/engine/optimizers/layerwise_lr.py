@@ -1,4 +1,5 @@
 """Learning rates that shrink from the head to the stem, for any model."""
+
 from __future__ import annotations
 
 import inspect
@@ -86,8 +87,10 @@ class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 setattr(self, attribute, float(default))
         _check_extras(self.options.custom_keys, defaults, self.optimizer_cfg['type'])
         if self.base_lr is None:
-            raise ValueError(f'Layer-wise learning rates need one to start from: give the '
-                             f'optimizer {self.optimizer_cfg["type"]} an lr.')
+            raise ValueError(
+                f'Layer-wise learning rates need one to start from: give the '
+                f'optimizer {self.optimizer_cfg["type"]} an lr.'
+            )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer and its wrapper.
@@ -120,18 +123,24 @@ class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for name, setting in rules.settings().items():
             members.setdefault(setting, []).append(name)
         usual = {s.depth: _usual_count(s.depth, members) for s in members}
-        titles = {s: _title(s, rules.layer_lr_mult(s.depth, s.above), usual[s.depth])
-                  for s in members}
+        titles = {
+            s: _title(s, rules.layer_lr_mult(s.depth, s.above), usual[s.depth]) for s in members
+        }
         # The head first, and in each layer what decays before what doesn't.
         for setting in sorted(members, key=lambda s: (-s.depth, titles[s])):
-            group = dict(params=[values[name] for name in members[setting]],
-                         name=titles[setting], layer=setting.depth,
-                         lr=self.base_lr * setting.lr_mult, **dict(setting.extras))
+            group = dict(
+                params=[values[name] for name in members[setting]],
+                name=titles[setting],
+                layer=setting.depth,
+                lr=self.base_lr * setting.lr_mult,
+                **dict(setting.extras),
+            )
             if self.base_wd is not None:
                 group['weight_decay'] = self.base_wd * setting.decay_mult
             params.append(group)
-        print_log(_table(params, {titles[s]: names for s, names in members.items()}),
-                  logger='current')
+        print_log(
+            _table(params, {titles[s]: names for s, names in members.items()}), logger='current'
+        )
 
 
 def _check_extras(custom_keys: dict, known: Collection[str], optimizer: str) -> None:
@@ -141,7 +150,8 @@ def _check_extras(custom_keys: dict, known: Collection[str], optimizer: str) -> 
         if unknown and known:
             raise ValueError(
                 f'custom_keys[{pattern!r}] sets {unknown[0]!r}, which {optimizer} has not: '
-                f'expected lr_mult, decay_mult or one of {", ".join(known)}.')
+                f'expected lr_mult, decay_mult or one of {", ".join(known)}.'
+            )
 
 
 def _usual_count(depth: int, members: dict[Setting, list[str]]) -> int:
@@ -167,11 +177,25 @@ def _title(setting: Setting, layer_lr_mult: float, usual_count: int) -> str:
 
 
 def _table(groups: list[dict], members: dict[str, list[str]]) -> str:
-    rows = [(group['name'], f'{group["lr"]:.4g}', f'{group.get("weight_decay", 0):.4g}',
-             len(group['params']), f'{sum(value.numel() for value in group["params"]):,}',
-             members[group['name']][0]) for group in groups]
-    footer = (f'{len(groups)} groups', '', '', sum(len(names) for names in members.values()),
-              f'{sum(value.numel() for group in groups for value in group["params"]):,}', '')
+    rows = [
+        (
+            group['name'],
+            f'{group["lr"]:.4g}',
+            f'{group.get("weight_decay", 0):.4g}',
+            len(group['params']),
+            f'{sum(value.numel() for value in group["params"]):,}',
+            members[group['name']][0],
+        )
+        for group in groups
+    ]
+    footer = (
+        f'{len(groups)} groups',
+        '',
+        '',
+        sum(len(names) for names in members.values()),
+        f'{sum(value.numel() for group in groups for value in group["params"]):,}',
+        '',
+    )
     title = 'Optimizer groups, the head first'
     columns = ('group', 'lr', 'weight decay', 'tensors', 'weights', 'first parameter')
     return as_text(make_table(title, columns, rows, footer))

@@ -1,4 +1,5 @@
 """The options of layer-wise learning rates, checked."""
+
 from __future__ import annotations
 
 import difflib
@@ -48,7 +49,8 @@ class LayerwiseOptions:
                 raise ValueError(
                     f'paramwise_cfg has no option {key!r}. '
                     + (f'Did you mean {close[0]!r}? ' if close else '')
-                    + f'Known options: {", ".join(known)}.')
+                    + f'Known options: {", ".join(known)}.'
+                )
         return cls(**cfg)
 
     def __post_init__(self) -> None:
@@ -57,11 +59,15 @@ class LayerwiseOptions:
             if item.name != 'custom_keys' and value is not None:
                 _check_multiplier(item.name, value)
         if not 0 < self.layer_decay_rate <= 1:
-            raise ValueError(f'layer_decay_rate={self.layer_decay_rate}: expected a factor above '
-                             '0 and up to 1, such as 0.75.')
+            raise ValueError(
+                f'layer_decay_rate={self.layer_decay_rate}: expected a factor above '
+                '0 and up to 1, such as 0.75.'
+            )
         if not isinstance(self.custom_keys, dict):
-            raise TypeError('custom_keys must be a dict of pattern to dict(lr_mult=, decay_mult=), '
-                            f'got {type(self.custom_keys).__name__}.')
+            raise TypeError(
+                'custom_keys must be a dict of pattern to dict(lr_mult=, decay_mult=), '
+                f'got {type(self.custom_keys).__name__}.'
+            )
         for pattern, setting in self.custom_keys.items():
             _check_setting(pattern, setting)
 
@@ -82,16 +88,17 @@ def _check_setting(pattern: str, setting) -> None:
     if not isinstance(pattern, str) or not pattern:
         raise TypeError(f'custom_keys: expected a regular expression over names, got {pattern!r}.')
     if not isinstance(setting, dict):
-        raise TypeError(f'custom_keys[{pattern!r}] must be dict(lr_mult=, decay_mult=), '
-                        f'got {setting!r}.')
+        raise TypeError(
+            f'custom_keys[{pattern!r}] must be dict(lr_mult=, decay_mult=), got {setting!r}.'
+        )
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(
-            f'custom_keys: {pattern!r} is no regular expression: {error}.') from error
+        raise ValueError(f'custom_keys: {pattern!r} is no regular expression: {error}.') from error
     for key, value in setting.items():
         if key in ('lr_mult', 'decay_mult'):
             _check_multiplier(f'custom_keys[{pattern!r}].{key}', value)
         elif difflib.get_close_matches(str(key), ('lr_mult', 'decay_mult'), cutoff=0.7):
-            raise ValueError(f'custom_keys[{pattern!r}] has {key!r}: did you mean lr_mult or '
-                             'decay_mult?')
+            raise ValueError(
+                f'custom_keys[{pattern!r}] has {key!r}: did you mean lr_mult or decay_mult?'
+            )

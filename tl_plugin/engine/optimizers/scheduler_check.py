@@ -1,4 +1,5 @@
 """Notices schedulers that pull the learning rates of all layers to one value."""
+
 from __future__ import annotations
 
 import gc
@@ -15,7 +16,8 @@ from tl_plugin.options import type_name
 _CURES = dict(
     eta_min='give it eta_min_ratio (eta_min divided by the learning rate)',
     eta_max='use LinearLR for the warm-up and CosineAnnealingLR with eta_min_ratio',
-    min_value='leave it out')
+    min_value='leave it out',
+)
 
 
 def absolute_rates(scheduler: Any) -> dict[str, float]:
@@ -55,7 +57,9 @@ def warn_of_absolute_rates(schedulers: Iterable[Any]) -> None:
             print_log(
                 f'{name} has {option}={value}, which is the same for all layers and destroys the '
                 f'ratios between their learning rates: {_CURES[option]}.',
-                logger='current', level=logging.WARNING)
+                logger='current',
+                level=logging.WARNING,
+            )
 
 
 def watch_schedulers(optim_wrapper: OptimWrapper) -> None:
@@ -75,5 +79,8 @@ def watch_schedulers(optim_wrapper: OptimWrapper) -> None:
 
 def _schedulers_of(optim_wrapper: OptimWrapper | None) -> list[_ParamScheduler]:
     # A scheduler knows its optimizer, but mmengine gives an optimizer no way to its schedulers.
-    return [item for item in gc.get_objects()
-            if issubclass(type(item), _ParamScheduler) and item.optimizer is optim_wrapper]
+    return [
+        item
+        for item in gc.get_objects()
+        if issubclass(type(item), _ParamScheduler) and item.optimizer is optim_wrapper
+    ]

@@ -36,9 +36,7 @@ def newest_whole_checkpoint(work_dir: str | Path, resumable: bool = True) -> Pat
         try:
             (check_resumable if resumable else read_whole)(path)
         except (BrokenCheckpointError, OSError) as error:
-            print_log(
-                f'Passed over a checkpoint: {error}', logger='current', level=logging.WARNING
-            )
+            print_log(f'Passed over a checkpoint: {error}', logger='current', level=logging.WARNING)
         else:
             return path
     return None

@@ -36,8 +36,11 @@ def tell_of_start(model: nn.Module, start: str | Path | None) -> None:
     """
     while is_model_wrapper(model):
         model = model.module
-    waiting = {name: part for name, part in model.named_modules()
-               if getattr(part, 'initial_weights', '') and not part.is_init}  # fmt: skip
+    waiting = {
+        name: part
+        for name, part in model.named_modules()
+        if getattr(part, 'initial_weights', '') and not part.is_init
+    }
     if not waiting:
         return
     if start and Path(start).is_dir():  # divided by its own library, but of the whole model
@@ -60,8 +63,11 @@ def _brings(state: dict, name: str, value: Any) -> bool:
 def _sources(model: nn.Module, start: str | Path | None) -> Iterator[tuple[str | Path, dict]]:
     if start:
         local = Path(start).expanduser()
-        content = (CheckpointLoader.load_checkpoint(str(start), map_location='cpu')
-                   if '://' in str(start) else read_whole(local))  # fmt: skip
+        content = (
+            CheckpointLoader.load_checkpoint(str(start), map_location='cpu')
+            if '://' in str(start)
+            else read_whole(local)
+        )
         state = weights_of(content, start)
         yield start, {name.removeprefix('module.'): value for name, value in state.items()}
     for name, _, init in pretrained_parts(model):

@@ -28,14 +28,10 @@ class AdversarialAlignment(Alignment):
     """
 
     @checked
-    def __init__(
-        self, coefficient: float = 1.0, gamma: float | None = 10.0, **kwargs
-    ) -> None:
+    def __init__(self, coefficient: float = 1.0, gamma: float | None = 10.0, **kwargs) -> None:
         super().__init__(gamma=gamma, **kwargs)
         if coefficient < 0:
-            raise ValueError(
-                f'{type(self).__name__}: coefficient must be >= 0, got {coefficient}'
-            )
+            raise ValueError(f'{type(self).__name__}: coefficient must be >= 0, got {coefficient}')
         self.coefficient = coefficient
         #: Accuracy of an adversary that knows nothing, where it logs an ``accuracy``.
         self.chance = 0.5

@@ -55,9 +55,7 @@ class PseudoLabelAlignment(Alignment):
     ) -> None:
         super().__init__(**kwargs)
         if not 0 <= threshold <= 1:
-            raise ValueError(
-                f'PseudoLabelAlignment: threshold must be in [0, 1], got {threshold}'
-            )
+            raise ValueError(f'PseudoLabelAlignment: threshold must be in [0, 1], got {threshold}')
         if teacher_momentum is not None and not 0 <= teacher_momentum < 1:
             raise ValueError(
                 'PseudoLabelAlignment: teacher_momentum must be in [0, 1) or None, got '

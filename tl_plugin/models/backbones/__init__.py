@@ -1,4 +1,5 @@
 """What mmpretrain's wrappers lack: every timm and torchvision model, with pooled features."""
+
 from .dann_digits import DANNDigitsBackbone
 from .pooled_timm import PooledTimmBackbone
 from .pooled_torchvision import PooledTorchvisionBackbone

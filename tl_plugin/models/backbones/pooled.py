@@ -1,4 +1,5 @@
 """What the wrappers around foreign networks share."""
+
 from __future__ import annotations
 
 import difflib
@@ -49,8 +50,11 @@ class PooledBackbone(BaseModule):
             if self.superseded_by is None:
                 self.load_initial_weights()
             else:
-                print_log(f'{type(self).__name__}: {self.initial_weights} is not loaded, since '
-                          f'{self.superseded_by} brings all of the network.', logger='current')
+                print_log(
+                    f'{type(self).__name__}: {self.initial_weights} is not loaded, since '
+                    f'{self.superseded_by} brings all of the network.',
+                    logger='current',
+                )
         super().init_weights()
 
     def pool(self, features: Tensor) -> Tensor:
@@ -73,7 +77,7 @@ class PooledBackbone(BaseModule):
         Returns:
             A tuple with one tensor (N, D), as heads of mmpretrain expect it.
         """
-        return (self.pool(self.network()(x)), )
+        return (self.pool(self.network()(x)),)
 
     def settle(self, source: str) -> None:
         """Measure the width and protect the network, once it is built.
@@ -86,15 +90,19 @@ class PooledBackbone(BaseModule):
                 vector per image.
         """
         if source and self.init_cfg:
-            raise ValueError(f'init_cfg={self.init_cfg} would overwrite the weights from '
-                             f'{source}. Give one of the two.')
+            raise ValueError(
+                f'init_cfg={self.init_cfg} would overwrite the weights from '
+                f'{source}. Give one of the two.'
+            )
         self.initial_weights = source
         self.network().is_init = True
-        pooled, = dry_run(self, lambda backbone, images: backbone(images))
+        (pooled,) = dry_run(self, lambda backbone, images: backbone(images))
         if not isinstance(pooled, Tensor) or pooled.ndim != 2 or len(pooled) != 2:
-            raise ValueError(f'{type(self.network()).__name__} gives '
-                             f'{getattr(pooled, "shape", type(pooled).__name__)} for 2 images, '
-                             'expected one vector per image, (2, D).')
+            raise ValueError(
+                f'{type(self.network()).__name__} gives '
+                f'{getattr(pooled, "shape", type(pooled).__name__)} for 2 images, '
+                'expected one vector per image, (2, D).'
+            )
         self.num_features = pooled.shape[1]
 
 

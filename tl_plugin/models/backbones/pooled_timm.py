@@ -1,4 +1,5 @@
 """Every timm architecture as a backbone with pooled features."""
+
 from __future__ import annotations
 
 import sys
@@ -50,9 +51,15 @@ class PooledTimmBackbone(PooledBackbone):
         [(2, 1024)]
     """
 
-    def __init__(self, model_name: str, pretrained: bool = False, checkpoint_path: str = '',
-                 in_channels: int = 3, init_cfg: dict | list | None = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: bool = False,
+        checkpoint_path: str = '',
+        in_channels: int = 3,
+        init_cfg: dict | list | None = None,
+        **kwargs: Any,
+    ) -> None:
         import timm
 
         super().__init__(init_cfg)
@@ -66,8 +73,12 @@ class PooledTimmBackbone(PooledBackbone):
     def load_initial_weights(self) -> None:
         """Load ``checkpoint_path``, or what timm gives a model with ``pretrained=True``."""
         if self._checkpoint_path:
-            load_weights(self.timm_model, self._checkpoint_path, removed_modules(self.timm_model),
-                         lambda state: _as_timm(state, self.timm_model))
+            load_weights(
+                self.timm_model,
+                self._checkpoint_path,
+                removed_modules(self.timm_model),
+                lambda state: _as_timm(state, self.timm_model),
+            )
             return
         import timm
 
@@ -90,26 +101,29 @@ class PooledTimmBackbone(PooledBackbone):
             (N, D).
         """
         if features.ndim == 3:
-            return features[:, getattr(self.timm_model, 'num_prefix_tokens', 0):].mean(1)
+            return features[:, getattr(self.timm_model, 'num_prefix_tokens', 0) :].mean(1)
         if features.ndim == 4:
             last = str(getattr(self.timm_model, 'output_fmt', 'NCHW')) == 'NHWC'
             return features.mean((1, 2) if last else (2, 3))
         return features
 
 
-def _check_arguments(model_name: str, pretrained: bool, checkpoint_path: str,
-                     kwargs: dict) -> None:
+def _check_arguments(model_name: str, pretrained: bool, checkpoint_path: str, kwargs: dict) -> None:
     import timm
 
     if not isinstance(pretrained, bool):
-        raise TypeError(f'pretrained must be True or False, got {pretrained!r}. Local weights go '
-                        'into checkpoint_path.')
+        raise TypeError(
+            f'pretrained must be True or False, got {pretrained!r}. Local weights go '
+            'into checkpoint_path.'
+        )
     if pretrained and checkpoint_path:
         raise ValueError('Both pretrained=True and checkpoint_path are given. Choose one.')
     for name in ('num_classes', 'features_only'):
         if name in kwargs:
-            raise ValueError(f'PooledTimmBackbone takes no {name}: it gives pooled features. Set '
-                             'the classes in the head; for feature maps use TIMMBackbone.')
+            raise ValueError(
+                f'PooledTimmBackbone takes no {name}: it gives pooled features. Set '
+                'the classes in the head; for feature maps use TIMMBackbone.'
+            )
     if ':' not in model_name and not timm.is_model(model_name):  # no 'hf-hub:' or 'local-dir:'
         check_name(model_name.split('.')[0], timm.list_models(), 'timm')
 
@@ -128,18 +142,25 @@ def removed_modules(model: nn.Module) -> list[str]:
     for classifier in _as_tuple(getattr(model, 'pretrained_cfg', {}).get('classifier')):
         parts = classifier.split('.')
         paths = ['.'.join(parts[:i]) for i in range(1, len(parts) + 1)]
-        names.append(next((path for path in paths[:-1]
-                           if isinstance(modules.get(path), nn.Identity)), classifier))
+        names.append(
+            next(
+                (path for path in paths[:-1] if isinstance(modules.get(path), nn.Identity)),
+                classifier,
+            )
+        )
     # A distilled model has a second one, which not every config of timm mentions.
     found = model.get_classifier() if hasattr(model, 'get_classifier') else ()
-    found = found if isinstance(found, (tuple, list)) else (found, )
-    names += [name for name, module in modules.items()
-              if isinstance(module, nn.Identity) and any(module is part for part in found)]
+    found = found if isinstance(found, (tuple, list)) else (found,)
+    names += [
+        name
+        for name, module in modules.items()
+        if isinstance(module, nn.Identity) and any(module is part for part in found)
+    ]
     return list(dict.fromkeys(names))
 
 
 def _as_tuple(names: str | tuple | list | None) -> tuple[str, ...]:
-    return (names, ) if isinstance(names, str) else tuple(names or ())
+    return (names,) if isinstance(names, str) else tuple(names or ())
 
 
 def _as_timm(state: StateDict, model: nn.Module) -> StateDict:

@@ -1,4 +1,5 @@
 """Every torchvision classification model as a backbone with pooled features."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -41,8 +42,14 @@ class PooledTorchvisionBackbone(PooledBackbone):
         1024
     """
 
-    def __init__(self, model_name: str, weights: str | None = None, checkpoint_path: str = '',
-                 init_cfg: dict | list | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        weights: str | None = None,
+        checkpoint_path: str = '',
+        init_cfg: dict | list | None = None,
+        **kwargs: Any,
+    ) -> None:
         from torchvision import models
 
         super().__init__(init_cfg)
@@ -57,8 +64,11 @@ class PooledTorchvisionBackbone(PooledBackbone):
     def load_initial_weights(self) -> None:
         """Load ``checkpoint_path``, or the ``weights`` of torchvision."""
         if self._checkpoint_path:
-            load_weights(self.torchvision_model, self._checkpoint_path,
-                         (self._classifier, 'aux1', 'aux2', 'AuxLogits'))
+            load_weights(
+                self.torchvision_model,
+                self._checkpoint_path,
+                (self._classifier, 'aux1', 'aux2', 'AuxLogits'),
+            )
             return
         from torchvision import models
 
@@ -75,22 +85,27 @@ class PooledTorchvisionBackbone(PooledBackbone):
         return self.torchvision_model
 
 
-def _check_arguments(model_name: str, weights: str | None, checkpoint_path: str,
-                     kwargs: dict) -> None:
+def _check_arguments(
+    model_name: str, weights: str | None, checkpoint_path: str, kwargs: dict
+) -> None:
     from torchvision import models
 
     check_name(model_name, models.list_models(module=models), 'torchvision.models')
     if weights and checkpoint_path:
         raise ValueError('Both weights and checkpoint_path are given. Choose one.')
     if 'num_classes' in kwargs:
-        raise ValueError('PooledTorchvisionBackbone takes no num_classes: it gives pooled '
-                         'features. Set the classes in the head.')
+        raise ValueError(
+            'PooledTorchvisionBackbone takes no num_classes: it gives pooled '
+            'features. Set the classes in the head.'
+        )
     if weights is not None:
         known = [weight.name for weight in models.get_model_weights(model_name)]
         if str(weights).split('.')[-1] not in [*known, 'DEFAULT']:
-            raise ValueError(f'torchvision has no weights {weights!r} for {model_name}. There are '
-                             f'DEFAULT, {", ".join(known)}; a local file goes into '
-                             'checkpoint_path.')
+            raise ValueError(
+                f'torchvision has no weights {weights!r} for {model_name}. There are '
+                f'DEFAULT, {", ".join(known)}; a local file goes into '
+                'checkpoint_path.'
+            )
 
 
 def _built_for(model_name: str, weights: str | None) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 """Keeps mmengine from overwriting the pretrained weights of foreign models."""
+
 from __future__ import annotations
 
 from mmengine.logging import print_log
@@ -31,15 +32,18 @@ def protect_pretrained(model: nn.Module) -> list[str]:
                     child.is_init = True
                     protected.append(f'{name}.{child_name}'.lstrip('.'))
     if protected:
-        print_log(f'{", ".join(protected)} of {type(model).__name__} keeps the weights it was '
-                  'built with: without this, Runner.train() would overwrite them.',
-                  logger='current')
+        print_log(
+            f'{", ".join(protected)} of {type(model).__name__} keeps the weights it was '
+            'built with: without this, Runner.train() would overwrite them.',
+            logger='current',
+        )
     return protected
 
 
 def _initialises_itself(module: nn.Module) -> bool:
-    foreign = any(kind.__module__.split('.')[0] in FOREIGN_LIBRARIES
-                  for kind in type(module).__mro__)
+    foreign = any(
+        kind.__module__.split('.')[0] in FOREIGN_LIBRARIES for kind in type(module).__mro__
+    )
     return foreign and hasattr(module, 'init_weights')
 
 

@@ -1,4 +1,5 @@
 """Loads local weights into a network, wholly or not at all."""
+
 from __future__ import annotations
 
 import logging
@@ -12,8 +13,12 @@ from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.foreign_weights import WEIGHT_KEYS, StateDict, Weights, find_weights
 
 
-def load_weights(network: nn.Module, path: str, classifier: Collection[str] = (),
-                 convert: Callable[[StateDict], StateDict] | None = None) -> None:
+def load_weights(
+    network: nn.Module,
+    path: str,
+    classifier: Collection[str] = (),
+    convert: Callable[[StateDict], StateDict] | None = None,
+) -> None:
     """Load a checkpoint into a network that has no classifier.
 
     Checkpoints of mmengine and of other training programs are read too: of a whole classifier, a
@@ -50,37 +55,49 @@ def load_weights(network: nn.Module, path: str, classifier: Collection[str] = ()
     if problems:
         raise ValueError(
             f'{path} does not fit {type(network).__name__}: {"; ".join(problems)}. Check the model '
-            'name, and what changes shapes (in_channels, img_size), against the checkpoint.')
+            'name, and what changes shapes (in_channels, img_size), against the checkpoint.'
+        )
     network.load_state_dict(state, strict=False)  # batch counters may be missing
     others = [*found.others, *_copies(found.state, whole, prefix)]
-    print_log(f'Loaded {len(state)} tensors from {path}'
-              + (f', under {found.key}' if found.key else '')
-              + (f', whose names begin with {prefix}' if prefix else '')
-              + (f'; dropped the classifier: {", ".join(dropped)}' if dropped else '')
-              + (f'; not taken: the weights under {", ".join(others)}' if others else ''),
-              logger='current')
+    print_log(
+        f'Loaded {len(state)} tensors from {path}'
+        + (f', under {found.key}' if found.key else '')
+        + (f', whose names begin with {prefix}' if prefix else '')
+        + (f'; dropped the classifier: {", ".join(dropped)}' if dropped else '')
+        + (f'; not taken: the weights under {", ".join(others)}' if others else ''),
+        logger='current',
+    )
     if strangers:
-        print_log(f'{path} also holds what {type(network).__name__} has not, and is not used: '
-                  f'{", ".join(strangers)}.', logger='current', level=logging.WARNING)
+        print_log(
+            f'{path} also holds what {type(network).__name__} has not, and is not used: '
+            f'{", ".join(strangers)}.',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _read(path: str) -> Weights:
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'checkpoint_path is {path!r}, but there is no such file. Give a '
-                                'local file; downloads go through `pretrained` or `weights`.')
+        raise FileNotFoundError(
+            f'checkpoint_path is {path!r}, but there is no such file. Give a '
+            'local file; downloads go through `pretrained` or `weights`.'
+        )
     if str(path).endswith('.safetensors'):
         return Weights(_read_safetensors(path), '')
     content = read_whole(path)
     found = find_weights(content)
     if not found.state:
-        raise ValueError(f'{path} holds no weights: expected a dict of tensors, alone or under '
-                         f'one of {", ".join(WEIGHT_KEYS)}, got {type(content).__name__}.')
+        raise ValueError(
+            f'{path} holds no weights: expected a dict of tensors, alone or under '
+            f'one of {", ".join(WEIGHT_KEYS)}, got {type(content).__name__}.'
+        )
     return found
 
 
 def _read_safetensors(path: str) -> StateDict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -91,17 +108,17 @@ def _inside(state: StateDict, wanted: Collection[str]) -> tuple[StateDict, str]:
     """Take the network's tensors out of those of whatever model holds it."""
     known = set(wanted)
     best, best_hits = '', sum(name in known for name in state)
-    for prefix in dict.fromkeys(name[:i + 1] for name in state for i in _dots(name)):
-        hits = sum(name.startswith(prefix) and name[len(prefix):] in known for name in state)
+    for prefix in dict.fromkeys(name[: i + 1] for name in state for i in _dots(name)):
+        hits = sum(name.startswith(prefix) and name[len(prefix) :] in known for name in state)
         if hits > best_hits:
             best, best_hits = prefix, hits
-    return {name[len(best):]: v for name, v in state.items() if name.startswith(best)}, best
+    return {name[len(best) :]: v for name, v in state.items() if name.startswith(best)}, best
 
 
 def _copies(state: StateDict, taken: StateDict, prefix: str) -> list[str]:
     """Name the other parts of a model that hold the same network, as a momentum encoder does."""
     last = next(iter(taken), '')
-    ends = {name[:-len(last)] for name in state if last and name.endswith(f'.{last}')}
+    ends = {name[: -len(last)] for name in state if last and name.endswith(f'.{last}')}
     return sorted(ends - {prefix})
 
 
@@ -109,8 +126,9 @@ def _dots(name: str) -> list[int]:
     return [i for i, letter in enumerate(name) if letter == '.'][:4]
 
 
-def _fitting(state: StateDict, wanted: Collection[str],
-             classifier: Collection[str]) -> tuple[StateDict, list[str], list[str]]:
+def _fitting(
+    state: StateDict, wanted: Collection[str], classifier: Collection[str]
+) -> tuple[StateDict, list[str], list[str]]:
     """Part off the classifier, and modules that the network hasn't: a projection head, a queue."""
     heads = tuple(f'{module}.' for module in classifier)
     dropped = [name for name in state if heads and name.startswith(heads)]
@@ -125,10 +143,16 @@ def _differences(wanted: StateDict, state: StateDict, strangers: Collection[str]
     """Say what keeps a state dict from fitting, each kind with its first few names."""
     missing = [n for n in wanted if n not in state and not n.endswith('num_batches_tracked')]
     unexpected = [n for n in state if n not in wanted]
-    mismatched = [f'{n} (expected {tuple(wanted[n].shape)}, got {tuple(value.shape)})'
-                  for n, value in state.items() if n in wanted and wanted[n].shape != value.shape]
+    mismatched = [
+        f'{n} (expected {tuple(wanted[n].shape)}, got {tuple(value.shape)})'
+        for n, value in state.items()
+        if n in wanted and wanted[n].shape != value.shape
+    ]
     if missing or unexpected or mismatched:  # alone they are no hindrance
         unexpected += strangers
     kinds = {'missing': missing, 'unexpected': unexpected, 'mismatched': mismatched}
-    return [f'{len(names)} {kind}: {", ".join(names[:5])}{", ..." if len(names) > 5 else ""}'
-            for kind, names in kinds.items() if names]
+    return [
+        f'{len(names)} {kind}: {", ".join(names[:5])}{", ..." if len(names) > 5 else ""}'
+        for kind, names in kinds.items()
+        if names
+    ]
