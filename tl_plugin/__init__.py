@@ -7,12 +7,12 @@ needs only ``custom_imports = dict(imports=['tl_plugin'])``.
 # ruff: noqa: E402
 from importlib import import_module
 
-from tl_plugin.stack import repair_stack
+from tl_plugin.stack.check import repair_stack
 
 # First: an unfit stack has to end in a clear message, not in a traceback from the depths.
 repair_stack()
 
-from tl_plugin._registration import ROOMS, register_rooms
+from tl_plugin.stack.registration import ROOMS, register_rooms
 from tl_plugin.version import __version__
 
 register_rooms()

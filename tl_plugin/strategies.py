@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
-from tl_plugin.options import type_name
+from tl_plugin.stack.options import type_name
 
 # What an overlay's `type` may take the place of. Anything else in a config was put there on
 # purpose and would be lost without a word. '' is a config that names no type.

@@ -29,11 +29,11 @@ def parse_args():
 
 def main():
     args = parse_args()
-    from tl_plugin.analysis.progress import progress
-    from tl_plugin.datasets.any_data import read_data
     from tl_plugin.datasets.degrade_quality import DegradeQuality
-    from tl_plugin.datasets.degraded_copy import copy_files, write_degraded
-    from tl_plugin.datasets.splits import part_of
+    from tl_plugin.intake.any_data import read_data
+    from tl_plugin.intake.degraded_copy import copy_files, write_degraded
+    from tl_plugin.intake.splits import part_of
+    from tl_plugin.reporting.progress import progress
 
     degrade = DegradeQuality(
         faults=args.faults,

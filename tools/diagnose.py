@@ -44,7 +44,7 @@ def main():
 
     from tl_plugin.analysis.diagnose import Settings, diagnose
     from tl_plugin.analysis.report import print_findings, write_report
-    from tl_plugin.datasets.any_data import read_both_domains, read_data, without_labels
+    from tl_plugin.intake.any_data import read_both_domains, read_data, without_labels
 
     MMLogger.get_instance('diagnose', log_level='WARNING')
     if args.config is not None:

@@ -66,15 +66,15 @@ def main():
         from rich.console import Console
         from rich.progress import track
 
-        from tl_plugin.analysis import interpolation_report as report
-        from tl_plugin.analysis.interpolation import (
+        from tl_plugin.engine import interpolation_report as report
+        from tl_plugin.engine.interpolation import (
             Interpolation,
             choose,
             load_weights,
             plain_model_config,
         )
-        from tl_plugin.engine.resume.files import write_whole
-        from tl_plugin.launch import build_runner, load_config, prepare
+        from tl_plugin.launch.runs import build_runner, load_config, prepare
+        from tl_plugin.reliability.files import write_whole
 
         folder = args.work_dir or Path(args.adapted).parent / 'interpolation'
         (source, _), (adapted, meta) = (load_weights(path) for path in (args.source, args.adapted))

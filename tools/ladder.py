@@ -10,7 +10,7 @@ from pathlib import Path
 from arguments import Parser, add_data_arguments
 from mmengine.config import Config, DictAction
 
-from tl_plugin.launch import default_work_dir
+from tl_plugin.launch.runs import default_work_dir
 
 
 def parse_args():
@@ -81,7 +81,7 @@ def parse_args():
 
 def write_config(args):
     """Turns data and a backbone into a config beside the runs."""
-    from tl_plugin.config_writer import config_from_data
+    from tl_plugin.intake.config_writer import config_from_data
 
     work_dir = args.work_dir or Path('work_dirs/ladder')
     config = config_from_data(

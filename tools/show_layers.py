@@ -22,7 +22,7 @@ def main():
         from rich.console import Console
 
         from tl_plugin.analysis.layer_table import layer_report, layer_table
-        from tl_plugin.launch import load_config
+        from tl_plugin.launch.runs import load_config
 
         MMLogger.get_instance('show_layers', log_level='WARNING')
         report = layer_report(load_config(args.config, args.strategy, args.cfg_options))

@@ -7,9 +7,9 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import dump
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from tl_plugin.cpu_launch import leave_cpu_group
 from tl_plugin.datasets.bad_data import naming_bad_data
-from tl_plugin.launch import build_runner, default_work_dir, load_config, prepare_test
+from tl_plugin.launch.cpu import leave_cpu_group
+from tl_plugin.launch.runs import build_runner, default_work_dir, load_config, prepare_test
 
 
 def parse_args():

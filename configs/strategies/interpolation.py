@@ -22,6 +22,6 @@
 #        metric             of the validation, without the domain
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
-train_cfg = dict(_delete_=True, type='tl_plugin.analysis.interpolation_loop.InterpolationLoop')
+train_cfg = dict(_delete_=True, type='tl_plugin.engine.loops.interpolation_loop.InterpolationLoop')
 param_scheduler = None
 default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=True, interval=1))

@@ -11,7 +11,7 @@ from skimage.data import astronaut, cat, chelsea, coffee
 
 from tl_plugin.analysis.duplicates import find_duplicates
 from tl_plugin.analysis.scan import look_at
-from tl_plugin.datasets.images import ImageItem
+from tl_plugin.intake.images import ImageItem
 
 PICTURES = [image[::2, ::2].copy() for image in (astronaut(), coffee(), chelsea()[:, 200:])]
 

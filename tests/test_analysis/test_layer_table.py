@@ -18,8 +18,8 @@ from tests.tiny_runs import TINY_RESNET, TINY_VIT, tiny_config
 from tl_plugin.analysis.features import build_model
 from tl_plugin.analysis.layer_table import build_without_weights, layer_report, layer_table
 from tl_plugin.engine.layers import LayerMap
-from tl_plugin.engine.tables import as_text
-from tl_plugin.launch import load_config
+from tl_plugin.launch.runs import load_config
+from tl_plugin.reporting.tables import as_text
 
 ROOT = Path(__file__).parents[2]
 LAYERWISE = dict(

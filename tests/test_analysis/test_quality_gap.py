@@ -6,8 +6,8 @@ from scipy.stats import mannwhitneyu, ttest_ind
 
 from tests.test_analysis.hostile_files import photo
 from tl_plugin.analysis.class_gap import classifier_findings, estimate_shares
-from tl_plugin.analysis.image_quality import measure
 from tl_plugin.analysis.quality_gap import explained_by_quality, hedges_g, quality_gap
+from tl_plugin.datasets.image_quality import measure
 
 
 def test_hedges_g_is_the_t_statistic_in_another_unit():

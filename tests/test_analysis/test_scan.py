@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from tests.test_analysis.hostile_files import FAULTS, photo, write_hostile_files
-from tl_plugin.analysis.image_quality import measure
 from tl_plugin.analysis.reading import UNREADABLE
 from tl_plugin.analysis.scan import CHUNK, look_at, scan
-from tl_plugin.datasets.images import ImageItem
+from tl_plugin.datasets.image_quality import measure
+from tl_plugin.intake.images import ImageItem
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,7 +114,7 @@ def test_a_script_that_cannot_start_processes_reads_alone(items, tmp_path):
     script = tmp_path / 'script.py'
     script.write_text(
         'from tl_plugin.analysis.scan import scan\n'
-        'from tl_plugin.datasets.images import ImageItem\n'
+        'from tl_plugin.intake.images import ImageItem\n'
         f'names = {[item.name for item in items]!r}\n'
         'found = scan([ImageItem(name) for name in names], 2)\n'
         'print(len(found), sum(record.readable for record in found))\n'

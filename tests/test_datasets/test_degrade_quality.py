@@ -5,13 +5,8 @@ import numpy as np
 import pytest
 from mmpretrain.registry import TRANSFORMS
 
-from tl_plugin.analysis.image_quality import measure
-from tl_plugin.datasets.degrade_quality import (
-    FAULTS,
-    DegradeQuality,
-    degrade_image,
-    strength,
-)
+from tl_plugin.datasets.degrade_quality import FAULTS, DegradeQuality, degrade_image, strength
+from tl_plugin.datasets.image_quality import measure
 
 
 @pytest.fixture(scope='module')

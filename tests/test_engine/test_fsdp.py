@@ -16,7 +16,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from tests.distributed import run_distributed
 from tests.tiny_runs import state_of, tiny_config, tiny_runner
 from tl_plugin.engine.layers import LayerMap
-from tl_plugin.engine.layers.names import parameters
+from tl_plugin.stack.model_wrappers import parameters
 
 OPTIMIZER = dict(
     optimizer=dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9, weight_decay=0.01),

@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 
 import tl_plugin  # noqa: F401  registers the data sets
 from tests.test_fuzz.refusal import examples, refused
-from tl_plugin.datasets.any_data import read_data
 from tl_plugin.datasets.bad_data import naming_bad_data
+from tl_plugin.intake.any_data import read_data
 
 KIND = 'annotations'
 NAME = st.from_regex(r'[a-z]{1,6}/[0-9]{1,3}\.jpg', fullmatch=True)

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.test_fuzz.refusal import examples, refused
-from tl_plugin.engine.hooks import load_report_hook
-from tl_plugin.engine.resume.checkpoints import (
+from tl_plugin.models.backbones.weights import load_weights
+from tl_plugin.reliability import load_report_hook
+from tl_plugin.reliability.checkpoints import (
     BrokenCheckpointError,
     check_resumable,
     newest_whole_checkpoint,
     read_whole,
     weights_of,
 )
-from tl_plugin.engine.resume.pretrained import read_pretrained
-from tl_plugin.models.backbones.weights import load_weights
+from tl_plugin.reliability.pretrained import read_pretrained
 
 KIND = 'checkpoints'
 NETWORK = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))

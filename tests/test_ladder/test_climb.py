@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import pytest
 
 from tests.test_ladder.conftest import write_tiny
-from tl_plugin.commands import tool_command
 from tl_plugin.ladder.climb import Run, failure_reason, failure_report, finish, make_folder
 from tl_plugin.ladder.display import Display
 from tl_plugin.ladder.job import Failure, plan
 from tl_plugin.ladder.records import RunResult
 from tl_plugin.ladder.rungs import read_rungs
-from tl_plugin.launch import load_config
+from tl_plugin.launch.commands import tool_command
+from tl_plugin.launch.runs import load_config
 
 TRACEBACK = """Traceback (most recent call last):
   File "x.py", line 3, in <module>

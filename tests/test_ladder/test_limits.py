@@ -7,7 +7,7 @@ from tests.test_ladder.conftest import RUNGS, run_tool, write_tiny
 from tl_plugin.ladder.job import plan
 from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.rungs import read_rungs, select_rungs
-from tl_plugin.launch import load_config
+from tl_plugin.launch.runs import load_config
 
 
 @pytest.fixture

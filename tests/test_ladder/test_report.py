@@ -12,10 +12,10 @@ from PIL import Image
 from skimage.data import astronaut
 
 from tl_plugin.ladder.curves import image_data_uri
-from tl_plugin.ladder.files import write_json
 from tl_plugin.ladder.records import LadderResults, Predictions
 from tl_plugin.ladder.report import class_names, make_report, samples, to_rgb
 from tl_plugin.ladder.target_labels import build_dataset
+from tl_plugin.reliability.files import write_json
 
 COLOURS = dict(green=(0, 200, 0), red=(200, 0, 0))
 

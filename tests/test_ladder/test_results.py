@@ -4,15 +4,12 @@ import statistics
 import pytest
 
 from tests.test_ladder.conftest import write_tiny
-from tl_plugin.ladder.intervals import accuracy_interval
+from tl_plugin.evaluation.intervals import accuracy_interval
 from tl_plugin.ladder.job import Failure, plan
-from tl_plugin.ladder.results import (
-    collect,
-    read_results,
-)
+from tl_plugin.ladder.results import collect, read_results
 from tl_plugin.ladder.rungs import read_rungs, select_rungs
 from tl_plugin.ladder.table import markdown_table, print_table
-from tl_plugin.launch import load_config
+from tl_plugin.launch.runs import load_config
 
 ACCURACY = {'source_only': [(98, 50), (97, 54), (99, 49)], 'fine_tune': [(90, 75), (92, 70)]}
 

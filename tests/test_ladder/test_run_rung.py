@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from tests.toy import toy_config, train
-from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.ladder.kept_layers import kept_layers
 from tl_plugin.ladder.records import Predictions
 from tl_plugin.ladder.run_rung import (
@@ -14,6 +13,7 @@ from tl_plugin.ladder.run_rung import (
     kept_checkpoint,
     read_predictions,
 )
+from tl_plugin.reliability.checkpoints import read_whole
 
 
 def test_predictions_are_gathered_per_domain_in_order(tmp_path):

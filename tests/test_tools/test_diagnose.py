@@ -18,7 +18,7 @@ from tl_plugin.analysis.findings import printable
 from tl_plugin.analysis.quality_gap import LABELS
 from tl_plugin.analysis.reading import UNREADABLE
 from tl_plugin.analysis.report import ON_PAGE, make_page
-from tl_plugin.datasets.any_data import read_data
+from tl_plugin.intake.any_data import read_data
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = 24

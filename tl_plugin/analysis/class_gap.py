@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tl_plugin.analysis.domain_gap import centre_distance
-from tl_plugin.analysis.estimates import Estimate, estimate, resampled
 from tl_plugin.functional.label_shift import black_box_shift
+
+from .domain_gap import centre_distance
+from .estimates import Estimate, estimate, resampled
 
 #: A predicted class counts as known from this probability on.
 CONFIDENT = 0.9

@@ -13,33 +13,23 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config
 
-from tl_plugin.analysis.class_gap import classifier_findings
-from tl_plugin.analysis.domain_gap import domain_gap, reduce_features
-from tl_plugin.analysis.duplicates import find_duplicates
-from tl_plugin.analysis.embedding import embed
-from tl_plugin.analysis.findings import (
-    Findings,
-    copies_found,
-    domain_findings,
-    missing_classes,
-    unreadable_names,
-)
-from tl_plugin.analysis.progress import progress
-from tl_plugin.analysis.quality_gap import (
-    LABELS,
-    explained_by_quality,
-    quality_gap,
-    quality_table,
-)
-from tl_plugin.analysis.reading import FAULTS
-from tl_plugin.analysis.recommendation import recommend
-from tl_plugin.analysis.scan import ImageRecord, check_imagehash, scan
-from tl_plugin.backbone_choice import ModelChoice, choose_model
-from tl_plugin.config_writer import dataset_config, test_pipeline, write_config
-from tl_plugin.datasets.images import DomainImages, ImageItem
-from tl_plugin.datasets.prepared import PreparedData, match_classes, prepare_data
+from tl_plugin.intake.backbone_choice import ModelChoice, choose_model
+from tl_plugin.intake.config_writer import dataset_config, test_pipeline, write_config
+from tl_plugin.intake.images import DomainImages, ImageItem
+from tl_plugin.intake.prepared import PreparedData, match_classes, prepare_data
 from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
 from tl_plugin.ladder.rung import SOURCE_AND_TARGET
+from tl_plugin.reporting.progress import progress
+
+from .class_gap import classifier_findings
+from .domain_gap import domain_gap, reduce_features
+from .duplicates import find_duplicates
+from .embedding import embed
+from .findings import Findings, copies_found, domain_findings, missing_classes, unreadable_names
+from .quality_gap import LABELS, explained_by_quality, quality_gap, quality_table
+from .reading import FAULTS
+from .recommendation import recommend
+from .scan import ImageRecord, check_imagehash, scan
 
 #: Images of a domain whose features are computed.
 FEATURE_IMAGES = 1500
@@ -95,14 +85,14 @@ def diagnose(
         target: The field domain.
         settings: How.
         target_labels: Which target labels may be trained on, see
-            :func:`tl_plugin.datasets.prepared.prepare_data`.
+            :func:`tl_plugin.intake.prepared.prepare_data`.
 
     Returns:
         The findings. With a backbone, ``settings.folder`` has a config to train with.
 
     Raises:
         ValueError: If no image of a domain can be read, the backbone is unknown, or the domains
-            can't be prepared for training, see :func:`tl_plugin.datasets.prepared.prepare_data`.
+            can't be prepared for training, see :func:`tl_plugin.intake.prepared.prepare_data`.
         ModuleNotFoundError: If ImageHash isn't installed.
     """
     check_imagehash()
@@ -207,7 +197,7 @@ def _with_features(
     config: Path,
     settings: Settings,
 ) -> Findings:
-    from tl_plugin.analysis.features import build_model, extract_features
+    from .features import build_model, extract_features
 
     model = build_model(Config.fromfile(config))
     rng = np.random.default_rng(settings.seed)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tl_plugin.analysis.estimates import RESAMPLES, Estimate, estimate, resampled
 from tl_plugin.functional import gaussian_kernel
 from tl_plugin.functional.frechet import frechet_distance
 from tl_plugin.functional.mmd import BANDWIDTHS
 from tl_plugin.functional.weighted_mmd import weighted_mean_discrepancy
+
+from .estimates import RESAMPLES, Estimate, estimate, resampled
 
 #: Directions of the features that the gap is measured in, those in which images differ most.
 COMPONENTS = 64

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tl_plugin.analysis.scan import ImageRecord
-from tl_plugin.datasets.images import ImageItem
+from tl_plugin.intake.images import ImageItem
+
+from .scan import ImageRecord
 
 #: Bits of 64 in which the hashes of near duplicates may differ. Proposals of the hash are looked
 #: at again, so it may be generous.

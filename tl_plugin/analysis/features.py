@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
 
-from tl_plugin.engine.resume.start import tell_of_start
+from tl_plugin.reliability.start import tell_of_start
 
 #: Activations of larger batches outgrow what the allocator keeps: on a CPU the system then spends
 #: longer on handing out memory than the model computes.

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tl_plugin.analysis.class_gap import ClassifierFindings
-from tl_plugin.analysis.domain_gap import DomainGap
-from tl_plugin.analysis.duplicates import DuplicateGroup
-from tl_plugin.analysis.estimates import Estimate
-from tl_plugin.analysis.quality_gap import LABELS, QualityGap
-from tl_plugin.analysis.reading import FAULTS, UNREADABLE
-from tl_plugin.analysis.scan import ImageRecord
-from tl_plugin.datasets.images import DomainImages
+from tl_plugin.intake.images import DomainImages
+
+from .class_gap import ClassifierFindings
+from .domain_gap import DomainGap
+from .duplicates import DuplicateGroup
+from .estimates import Estimate
+from .quality_gap import LABELS, QualityGap
+from .reading import FAULTS, UNREADABLE
+from .scan import ImageRecord
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from tl_plugin.engine.freezing.stages import set_aside_frozen_stages
 from tl_plugin.engine.hooks.frozen_part_hook import FrozenPartHook, refuse_overlaps
 from tl_plugin.engine.hooks.gradual_unfreeze_hook import GradualUnfreezeHook
 from tl_plugin.engine.layers import LayerMap
-from tl_plugin.engine.layers.names import parameters
-from tl_plugin.engine.module_kinds import is_norm
+from tl_plugin.engine.layers.module_kinds import is_norm
 from tl_plugin.engine.optimizers.scheduler_check import warn_of_absolute_rates
-from tl_plugin.engine.tables import make_table
-from tl_plugin.options import type_name
+from tl_plugin.reporting.tables import make_table
+from tl_plugin.stack.model_wrappers import parameters
+from tl_plugin.stack.options import type_name
 
 START, NEVER = 'the start', 'never'
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tl_plugin.analysis.domain_gap import domain_accuracy, domain_scores
-from tl_plugin.analysis.estimates import Estimate, estimate, resampled
-from tl_plugin.analysis.image_quality import STATISTICS, Statistic
+from tl_plugin.datasets.image_quality import STATISTICS, Statistic
+
+from .domain_gap import domain_accuracy, domain_scores
+from .estimates import Estimate, estimate, resampled
 
 #: What the scan adds to the statistics of the pixels.
 LABELS = {

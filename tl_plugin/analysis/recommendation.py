@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from tl_plugin.analysis.findings import Findings, Recommendation
-from tl_plugin.analysis.quality_gap import DEGRADED, LABELS, StatisticGap
-from tl_plugin.commands import tool_command
+from tl_plugin.launch.commands import tool_command
 from tl_plugin.strategies import available_strategies, describe
+
+from .findings import Findings, Recommendation
+from .quality_gap import DEGRADED, LABELS, StatisticGap
 
 #: Proxy A-distances up to which the domains count as alike, and as near.
 ALIKE, NEAR = 0.4, 1.2

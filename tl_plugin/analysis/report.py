@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tl_plugin.analysis import plots
-from tl_plugin.analysis.findings import Findings, plain, printable
-from tl_plugin.analysis.quality_gap import LABELS
-from tl_plugin.analysis.scan import read_item
-from tl_plugin.datasets.images import DomainImages
-from tl_plugin.ladder.files import write_json, write_text
+from tl_plugin.intake.images import DomainImages
+from tl_plugin.reliability.files import write_json, write_text
+from tl_plugin.reporting import diagnosis_plots as plots
+
+from .findings import Findings, plain, printable
+from .quality_gap import LABELS
+from .scan import read_item
 
 JSON_NAME, HTML_NAME = 'findings.json', 'report.html'
 #: Names that the page shows of each kind of file, and the terminal; the JSON has all.
@@ -62,12 +63,13 @@ def make_page(values: dict, pictures: Mapping[tuple[str, str], str]) -> str:
             part.append({**row, 'picture': pictures[row['domain'], row['name']]})
     values = printable(values)
     quality, embedding = values['quality'], values['embedding']
+    names = {name: statistic.label for name, statistic in LABELS.items()}
     return template.render(
         **values,
         labels=LABELS,
         worst_by_statistic=printable(worst),
         plot_classes=plots.plot_classes(*(values[d]['classes'] for d in ('source', 'target'))),
-        plot_effects=plots.plot_effects(quality['statistics']) if quality else None,
+        plot_effects=plots.plot_effects(quality['statistics'], names) if quality else None,
         plot_domains=plots.plot_embedding(embedding, 'domain') if embedding else None,
         plot_labels=plots.plot_embedding(embedding, 'label') if embedding else None,
     )

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from mmengine.logging import print_log
 
-from tl_plugin.analysis.image_quality import measure
-from tl_plugin.analysis.reading import Reading, oddities_of_pixels, read_image
-from tl_plugin.datasets.images import ImageItem
+from tl_plugin.datasets.image_quality import measure
+from tl_plugin.intake.images import ImageItem
+
+from .reading import Reading, oddities_of_pixels, read_image
 
 CHUNK = 32
 #: Side of the grey thumbnail that near duplicates are compared by.

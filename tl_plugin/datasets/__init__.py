@@ -1,9 +1,9 @@
-from tl_plugin.datasets.degrade_quality import DegradeQuality
-from tl_plugin.datasets.digits import DigitsDataset
-from tl_plugin.datasets.mnist_m import MNISTM
-from tl_plugin.datasets.repeat_channels import RepeatChannels
-from tl_plugin.datasets.several_sources import SeveralSources
-from tl_plugin.datasets.stock_folders import read_folders_alike
+from .degrade_quality import DegradeQuality
+from .digits import DigitsDataset
+from .mnist_m import MNISTM
+from .repeat_channels import RepeatChannels
+from .several_sources import SeveralSources
+from .stock_folders import read_folders_alike
 
 read_folders_alike()
 

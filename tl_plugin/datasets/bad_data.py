@@ -10,9 +10,11 @@ from typing import Any
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import DATASETS
 
-from tl_plugin.datasets.stock_annotations import annotation_fault
-from tl_plugin.datasets.wrappers import inner_configs, parts
-from tl_plugin.options import type_name
+from tl_plugin.stack.messages import short_list
+from tl_plugin.stack.options import type_name
+
+from .stock_annotations import annotation_fault
+from .wrappers import inner_configs, parts
 
 #: Begins the cure where folders are taken for classes and aren't.
 UNLABELLED = 'if its folders are no classes (dates, cameras, places), it is unlabelled:'
@@ -212,9 +214,3 @@ def differing_names(one: str, names: Sequence[str], other: str, others: Sequence
         return f'{one} has {len(names)} names and {other} {len(others)}, some of them twice'
     first, second = pairs[place]
     return f'their order differs, number {place} is {first} in {one} and {second} in {other}'
-
-
-def short_list(names: Sequence[str], limit: int = 8) -> str:
-    """Lists names, the first few of many."""
-    more = f', ... ({len(names) - limit} more)' if len(names) > limit else ''
-    return (', '.join(map(str, names[:limit])) or 'none') + more

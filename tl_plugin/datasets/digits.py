@@ -8,7 +8,7 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from tl_plugin.datasets.degradation import check_severity, degrade
+from .degradation import check_severity, degrade
 
 IMAGE_SIZE = 32
 MARGIN = 2

@@ -12,9 +12,8 @@ from mmpretrain.datasets import BaseDataset
 from mmpretrain.datasets.categories import MNIST_CATEGORITES
 from mmpretrain.registry import DATASETS
 
-from tl_plugin.datasets.folders import EXTENSIONS, ByExtension
-
 from .digits import blend
+from .folders import EXTENSIONS, ByExtension
 
 PATCH = 28
 

@@ -15,7 +15,7 @@ from .degradation import MAX_SEVERITY
 from .degrade_quality import FAULTS, DegradeQuality
 
 #: What a difference must have to be worth an effort, per statistic of
-#: :func:`tl_plugin.analysis.image_quality.measure`; the others, which no fault moves, don't count.
+#: :func:`tl_plugin.datasets.image_quality.measure`; the others, which no fault moves, don't count.
 RELEVANT = {
     'sharpness': 2.0,
     'blur': 0.02,
@@ -171,7 +171,7 @@ class _Trial:
 
 
 def _statistics(images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    from tl_plugin.analysis.image_quality import measure
+    from .image_quality import measure
 
     found = [measure(image) for image in images]
     return {name: np.array([values[name] for values in found]) for name in RELEVANT}

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.dataset import BaseDataset, ConcatDataset
 from mmpretrain.registry import DATASETS
 
-from tl_plugin.datasets.bad_data import describe_data, differing_names
+from .bad_data import describe_data, differing_names
 
 
 @DATASETS.register_module()

@@ -13,7 +13,7 @@ from mmengine.fileio import get
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
-from tl_plugin.datasets.texts import decode_lines
+from .texts import decode_lines
 
 
 def annotation_fault(config: dict) -> str | None:

@@ -24,7 +24,7 @@ from typing import Any
 from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset, ImageNet, ImageNet21k, Places205, custom
 
-from tl_plugin.datasets.folders import EXTENSIONS, ByExtension, is_system_name
+from .folders import EXTENSIONS, ByExtension, is_system_name
 
 #: What mmpretrain itself takes where a config sets no ``extensions``.
 STOCK_EXTENSIONS: tuple[str, ...] = (

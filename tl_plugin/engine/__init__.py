@@ -1,5 +1,9 @@
+"""How a run trains: which weights, how fast, on what batches, and what watches over it."""
+
+import tl_plugin.reliability  # noqa: F401
+from tl_plugin.reliability.start import tell_in_every_run
+
 from . import hooks, loops, optimizers, schedulers  # noqa: F401
-from .resume.start import tell_in_every_run
 
 # Before any model is built: a runner asks for its hooks first.
 tell_in_every_run()

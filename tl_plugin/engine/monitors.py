@@ -15,10 +15,11 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook, ParamSchedul
 from mmengine.runner import IterBasedTrainLoop, Runner, ValLoop
 from mmengine.runner.amp import autocast
 
-from tl_plugin.options import type_name
+from tl_plugin.reliability.seeds import generators_kept
+from tl_plugin.stack.options import type_name
+from tl_plugin.stack.protocol import TARGET, announce_domain
 
-from .loops.domain_eval_loop import TARGET, DomainValLoop, announce_domain
-from .resume.seeds import generators_kept
+from .loops.domain_eval_loop import DomainValLoop
 
 #: So many images of a domain are enough to learn the names of its metrics.
 _IMAGES = 4

@@ -13,7 +13,6 @@ from .domain_classification import (
     several_domains_accuracy,
     several_domains_loss,
 )
-from .dry_run import candidate_shapes, dry_run
 from .entropy import entropy_loss, marginal_entropy, prediction_entropy
 from .feature_distance import feature_map_distance
 from .feature_health import effective_rank, relative_spread
@@ -21,7 +20,6 @@ from .feature_norm import feature_norms, hard_feature_norm_loss, stepwise_featur
 from .gather import gather_ranks
 from .gradient_penalty import input_gradient_penalty
 from .gradient_reversal import gradient_reversal
-from .hollow import hollow_copy
 from .interpolation import check_same_network, interpolate_weights
 from .kernels import gaussian_kernel, squared_distances
 from .margin_disparity import log_one_minus_softmax, margin_disparity_loss
@@ -39,7 +37,6 @@ __all__ = [
     'Flips',
     'batch_spectral_penalty',
     'batch_spectral_shrinkage',
-    'candidate_shapes',
     'centroid_pseudo_labels',
     'check_bandwidths',
     'check_images',
@@ -51,7 +48,6 @@ __all__ = [
     'distillation_loss',
     'domain_accuracy',
     'domain_classification_loss',
-    'dry_run',
     'effective_rank',
     'entropy_loss',
     'feature_map_distance',
@@ -61,7 +57,6 @@ __all__ = [
     'gaussian_kernel',
     'gradient_reversal',
     'hard_feature_norm_loss',
-    'hollow_copy',
     'input_gradient_penalty',
     'interpolate_weights',
     'joint_maximum_mean_discrepancy',

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tl_plugin
-from tl_plugin.ladder.display import Display
-from tl_plugin.ladder.files import read_json, write_json
-from tl_plugin.ladder.job import Failure, Job, job_id
-from tl_plugin.ladder.progress import PROGRESS_NAME, Progress, read_progress
-from tl_plugin.ladder.ready_config import place
+from tl_plugin.reliability.files import read_json, write_json
+
+from .display import Display
+from .job import Failure, Job, job_id
+from .progress import PROGRESS_NAME, Progress, read_progress
+from .ready_config import place
 
 JOB_NAME = 'job.json'
 LOG_NAME = 'console.log'

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tl_plugin.ladder.recommend import ACCURACY, SCORE, SOURCE
-from tl_plugin.ladder.records import DomainResult, LadderResults, Predictions, RungResult
+from .recommend import ACCURACY, SCORE, SOURCE
+from .records import DomainResult, LadderResults, Predictions, RungResult
 
 #: Images up to this many pixels a side are shown pixel by pixel.
 _SMALL = 48

@@ -6,8 +6,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from tl_plugin.datasets.bad_data import build_dataset
-from tl_plugin.engine.data_identity import check_source_and_target
 from tl_plugin.engine.loops import inherit_dataloader
+from tl_plugin.reliability.data_identity import check_source_and_target
 
 
 def check_ladder_data(cfg: Config) -> None:

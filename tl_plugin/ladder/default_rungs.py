@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tl_plugin.ladder.rung import (
+from .rung import (
     ALL,
     LABELLED_TARGET,
     SOURCE_AND_LABELLED,

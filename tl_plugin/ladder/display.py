@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from tl_plugin.ladder.progress import Progress
+from .progress import Progress
 
 
 def make_display(total: int) -> Display:

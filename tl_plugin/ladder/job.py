@@ -8,13 +8,14 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from tl_plugin.commands import tool_command
-from tl_plugin.ladder.files import read_json
-from tl_plugin.ladder.ready_config import CONFIG_NAME, content_key, ready_config
-from tl_plugin.ladder.recommend import BASELINE
-from tl_plugin.ladder.records import RunResult
-from tl_plugin.ladder.run_rung import RESULT_NAME
-from tl_plugin.ladder.rung import Rung
+from tl_plugin.launch.commands import tool_command
+from tl_plugin.reliability.files import read_json
+
+from .ready_config import CONFIG_NAME, content_key, ready_config
+from .recommend import BASELINE
+from .records import RunResult
+from .run_rung import RESULT_NAME
+from .rung import Rung
 
 
 @dataclass(frozen=True)

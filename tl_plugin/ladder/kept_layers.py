@@ -10,10 +10,10 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader, Runner
 
 from tl_plugin.engine.layers import LayerMap, LayerOutputs
-from tl_plugin.engine.layers.names import unwrap
-from tl_plugin.engine.looking import look, spread_loader
-from tl_plugin.engine.loops.predictions import domain_loader
+from tl_plugin.evaluation.looking import look, spread_loader
+from tl_plugin.evaluation.predictions import domain_loader
 from tl_plugin.evaluation.similarity import compare
+from tl_plugin.stack.model_wrappers import unwrap
 
 #: Images of each domain and layers that are compared: what bounds the cost.
 NUM_IMAGES, MAX_LAYERS, BATCH_SIZE = 256, 12, 32

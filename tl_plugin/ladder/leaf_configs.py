@@ -7,11 +7,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from tl_plugin.ladder.job import Job
-from tl_plugin.ladder.ready_config import check_measures_target, content_key
-from tl_plugin.ladder.rung import Rung
-from tl_plugin.ladder.target_labels import count_target_labels, measure_by_labels
 from tl_plugin.strategies import apply_strategies, describe, headline
+
+from .job import Job
+from .ready_config import check_measures_target, content_key
+from .rung import Rung
+from .target_labels import count_target_labels, measure_by_labels
 
 
 def plan_configs(

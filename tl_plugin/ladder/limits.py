@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tl_plugin.ladder.job import Job
-from tl_plugin.ladder.recommend import ACCURACY, BASELINE, SOURCE, within_budget
-from tl_plugin.ladder.results import summaries
-from tl_plugin.ladder.target_labels import TargetLabels
+from .job import Job
+from .recommend import ACCURACY, BASELINE, SOURCE, within_budget
+from .results import summaries
+from .target_labels import TargetLabels
 
 
 @dataclass(frozen=True)

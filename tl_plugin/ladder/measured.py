@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from tl_plugin.ladder.curves import read_scalars
-from tl_plugin.ladder.files import read_json
-from tl_plugin.ladder.records import RunResult
-from tl_plugin.ladder.run_rung import RESULT_NAME
+from tl_plugin.reliability.files import read_json
+
+from .curves import read_scalars
+from .records import RunResult
+from .run_rung import RESULT_NAME
 
 #: The score that chooses, and what it is measured against. Fixed before anything was measured.
 CHOOSES = 'target/label_free/information_maximization'

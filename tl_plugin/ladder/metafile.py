@@ -8,10 +8,11 @@ from statistics import fmean
 
 import yaml
 
-from tl_plugin.ladder.files import write_text
-from tl_plugin.ladder.job import Job
-from tl_plugin.ladder.measured import CHOOSES, mean_and_spread, measure
-from tl_plugin.ladder.results import commit, machine, versions
+from tl_plugin.reliability.files import write_text
+
+from .job import Job
+from .measured import CHOOSES, mean_and_spread, measure
+from .results import commit, machine, versions
 
 METAFILE_NAME = 'metafile.yml'
 BEGIN, END = '<!-- measured: begin -->', '<!-- measured: end -->'
@@ -143,7 +144,7 @@ def _of(entry: dict, key: str) -> list[float]:
 
 def _same_config(old: dict, job: Job) -> bool:
     """Whether a run's config is the job's, but for the seed."""
-    from tl_plugin.ladder.ready_config import content_key
+    from .ready_config import content_key
 
     ready = type(job.ready)(job.ready.to_dict())
     ready.merge_from_dict({'randomness': {'seed': old['seed']}})

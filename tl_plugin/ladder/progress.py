@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop
 
-from tl_plugin.ladder.files import read_json, write_json
+from tl_plugin.reliability.files import read_json, write_json
 
 PROGRESS_NAME = 'progress.json'
 

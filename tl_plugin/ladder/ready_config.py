@@ -10,9 +10,13 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from tl_plugin.config_types import importable
 from tl_plugin.engine.loops import inherit_dataloader
-from tl_plugin.ladder.rung import (
+from tl_plugin.launch.config_types import importable
+from tl_plugin.launch.runs import add_test_metric, merge_options
+from tl_plugin.stack.options import type_name
+from tl_plugin.strategies import apply_strategies
+
+from .rung import (
     ALL,
     LABELLED_TARGET,
     SOURCE_AND_LABELLED,
@@ -21,9 +25,6 @@ from tl_plugin.ladder.rung import (
     TWO_MODELS,
     Rung,
 )
-from tl_plugin.launch import add_test_metric, merge_options
-from tl_plugin.options import type_name
-from tl_plugin.strategies import apply_strategies
 
 CONFIG_NAME = 'config.py'
 PREDICTIONS_NAME = 'predictions.pkl'

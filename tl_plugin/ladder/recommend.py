@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from tl_plugin.ladder.records import Recommendation, RungResult
+from .records import Recommendation, RungResult
 
 #: Target accuracy on validation images chooses; where those have no labels, this score does, fixed
 #: before anything was measured with it.

@@ -160,7 +160,7 @@ class DomainResult:
         accuracy: Mean percent of the labelled images that are right; None without labels.
         accuracy_by_seed: Of each seed.
         accuracy_spread: Standard deviation over the seeds; None for one seed.
-        accuracy_interval: 95%, see :func:`~tl_plugin.ladder.intervals.accuracy_interval`.
+        accuracy_interval: 95%, see :func:`~tl_plugin.evaluation.intervals.accuracy_interval`.
         images: Number of images that have a label, which the accuracy is over.
         test_images: Number of all test images.
         change: Points of accuracy against ``source_only``.
@@ -203,7 +203,7 @@ class RungResult:
         towards: Rung that gave the second of two models.
         seeds: Of its finished runs.
         domains: Domain -> what it reaches there. In JSON its fields are ``<domain>_<field>``.
-        interval_method: A key of :data:`~tl_plugin.ladder.intervals.METHODS`.
+        interval_method: A key of :data:`~tl_plugin.evaluation.intervals.METHODS`.
         validation: Metric -> values by seed at the end.
         seconds: Mean of training and testing.
         trainable_parameters: Weights that train.

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
-from tl_plugin.ladder import curves
-from tl_plugin.ladder.extras import attempt
-from tl_plugin.ladder.files import read_json
-from tl_plugin.ladder.recommend import ACCURACY, BASELINE
-from tl_plugin.ladder.records import TARGET, LadderResults, Predictions, RungResult
-from tl_plugin.ladder.results import DOMAINS, read_predictions
-from tl_plugin.ladder.table import columns, has_accuracy, interval_note, notes
-from tl_plugin.ladder.target_labels import build_dataset
+from tl_plugin.reliability.files import read_json
+
+from . import curves
+from .extras import attempt
+from .recommend import ACCURACY, BASELINE
+from .records import TARGET, LadderResults, Predictions, RungResult
+from .results import DOMAINS, read_predictions
+from .table import columns, has_accuracy, interval_note, notes
+from .target_labels import build_dataset
 
 REPORT_NAME = 'report.html'
 TEMPLATE = Path(__file__).with_name('report.html.j2')

@@ -13,19 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import tl_plugin
-from tl_plugin.ladder.files import read_json
-from tl_plugin.ladder.intervals import accuracy_interval, interval_method
-from tl_plugin.ladder.job import Failure, Job
-from tl_plugin.ladder.recommend import BASELINE, recommend, why_none
-from tl_plugin.ladder.records import (
-    DomainResult,
-    FailedRun,
-    LadderResults,
-    Predictions,
-    RungResult,
-    RunResult,
-)
-from tl_plugin.ladder.run_rung import PREDICTIONS_JSON
+from tl_plugin.evaluation.intervals import accuracy_interval, interval_method
+from tl_plugin.reliability.files import read_json
+
+from .job import Failure, Job
+from .recommend import BASELINE, recommend, why_none
+from .records import DomainResult, FailedRun, LadderResults, Predictions, RungResult, RunResult
+from .run_rung import PREDICTIONS_JSON
 
 RESULTS_NAME = 'results.json'
 #: What every row speaks of, measured or not.

@@ -10,26 +10,22 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from tl_plugin.ladder.climb import climb
-from tl_plugin.ladder.data_check import check_ladder_data
-from tl_plugin.ladder.display import make_display
-from tl_plugin.ladder.extras import attempt
-from tl_plugin.ladder.files import write_json, write_text
-from tl_plugin.ladder.job import plan
-from tl_plugin.ladder.limits import Limits
-from tl_plugin.ladder.ready_config import check_measures_target
-from tl_plugin.ladder.records import LadderResults
-from tl_plugin.ladder.report import REPORT_NAME, make_report
-from tl_plugin.ladder.results import RESULTS_NAME, collect
-from tl_plugin.ladder.rungs import read_rungs, select_rungs
-from tl_plugin.ladder.table import print_table
-from tl_plugin.ladder.target_labels import (
-    count_target_labels,
-    measure_by_labels,
-    not_validated,
-    notes_on_labels,
-)
-from tl_plugin.launch import load_config
+from tl_plugin.launch.runs import load_config
+from tl_plugin.reliability.files import write_json, write_text
+
+from .climb import climb
+from .data_check import check_ladder_data
+from .display import make_display
+from .extras import attempt
+from .job import plan
+from .limits import Limits
+from .ready_config import check_measures_target
+from .records import LadderResults
+from .report import REPORT_NAME, make_report
+from .results import RESULTS_NAME, collect
+from .rungs import read_rungs, select_rungs
+from .table import print_table
+from .target_labels import count_target_labels, measure_by_labels, not_validated, notes_on_labels
 
 
 def run_ladder(

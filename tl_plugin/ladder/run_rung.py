@@ -21,17 +21,18 @@ from torch import Tensor
 
 from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.engine.hooks.retention_hook import CHECKPOINT, RetentionHook
-from tl_plugin.engine.loops.predictions import SOURCE
-from tl_plugin.engine.resume.checkpoints import newest_whole_checkpoint
 from tl_plugin.evaluation.label_free_score import label_free_scores
-from tl_plugin.ladder.curves import read_scalars
-from tl_plugin.ladder.extras import attempt
-from tl_plugin.ladder.files import write_json
-from tl_plugin.ladder.kept_layers import kept_layers
-from tl_plugin.ladder.progress import ProgressHook, read_progress
-from tl_plugin.ladder.ready_config import CONFIG_NAME, PREDICTIONS_NAME
-from tl_plugin.ladder.records import Predictions, RunResult
-from tl_plugin.launch import build_runner, prepare
+from tl_plugin.evaluation.predictions import SOURCE
+from tl_plugin.launch.runs import build_runner, prepare
+from tl_plugin.reliability.checkpoints import newest_whole_checkpoint
+from tl_plugin.reliability.files import write_json
+
+from .curves import read_scalars
+from .extras import attempt
+from .kept_layers import kept_layers
+from .progress import ProgressHook, read_progress
+from .ready_config import CONFIG_NAME, PREDICTIONS_NAME
+from .records import Predictions, RunResult
 
 RESULT_NAME = 'result.json'
 PREDICTIONS_JSON = 'predictions.json'

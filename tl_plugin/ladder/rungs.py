@@ -7,8 +7,8 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
-from tl_plugin.ladder.rung import DATA_NEEDS, Rung
+from .default_rungs import DEFAULT_RUNGS
+from .rung import DATA_NEEDS, Rung
 
 SETTINGS = ('target_dataloader', 'labelled_target_dataloader', 'rungs', 'notes')
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tl_plugin.ladder.intervals import METHODS, as_text
-from tl_plugin.ladder.recommend import ACCURACY, BASELINE
-from tl_plugin.ladder.records import CONFIDENT, TARGET, DomainResult, LadderResults, RungResult
+from tl_plugin.evaluation.intervals import METHODS, as_text
+
+from .recommend import ACCURACY, BASELINE
+from .records import CONFIDENT, TARGET, DomainResult, LadderResults, RungResult
 
 #: What stands where a figure isn't known.
 UNKNOWN = 'not known'

@@ -14,9 +14,10 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS, METRICS
 
 from tl_plugin.engine.loops import inherit_dataloader
-from tl_plugin.ladder.recommend import SCORE
-from tl_plugin.ladder.records import TARGET
-from tl_plugin.options import type_name
+from tl_plugin.stack.options import type_name
+
+from .recommend import SCORE
+from .records import TARGET
 
 SPLITS = ('val', 'test')
 #: Metrics that give no accuracy, whatever the labels.

@@ -12,18 +12,11 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from tl_plugin.engine.layers import TRAINING_ONLY
+from tl_plugin.stack.protocol import TRAINING_ONLY
 
 from .adversary_health import feature_health, gradient_ratios
 from .alignments import AdversarialAlignment, Alignments, DomainBatch
-from .fitting import (
-    build_module,
-    check_choice,
-    check_head,
-    domain_preprocessor,
-    fit_head,
-    fit_neck,
-)
+from .fitting import build_module, check_choice, check_head, domain_preprocessor, fit_head, fit_neck
 from .joint_batch import SOURCE, TARGET, TARGET_STRONG, JointBatch
 from .regularizers import Regularizers
 from .regularizers.regularizers import Maps

@@ -10,9 +10,9 @@ from mmpretrain.registry import MODELS
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
-from tl_plugin.engine.class_sets import has_several_labels
-from tl_plugin.functional import dry_run
-from tl_plugin.options import type_name
+from tl_plugin.engine.layers.dry_run import dry_run
+from tl_plugin.reliability.class_sets import has_several_labels
+from tl_plugin.stack.options import type_name
 
 from .data_preprocessor import DomainDataPreprocessor
 from .rows import channel_dim

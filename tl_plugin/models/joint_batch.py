@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from tl_plugin.engine.protocol import SOURCE, TARGET
+from tl_plugin.stack.protocol import SOURCE, TARGET
 
 TARGET_STRONG = 'target_strong'
 

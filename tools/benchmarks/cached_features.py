@@ -23,7 +23,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from tl_plugin.fault_tolerance import make_fault_tolerant
+from tl_plugin.reliability.fault_tolerance import make_fault_tolerant
 from tl_plugin.strategies import apply_strategies, configs_dir
 
 CACHED, PLAIN = 'feature_extraction_cached', 'feature_extraction'

@@ -25,8 +25,8 @@ from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 
 import tl_plugin  # noqa: F401
+from tl_plugin.engine.freezing.trainable import set_trainable
 from tl_plugin.engine.layers import LayerMap
-from tl_plugin.engine.trainable import set_trainable
 
 OURS, USUAL = 'set_trainable', 'find_unused_parameters'
 

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 
 from tl_plugin.engine.layers import LayerMap
 from tl_plugin.engine.loops import PairedLoader
-from tl_plugin.engine.resume.replayable_loader import ReplayableLoader
 from tl_plugin.models.alignments import DomainBatch
+from tl_plugin.reliability.replayable_loader import ReplayableLoader
 
 
 def parse_args():

@@ -30,12 +30,12 @@ from mmpretrain.utils import register_all_modules
 import tl_plugin.datasets
 import tl_plugin.engine
 import tl_plugin.models  # noqa: F401
-from tl_plugin.engine.resume.checkpoints import (
+from tl_plugin.launch.runs import build_runner, load_config, prepare
+from tl_plugin.reliability.checkpoints import (
     BrokenCheckpointError,
     newest_whole_checkpoint,
     read_whole,
 )
-from tl_plugin.launch import build_runner, load_config, prepare
 from tl_plugin.strategies import configs_dir
 
 STRATEGIES = ('fine_tune', 'gradual_unfreeze', 'dann')

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tl_plugin.engine.layers import LayerMap
-from tl_plugin.functional import candidate_shapes, dry_run
-from tl_plugin.functional.hollow import detached_copy
+from tl_plugin.engine.layers.dry_run import candidate_shapes, dry_run
+from tl_plugin.engine.layers.hollow import detached_copy
 
 FEWEST_LAYERS = 3
 

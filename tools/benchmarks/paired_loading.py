@@ -20,8 +20,8 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from tl_plugin.engine.loops import PairedLoader
-from tl_plugin.engine.resume.replayable_loader import ReplayableLoader
-from tl_plugin.engine.resume.seeds import SOURCE, TARGET
+from tl_plugin.reliability.replayable_loader import ReplayableLoader
+from tl_plugin.reliability.seeds import SOURCE, TARGET
 
 
 def parse_args():

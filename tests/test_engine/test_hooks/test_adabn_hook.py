@@ -6,7 +6,7 @@ from mmpretrain.registry import DATASETS
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import loader, stock_config, toy_config, train
 from tl_plugin.engine.batch_statistics import norm_layers
-from tl_plugin.engine.resume.checkpoints import read_whole
+from tl_plugin.reliability.checkpoints import read_whole
 
 TARGET = dict(dataset=dict(labels='true', shift=0.6, size=12, seed=7))
 DOMAINS = dict(dataloaders=dict(target=TARGET))

@@ -9,8 +9,8 @@ from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.test_models.test_adaptation_classifier import DANN, _inputs, _model, _samples
 from tests.toy import target, toy_config, train
 from tl_plugin.engine.hooks import LabelShiftHook
-from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.functional.label_shift import black_box_shift
+from tl_plugin.reliability.checkpoints import read_whole
 
 #: Of ToyDataset's images, class 0 twice as often as the others.
 UNEVEN = dict(type='ToyDataset', shift=0.3, size=24, indices=[*range(12), 12, 15, 18, 21])

@@ -11,8 +11,8 @@ from mmpretrain.registry import HOOKS
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import toy_config, train
 from tl_plugin.engine.hooks import RetentionHook
-from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.functional import prediction_flips
+from tl_plugin.reliability.checkpoints import read_whole
 
 DOMAINS = dict(type='DomainValLoop', dataloaders=dict(target=dict(dataset=dict(shift=0.5, size=7))))
 # A run on labels that are wrong: the source ability goes, validation by validation.

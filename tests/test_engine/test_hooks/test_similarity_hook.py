@@ -10,9 +10,9 @@ from PIL import Image
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import stock_config, target, toy_config, train
 from tl_plugin.engine.hooks import SimilarityHook
-from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.evaluation.similarity import centre_drift
 from tl_plugin.functional import linear_gram, minibatch_cka
+from tl_plugin.reliability.checkpoints import read_whole
 
 DOMAINS = dict(
     type='DomainValLoop',

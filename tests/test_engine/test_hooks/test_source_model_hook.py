@@ -12,7 +12,7 @@ import torch.distributed as dist
 from tests.distributed import run_distributed
 from tests.tiny_runs import CPU_MODEL_WRAPPER
 from tests.toy import target, toy_config, train
-from tl_plugin.engine.resume.checkpoints import read_whole
+from tl_plugin.reliability.checkpoints import read_whole
 
 KEEPING = ('l2_sp', 'delta', 'lwf', 'bss')
 QUIET = {'val_cfg': None, 'val_dataloader': None, 'val_evaluator': None}

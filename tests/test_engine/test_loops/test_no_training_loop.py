@@ -3,7 +3,7 @@
 import torch
 
 from tests.toy import toy_config, train
-from tl_plugin.engine.resume.checkpoints import read_whole
+from tl_plugin.reliability.checkpoints import read_whole
 
 FIELD = dict(dataset=dict(shift=0.5, size=8))
 DOMAINS = {

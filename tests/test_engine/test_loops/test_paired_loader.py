@@ -2,7 +2,8 @@ import pytest
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader, Dataset
 
-from tl_plugin.engine.loops import CyclingLoader, PairedLoader
+from tl_plugin.engine.loops import PairedLoader
+from tl_plugin.reliability.replayable_loader import CyclingLoader
 
 
 class Numbers(Dataset):

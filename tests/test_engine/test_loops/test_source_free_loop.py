@@ -7,8 +7,8 @@ from mmengine.runner import Runner
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.folders import WRAPPERS
 from tests.toy import loader, target, toy_config, train
-from tl_plugin.engine.resume.checkpoints import read_whole
 from tl_plugin.functional import centroid_pseudo_labels
+from tl_plugin.reliability.checkpoints import read_whole
 
 BY_TARGET = {
     'val_cfg': dict(

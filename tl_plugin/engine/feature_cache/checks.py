@@ -10,9 +10,10 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from tl_plugin.stack.model_wrappers import parameters, unwrap
+from tl_plugin.stack.protocol import adaptation_model
+
 from ..freezing.policy import modules_of_part
-from ..layers.names import parameters, unwrap
-from ..protocol import adaptation_model
 from .cut import Cut
 from .moving import moves
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_unflatten
 
-from ..layers.names import parameters
+from tl_plugin.stack.model_wrappers import parameters
+
 from .calls import Call, Stub, recorded_calls, replayed
 
 #: How many images the forward passes have by which a cut is found and proved.

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tl_plugin.datasets.wrappers import inner_datasets
+from tl_plugin.reliability.bad_images import FaultyBatch, TolerantCollate
+from tl_plugin.reliability.batches import batch_names
+from tl_plugin.reliability.fingerprint import files_fingerprint, fingerprint, weights_fingerprint
+from tl_plugin.reliability.ranks import on_all_ranks, on_main_process
+from tl_plugin.reliability.replayable_loader import Draw, ReplayableLoader, SampleReader
 
-from ..batches import batch_names
-from ..ranks import on_all_ranks, on_main_process
-from ..resume.faults import FaultyBatch, TolerantCollate
-from ..resume.replayable_loader import Draw, ReplayableLoader, SampleReader
 from .cut import PROBE, find_cut
-from .fingerprint import files_fingerprint, fingerprint, weights_fingerprint
 from .rows import SCORE, check_labels, labels_of
 from .store import FeatureStore, FeatureWriter, Leaf, known_caches, megabytes
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..resume.replayable_loader import DrawSampler, ReplayableLoader, is_endless
+from tl_plugin.reliability.replayable_loader import DrawSampler, ReplayableLoader, is_endless
+
 from .cut import Cut
 from .rows import CachedSamples
 from .store import FeatureStore

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..module_kinds import is_droppath
+from ..layers.module_kinds import is_droppath
 
 
 def moves(module: nn.Module) -> bool:

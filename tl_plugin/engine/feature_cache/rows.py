@@ -11,7 +11,8 @@ from mmpretrain.models import ClsHead
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..resume.faults import sample_name
+from tl_plugin.reliability.bad_images import sample_name
+
 from .store import FeatureStore
 
 LABEL, SCORE = 'gt_label', 'gt_score'

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..resume.files import write_whole
+from tl_plugin.reliability.files import write_whole
 
 _META = 'features.json'
 _LABELS = 'labels.pth'

@@ -8,7 +8,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from ..layers.names import unwrap
+from tl_plugin.stack.model_wrappers import unwrap
 
 _WATCHED: WeakSet = WeakSet()
 

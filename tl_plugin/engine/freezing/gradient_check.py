@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from ..layers.names import parameters
+from tl_plugin.stack.model_wrappers import parameters
 
 
 class GradientCheck:

@@ -8,9 +8,10 @@ from typing import Mapping, Sequence
 
 from torch import nn
 
+from tl_plugin.reporting.tables import as_text, make_table
+from tl_plugin.stack.model_wrappers import parameters
+
 from ..layers import LayerMap
-from ..layers.names import parameters
-from ..tables import as_text, make_table
 from .schedules import Every, Phase, Plateau, Schedule, Time, Until
 
 

@@ -7,8 +7,9 @@ from typing import Collection, Iterable
 
 from torch import nn
 
-from ..layers.names import parameters, unwrap
-from ..module_kinds import is_droppath, is_norm, norm_parameters
+from tl_plugin.stack.model_wrappers import parameters, unwrap
+
+from ..layers.module_kinds import is_droppath, is_norm, norm_parameters
 
 _CHOICES = dict(
     norm=('eval', 'train'),

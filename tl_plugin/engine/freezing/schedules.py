@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Sequence, Tuple, Union
 
-from tl_plugin.options import check_option
+from tl_plugin.stack.options import check_option
 
 from ..layers import LayerMap
 from ..layers.selection import LayerSpec, parse_depths

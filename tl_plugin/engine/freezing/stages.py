@@ -8,7 +8,7 @@ import logging
 from mmengine.logging import print_log
 from torch import nn
 
-from ..layers.names import parameters
+from tl_plugin.stack.model_wrappers import parameters
 
 
 def set_aside_frozen_stages(model: nn.Module) -> set[str]:

@@ -6,9 +6,10 @@ from typing import Collection, Sequence
 
 from mmengine.runner import Runner
 
-from ..layers.names import parameters
-from ..trainable import optimizers
+from tl_plugin.stack.model_wrappers import parameters
+
 from .schedules import Phase
+from .trainable import optimizers
 
 
 class PhaseWarmup:

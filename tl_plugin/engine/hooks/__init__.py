@@ -2,17 +2,11 @@
 
 from .adabn_hook import AdaBNHook
 from .adversary_monitor_hook import AdversaryMonitorHook
-from .atomic_checkpoint_hook import AtomicCheckpointHook
-from .bad_images_hook import BadImagesHook
 from .centroid_pseudo_label_hook import CentroidPseudoLabelHook
 from .collapsed_predictions_hook import CollapsedPredictionsHook
-from .data_check_hook import DataCheckHook
-from .exact_resume_hook import ExactResumeHook
-from .finite_loss_hook import FiniteLossHook
 from .freeze_hook import FreezeHook
 from .gradual_unfreeze_hook import GradualUnfreezeHook
 from .label_shift_hook import LabelShiftHook
-from .load_report_hook import LoadReportHook
 from .monitor_check_hook import MonitorCheckHook
 from .oracle_gap_hook import OracleGapHook
 from .quality_match_hook import QualityMatchHook
@@ -24,17 +18,11 @@ from .validation_risk_hook import ValidationRiskHook
 __all__ = [
     'AdaBNHook',
     'AdversaryMonitorHook',
-    'AtomicCheckpointHook',
-    'BadImagesHook',
     'CentroidPseudoLabelHook',
     'CollapsedPredictionsHook',
-    'DataCheckHook',
-    'ExactResumeHook',
-    'FiniteLossHook',
     'FreezeHook',
     'GradualUnfreezeHook',
     'LabelShiftHook',
-    'LoadReportHook',
     'MonitorCheckHook',
     'OracleGapHook',
     'QualityMatchHook',

@@ -12,15 +12,15 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch.utils.data import DataLoader
 
-from tl_plugin.options import checked
+from tl_plugin.evaluation.add_metrics import add_metrics
+from tl_plugin.reliability.build_loader import build_loader
+from tl_plugin.reliability.data_identity import check_evaluated, check_inherited, check_trained
+from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.options import checked
 
 from ..batch_statistics import estimate_batch_statistics, norm_layers
-from ..data_identity import check_evaluated, check_inherited, check_trained
-from ..layers.names import unwrap
-from ..loops.build import build_loader
 from ..loops.evaluate import evaluate
 from ..loops.inherit import inherit_dataloader
-from ..metrics import add_metrics
 
 _WHERE = 'custom_hooks.AdaBNHook.target_dataloader'
 

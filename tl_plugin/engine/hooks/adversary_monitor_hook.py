@@ -12,12 +12,12 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from tl_plugin.options import checked
+from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.options import checked
+from tl_plugin.stack.protocol import adaptation_model
 
 from ..adversary import AdversaryMonitor, Limits
-from ..layers.names import unwrap
-from ..protocol import adaptation_model
-from ..resume.hook_state import save_hook_state, saved_hook_state
 
 _STATE = 'adversary_monitor'
 _FEATURES = ('feature_norm', 'feature_rank', 'feature_spread')

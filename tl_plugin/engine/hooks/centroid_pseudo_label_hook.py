@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 
 from tl_plugin.datasets.wrappers import inner_configs
 from tl_plugin.functional import centroid_pseudo_labels, gather_ranks
-from tl_plugin.options import checked
+from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.options import checked
+from tl_plugin.stack.protocol import require_adaptation_model
 
-from ..layers.names import unwrap
 from ..loops.inherit import inherit_dataloader, unlabelled_dataloader
-from ..protocol import require_adaptation_model
-from ..resume.hook_state import save_hook_state, saved_hook_state
 
 _STATE = 'centroid_pseudo_labels'
 

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from tl_plugin.datasets.wrappers import inner_datasets
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 _CURE = (
     'Either the network is dead (the classification loss stays at that of guessing): lower the '

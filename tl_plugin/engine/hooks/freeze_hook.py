@@ -6,7 +6,7 @@ from typing import Sequence
 
 from mmpretrain.registry import HOOKS
 
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 from ..layers.selection import LayerSpec
 from .frozen_part_hook import FrozenPartHook

@@ -10,16 +10,16 @@ from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from tl_plugin.options import checked
+from tl_plugin.stack.model_wrappers import parameters
+from tl_plugin.stack.options import checked
 
 from ..freezing.checkpointed import let_gradients_pass
 from ..freezing.gradient_check import GradientCheck
 from ..freezing.policy import FreezePolicy, FrozenModes
 from ..freezing.rank_check import check_ranks_equal
+from ..freezing.trainable import refuse_unsupported, set_trainable
 from ..layers import LayerMap
-from ..layers.names import parameters
 from ..layers.selection import LayerSpec
-from ..trainable import refuse_unsupported, set_trainable
 
 
 class FrozenPartHook(Hook):

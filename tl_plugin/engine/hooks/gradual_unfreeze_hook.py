@@ -8,16 +8,16 @@ from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop, Priority, Runner, get_priority
 from mmpretrain.registry import HOOKS
 
-from tl_plugin.options import checked
+from tl_plugin.stack.model_wrappers import parameters
+from tl_plugin.stack.options import checked
 
 from ..freezing.plan import UnfreezePlan, depths_text, plan_table
 from ..freezing.plateau import PlateauState
 from ..freezing.schedules import Plateau, read_schedule
+from ..freezing.trainable import check_in_optimizer, frozen_here
 from ..freezing.warmup import PhaseWarmup
-from ..layers.names import parameters
 from ..layers.selection import LayerSpec
 from ..monitors import Monitor
-from ..trainable import check_in_optimizer, frozen_here
 from .frozen_part_hook import FrozenPartHook
 
 

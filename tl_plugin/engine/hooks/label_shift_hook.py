@@ -13,19 +13,18 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
+from tl_plugin.evaluation.add_metrics import add_metrics
+from tl_plugin.evaluation.domain_predictions import DomainPredictions
 from tl_plugin.functional.label_shift import (
     black_box_shift,
     expectation_maximization_shift,
     total_variation,
 )
-from tl_plugin.options import checked
-
-from ..class_sets import has_several_labels
-from ..domain_predictions import DomainPredictions
-from ..layers.names import unwrap
-from ..metrics import add_metrics
-from ..protocol import require_adaptation_model
-from ..resume.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.reliability.class_sets import has_several_labels
+from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.options import checked
+from tl_plugin.stack.protocol import require_adaptation_model
 
 METHODS = ('bbse', 'em')
 _STATE = 'label_shift_weights'

@@ -8,11 +8,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from tl_plugin.options import checked
+from tl_plugin.evaluation.add_metrics import add_metrics
+from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.stack.options import checked
 
-from ..metrics import add_metrics
 from ..monitors import Monitor
-from ..resume.hook_state import save_hook_state, saved_hook_state
 
 _STATE = 'oracle_gap'
 _BETTER = dict(greater=lambda new, old: new > old, less=lambda new, old: new < old)

@@ -19,16 +19,16 @@ from mmpretrain.registry import HOOKS, TRANSFORMS
 from torch.utils.data import ConcatDataset
 
 from tl_plugin.datasets.wrappers import inner_configs, inner_datasets, joined_parts
-from tl_plugin.options import checked, type_name
+from tl_plugin.evaluation.predictions import domain_loader
+from tl_plugin.reliability.build_loader import build_loader
+from tl_plugin.reliability.data_identity import check_inherited, check_source_and_target
+from tl_plugin.reliability.files import write_whole
+from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.reliability.ranks import on_main_process
+from tl_plugin.reporting.tables import as_text, make_table
+from tl_plugin.stack.options import checked, type_name
 
-from ..data_identity import check_inherited, check_source_and_target
-from ..loops.build import build_loader
 from ..loops.inherit import inherit_dataloader
-from ..loops.predictions import domain_loader
-from ..ranks import on_main_process
-from ..resume.files import write_whole
-from ..resume.hook_state import save_hook_state, saved_hook_state
-from ..tables import as_text, make_table
 
 _KEY = 'quality_match'
 _WHERE = 'custom_hooks.QualityMatchHook.target_dataloader'

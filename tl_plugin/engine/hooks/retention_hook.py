@@ -12,16 +12,16 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader, Runner
 from mmpretrain.registry import HOOKS
 
+from tl_plugin.evaluation.add_metrics import add_metrics
+from tl_plugin.evaluation.predictions import SOURCE, domain_loader, gather_labels, predicted_labels
 from tl_plugin.evaluation.retention import Baseline, Retention, retention
-from tl_plugin.options import checked
+from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.reliability.ranks import on_all_ranks
+from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.options import checked
 
-from ..layers.names import unwrap
 from ..loops.evaluate import evaluate
-from ..loops.predictions import SOURCE, domain_loader, gather_labels, predicted_labels
-from ..metrics import add_metrics
 from ..monitors import Monitor
-from ..ranks import on_all_ranks
-from ..resume.hook_state import save_hook_state, saved_hook_state
 
 ACTIONS = ('log', 'stop', 'roll_back')
 #: The last model inside the budget, in the work folder.
@@ -205,7 +205,7 @@ class RetentionHook(Hook):
     def _save(self, runner: Runner) -> None:
         if self.action == 'log':
             return
-        from ..resume.files import WholeFileBackend  # noqa: F401  (registers the backend)
+        from tl_plugin.reliability.files import WholeFileBackend  # noqa: F401  (registers the backend)
 
         on_all_ranks(
             lambda: runner.save_checkpoint(

@@ -15,18 +15,18 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch.utils.data import DataLoader
 
+from tl_plugin.evaluation.add_metrics import add_metrics
+from tl_plugin.evaluation.looking import look, spread_loader
+from tl_plugin.evaluation.predictions import SOURCE, domain_loader
 from tl_plugin.evaluation.similarity import Seen, compare
-from tl_plugin.evaluation.similarity_picture import similarity_picture
-from tl_plugin.options import checked
+from tl_plugin.reliability.files import write_whole
+from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.reporting.similarity_picture import similarity_picture
+from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.options import checked
 
 from ..layers import LayerOutputs
-from ..layers.names import unwrap
 from ..layers.selection import LayerSpec
-from ..looking import look, spread_loader
-from ..loops.predictions import SOURCE, domain_loader
-from ..metrics import add_metrics
-from ..resume.files import write_whole
-from ..resume.hook_state import save_hook_state, saved_hook_state
 
 _KEY = 'similarity'
 

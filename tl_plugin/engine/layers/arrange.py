@@ -7,17 +7,11 @@ from typing import AbstractSet, Collection, List, Mapping, NamedTuple, Sequence
 
 from torch import nn
 
+from tl_plugin.stack.model_wrappers import children, matrix_ids, parameters, unwrap
+
 from .blocks import cut
 from .execution import execution_order
-from .names import children, matrix_ids, parameters, unwrap
-from .owners import (
-    KNOWS_LAYERS,
-    Answer,
-    ask_mmpretrain,
-    ask_timm,
-    classifier_names,
-    rates_behind,
-)
+from .owners import KNOWS_LAYERS, Answer, ask_mmpretrain, ask_timm, classifier_names, rates_behind
 
 Layers = List[List[str]]
 

@@ -8,7 +8,7 @@ from typing import Collection
 
 from torch import nn
 
-from .names import children, parameters
+from tl_plugin.stack.model_wrappers import children, parameters
 
 #: Below this number of units a network counts as not cut yet, and its largest unit is cut again.
 FEWEST_UNITS = 3

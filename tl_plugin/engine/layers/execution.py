@@ -11,9 +11,9 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from tl_plugin.functional import dry_run
+from tl_plugin.stack.model_wrappers import parameters
 
-from .names import parameters
+from .dry_run import dry_run
 
 
 def execution_order(module: nn.Module) -> dict[str, int]:

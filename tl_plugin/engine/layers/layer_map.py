@@ -7,12 +7,11 @@ from typing import Mapping, Sequence
 from mmengine.logging import print_log
 from torch import nn
 
-from .arrange import arrange
-from .names import parameters, strip, unwrap
-from .selection import LayerSpec, match_names, nearest, parse_depths
+from tl_plugin.stack.model_wrappers import parameters, strip, unwrap
+from tl_plugin.stack.protocol import training_only
 
-#: Children of a model that adapts, which training needs and prediction of the target doesn't.
-TRAINING_ONLY = ('alignments', 'regularizers', 'teacher', 'source_statistics')
+from .arrange import arrange
+from .selection import LayerSpec, match_names, nearest, parse_depths
 
 
 class LayerMap:
@@ -66,25 +65,7 @@ class LayerMap:
         depths = {name: by_name[name] for name in parameters(model)}
         return cls(depths, len(layers) + 1, _kinds(model), _aliases(model), above)
 
-    @staticmethod
-    def training_only(model: nn.Module) -> tuple[str, ...]:
-        """Name the parts of a model that serve training alone: alignments, teacher, and the like.
-
-        Whoever exports, mixes or compares models leaves them out. A model says so by its attribute
-        ``training_only``, the names of children.
-
-        Args:
-            model: Any model, also wrapped.
-
-        Returns:
-            What the names of their parameters and buffers begin with: ``('alignments.', ...)``.
-            Those that an :class:`AdaptationClassifier` has and this model hasn't are among them, as
-            a checkpoint of the one is loaded into the other.
-        """
-        inner = unwrap(model)
-        declared = getattr(inner, 'training_only', ())
-        lacking = [name for name in TRAINING_ONLY if not hasattr(inner, name)]
-        return tuple(f'{name}.' for name in dict.fromkeys((*declared, *lacking)))
+    training_only = staticmethod(training_only)
 
     def depth(self, param_name: str) -> int:
         """Look up the depth of a parameter.

@@ -10,8 +10,9 @@ from typing import Iterator
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from tl_plugin.stack.model_wrappers import unwrap
+
 from .layer_map import LayerMap
-from .names import unwrap
 from .selection import LayerSpec, parse_depths
 
 

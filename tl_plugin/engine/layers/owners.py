@@ -10,7 +10,7 @@ from typing import Callable, Collection, NamedTuple
 from mmengine.logging import print_log
 from torch import nn
 
-from .names import parameters, strip
+from tl_plugin.stack.model_wrappers import parameters, strip
 
 #: Methods by which a network says what it knows of its own layers.
 KNOWS_LAYERS = ('get_layer_depth', 'group_matcher', 'get_classifier')

@@ -1,8 +1,4 @@
-from .adaptation_loop import (
-    AdaptationEpochTrainLoop,
-    AdaptationIterTrainLoop,
-    AdaptationTrainLoop,
-)
+from .adaptation_loop import AdaptationEpochTrainLoop, AdaptationIterTrainLoop, AdaptationTrainLoop
 from .cached_feature_loop import (
     CachedFeatureEpochTrainLoop,
     CachedFeatureIterTrainLoop,
@@ -12,8 +8,7 @@ from .domain_eval_loop import DomainTestLoop, DomainValLoop
 from .evaluate import evaluate
 from .inherit import inherit_dataloader
 from .no_training_loop import NoTrainingLoop
-from .paired_loader import CyclingLoader, PairedLoader
-from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
+from .paired_loader import PairedLoader
 from .source_free_loop import (
     SourceFreeEpochTrainLoop,
     SourceFreeIterTrainLoop,
@@ -29,13 +24,10 @@ __all__ = [
     'CachedFeatureEpochTrainLoop',
     'CachedFeatureIterTrainLoop',
     'CachedFeatureTrainLoop',
-    'CyclingLoader',
     'DomainTestLoop',
     'DomainValLoop',
     'NoTrainingLoop',
     'PairedLoader',
-    'ResumableEpochTrainLoop',
-    'ResumableIterTrainLoop',
     'SourceFreeEpochTrainLoop',
     'SourceFreeIterTrainLoop',
     'SourceFreeTrainLoop',

@@ -8,17 +8,23 @@ from mmengine.logging import print_log
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
-from ..class_sets import check_classes, check_target_classes, check_width, class_names
-from ..data_identity import check_source_and_target
-from ..layers.names import unwrap
-from ..protocol import adaptation_model
-from ..resume.replayable_loader import ReplayableLoader
-from ..resume.seeds import SOURCE, TARGET
-from .build import build_loader
+from tl_plugin.reliability.build_loader import build_loader
+from tl_plugin.reliability.class_sets import (
+    check_classes,
+    check_target_classes,
+    check_width,
+    class_names,
+)
+from tl_plugin.reliability.data_identity import check_source_and_target
+from tl_plugin.reliability.replayable_loader import ReplayableLoader
+from tl_plugin.reliability.resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
+from tl_plugin.reliability.seeds import SOURCE, TARGET
+from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.protocol import adaptation_model
+
 from .inherit import inherit_dataloader
 from .length import check_length
 from .paired_loader import PairedLoader
-from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 from .strong_view import add_strong_view
 
 # Keeps the target's shuffle apart from the source's: with one seed, two domains of one size would

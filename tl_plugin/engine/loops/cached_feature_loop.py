@@ -11,21 +11,22 @@ from mmengine.runner import Runner
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
+from tl_plugin.reliability.fingerprint import frozen_tensors, weights_fingerprint
+from tl_plugin.reliability.replayable_loader import ReplayableLoader
+from tl_plugin.reliability.resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
+from tl_plugin.reliability.seeds import generators_kept
+from tl_plugin.stack.model_wrappers import unwrap
+
 from ..feature_cache.checks import freezing_hooks, refuse_unfit, tell_cut
 from ..feature_cache.extract import Extraction
-from ..feature_cache.fingerprint import frozen_tensors, weights_fingerprint
 from ..feature_cache.loader import CachedFeatureLoader, FeatureBatch
 from ..feature_cache.resting import Rest
 from ..feature_cache.rows import JoinedLabels
 from ..feature_cache.stepping import LightSteps
 from ..feature_cache.threads import few_threads, threads_for
-from ..layers.names import unwrap
-from ..resume.replayable_loader import ReplayableLoader
-from ..resume.seeds import generators_kept
-from ..trainable import optimizers
+from ..freezing.trainable import optimizers
 from .iteration_hooks import IterationHooks
 from .length import check_length
-from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 
 _DTYPES = ('float32', 'float16', 'bfloat16')
 _FOLDER = 'feature_cache'

@@ -9,10 +9,11 @@ from mmengine.runner import TestLoop, ValLoop
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
-from ..class_sets import check_classes, class_names
-from ..data_identity import check_evaluated
-from ..protocol import SOURCE, TARGET, adaptation_model
-from .build import build_loader
+from tl_plugin.reliability.build_loader import build_loader
+from tl_plugin.reliability.class_sets import check_classes, class_names
+from tl_plugin.reliability.data_identity import check_evaluated
+from tl_plugin.stack.protocol import SOURCE, TARGET, announce_domain
+
 from .inherit import inherit_dataloader
 
 
@@ -96,13 +97,6 @@ class _SeveralDomains:
     def _announce(self, name: str) -> None:
         self.domain = name
         announce_domain(self.runner.model, name)
-
-
-def announce_domain(model: Any, name: str) -> None:
-    """Tells a model that keeps statistics by domain whose images come; it predicts the target's."""
-    model = adaptation_model(model)
-    if model is not None:
-        model.set_domain(name)
 
 
 @LOOPS.register_module()

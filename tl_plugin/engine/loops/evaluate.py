@@ -7,7 +7,7 @@ import torch
 from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
 
-from .domain_eval_loop import TARGET, announce_domain
+from tl_plugin.stack.protocol import TARGET, announce_domain
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from mmpretrain.registry import DATASETS
 
 from tl_plugin.datasets.bad_data import describe_data
 from tl_plugin.datasets.wrappers import inner_configs, joined_parts, parts
-from tl_plugin.options import type_name
+from tl_plugin.stack.options import type_name
 
 # What chooses a domain's images, or labels them: a domain without labels has none of another's.
 _CHOOSE = ('indices', 'filter_cfg')

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.runner import EpochBasedTrainLoop
 
-from tl_plugin.options import check_option
+from tl_plugin.stack.options import check_option
 
 _STOCK = inspect.signature(EpochBasedTrainLoop.__init__).parameters
 

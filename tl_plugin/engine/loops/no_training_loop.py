@@ -5,7 +5,7 @@ from typing import Any
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import LOOPS
 
-from ..layers.names import unwrap
+from tl_plugin.stack.model_wrappers import unwrap
 
 
 @LOOPS.register_module()

@@ -8,51 +8,7 @@ from torch.utils.data import DataLoader
 
 from tl_plugin.datasets.bad_data import check_batches
 from tl_plugin.datasets.wrappers import inner_datasets
-
-from ..resume.replayable_loader import is_endless, seek, set_epoch
-
-
-class CyclingLoader:
-    """Goes round a loader for ever and reshuffles it each pass.
-
-    Which batch comes at a position is a function of the position alone, so that a resumed run goes
-    on with the data that the uninterrupted one would have seen.
-
-    Args:
-        loader: Anything with a length that can be iterated; its sampler's ``set_epoch`` is called
-            with the number of the pass. A :class:`ReplayableLoader` starts at any batch without
-            reading those before it.
-    """
-
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
-        self.position = 0
-        self._iterator: Iterator | None = None
-        # A pass of an endless sampler never ends, so all positions are in the first.
-        self._endless = is_endless(loader)
-
-    def __iter__(self) -> Iterator:
-        return self
-
-    def seek(self, position: int) -> None:
-        """Makes batch number ``position``, counted from 0, the next one."""
-        if position != self.position:
-            self.position, self._iterator = position, None
-
-    def __next__(self) -> Any:
-        if self._iterator is None:
-            self._start_pass()
-        try:
-            batch = next(self._iterator)
-        except StopIteration:
-            self._start_pass()
-            batch = next(self._iterator)
-        self.position += 1
-        return batch
-
-    def _start_pass(self) -> None:
-        place = (0, self.position) if self._endless else divmod(self.position, len(self.loader))
-        self._iterator = seek(self.loader, *place)
+from tl_plugin.reliability.replayable_loader import CyclingLoader, is_endless, seek, set_epoch
 
 
 def target_domains(dataset: Any) -> tuple[str, ...]:

@@ -8,18 +8,18 @@ from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from tl_plugin.datasets.bad_data import check_batches
-from tl_plugin.options import type_name
+from tl_plugin.reliability.build_loader import build_loader
+from tl_plugin.reliability.class_sets import check_width, class_names
+from tl_plugin.reliability.data_identity import check_root
+from tl_plugin.reliability.replayable_loader import ReplayableLoader, is_endless, seek, set_epoch
+from tl_plugin.reliability.resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
+from tl_plugin.reliability.seeds import TARGET
+from tl_plugin.stack.options import type_name
 
-from ..class_sets import check_width, class_names
-from ..data_identity import check_root
-from ..resume.replayable_loader import ReplayableLoader, is_endless, seek, set_epoch
-from ..resume.seeds import TARGET
 from .adaptation_loop import _Adaptation, check_labelled_target
-from .build import build_loader
 from .inherit import unlabelled_dataloader
 from .length import check_length
 from .paired_loader import target_domains
-from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 from .strong_view import add_strong_view
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tl_plugin.datasets.wrappers import inner_configs
-from tl_plugin.options import type_name
+from tl_plugin.stack.options import type_name
 
 from .inherit import plain_copy
 

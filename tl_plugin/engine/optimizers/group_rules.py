@@ -9,10 +9,11 @@ from typing import Collection, NamedTuple
 from mmengine.logging import print_log
 from torch import nn
 
+from tl_plugin.stack.model_wrappers import strip
+
 from ..layers import LayerMap
-from ..layers.names import strip
+from ..layers.module_kinds import is_norm
 from ..layers.selection import nearest
-from ..module_kinds import is_norm
 from .options import LayerwiseOptions
 
 

@@ -11,10 +11,11 @@ from mmengine.registry import OPTIMIZERS
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+from tl_plugin.reporting.tables import as_text, make_table
+from tl_plugin.stack.model_wrappers import matrix_ids, parameters, unwrap
+
+from ..freezing.trainable import refuse_flattened
 from ..layers import LayerMap
-from ..layers.names import matrix_ids, parameters, unwrap
-from ..tables import as_text, make_table
-from ..trainable import refuse_flattened
 from .group_rules import GroupRules, Setting
 from .options import LayerwiseOptions
 from .scheduler_check import watch_schedulers

@@ -10,7 +10,7 @@ from typing import Any, Iterable
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper, _ParamScheduler
 
-from tl_plugin.options import type_name
+from tl_plugin.stack.options import type_name
 
 # What sets an absolute rate, and the way that keeps the ratios between layers.
 _CURES = dict(

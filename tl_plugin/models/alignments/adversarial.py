@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalize_spectrum
 
 from tl_plugin.functional import sigmoid_ramp
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 from .base import Alignment
 

@@ -10,7 +10,7 @@ from tl_plugin.functional import (
     hard_feature_norm_loss,
     stepwise_feature_norm_loss,
 )
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 from .base import Alignment, DomainBatch
 

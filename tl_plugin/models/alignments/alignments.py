@@ -6,7 +6,7 @@ import torch
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
-from tl_plugin.functional import dry_run
+from tl_plugin.engine.layers.dry_run import dry_run
 
 from ..fitting import build_losses, check_losses
 from .adversarial import AdversarialAlignment

@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from tl_plugin.functional import sigmoid_ramp
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 
 class DomainBatch(NamedTuple):

@@ -10,7 +10,7 @@ from tl_plugin.functional import (
     prediction_entropy,
     random_multilinear_map,
 )
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 from .base import DomainBatch
 from .dann_head import DANNHead

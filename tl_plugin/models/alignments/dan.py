@@ -11,7 +11,7 @@ from tl_plugin.functional import (
     gather_ranks,
     maximum_mean_discrepancy,
 )
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 from .base import Alignment, DomainBatch
 

@@ -14,7 +14,7 @@ from tl_plugin.functional import (
     several_domains_accuracy,
     several_domains_loss,
 )
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 from .adversarial import AdversarialAlignment, mlp
 from .base import DomainBatch

@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import coral_loss, gather_ranks
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 from .base import Alignment, DomainBatch
 

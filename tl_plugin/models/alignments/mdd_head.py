@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import gradient_reversal, margin_disparity_loss
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 from .adversarial import AdversarialAlignment, mlp
 from .base import DomainBatch

@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from tl_plugin.functional import dry_run
+from tl_plugin.engine.layers.dry_run import dry_run
 
 
 class PooledBackbone(BaseModule):
@@ -18,7 +18,7 @@ class PooledBackbone(BaseModule):
     Weights to begin with are loaded in ``init_weights``, which ``Runner.train()`` calls and test,
     inference and export don't: a trained checkpoint needs no file of them, and no network. Nor does
     a run that resumes, or whose ``load_from`` brings every tensor of the network: mmengine's
-    runners tell so (:mod:`tl_plugin.engine.resume.start`). The network's own ``init_weights`` is
+    runners tell so (:mod:`tl_plugin.reliability.start`). The network's own ``init_weights`` is
     never called: it would overwrite weights that were just loaded.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from tl_plugin.foreign_weights import StateDict
+from tl_plugin.stack.foreign_weights import StateDict
 
 from .pooled import PooledBackbone, check_name
 from .weights import load_weights

@@ -9,8 +9,8 @@ from typing import Callable, Collection
 from mmengine.logging import print_log
 from torch import nn
 
-from tl_plugin.engine.resume.checkpoints import read_whole
-from tl_plugin.foreign_weights import WEIGHT_KEYS, StateDict, Weights, find_weights
+from tl_plugin.reliability.checkpoints import read_whole
+from tl_plugin.stack.foreign_weights import WEIGHT_KEYS, StateDict, Weights, find_weights
 
 
 def load_weights(
@@ -23,8 +23,8 @@ def load_weights(
 
     Checkpoints of mmengine and of other training programs are read too: of a whole classifier, a
     momentum encoder's pair or a self-supervised model the network's tensors are taken, averaged
-    ones first (:data:`tl_plugin.foreign_weights.WEIGHT_KEYS`). The log says which were taken, and
-    what else there was.
+    ones first (:data:`tl_plugin.stack.foreign_weights.WEIGHT_KEYS`). The log says which were
+    taken, and what else there was.
 
     Args:
         network: The network, without its classifier.

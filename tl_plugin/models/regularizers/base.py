@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from tl_plugin.engine.layers import LayerOutputs
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 IMAGES = ('source', 'target', 'both')
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from tl_plugin.engine.layers import LayerOutputs
 from tl_plugin.engine.layers.selection import LayerSpec
 from tl_plugin.functional import feature_map_distance
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 from .base import ModelView, Regularizer
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tl_plugin.engine.layers.selection import match_names
 from tl_plugin.functional import starting_point_penalty
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 from .base import ModelView, Regularizer
 

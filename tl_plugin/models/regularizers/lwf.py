@@ -4,7 +4,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from tl_plugin.functional import distillation_loss
-from tl_plugin.options import checked
+from tl_plugin.stack.options import checked
 
 from .base import ModelView, Regularizer
 

@@ -5,7 +5,7 @@ from typing import Any
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
-from tl_plugin.functional.hollow import detached_copy
+from tl_plugin.engine.layers.hollow import detached_copy
 
 
 class SourceModel:

@@ -1,0 +1,264 @@
+"""Interpolation between two trained models: exact ends, honest choice, an ordinary checkpoint."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from tests.toy import target, toy_config, train
+from tl_plugin.engine.interpolation import (
+    LABEL_FREE,
+    Interpolation,
+    Point,
+    choose,
+    load_weights,
+    plain_model_config,
+)
+from tl_plugin.functional import interpolate_weights
+from tl_plugin.reliability.checkpoints import read_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+DOMAINS = {
+    'val_cfg': dict(type='DomainValLoop', dataloaders=dict(target=dict(dataset=dict(shift=0.5)))),
+    'test_cfg': dict(type='DomainTestLoop', dataloaders=dict(target=dict(dataset=dict(shift=0.5)))),
+}
+
+
+def _config(folder, **options):
+    return toy_config(folder, ('dann',), {**target(), **DOMAINS, **options}, max_epochs=1)
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory):
+    """A source model and what DANN made of it."""
+    folder = tmp_path_factory.mktemp('interpolation')
+    train(toy_config(folder / 'source', max_epochs=1))
+    source = folder / 'source' / 'epoch_1.pth'
+    train(_config(folder / 'adapted', load_from=str(source)))
+    return source, folder / 'adapted' / 'epoch_1.pth'
+
+
+def _interpolation(checkpoints, folder, options=None, **kwargs):
+    cfg = plain_model_config(_config(folder, **(options or {})))
+    cfg.experiment_name = f'interpolation_{torch.rand(1).item()}'
+    weights = [load_weights(path)[0] for path in checkpoints]
+    return Interpolation(Runner.from_cfg(cfg), *weights, **kwargs)
+
+
+class TestWeights:
+    def test_values_are_numpys(self):
+        source, adapted = ({'w': torch.randn(3, 4), 'n': torch.tensor(step)} for step in (3, 5))
+        for alpha in (0.0, 0.3, 1.0):
+            found = interpolate_weights(source, adapted, alpha)
+            expected = (1 - alpha) * source['w'].numpy() + alpha * adapted['w'].numpy()
+            np.testing.assert_allclose(found['w'], expected, rtol=1e-6, atol=1e-7)
+            assert found['n'] == 5
+
+    def test_the_ends_are_the_models_to_the_bit(self):
+        source, adapted = ({'w': torch.randn(100) * 1e3} for _ in range(2))
+        assert torch.equal(interpolate_weights(source, adapted, 0.0)['w'], source['w'])
+        assert torch.equal(interpolate_weights(source, adapted, 1.0)['w'], adapted['w'])
+
+    def test_heads_of_different_widths_are_told(self):
+        source, adapted = ({'head.fc.weight': torch.zeros(width, 4)} for width in (3, 5))
+        message = r'head.fc.weight has the shape \(3, 4\) .* \(5, 4\) .* the same classes'
+        with pytest.raises(ValueError, match=message):
+            interpolate_weights(source, adapted, 0.5)
+
+    def test_different_networks_are_told(self):
+        message = 'head.bias is only in the adapted one'
+        with pytest.raises(ValueError, match=message):
+            interpolate_weights({}, {'head.bias': torch.zeros(1)}, 0.5)
+
+
+class TestChoice:
+    POINTS = [
+        Point(0.0, 90.0, 50.0, 'own'),
+        Point(1.0, 80.0, 70.0, 'own'),
+        Point(0.2, 89.0, 60.0, 'estimated'),
+        Point(0.4, 89.5, 60.0, 'estimated'),
+        Point(0.6, 88.9, 68.0, 'estimated'),
+    ]
+
+    def test_best_target_within_the_budget_and_of_equals_the_better_source(self):
+        assert choose(self.POINTS, budget=1.0).point.alpha == 0.4
+        assert choose(self.POINTS, budget=0.0).point == self.POINTS[0]
+        assert choose(self.POINTS, budget=1.1).point.alpha == 0.6
+
+    def test_best_mean(self):
+        assert choose(self.POINTS, 'mean').point.alpha == 0.6
+        assert 'mean' in choose(self.POINTS, 'mean').why
+
+    def test_a_score_has_another_unit_than_accuracy(self):
+        assert 'best target validation score' in choose(self.POINTS, target_metric=LABEL_FREE).why
+        with pytest.raises(ValueError, match="has another unit: use rule='budget'"):
+            choose(self.POINTS, 'mean', target_metric=LABEL_FREE)
+
+    def test_wrong_arguments(self):
+        with pytest.raises(ValueError, match="budget, mean, got 'median'"):
+            choose(self.POINTS, 'median')
+        with pytest.raises(ValueError, match='at least 0 points, got -1'):
+            choose(self.POINTS, budget=-1)
+
+
+class TestSweep:
+    def test_ends_as_they_are_are_what_the_checkpoints_are(self, checkpoints, tmp_path):
+        points = list(_interpolation(checkpoints, tmp_path).sweep([0.0, 0.5, 1.0]))
+        assert [(point.alpha, point.statistics) for point in points] == [
+            (0, 'own'),
+            (1, 'own'),
+            (0, 'estimated'),
+            (0.5, 'estimated'),
+            (0.5, 'interpolated'),
+            (1, 'estimated'),
+        ]
+        for point, path in zip(points, checkpoints):
+            cfg = _config(tmp_path, load_from=str(path))
+            cfg.experiment_name = f'test_{torch.rand(1).item()}'
+            found = Runner.from_cfg(cfg).test()  # here the test images are the validation images
+            assert point.source == found['source/accuracy/top1']
+            assert point.target == found['target/accuracy/top1']
+
+    def test_statistics_are_those_of_the_named_domains(self, checkpoints, tmp_path):
+        means = {}
+        for domains in (['source'], ['target'], None):
+            interpolation = _interpolation(checkpoints, tmp_path, statistics=domains)
+            weights = interpolation.weights(Point(0.0, 0.0, 0.0, 'estimated'))
+            again = interpolation.weights(Point(0.0, 0.0, 0.0, 'estimated'))
+            assert all(torch.equal(value, again[name]) for name, value in weights.items())
+            means[tuple(interpolation.statistics)] = weights['backbone.bn1.running_mean']
+        source, target_, both = means.values()
+        assert list(means)[2] == ('source', 'target')
+        # 12 source images and 9 target images (a last one by itself gives no statistics).
+        assert not torch.allclose(source, target_)
+        torch.testing.assert_close(both, (12 * source + 8 * target_) / 20)
+
+    def test_without_estimating_statistics_are_interpolated(self, checkpoints, tmp_path):
+        interpolation = _interpolation(checkpoints, tmp_path, statistics=[])
+        points = list(interpolation.sweep([0.0, 0.5, 1.0]))
+        assert [point.statistics for point in points] == ['own', 'own', 'interpolated']
+        source, adapted = (load_weights(path)[0] for path in checkpoints)
+        name = 'backbone.bn1.running_var'
+        found = interpolation.weights(points[-1])[name]
+        torch.testing.assert_close(found, (source[name] + adapted[name]) / 2)
+
+    def test_statistics_by_domain_are_mixed_and_taken_by_domain(self, checkpoints, tmp_path):
+        by_domain = {'model.batch_statistics': 'per_domain'}
+        train(_config(tmp_path / 'adapted', load_from=str(checkpoints[0]), **by_domain))
+        pair = checkpoints[0], tmp_path / 'adapted' / 'epoch_1.pth'
+        found = _interpolation(pair, tmp_path / 'sweep', by_domain)
+        before, after = (load_weights(path)[0] for path in pair)
+        own = 'backbone.bn1.running_mean'
+        source = 'source_statistics.backbone/bn1/running_mean'
+        assert not torch.equal(after[own], after[source])
+        mixed = found.weights(Point(0.25, 0, 0, 'interpolated'))
+        for name in (own, source):  # the source model has one for both domains
+            torch.testing.assert_close(mixed[name], 0.75 * before[own] + 0.25 * after[name])
+        taken = found.weights(Point(0.25, 0, 0, 'estimated'))
+        images = torch.stack([item['inputs'] for item in found._loaders[0].dataset]).float()
+        model = found.model.eval()
+        maps = model.backbone.conv1(model.data_preprocessor(dict(inputs=images))['inputs'])
+        mean = maps.mean((0, 2, 3)).detach()
+        torch.testing.assert_close(taken[source], mean, rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(taken[own], taken[source], atol=1e-2)
+        with pytest.raises(ValueError, match=r'model\.batch_statistics=per_domain'):
+            _interpolation(pair, tmp_path / 'joint')
+
+    def test_what_the_config_lacks_is_named(self, checkpoints, tmp_path):
+        with pytest.raises(ValueError, match="set val_cfg = dict\\(type='DomainValLoop'"):
+            _interpolation(checkpoints, tmp_path, {'val_cfg': dict(_delete_=True)})
+        with pytest.raises(ValueError, match='statistics of target need training images'):
+            train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=1)
+            _interpolation(checkpoints, tmp_path, {'train_cfg': train_cfg}, statistics=['target'])
+        with pytest.raises(ValueError, match='no source/f1, but source/accuracy/top1'):
+            list(_interpolation(checkpoints, tmp_path, metric='f1').sweep([0.5]))
+        with pytest.raises(FileNotFoundError, match=r'no checkpoint at .*missing\.pth'):
+            load_weights(tmp_path / 'missing.pth')
+
+
+def test_the_tool_writes_what_it_says(checkpoints, tmp_path):
+    cfg = _config(tmp_path)
+    cfg.custom_imports = dict(imports=['tests.toy', 'tl_plugin'])
+    cfg.dump(str(tmp_path / 'config.py'))
+    command = [
+        sys.executable,
+        str(ROOT / 'tools/interpolate.py'),
+        str(tmp_path / 'config.py'),
+        *map(str, checkpoints),
+        '--alphas',
+        '0',
+        '0.5',
+        '--rule',
+        'mean',
+        '--work-dir',
+        str(tmp_path / 'out'),
+    ]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / 'out/interpolation.json').read_text())
+    chosen = found['chosen']
+    assert len(found['points']) == 5 and f'Chosen: alpha {chosen["alpha"]:g}' in done.stdout
+    assert (tmp_path / 'out/interpolation.png').read_bytes().startswith(b'\x89PNG')
+    # An ordinary checkpoint: tested, it has the accuracy that the table says.
+    written = tmp_path / 'out/interpolated.pth'
+    assert set(read_whole(written)['state_dict']) == set(load_weights(checkpoints[0])[0])
+    cfg = _config(tmp_path / 'test', load_from=str(written))
+    cfg.experiment_name = 'written'
+    metrics = Runner.from_cfg(cfg).test()
+    assert metrics['target/accuracy/top1'] == pytest.approx(chosen['target'])
+    assert metrics['source/accuracy/top1'] == pytest.approx(chosen['source'])
+
+
+class TestLoop:
+    OPTIONS = dict(alphas=[0.0, 0.5, 1.0], rule='mean')
+
+    def _train(self, checkpoints, folder, **options):
+        cfg = toy_config(folder, ('interpolation',), {**DOMAINS, 'load_from': str(checkpoints[0])})
+        cfg.merge_from_dict(target())
+        cfg.train_cfg.update({'adapted': str(checkpoints[1]), **self.OPTIONS, **options})
+        return train(cfg)
+
+    def test_the_run_ends_as_the_chosen_model(self, checkpoints, tmp_path):
+        runner = self._train(checkpoints, tmp_path / 'run')
+        reference = _interpolation(checkpoints, tmp_path / 'reference')
+        choice = choose(list(reference.sweep(self.OPTIONS['alphas'])), 'mean')
+        expected = reference.weights(choice.point)
+        found = read_whole(tmp_path / 'run/epoch_1.pth')['state_dict']
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(value, found[name]) for name, value in expected.items())
+        written = json.loads((tmp_path / 'run/interpolation.json').read_text())
+        assert written['chosen']['alpha'] == choice.point.alpha
+        assert written['statistics'] == ['source', 'target']
+        assert runner.iter == 0
+
+    def test_a_target_without_labels_is_chosen_by_a_score(self, checkpoints, tmp_path):
+        cfg = plain_model_config(
+            _config(
+                tmp_path,
+                **{
+                    'val_cfg.evaluators': dict(target=dict(type='LabelFreeScore')),
+                    'val_cfg.dataloaders.target.dataset.labels': 'none',
+                },
+            )
+        )
+        cfg.experiment_name = 'label_free'
+        weights = [load_weights(path)[0] for path in checkpoints]
+        interpolation = Interpolation(Runner.from_cfg(cfg), *weights)
+        points = list(interpolation.sweep([0.5]))
+        assert interpolation.target_metric == 'label_free/information_maximization'
+        assert all(abs(point.target) < 3 < point.source for point in points)
+
+    def test_what_it_needs_is_named(self, checkpoints, tmp_path):
+        with pytest.raises(ValueError, match=r'set load_from .* and train_cfg\.adapted'):
+            self._train(checkpoints, tmp_path, adapted=None)
+        with pytest.raises(ValueError, match=r'in \[0, 1\], got \(1.5,\)'):
+            self._train(checkpoints, tmp_path, alphas=[1.5])
+        with pytest.raises(ValueError, match="got 'median'"):
+            self._train(checkpoints, tmp_path, rule='median')

@@ -1,0 +1,326 @@
+"""What lies between the source model and the adapted one: WiSE-FT, measured on both domains."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader, Runner, set_random_seed
+from torch import Tensor
+
+from tl_plugin.functional import check_same_network, interpolate_weights
+from tl_plugin.reliability.data_identity import check_source_and_target
+from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.protocol import adaptation_model
+
+from .batch_statistics import estimate_batch_statistics, norm_layers
+from .layers import LayerMap
+from .loops.evaluate import evaluate
+from .loops.inherit import inherit_dataloader
+
+RULES = ('budget', 'mean')
+#: Parts of the way from the source model to the adapted one.
+ALPHAS = tuple(step / 10 for step in range(11))
+#: What counts on a target whose validation images have no labels.
+LABEL_FREE = 'label_free/information_maximization'
+_SOURCE_STATISTICS = 'source_statistics.'
+
+
+class Point(NamedTuple):
+    """One model between the two, and what it is worth.
+
+    Attributes:
+        alpha: 0 is the source model, 1 the adapted one.
+        source: Metric on source validation images, in percent.
+        target: Metric on target validation images, in percent; a label-free score where they have
+            no labels.
+        statistics: Of batches: 'estimated' anew at this alpha, 'interpolated' like weights, or
+            the checkpoint's 'own'.
+    """
+
+    alpha: float
+    source: float
+    target: float
+    statistics: str
+
+
+class Choice(NamedTuple):
+    """A point and why it was chosen."""
+
+    point: Point
+    why: str
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Reads a classifier's weights and the ``meta`` of its checkpoint.
+
+    Args:
+        path: A checkpoint of mmengine, on disk or at any address that it reads.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no weights.
+    """
+    if '://' not in str(path) and not Path(path).is_file():
+        raise FileNotFoundError(f'no checkpoint at {Path(path).absolute()}')
+    checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+    if 'state_dict' not in checkpoint:
+        raise ValueError(
+            f'{path} holds no state_dict but {", ".join(map(str, list(checkpoint)[:5]))}: expected '
+            'a checkpoint of mmengine'
+        )
+    return checkpoint['state_dict'], checkpoint.get('meta', {})
+
+
+def plain_model_config(cfg: Config) -> Config:
+    """A copy of a config whose model has neither alignments nor regularizers, to evaluate."""
+    cfg = copy.deepcopy(cfg)
+    for name in ('alignments', 'regularizers'):
+        cfg.model.pop(name, None)
+    cfg.load_from, cfg.resume = None, False
+    return cfg
+
+
+class Interpolation:
+    """Sweeps from the source model to the adapted one.
+
+    Args:
+        runner: Of the config of both, whose validation is a ``DomainValLoop`` with the domains
+            ``source`` and ``target``.
+        source: The source model's ``state_dict``.
+        adapted: The adapted model's. What serves training alone (alignments, a teacher) isn't
+            looked at in either. Where the model keeps batch statistics by domain, those of a
+            checkpoint without are the same for both domains.
+        statistics: Whose training images batch norms take their statistics from, at each alpha
+            anew: any of 'source' (``train_dataloader``) and 'target'
+            (``train_cfg.target_dataloader``). None takes what of these the config has. Statistics
+            interpolated like weights are tried beside them, and alone if this is empty. Networks
+            without batch norm need none.
+        statistics_images: How many images of each domain at most. Defaults to 1000.
+        metric: What of the validation counts. Defaults to 'accuracy/top1'. On a target that is
+            validated without labels :data:`LABEL_FREE` does.
+
+    Attributes:
+        target_metric: What counted on the target, once a point is measured.
+
+    Raises:
+        ValueError: If the config doesn't have what this needs.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        source: dict[str, Tensor],
+        adapted: dict[str, Tensor],
+        statistics: Sequence[str] | None = None,
+        statistics_images: int = 1000,
+        metric: str = 'accuracy/top1',
+    ) -> None:
+        self.runner = runner
+        self.source, self.adapted = self._comparable(source, adapted)
+        self.statistics_images = statistics_images
+        self.metric = self.target_metric = metric
+        domains = getattr(runner.val_loop, 'domains', {})
+        if 'target' not in domains:
+            raise ValueError(
+                'interpolation needs validation images of both domains: val_dataloader is the '
+                "source, set val_cfg = dict(type='DomainValLoop', "
+                'dataloaders=dict(target=dict(dataset=...)))'
+            )
+        configs = _train_loaders(runner.cfg)
+        wanted = list(configs) if statistics is None else list(statistics)
+        missing = [name for name in wanted if name not in configs]
+        if missing:
+            raise ValueError(
+                f'batch statistics of {", ".join(missing)} need training images, and this config '
+                f'has those of {", ".join(configs) or "no domain"}: the source is '
+                'train_dataloader, the target train_cfg.target_dataloader'
+            )
+        self.statistics = wanted if norm_layers(self.model) else []
+        self._loaders = [
+            runner.build_dataloader(configs[name], seed=runner.seed) for name in self.statistics
+        ]
+        if {*self.statistics} == {'source', 'target'}:
+            datasets = {name: each.dataset for name, each in zip(self.statistics, self._loaders)}
+            check_source_and_target(**datasets, key='train_cfg.target_dataloader')
+
+    @property
+    def model(self) -> Any:
+        """The runner's, without its wrapper."""
+        return unwrap(self.runner.model)
+
+    def _comparable(
+        self, source: dict[str, Tensor], adapted: dict[str, Tensor]
+    ) -> list[dict[str, Tensor]]:
+        """What of both models has something in between."""
+        model = self.model
+        by_domain = any(name.startswith(_SOURCE_STATISTICS) for name in model.state_dict())
+        unused = LayerMap.training_only(model)
+        states = [
+            {n: v for n, v in each.items() if not n.startswith(unused)}
+            for each in (source, adapted)
+        ]
+        check_same_network(*states)
+        if not by_domain and any(n.startswith(_SOURCE_STATISTICS) for n in {*source, *adapted}):
+            raise ValueError(
+                'a checkpoint keeps batch statistics by domain and the config has them jointly: '
+                "set model.batch_statistics='per_domain' (--cfg-options "
+                'model.batch_statistics=per_domain)'
+            )
+        if not by_domain:
+            return states
+        unused = tuple(name for name in unused if name != _SOURCE_STATISTICS)
+        return [self._with_statistics(each, unused) for each in (source, adapted)]
+
+    def _with_statistics(
+        self, state: dict[str, Tensor], unused: tuple[str, ...]
+    ) -> dict[str, Tensor]:
+        """A checkpoint's weights with statistics of both domains, as the model would have them."""
+        model = self.model
+        model.load_state_dict({n: v for n, v in state.items() if not n.startswith(unused)}, False)
+        with model.statistics_of('source'):
+            pass  # those of a model without its own statistics of the source begin here
+        found = model.state_dict().items()
+        return {n: v.cpu().clone() for n, v in found if not n.startswith(unused)}
+
+    def sweep(self, alphas: Sequence[float]) -> Iterator[Point]:
+        """Measures both models as they are, then every alpha between them and at their ends.
+
+        Batch statistics that are taken anew fit the mixed weights; those that are mixed like the
+        weights keep what fine-tuning made of them. Either can be the better one, so both are tried.
+
+        Args:
+            alphas: Each in [0, 1].
+
+        Yields:
+            Every point, as soon as it is measured.
+        """
+        for alpha in (0.0, 1.0):
+            yield self._measure(alpha, 'own')
+        for alpha in sorted(alphas):
+            if self._loaders:
+                yield self._measure(alpha, 'estimated')
+            if alpha not in (0, 1):
+                yield self._measure(alpha, 'interpolated')
+
+    def weights(self, point: Point) -> dict[str, Tensor]:
+        """The ``state_dict`` of a point's model, which is then the runner's."""
+        model = self.model
+        # What serves training alone stays as it is.
+        model.load_state_dict(interpolate_weights(self.source, self.adapted, point.alpha), False)
+        if point.statistics == 'estimated':
+            # The same images, augmented alike, at every alpha.
+            set_random_seed(self.runner.seed)
+            self._estimate()
+        return {name: value.cpu().clone() for name, value in model.state_dict().items()}
+
+    def _estimate(self) -> None:
+        model = adaptation_model(self.model)
+        if model is None or not model.statistics_by_domain():
+            self._take_statistics(self._loaders)
+            return
+        for name, loader in zip(self.statistics, self._loaders):
+            with model.statistics_of(name):
+                self._take_statistics([loader])
+
+    def _take_statistics(self, loaders: Sequence[Any]) -> None:
+        model = self.model
+        estimate_batch_statistics(
+            model,
+            self._batches(loaders),
+            lambda batch: model(**model.data_preprocessor(batch, False), mode='tensor'),
+        )
+
+    def _measure(self, alpha: float, statistics: str) -> Point:
+        self.weights(Point(alpha, 0.0, 0.0, statistics))
+        return self._point(alpha, statistics)
+
+    def _point(self, alpha: float, statistics: str) -> Point:
+        found = evaluate(self.runner, self.runner.val_loop)
+        if f'target/{self.metric}' not in found and f'target/{LABEL_FREE}' in found:
+            self.target_metric = LABEL_FREE
+        values = []
+        for name in (f'source/{self.metric}', f'target/{self.target_metric}'):
+            if name not in found:
+                raise ValueError(
+                    f'the validation gives no {name}, but {", ".join(found)}: name one of them '
+                    '(without the domain) as the metric'
+                )
+            values.append(float(found[name]))
+        return Point(alpha, *values, statistics)
+
+    def _batches(self, loaders: Sequence[Any]) -> Iterator[dict]:
+        for loader in loaders:
+            count = max(self.statistics_images // loader.batch_size, 1)
+            yield from (batch for batch in islice(loader, count) if len(batch['inputs']) > 1)
+
+
+def _train_loaders(cfg: Config) -> dict[str, dict]:
+    source = cfg.get('train_dataloader')
+    found = {} if source is None else {'source': source}
+    target = (cfg.get('train_cfg') or {}).get('target_dataloader')
+    if target is not None:
+        found['target'] = inherit_dataloader(source, target, 'train_cfg.target_dataloader')
+    return found
+
+
+def choose(
+    points: Sequence[Point],
+    rule: str = 'budget',
+    budget: float = 1.0,
+    target_metric: str = 'accuracy/top1',
+) -> Choice:
+    """Chooses a point by validation alone.
+
+    Args:
+        points: Those of a sweep, the source model with its own statistics among them.
+        rule: 'budget': best on the target among those that lose at most ``budget`` points of the
+            source model's source accuracy; of equals the better one on the source. 'mean': the
+            best mean of both.
+        budget: In points of percent. Defaults to 1.
+        target_metric: What the points' ``target`` is. Defaults to 'accuracy/top1'.
+
+    Returns:
+        The point and why.
+
+    Raises:
+        ValueError: If there is no such rule, the budget is negative, or the mean of an accuracy and
+            a score is asked for.
+    """
+    check_rule(rule, budget)
+    labelled = target_metric != LABEL_FREE
+    if rule == 'mean' and not labelled:
+        raise ValueError(
+            "rule 'mean' takes the mean of two accuracies, and the target's validation images have "
+            "no labels, so that its score has another unit: use rule='budget'"
+        )
+    best_on_target = f'best target validation {"accuracy" if labelled else "score (label-free)"}'
+    if rule == 'mean':
+        best = max(points, key=lambda point: (point.source + point.target, -point.alpha))
+        return Choice(best, 'best mean of source and target validation accuracy')
+    before = next(point for point in points if not point.alpha and point.statistics == 'own')
+    floor = before.source - budget
+    # Metrics are printed with digits that rounding may have moved.
+    allowed = [point for point in points if point.source >= floor - 1e-6]
+    best = max(allowed, key=lambda point: (point.target, point.source, -point.alpha))
+    return Choice(
+        best,
+        f'{best_on_target} among those that lose at most '
+        f"{budget:g} points of the source model's {before.source:.2f} on the source",
+    )
+
+
+def check_rule(rule: str, budget: float) -> None:
+    """See to it that there is such a rule, before anything is measured for it.
+
+    Raises:
+        ValueError: If there is no such rule, or the budget is negative.
+    """
+    if rule not in RULES:
+        raise ValueError(f'rule must be one of {", ".join(RULES)}, got {rule!r}')
+    if budget < 0:
+        raise ValueError(f'the budget must be at least 0 points, got {budget}')

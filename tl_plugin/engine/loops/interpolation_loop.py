@@ -1,0 +1,112 @@
+"""Interpolation as a run of its own, beside runs that train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+from mmpretrain.registry import LOOPS
+
+from tl_plugin.reliability.ranks import on_main_process
+from tl_plugin.stack.protocol import TARGET
+
+from ..interpolation import ALPHAS, LABEL_FREE, Interpolation, check_rule, choose, load_weights
+from ..interpolation_report import write_interpolation
+from ..monitors import Monitor
+from .domain_eval_loop import SOURCE
+from .no_training_loop import NoTrainingLoop
+
+
+@LOOPS.register_module()
+class InterpolationLoop(NoTrainingLoop):
+    """Chooses a model between the source model and an adapted one (WiSE-FT), by validation alone.
+
+    Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv 2109.01903. The
+    source model is what the run starts from (``load_from``). ``interpolation.json`` and
+    ``interpolation.png`` in the work folder show the sweep.
+
+    Args:
+        runner: Of the config of both models, whose validation is a ``DomainValLoop``.
+        dataloader: The config's ``train_dataloader``: source images for batch statistics.
+        adapted: Checkpoint of the adapted model.
+        target_dataloader: Target images for batch statistics; what it leaves out is inherited from
+            ``train_dataloader``. Defaults to None, none.
+        alphas: Parts of the way from the source model, in [0, 1]. Defaults to None, 0, 0.1, ... 1.
+        rule: See :func:`~tl_plugin.engine.interpolation.choose`. Defaults to 'budget'.
+        budget: Points of source accuracy that may be lost. Defaults to 1.
+        statistics: See :class:`~tl_plugin.engine.interpolation.Interpolation`, as the others.
+        statistics_images: Images of each domain. Defaults to 1000.
+        metric: What of the validation counts. Defaults to 'accuracy/top1'.
+
+    Raises:
+        ValueError: If there is no source model, or an argument is out of its range.
+        FileNotFoundError: If there is no adapted model.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        adapted: str | None = None,
+        target_dataloader: dict | None = None,
+        alphas: Sequence[float] | None = None,
+        rule: str = 'budget',
+        budget: float = 1.0,
+        statistics: Sequence[str] | None = None,
+        statistics_images: int = 1000,
+        metric: str = 'accuracy/top1',
+    ) -> None:
+        super().__init__(runner, dataloader)
+        if not adapted or not (runner._load_from or runner._resume):
+            raise ValueError(
+                'interpolation lies between two models of one network: set load_from to the '
+                "source model's checkpoint and train_cfg.adapted to the adapted one's"
+            )
+        self.alphas = ALPHAS if alphas is None else tuple(alphas)
+        if not self.alphas or not all(0 <= alpha <= 1 for alpha in self.alphas):
+            raise ValueError(f'alphas are parts of the way in [0, 1], got {self.alphas}')
+        check_rule(rule, budget)
+        self.adapted, self.rule, self.budget = adapted, rule, budget
+        # The interpolation reads the loaders in the config: both stay what the user wrote.
+        self.options = dict(
+            statistics=statistics, statistics_images=statistics_images, metric=metric
+        )
+
+    def awaited_metrics(self, runner: Any) -> list[Monitor]:
+        """What it looks at in validations."""
+        metric, option = self.options['metric'], 'train_cfg.metric'
+        return [
+            Monitor('InterpolationLoop', option, metric, (f'{SOURCE}/{metric}',), f'{SOURCE}/'),
+            Monitor(
+                'InterpolationLoop',
+                option,
+                metric,
+                (f'{TARGET}/{metric}', f'{TARGET}/{LABEL_FREE}'),
+                f'{TARGET}/',
+            ),
+        ]
+
+    def change(self, model: Any) -> None:
+        """Sweeps, chooses, and leaves the model at the chosen point."""
+        source = {name: value.cpu().clone() for name, value in model.state_dict().items()}
+        adapted, _ = load_weights(self.adapted)
+        interpolation = Interpolation(self.runner, source, adapted, **self.options)
+        points = list(interpolation.sweep(self.alphas))
+        choice = choose(points, self.rule, self.budget, interpolation.target_metric)
+        interpolation.weights(choice.point)
+        print_log(f'Interpolation: alpha {choice.point.alpha:g}, {choice.why}.', logger='current')
+        on_main_process(
+            lambda: write_interpolation(
+                Path(self.runner.work_dir),
+                points,
+                choice,
+                source=str(self.runner._load_from),
+                adapted=str(self.adapted),
+                rule=self.rule,
+                budget=self.budget,
+                target_metric=interpolation.target_metric,
+                **{**self.options, 'statistics': interpolation.statistics},
+            )
+        )

@@ -1,1 +1,0 @@
-"""What a run needs so that an interruption costs it nothing but time."""

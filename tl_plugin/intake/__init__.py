@@ -1,0 +1,1 @@
+"""From whatever data a user has to splits and a written config."""

@@ -1,0 +1,343 @@
+"""Tables of images and labels, as CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tl_plugin.datasets.texts import decode_lines
+
+from .images import SPLITS, ImageItem
+from .table_paths import find_files
+
+IMAGE_COLUMNS = (
+    'image',
+    'path',
+    'file',
+    'filename',
+    'file_name',
+    'image_path',
+    'img_path',
+    'filepath',
+    'image_file',
+)
+LABEL_COLUMNS = ('label', 'class', 'class_name', 'category', 'gt_label', 'target')
+SPLIT_COLUMNS = ('split', 'subset', 'fold')
+#: Texts that stand for a missing label: those that pandas takes for one, and two of spreadsheets.
+MISSING = (
+    'NaN',
+    'nan',
+    '-NaN',
+    '-nan',
+    'NA',
+    'N/A',
+    'n/a',
+    '#N/A',
+    '#N/A N/A',
+    '#NA',
+    '<NA>',
+    'None',
+    'NULL',
+    'null',
+    '1.#IND',
+    '-1.#IND',
+    '1.#QNAN',
+    '-1.#QNAN',
+    '?',
+    '-',
+)
+# Not 01, which is a name.
+_DECIMAL = re.compile(r'(0|[1-9]\d*)\.\d*')
+_SPLIT_NAMES = {
+    'train': 'train',
+    'training': 'train',
+    'val': 'val',
+    'valid': 'val',
+    'validation': 'val',
+    'test': 'test',
+    'testing': 'test',
+    '': '',
+}
+
+
+def split_name(given: str) -> str | None:
+    """The split that a folder or a cell names, None if it names none."""
+    return _SPLIT_NAMES.get(str(given).strip().lower())
+
+
+def read_annotations(path: Path, every_file: bool = False) -> tuple[list[ImageItem], list[str]]:
+    """Read a table of images.
+
+    CSV with a header (any common delimiter); JSON as a list of records, as lines of records
+    (``.jsonl``), as a dict of image to label, or as mmengine writes it (``data_list`` and
+    ``metainfo.classes``). The image column is one of :data:`IMAGE_COLUMNS`, see
+    :func:`tl_plugin.intake.table_paths.find_files` for its paths; the label column is one of
+    :data:`LABEL_COLUMNS` or absent; the split column is one of :data:`SPLIT_COLUMNS` or absent.
+
+    A label that is empty, -1 or one of :data:`MISSING` is unknown. ``1.0`` is 1 where all numbers
+    among the labels are whole.
+
+    Args:
+        path: The file.
+        every_file: Keep the rows whose file isn't there. Defaults to False.
+
+    Returns:
+        The images, in the file's order, and notes on what was left out.
+
+    Raises:
+        ValueError: If the file isn't such a table, or a line of it can't be read; names the line or
+            the record, and says what is there instead. If none of its files is there.
+    """
+    lines = decode_lines(path, path.read_bytes())
+    if path.suffix.lower() in ('.csv', '.tsv'):
+        records, classes = _csv_records(path, lines), None
+    elif path.suffix.lower() == '.jsonl':
+        records, classes = _json_lines(path, lines), None
+    else:
+        records, classes = _json_records(path, '\n'.join(lines))
+    cells = [_cells(record, path, number) for number, record in enumerate(records, 1)]
+    items = [_item(record, classes, path, number) for number, record in enumerate(cells, 1)]
+    if not items:
+        raise ValueError(f'{path} lists no images')
+    if classes is None:
+        items = _whole_numbers(items)
+    _check_contradictions(items, path)
+    notes = _label_notes(cells, items, path)
+    files, missing, ways = find_files(path, [item.name for item in items])
+    items = [replace(item, name=name) for item, name in zip(items, files)]
+    _check_contradictions(items, path)
+    notes += [f'{path}: {way}.' for way in ways]
+    if missing:
+        notes.append(
+            f'{path}: {len(missing)} of {len(items)} files not found and left out of training, the '
+            f'first is {items[missing[0]].name!r} of record {missing[0] + 1}.'
+        )
+    if not every_file:
+        gone = set(missing)
+        items = [item for row, item in enumerate(items) if row not in gone]
+    return items, notes
+
+
+def _csv_records(path: Path, lines: list[str]) -> list[dict]:
+    delimiter = None
+    # Excel's own way to say what divides cells.
+    told = re.fullmatch(r'"?sep=(.)"?', lines[0].strip(), re.IGNORECASE) if lines else None
+    if told:
+        delimiter, lines = told[1], ['', *lines[1:]]
+    delimiter = delimiter or _delimiter(next((line for line in lines if line.strip()), ''))
+    rows = csv.reader(io.StringIO('\n'.join(lines)), delimiter=delimiter, strict=True)
+    header, records = None, []
+    try:
+        for row in rows:
+            if not any(cell.strip() for cell in row):
+                continue  # also as spreadsheets write it: delimiters alone
+            if header is None:
+                header = _header(row, path, rows.line_num)
+                continue
+            if len(row) != len(header):
+                raise ValueError(
+                    f'{path}, line {rows.line_num}: expected {len(header)} cells, one for each '
+                    f'of the columns {", ".join(header)}, got {len(row)}: {row!r}'
+                )
+            records.append(dict(zip(header, row)))
+    except csv.Error as error:
+        raise ValueError(f'{path}, line {rows.line_num}: {error}') from error
+    return records
+
+
+def _delimiter(header: str) -> str:
+    """The delimiter that finds an image column, or else that finds most columns."""
+
+    def columns(delimiter: str) -> tuple[bool, int]:
+        names = [_column(cell) for cell in next(csv.reader([header], delimiter=delimiter), [])]
+        return bool(set(IMAGE_COLUMNS) & set(names)), len(names)
+
+    return max(',;\t|', key=columns)
+
+
+def _column(name: object) -> str:
+    """The name of a column as it is compared: ``Image Path`` and ``image-path`` are one."""
+    return re.sub(r'[\s-]+', '_', str(name).strip().lower())
+
+
+def _header(row: list[str], path: Path, line: int) -> list[str]:
+    names = [_column(cell) for cell in row]
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f'{path}, line {line}: the columns {", ".join(map(repr, twice))} come twice'
+        )
+    return names
+
+
+def _json_lines(path: Path, lines: list[str]) -> list:
+    return [
+        _parse_json(line, f'{path}, line {number}')
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+
+
+def _parse_json(text: str, where: str) -> object:
+    try:
+        return json.loads(text, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{where} is no JSON: {error}') from error
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f'the key {twice!r} comes twice')
+    return found
+
+
+def _json_records(path: Path, text: str) -> tuple[list, list | None]:
+    content = _parse_json(text, str(path))
+    classes = None
+    if isinstance(content, dict) and 'data_list' in content:
+        classes = _classes(content.get('metainfo'), path)
+        content = content['data_list']
+    elif isinstance(content, dict):
+        content = [{'image': image, 'label': label} for image, label in content.items()]
+    if not isinstance(content, list):
+        raise ValueError(
+            f'{path}: expected a list of records, an object of image and label, or one with '
+            f'data_list, got {type(content).__name__}'
+        )
+    return content, classes
+
+
+def _classes(metainfo: object, path: Path) -> list | None:
+    classes = metainfo.get('classes') if isinstance(metainfo, dict) else metainfo
+    if classes is None:
+        return None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(
+            f'{path}: expected metainfo.classes to be a list of names, got {classes!r}'
+        )
+    return classes
+
+
+def _cells(record: object, path: Path, number: int) -> dict:
+    if not isinstance(record, Mapping):
+        raise ValueError(
+            f'{path}, record {number}: expected an object with an image and a label, got {record!r}'
+        )
+    return {_column(key): value for key, value in record.items()}
+
+
+def _item(cells: Mapping, classes: Sequence[str] | None, path: Path, number: int) -> ImageItem:
+    where = f'{path}, record {number}'
+    image = _cell(cells, IMAGE_COLUMNS)
+    if image is None or (isinstance(image, str) and not image.strip()):
+        raise ValueError(
+            f'{where}: found no image among the columns {", ".join(cells)}; '
+            f'name it one of {", ".join(IMAGE_COLUMNS)}'
+        )
+    if not isinstance(image, str):
+        raise ValueError(f'{where}: expected the path of an image, got {image!r}')
+    split = split_name(_cell(cells, SPLIT_COLUMNS) or '')
+    if split is None:
+        raise ValueError(
+            f'{where}: the split is {_cell(cells, SPLIT_COLUMNS)!r}, expected one '
+            f'of {", ".join(SPLITS)}'
+        )
+    label = _label(_cell(cells, LABEL_COLUMNS), classes, where)
+    return ImageItem(name=image.strip(), label=label, split=split)
+
+
+def _label(label: object, classes: Sequence[str] | None, where: str) -> str | None:
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)  # as tables are written in which some labels are missing
+    if isinstance(label, bool) or not isinstance(label, (str, int, type(None))):
+        raise ValueError(f'{where}: expected a label that is a name or a number, got {label!r}')
+    if label is None or str(label).strip() in ('', '-1', '-1.0', *MISSING):
+        return None
+    if classes is not None and isinstance(label, int):
+        if not 0 <= label < len(classes):
+            raise ValueError(
+                f'{where}: the label is {label}, but metainfo.classes has {len(classes)} names, '
+                f'0 to {len(classes) - 1}'
+            )
+        label = classes[label]
+    if classes is not None and label not in classes:
+        raise ValueError(
+            f'{where}: the label is {label!r}, which is none of metainfo.classes: '
+            f'{", ".join(classes)}'
+        )
+    return str(label).strip()
+
+
+def _whole_numbers(items: list[ImageItem]) -> list[ImageItem]:
+    """Read 1.0 as 1, where no number among the labels has a fraction."""
+    numbers = {item.label for item in items if item.label and _DECIMAL.fullmatch(item.label)}
+    if not all(float(number).is_integer() for number in numbers):
+        return items
+    whole = {number: str(int(float(number))) for number in numbers}
+    return [replace(item, label=whole.get(item.label, item.label)) for item in items]
+
+
+def _label_notes(cells: Sequence[Mapping], items: Sequence[ImageItem], path: Path) -> list[str]:
+    columns = dict.fromkeys(name for row in cells for name in row)
+    column = next((name for name in LABEL_COLUMNS if name in columns), None)
+    missing = Counter(
+        str(row[column]).strip()
+        for row, item in zip(cells, items)
+        if item.label is None and row.get(column) is not None
+    )
+    named = ', '.join(repr(marker) for marker in missing if marker in MISSING)
+    notes = []
+    if named:
+        notes.append(
+            f'{path}: {sum(missing.values())} of {len(items)} labels are missing: {named} in '
+            f'{column!r} is taken for no label.'
+        )
+    if any(item.label is not None for item in items):
+        return notes
+    used = {*IMAGE_COLUMNS, *SPLIT_COLUMNS, *LABEL_COLUMNS, ''}
+    others = [name for name in columns if name not in used]
+    if others:
+        notes.append(
+            f'{path}: no labels are read, for they are looked for in a column called '
+            f'{", ".join(LABEL_COLUMNS)}; not used: {", ".join(others)}.'
+            + _categorical(cells, others)
+        )
+    return notes
+
+
+def _categorical(cells: Sequence[Mapping], columns: Sequence[str]) -> str:
+    for name in columns:
+        values = [str(row.get(name)).strip() for row in cells]
+        if 1 < len(set(values)) <= len(values) / 2:
+            shown = ', '.join(map(repr, sorted(set(values))[:5]))
+            return (
+                f' {name!r} has {len(set(values))} values in {len(values)} rows ({shown}): if '
+                'these are the labels, call the column label.'
+            )
+    return ''
+
+
+def _check_contradictions(items: Sequence[ImageItem], path: Path) -> None:
+    labels: dict[str, tuple[int, str]] = {}
+    for number, item in enumerate(items, 1):
+        if item.label is None:
+            continue
+        before, label = labels.setdefault(item.name, (number, item.label))
+        if label != item.label:
+            raise ValueError(
+                f'{path}: record {before} labels {item.name} {label!r}, and record {number} '
+                f'{item.label!r}'
+            )
+
+
+def _cell(cells: Mapping, names: Iterable[str]) -> object:
+    return next((cells[name] for name in names if name in cells), None)

@@ -1,0 +1,156 @@
+"""Turns ``timm:resnet18`` and its like into the model part of a config."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from tl_plugin.datasets.wrappers import inner_configs
+
+FORMS = 'timm:NAME, torchvision:NAME, mmpretrain:NAME or a config (.py, or package::path)'
+DEFAULT_SIZE = 224
+_IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The model part of a config.
+
+    Args:
+        model: Config of an ``ImageClassifier``.
+        data_preprocessor: Config of its data preprocessor.
+        image_size: Side of the images that it takes.
+        train_pipeline: None for a usual one.
+        test_pipeline: None for a usual one.
+        cfg: The whole config that the model is from, if it is from one.
+        load_from: Checkpoint of the whole model, loaded before training.
+    """
+
+    model: dict
+    data_preprocessor: dict
+    image_size: int = DEFAULT_SIZE
+    train_pipeline: list | None = None
+    test_pipeline: list | None = None
+    cfg: Config | None = None
+    load_from: str | None = None
+
+
+def choose_model(backbone: str, num_classes: int, checkpoint: str | None = None) -> ModelChoice:
+    """Write the model part of a config.
+
+    Args:
+        backbone: ``timm:NAME``, ``torchvision:NAME``, ``mmpretrain:NAME`` (from mmpretrain's model
+            index), or a config whose model and pipelines are taken.
+        num_classes: Number of classes of the head.
+        checkpoint: Local weights. None lets timm, torchvision and mmpretrain download their
+            ImageNet weights, and leaves a config as it is.
+
+    Raises:
+        ValueError: If ``backbone`` has another form, or the library has no such model.
+    """
+    library, separator, name = backbone.partition(':')
+    if backbone.endswith('.py') or '::' in backbone:
+        from tl_plugin.launch.runs import load_config
+
+        return _from_config(load_config(backbone), num_classes, checkpoint)
+    makers = {'timm': _timm, 'torchvision': _torchvision, 'mmpretrain': _mmpretrain}
+    if not separator or library not in makers or not name:
+        raise ValueError(f'--backbone is {backbone!r}, expected {FORMS}')
+    return makers[library](name, num_classes, checkpoint)
+
+
+def _timm(name: str, num_classes: int, checkpoint: str | None) -> ModelChoice:
+    import timm
+
+    from tl_plugin.models.backbones.pooled import check_name
+
+    if ':' not in name and not timm.is_model(name):
+        check_name(name.split('.')[0], timm.list_models(), 'timm')
+    cfg = None if ':' in name else timm.get_pretrained_cfg(name)
+    weights = dict(checkpoint_path=checkpoint) if checkpoint else dict(pretrained=True)
+    # timm's are for values from 0 to 1.
+    scale = (
+        {key: [255 * value for value in getattr(cfg, key)] for key in ('mean', 'std')}
+        if cfg
+        else _IMAGENET
+    )
+    size = cfg.input_size[-1] if cfg and cfg.input_size else DEFAULT_SIZE
+    backbone = dict(type='PooledTimmBackbone', model_name=name, **weights)
+    return _pooled(backbone, num_classes, scale, size)
+
+
+def _torchvision(name: str, num_classes: int, checkpoint: str | None) -> ModelChoice:
+    from torchvision import models
+
+    from tl_plugin.models.backbones.pooled import check_name
+
+    check_name(name, models.list_models(module=models), 'torchvision.models')
+    weights = dict(checkpoint_path=checkpoint) if checkpoint else dict(weights='DEFAULT')
+    size = models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
+    backbone = dict(type='PooledTorchvisionBackbone', model_name=name, **weights)
+    return _pooled(backbone, num_classes, _IMAGENET, size)
+
+
+def _pooled(backbone: dict, num_classes: int, scale: dict, size: int) -> ModelChoice:
+    head = dict(
+        type='LinearClsHead', num_classes=num_classes, in_channels=_width(backbone), topk=(1,)
+    )
+    return ModelChoice(
+        # An ImageClassifier that computes with the channels innermost: a third faster on a CPU.
+        model=dict(type='AdaptationClassifier', channels_last=True, backbone=backbone, head=head),
+        data_preprocessor=dict(num_classes=num_classes, to_rgb=True, **scale),
+        image_size=size,
+    )
+
+
+def _width(backbone: dict) -> int:
+    """Ask the backbone itself, built without weights, how many features it gives."""
+    from mmpretrain.registry import MODELS
+
+    bare = {key: backbone[key] for key in ('type', 'model_name')}
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return MODELS.build(bare).num_features
+
+
+def _mmpretrain(name: str, num_classes: int, checkpoint: str | None) -> ModelChoice:
+    from mmpretrain.apis import list_models
+    from mmpretrain.apis.model import ModelHub
+
+    from tl_plugin.models.backbones.pooled import check_name
+
+    check_name(name, list_models(), 'mmpretrain')
+    found = ModelHub.get(name)
+    checkpoint = checkpoint or found.weights
+    if checkpoint is None:
+        raise ValueError(f'mmpretrain has no weights for {name!r}: give some with --checkpoint')
+    return _from_config(found.config, num_classes, checkpoint)
+
+
+def _from_config(cfg: Config, num_classes: int, checkpoint: str | None) -> ModelChoice:
+    cfg = copy.deepcopy(cfg)
+    model = cfg.model.to_dict()
+    if 'head' not in model:
+        raise ValueError(
+            f"the config's model, {model.get('type')}, has no head: expected a classifier"
+        )
+    # The checkpoint's own head has other classes: only its backbone is loaded, as `init_cfg`.
+    if checkpoint is not None:
+        model['backbone']['init_cfg'] = dict(
+            type='Pretrained', checkpoint=checkpoint, prefix='backbone'
+        )
+    model['head']['num_classes'] = num_classes
+    # Accuracy among the first five of few classes means nothing.
+    model['head']['topk'] = (1,)
+    preprocessor = model.pop('data_preprocessor', None) or cfg.get('data_preprocessor') or {}
+    preprocessor = dict(preprocessor)
+    preprocessor['num_classes'] = num_classes
+    pipelines = [_pipeline(cfg, split) for split in ('train', 'test')]
+    return ModelChoice(model, preprocessor, DEFAULT_SIZE, *pipelines, cfg=cfg)
+
+
+def _pipeline(cfg: Config, split: str) -> list | None:
+    datasets = inner_configs((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
+    return copy.deepcopy(datasets[0].get('pipeline')) if datasets else None

@@ -1,0 +1,328 @@
+"""Writes a complete config from data and a backbone, for people who have none yet."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DefaultScope
+
+from tl_plugin.datasets.wrappers import narrowed
+from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
+from tl_plugin.ladder.rung import LABELLED_TARGET
+
+from .any_data import read_data, without_labels
+from .backbone_choice import ModelChoice, choose_model
+from .images import TEST, TRAIN, VAL, DomainImages, ImageItem
+from .prepared import PreparedData, prepare_data
+
+CONFIG_NAME = 'config.py'
+LISTS = 'lists'
+#: That a rung on few labelled images trains for; a learning rate's warm-up takes 100 of them.
+_LEAST_STEPS = 300
+_BASE = 'mmpretrain::_base_/default_runtime.py'
+
+
+def config_from_data(
+    source: str,
+    target: str,
+    backbone: str,
+    folder: Path,
+    target_labels: str | None = None,
+    checkpoint: str | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    unlabelled: bool = False,
+) -> Path:
+    """Turn what a command line names into a written config.
+
+    Args:
+        source: See :func:`tl_plugin.intake.any_data.read_data`.
+        target: Likewise.
+        backbone: See :func:`tl_plugin.intake.backbone_choice.choose_model`.
+        folder: Where to write.
+        target_labels: A number, so many labels of each class, or labelled data. None: no labels.
+        checkpoint: Local weights of the backbone.
+        image_size: Side of the images; None takes the model's own.
+        seed: Of the division and the run.
+        unlabelled: Whether to take the target as unlabelled, whatever its folders are called.
+
+    Returns:
+        The config's path. Its ``ladder.notes`` say what was left out or read otherwise.
+
+    Raises:
+        FileNotFoundError: If there are no data.
+        ValueError: If the data or the backbone can't be used; says why.
+    """
+    few = None
+    if target_labels is not None:
+        few = int(target_labels) if str(target_labels).isdigit() else read_data(target_labels)
+    domain = read_data(target)
+    domain = without_labels(domain) if unlabelled else domain
+    data = prepare_data(read_data(source), domain, few, seed=seed)
+    choice = choose_model(backbone, len(data.classes), checkpoint)
+    return write_config(data, choice, folder, image_size, seed=seed)
+
+
+def write_config(
+    data: PreparedData,
+    choice: ModelChoice,
+    folder: Path,
+    image_size: int | None = None,
+    batch_size: int = 32,
+    epochs: int = 20,
+    learning_rate: float = 0.01,
+    num_workers: int = 2,
+    seed: int = 0,
+) -> Path:
+    """Write a config that mmpretrain's own tools and those of this package run as it is.
+
+    The folder gets ``config.py`` and, for data that aren't mmpretrain data sets already,
+    ``lists/*.txt``: the images of each split, in the format of mmpretrain's ``CustomDataset``. The
+    config trains and validates on the source and measures the target beside it; ``ladder`` names
+    the target's training images and the few labelled ones, and has the notes on the data.
+
+    Args:
+        data: Source and target.
+        choice: The model.
+        folder: Where to write.
+        image_size: Side of the images; None takes the model's own.
+        batch_size: Images a step, at most. All batches of an epoch are about as large, for batch
+            statistics of the last few images spoil a network; there are at least four of them.
+        epochs: Training length.
+        learning_rate: Of SGD with momentum; a config's own optimizer stays.
+        num_workers: Processes that load images.
+        seed: Of the run.
+
+    Returns:
+        The config's path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg = choice.cfg or _stock_config(learning_rate, epochs)
+    train, test = _pipelines(choice, image_size)
+    batch_size = _even_batches(len(data.source.split(TRAIN)), batch_size, least=4)
+
+    def dataset(
+        domain: str, split: str, pipeline: list, items=None, labels: bool = True, name: str = ''
+    ) -> dict:
+        whole = getattr(data, domain)
+        items = whole.split(split) if items is None else items
+        list_file = folder / LISTS / f'{domain}_{name or split}.txt'
+        return dataset_config(whole, items, data.classes, pipeline, list_file, labels)
+
+    def loader(content: dict, shuffle: bool) -> dict:
+        return dict(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            sampler=dict(type='DefaultSampler', shuffle=shuffle),
+            collate_fn=dict(type='default_collate'),
+            dataset=content,
+        )
+
+    cfg.model, cfg.data_preprocessor = choice.model, choice.data_preprocessor
+    cfg.load_from, cfg.randomness = choice.load_from, dict(seed=seed, deterministic=False)
+    cfg.train_dataloader = loader(dataset('source', TRAIN, train), shuffle=True)
+    for split, loop in ((VAL, 'DomainValLoop'), (TEST, 'DomainTestLoop')):
+        known = _measurable(data, split)
+        target = dict(dataset=dataset('target', split, test, labels=bool(known)))
+        settings = dict(type=loop, dataloaders=dict(target=target))
+        if not known:
+            settings['evaluators'] = dict(target=dict(type='LabelFreeScore'))
+        elif len(known) < len(data.target.split(split)):
+            metric = dict(type='LabelledOnly', metric=dict(type='Accuracy', topk=(1,)))
+            settings['evaluators'] = dict(target=metric)
+        cfg[f'{split}_dataloader'] = loader(dataset('source', split, test), shuffle=False)
+        cfg[f'{split}_cfg'] = settings
+        cfg[f'{split}_evaluator'] = dict(type='Accuracy', topk=(1,))
+    ladder = dict(target_dataloader=dict(dataset=dataset('target', TRAIN, train, labels=False)))
+    if not (data.source.datasets or data.target.datasets):
+        # Inherited from whichever loader it is merged over: augmented in training, not in a test.
+        ladder['target_dataloader']['dataset'].pop('pipeline')
+    if data.few:
+        ladder['labelled_target_dataloader'] = dict(
+            batch_size=_even_batches(len(data.few), batch_size, least=2),
+            dataset=dataset('target', TRAIN, train, data.few, name='few'),
+        )
+        if choice.cfg is None:
+            ladder['rungs'] = _enough_epochs(len(data.few), ladder, epochs)
+    notes = [*data.notes, *_small_target(data, batch_size)]
+    if notes:
+        ladder['notes'] = notes
+    cfg.ladder = ladder
+    cfg.setdefault('custom_imports', dict(imports=['tl_plugin'], allow_failed_imports=False))
+    path = folder / CONFIG_NAME
+    cfg.dump(path)
+    return path
+
+
+def _even_batches(number: int, batch_size: int, least: int) -> int:
+    """The size of batches that divide so many images evenly.
+
+    >>> _even_batches(35, 32, least=2), _even_batches(65, 32, least=4), _even_batches(3, 32, 4)
+    (18, 17, 1)
+    """
+    batches = max(-(-number // batch_size), least)
+    return -(-number // batches)
+
+
+def _enough_epochs(number: int, ladder: dict, epochs: int) -> dict:
+    """A few labels make a few batches: their rungs train until a head has learned from them."""
+    batches = -(-number // ladder['labelled_target_dataloader']['batch_size'])
+    epochs = max(epochs, -(-_LEAST_STEPS // batches))
+    options = dict(
+        train_cfg=dict(max_epochs=epochs, val_interval=max(epochs // 10, 1)),
+        default_hooks=dict(checkpoint=dict(interval=epochs)),
+    )
+    rungs = [rung for rung in DEFAULT_RUNGS if rung.data == LABELLED_TARGET]
+    return {rung.name: dict(options={**rung.options, **options}) for rung in rungs}
+
+
+def dataset_config(
+    domain: DomainImages,
+    items: Sequence[ImageItem],
+    classes: Sequence[str],
+    pipeline: list,
+    list_file: Path,
+    labels: bool = True,
+) -> dict:
+    """Write the data set config of some images of a domain.
+
+    Args:
+        domain: The domain.
+        items: Some of its images, of one split.
+        classes: Names of all classes, in the model's order.
+        pipeline: For images read from files; data sets of a config keep their own.
+        list_file: Where to list the images' files.
+        labels: Whether to give labels: -1 to an image that has none of ``classes``.
+    """
+    if domain.datasets:
+        return _part_of_dataset(domain, items, classes)
+    list_file.parent.mkdir(parents=True, exist_ok=True)
+    numbers = {name: number for number, name in enumerate(classes)}
+    lines = [
+        f'{Path(item.name).absolute()} {numbers.get(item.label, -1)}'
+        if labels
+        else f'{Path(item.name).absolute()}'
+        for item in items
+    ]
+    broken = [line for line in lines if '\n' in line or '\r' in line]
+    if broken:
+        raise ValueError(f'rename files with line breaks in their names: {broken[0]!r}')
+    list_file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    listed = dict(
+        type='CustomDataset',
+        data_root='',
+        ann_file=str(list_file.absolute()),
+        with_label=labels,
+        metainfo=dict(classes=list(classes)),
+        pipeline=pipeline,
+    )
+    return _complete(listed)
+
+
+def _part_of_dataset(
+    domain: DomainImages, items: Sequence[ImageItem], classes: Sequence[str]
+) -> dict:
+    """A data set of the domain's config, narrowed to some images."""
+    if domain.labelled and tuple(domain.classes) != tuple(classes):
+        raise ValueError(
+            f'{domain.origin} numbers its classes as {", ".join(domain.classes)}, the source as '
+            f'{", ".join(classes)}: give its data set metainfo=dict(classes=...) in that order, or '
+            'an annotation file, whose classes go by name'
+        )
+    numbers: dict[str, list[int]] = {}
+    for item in items:
+        numbers.setdefault(item.place[0], []).append(item.place[1])
+    parts = []
+    for place, chosen in numbers.items():
+        config = dict(domain.datasets[place])
+        chosen = sorted(chosen)
+        whole = chosen == list(range(domain.sizes[place]))
+        parts.append(_complete(config if whole else narrowed(config, chosen)))
+    return parts[0] if len(parts) == 1 else dict(type='ConcatDataset', datasets=parts)
+
+
+def _complete(config: dict) -> dict:
+    """Write out what a data set leaves at its defaults.
+
+    What the target's data set doesn't set it inherits from the source's of the same type, and a
+    list or a narrowing of the source's images is none of the target's.
+    """
+    from mmpretrain.registry import DATASETS
+
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        kind = config['type']
+        kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    parameters = inspect.signature(kind.__init__).parameters
+    defaults = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not parameter.empty and name != 'lazy_init'
+    }
+    if issubclass(kind, BaseDataset):
+        defaults = {'indices': None, 'filter_cfg': None, **defaults}
+    return {**defaults, **config}
+
+
+def _small_target(data: PreparedData, batch_size: int) -> list[str]:
+    count = len(data.target.split(TRAIN))
+    if count >= batch_size:
+        return []
+    return [
+        f'The target has {count} training images, fewer than a batch of {batch_size}: each step '
+        'sees all of them.'
+    ]
+
+
+def _measurable(data: PreparedData, split: str) -> tuple[ImageItem, ...]:
+    """Target images whose class is known to the model."""
+    return tuple(item for item in data.target.split(split) if item.label in data.classes)
+
+
+def test_pipeline(choice: ModelChoice, image_size: int | None = None) -> list:
+    """The pipeline that images to be looked at go through."""
+    return _pipelines(choice, image_size)[1]
+
+
+def _pipelines(choice: ModelChoice, image_size: int | None) -> tuple[list, list]:
+    if choice.train_pipeline and choice.test_pipeline and image_size is None:
+        return choice.train_pipeline, choice.test_pipeline
+    size = image_size or choice.image_size
+    train = [
+        dict(type='LoadImageFromFile'),
+        dict(type='RandomResizedCrop', scale=size, crop_ratio_range=(0.4, 1.0)),
+        dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+        dict(type='PackInputs'),
+    ]
+    test = [
+        dict(type='LoadImageFromFile'),
+        dict(type='ResizeEdge', scale=round(size * 8 / 7), edge='short'),
+        dict(type='CenterCrop', crop_size=size),
+        dict(type='PackInputs'),
+    ]
+    return train, test
+
+
+def _stock_config(learning_rate: float, epochs: int) -> Config:
+    from tl_plugin.launch.runs import config_file
+
+    cfg = Config.fromfile(config_file(_BASE))
+    cfg.merge_from_dict(
+        dict(
+            optim_wrapper=dict(
+                optimizer=dict(type='SGD', lr=learning_rate, momentum=0.9, weight_decay=1e-4)
+            ),
+            param_scheduler=[
+                dict(type='CosineAnnealingLR', eta_min_ratio=0.01, convert_to_iter_based=True)
+            ],
+            train_cfg=dict(by_epoch=True, max_epochs=epochs, val_interval=max(epochs // 10, 1)),
+            default_hooks=dict(
+                logger=dict(interval=20), checkpoint=dict(interval=epochs, max_keep_ckpts=1)
+            ),
+        )
+    )
+    return cfg

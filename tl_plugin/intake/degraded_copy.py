@@ -1,0 +1,144 @@
+"""Writes a field-like copy of a curated data set."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+
+from tl_plugin.datasets.degrade_quality import DegradeQuality
+
+from .images import ImageItem
+
+
+def write_degraded(
+    items: Iterable[ImageItem],
+    folder: Path,
+    degrade: DegradeQuality,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[str]:
+    """Degrade images into a new folder, ``CLASS/NAME.png``; those without a class into its root.
+
+    What was done to them stands in ``<folder>.json`` beside it.
+
+    Args:
+        items: The images. None is changed.
+        folder: Where to write. It appears when all of them are there.
+        degrade: What to do to them; with a seed, each image always gets the same.
+        advance: Called with 1 after each image.
+
+    Returns:
+        Why images were left out, one line each: those that can't be read.
+
+    Raises:
+        FileExistsError: If the folder is there already.
+        ValueError: If two images would get the same name, or none can be read.
+    """
+    places = place_items(items)
+    names = _png_names(places)
+    partial = _begin(folder)
+    broken = []
+    for place, item in places.items():
+        image, reason = _read(item)
+        if image is None:
+            broken.append(f'{item.name}: {reason}')
+        else:
+            found = degrade.transform(dict(img=image, img_path=item.name))['img']
+            if item.pixels is not None and found.ndim == 3 and found.shape[2] == 3:
+                found = found[..., ::-1]
+            _write(partial / names[place], found)
+        advance(1)
+    if len(broken) == len(places):
+        shutil.rmtree(partial)
+        raise ValueError(f'none of {len(places)} images can be read, the first is {broken[0]}')
+    partial.rename(folder)
+    # Beside the folder, in which every file counts as an image.
+    about = dict(transform=repr(degrade), images=len(places) - len(broken), left_out=broken)
+    folder.with_name(f'{folder.name}.json').write_text(json.dumps(about, indent=2) + '\n')
+    return broken
+
+
+def copy_files(items: Iterable[ImageItem], folder: Path) -> None:
+    """Copy images as they are, into ``CLASS/NAME`` of a new folder.
+
+    Raises:
+        FileExistsError: If the folder is there already.
+        ValueError: If an image has no file, or two would get the same name.
+    """
+    places = place_items(items)
+    partial = _begin(folder)
+    for place, item in places.items():
+        if item.pixels is not None:
+            shutil.rmtree(partial)
+            raise ValueError(f'{item.name} has no file that could be copied: give a folder')
+        (partial / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(item.name, partial / place)
+    partial.rename(folder)
+
+
+def place_items(items: Iterable[ImageItem]) -> dict[Path, ImageItem]:
+    """Give each image its path in a folder of classes.
+
+    Raises:
+        ValueError: If two get the same.
+
+    Example:
+        >>> [str(path) for path in place_items([ImageItem('a/b/1.jpg', 'cat')])]
+        ['cat/1.jpg']
+    """
+    places: dict[Path, ImageItem] = {}
+    for item in items:
+        place = Path(item.label or '', Path(item.name).name)
+        if place in places:
+            raise ValueError(
+                f'{places[place].name} and {item.name} would both be written as {place}: give each '
+                'image of a class a name of its own'
+            )
+        places[place] = item
+    return places
+
+
+def _png_names(places: Iterable[Path]) -> dict[Path, Path]:
+    """Turn ``a.jpg`` into ``a.png``, and into ``a.jpg.png`` where there is an ``a.png`` too."""
+    places = list(places)
+    stems = Counter(place.with_suffix('') for place in places)
+    return {
+        place: place.with_suffix('.png')
+        if stems[place.with_suffix('')] == 1
+        else place.with_name(f'{place.name}.png')
+        for place in places
+    }
+
+
+def _read(item: ImageItem) -> tuple[np.ndarray | None, str]:
+    """The pixels, in BGR as files are read in training, grey ones too; or None and why not."""
+    if item.pixels is not None:
+        return item.pixels, ''
+    if not Path(item.name).is_file():  # to open a pipe is to wait for its writer
+        return None, 'not a file'
+    try:
+        return mmcv.imread(item.name), 'not an image'
+    except (OSError, ValueError, cv2.error) as error:
+        return None, str(error)
+
+
+def _begin(folder: Path) -> Path:
+    """A folder beside the wanted one, which a broken run leaves behind and the next one clears."""
+    if folder.exists():
+        raise FileExistsError(f'{folder} is there already: remove it, or write elsewhere')
+    partial = folder.with_name(f'{folder.name}.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def _write(path: Path, image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not OpenCV's own writing, which takes no names that aren't UTF-8.
+    path.write_bytes(cv2.imencode('.png', image)[1].tobytes())

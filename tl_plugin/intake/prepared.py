@@ -1,0 +1,339 @@
+"""Source and target made ready for training: common classes, splits, the few target labels."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tl_plugin.datasets.class_names import (
+    canonical,
+    describe_matches,
+    folded,
+    likely_matches,
+    look_unlike_classes,
+    nearest,
+    number_classes,
+)
+
+from .images import SPLITS, TEST, TRAIN, VAL, DomainImages, ImageItem
+from .splits import SHARES, divide, few_a_class
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What a config is written from.
+
+    Args:
+        source: Divided; all labelled with one of ``classes``.
+        target: Divided; labels by name, None where there is none.
+        few: Target images of the training split whose labels may be trained on.
+        classes: What the model tells apart: the source's classes.
+        notes: What was left out and why, in sentences.
+    """
+
+    source: DomainImages
+    target: DomainImages
+    few: tuple[ImageItem, ...]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def prepare_data(
+    source: DomainImages,
+    target: DomainImages,
+    target_labels: DomainImages | int | None = None,
+    leave_out: Collection[str] = (),
+    copies: Iterable[Sequence[str]] = (),
+    seed: int = 0,
+) -> PreparedData:
+    """Divide both domains and compare their classes by name.
+
+    Args:
+        source: The labelled domain.
+        target: The field domain. Its own labels serve to measure, not to train.
+        target_labels: Which target labels may be trained on: so many of each class, or a labelled
+            list of images, of which the training split takes its share. None: no labels.
+        leave_out: Names of images that can't be read.
+        copies: Groups of names that go the same way, see :func:`tl_plugin.intake.splits.divide`.
+        seed: Of the division and the choice. Defaults to 0.
+
+    Raises:
+        ValueError: If the source has no labels, the classes of the domains don't fit together (see
+            :func:`match_classes`), or a domain has too few images to be divided.
+    """
+    notes = [*source.notes, *target.notes]
+    copies = list(copies)
+    labelled = [item for item in _kept(source, leave_out) if item.label is not None]
+    if not labelled:
+        raise ValueError(
+            f'the source {source.origin} has no labels: give class folders, or a label column '
+            f'in its annotation file{_because(source)}'
+        )
+    dropped = len(_kept(source, leave_out)) - len(labelled)
+    if dropped:
+        notes.append(f'{dropped} source images without a label are left out.')
+    classes = source.classes
+    notes += _enclosed(source)
+    if isinstance(target_labels, DomainImages):
+        notes += [note for note in target_labels.notes if note not in notes]
+        known = len(target.items)
+        target = _with_labels(target, target_labels)
+        if len(target.items) > known:
+            notes.append(
+                f'{len(target.items) - known} images of {target_labels.origin} are not among those '
+                'of the target and are added to them.'
+            )
+    target, found = match_classes(source, replace(target, items=tuple(_kept(target, leave_out))))
+    divided = DomainImages('', tuple(divide(labelled, copies, seed)))
+    target = replace(target, items=tuple(divide(target.items, copies, seed)))
+    check_divided('source', divided)
+    check_divided('target', target)
+    few = _few(target.items, target_labels, classes, seed)
+    if isinstance(target_labels, int):
+        notes += _fewer(few, target_labels, classes)
+    return PreparedData(
+        source=replace(source, items=divided.items),
+        target=target,
+        few=tuple(few),
+        classes=classes,
+        notes=tuple(dict.fromkeys((*notes, *found, *_lacking(divided, target, classes)))),
+    )
+
+
+def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainImages, list[str]]:
+    """Compare the target's classes with the source's by name.
+
+    Names in another Unicode form are the same name. Folders that share no name with the source and
+    are called by dates or numbers are no classes, and the target is taken as unlabelled.
+
+    Args:
+        source: The labelled domain.
+        target: The field domain.
+
+    Returns:
+        The target, with the source's names where only their form differed, and notes.
+
+    Raises:
+        ValueError: If a name differs from one of the source in case, white space, ``_`` or ``-``
+            alone, or there is no class in common.
+    """
+    classes, notes = source.classes, _twins(source.classes)
+    forms = {canonical(name): name for name in classes}
+    renamed = {
+        item.label: forms[canonical(item.label)]
+        for item in target.items
+        if item.label is not None and item.label not in classes and canonical(item.label) in forms
+    }
+    if renamed:
+        notes.append(f"Of the target's class names, {describe_matches(renamed)}: taken as one.")
+        items = [replace(item, label=renamed.get(item.label, item.label)) for item in target.items]
+        target = replace(target, items=tuple(items))
+    counts = Counter(item.label for item in target.items if item.label is not None)
+    if not counts:
+        return target, notes
+    unknown, missing = sorted(set(counts) - set(classes)), sorted(set(classes) - set(counts))
+    pairs = likely_matches(unknown, classes)
+    if pairs:
+        raise ValueError(
+            f"the target's class names differ from the source's in their spelling: "
+            f'{describe_matches(pairs)}. Classes are compared by name: rename the folders or '
+            f'labels of one domain, {_renaming(pairs)}'
+        )
+    if len(unknown) == len(counts):
+        if not (_is_folder(target) and look_unlike_classes(unknown)) or number_classes(
+            unknown, classes
+        ):
+            raise ValueError(_nothing_in_common(unknown, classes))
+        notes.append(
+            f"The target's folders, {_some(unknown)}, are none of the source's classes, "
+            f'{_some(classes)}, and called as by dates, numbers or cameras: the target is taken as '
+            'unlabelled. If they are classes, rename them as the source calls them.'
+        )
+        return replace(
+            target,
+            items=tuple(replace(item, label=None) for item in target.items),
+            classes=(),
+        ), notes
+    if unknown:
+        near = nearest(unknown, missing)
+        alike = ', '.join(f'{name!r} may be {other!r}' for name, other in near.items())
+        hint = f' {alike}: if so, rename it.' if near else ''
+        notes.append(
+            f'The target has classes that the source does not know: {", ".join(unknown)}. Their '
+            f'images count as unlabelled.{hint}'
+        )
+    known = sorted(set(counts) & set(classes))
+    if missing:
+        notes.append(f'The target has no image of {", ".join(missing)}.')
+    if unknown or missing:
+        notes.append(
+            f'Accuracy on the target is measured over {", ".join(known)} alone: '
+            f'{sum(counts[name] for name in known)} of its {len(target.items)} images.'
+        )
+    return target, notes
+
+
+def check_divided(name: str, domain: DomainImages) -> None:
+    """Refuse a domain that has no image in one of its splits.
+
+    Args:
+        name: 'source' or 'target', for the message.
+        domain: The divided domain.
+
+    Raises:
+        ValueError: If it has none; says how many are needed.
+    """
+    empty = [split for split in SPLITS if not domain.split(split)]
+    if not empty:
+        return
+    counts = Counter(item.label for item in domain.items)
+    least = next(n for n in itertools.count(1) if all(round(s * n) for s in SHARES.values()))
+    smallest, number = min(counts.items(), key=lambda pair: (pair[1], str(pair[0])))
+    needed = f'at least {least} images'
+    if counts.keys() - {None}:
+        needed += f' of each class (of {smallest!r} there is {number})'
+    cure = f'give {needed}, or train, val and test folders of your own'
+    if name == 'target' and domain.labelled and len(domain.items) >= least:
+        cure += ', or take the target as unlabelled (--unlabelled)'
+    raise ValueError(
+        f'the {name} has too few images, {len(domain.items)}, to hold some out: none is left for '
+        f'{" and ".join(empty)}. To be divided into {", ".join(SPLITS)}, {cure}'
+    )
+
+
+def _lacking(source: DomainImages, target: DomainImages, classes: Sequence[str]) -> list[str]:
+    """Which classes a split has no image of, in sentences."""
+    notes = []
+    for split in SPLITS:
+        there = {item.label for item in source.split(split)}
+        lacking = [name for name in classes if name not in there]
+        if lacking:
+            notes.append(f"The source's {split} images show no {_some(lacking)}.")
+    if target.labelled:
+        for split in (VAL, TEST):
+            if not any(item.label in classes for item in target.split(split)):
+                notes.append(
+                    f"The target's {split} images have no label that the source knows: they are "
+                    'measured without labels.'
+                )
+    return notes
+
+
+def _fewer(few: Sequence[ImageItem], wanted: int, classes: Sequence[str]) -> list[str]:
+    counts = Counter(item.label for item in few)
+    short = [f'{name} ({counts[name]})' for name in classes if counts[name] < wanted]
+    if not short:
+        return []
+    return [f'There are fewer than {wanted} labelled target images to train on of {_some(short)}.']
+
+
+def _enclosed(source: DomainImages) -> list[str]:
+    """Whether the one class is but a folder around those of the classes."""
+    if len(source.classes) != 1 or not _is_folder(source):
+        return []
+    (name,) = source.classes
+    inner = {
+        os.path.basename(os.path.dirname(item.name)) for item in source.items if item.label == name
+    }
+    if len(inner) < 2:
+        return []
+    return [
+        f'The source has one class alone, {name!r}, with the folders {_some(sorted(inner))} in it: '
+        f'if these are the classes, give {os.path.join(source.origin, name)}.'
+    ]
+
+
+def _twins(classes: Sequence[str]) -> list[str]:
+    groups = defaultdict(list)
+    for name in classes:
+        groups[folded(name)].append(name)
+    return [
+        f'The source has {" and ".join(map(ascii, names))} as {len(names)} classes: if they are '
+        'one, rename them.'
+        for names in groups.values()
+        if len(names) > 1
+    ]
+
+
+def _renaming(pairs: Mapping[str, str]) -> str:
+    return ', '.join(f'{name!a} to {other!a}' for name, other in pairs.items())
+
+
+def _is_folder(domain: DomainImages) -> bool:
+    return os.path.isdir(domain.origin)
+
+
+def _nothing_in_common(unknown: Sequence[str], classes: Sequence[str]) -> str:
+    near = list(nearest(unknown, classes).items())
+    hint = ', '.join(f'{name!r} and {other!r}' for name, other in near[:3])
+    if number_classes(unknown, classes):
+        order = ', '.join(f'{number} is {name}' for number, name in list(enumerate(classes))[:8])
+        hint = f" If these number the source's classes in their order, write names ({order})."
+    elif near:
+        hint = f' Are {hint} the same?'
+    return (
+        f'source and target have no class in common: the source has {_some(classes)}, the '
+        f"target {_some(unknown)}. Classes are compared by name.{hint} If the target's are no "
+        'classes (dates, cameras, places), take it as unlabelled: --unlabelled'
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(names[:12]) + (f' and {len(names) - 12} more' if len(names) > 12 else '')
+
+
+def _because(domain: DomainImages) -> str:
+    return ''.join(f'. {note}' for note in domain.notes)
+
+
+def _kept(domain: DomainImages, leave_out: Collection[str]) -> list[ImageItem]:
+    return [
+        item
+        for item in domain.items
+        if item.name not in leave_out and item.name not in domain.unlisted
+    ]
+
+
+def _with_labels(target: DomainImages, labelled: DomainImages) -> DomainImages:
+    """Give images the labels of another list; images that only that list has are added."""
+    given = {os.path.realpath(item.name): item for item in labelled.items}
+    found = []
+    for item in target.items:
+        other = given.pop(os.path.realpath(item.name), None)
+        found.append(item if other is None else replace(item, label=other.label))
+    if given and (target.datasets or labelled.datasets):
+        raise ValueError(
+            f'{len(given)} labelled target images of {labelled.origin} are not among those of '
+            f"{target.origin}, and a config's data sets can't be joined with others: give both as "
+            'folders or annotation files'
+        )
+    return replace(
+        target,
+        items=(*found, *given.values()),
+        unlisted=target.unlisted | labelled.unlisted,
+    )
+
+
+def _few(
+    items: Sequence[ImageItem],
+    target_labels: DomainImages | int | None,
+    classes: Collection[str],
+    seed: int,
+) -> list[ImageItem]:
+    if target_labels is None:
+        return []
+    known = [item for item in items if item.split == TRAIN and item.label in classes]
+    if isinstance(target_labels, int):
+        known = few_a_class(known, target_labels, seed)
+    else:
+        allowed = {os.path.realpath(i.name) for i in target_labels.items if i.label is not None}
+        known = [item for item in known if os.path.realpath(item.name) in allowed]
+    if not known:
+        raise ValueError(
+            'no labelled target image is left to train on: check --target-labels against the '
+            f'classes {", ".join(classes)}'
+        )
+    return known

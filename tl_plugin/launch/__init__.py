@@ -1,0 +1,1 @@
+"""From a config and flags to a Runner."""

@@ -1,0 +1,385 @@
+"""What ``tools/train.py`` and ``tools/test.py`` do, for whoever runs configs from Python.
+
+>>> cfg = load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py', ['feature_extraction'],
+...                   {'train_cfg.max_epochs': 1})
+>>> cfg.train_cfg.max_epochs, default_work_dir('configs/resnet18.py', ['feature_extraction'])
+(1, 'work_dirs/resnet18_feature_extraction')
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.evaluator import Evaluator
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from tl_plugin.datasets.wrappers import inner_configs
+from tl_plugin.reliability.fault_tolerance import (
+    STARTED_FROM,
+    check_start,
+    make_fault_tolerant,
+    set_resume,
+)
+from tl_plugin.stack.options import type_name
+from tl_plugin.strategies import apply_strategies, configs_dir
+
+from .config_types import importable
+from .cpu import join_cpu_group, runs_on_cpus, wrap_for_cpus
+
+
+def config_file(config: str | Path) -> Path:
+    """Finds a config file.
+
+    Args:
+        config: A path, or ``package::path`` for a config that came with an installed package,
+            such as ``mmpretrain::resnet/resnet18_8xb16_cifar10.py``.
+
+    Raises:
+        ValueError: If no such package is installed or it came without configs.
+        FileNotFoundError: If there is no such file; names the nearest ones.
+    """
+    package, separator, name = str(config).rpartition('::')
+    if not separator:
+        if not Path(config).is_file():
+            raise FileNotFoundError(
+                f'no config file at {Path(config).absolute()}; a config that came with a package '
+                'is written package::path, such as mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+            )
+        return Path(config)
+    folder = _configs_of(package)
+    if not (folder / name).is_file():
+        known = [path.relative_to(folder).as_posix() for path in folder.rglob('*.py')]
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f'; did you mean {" or ".join(near)}?' if near else ''
+        raise FileNotFoundError(f'{package} came with no config {name!r} (in {folder}){hint}')
+    return folder / name
+
+
+def _configs_of(package: str) -> Path:
+    if package == 'tl_plugin':
+        return configs_dir()
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise ValueError(f'no package {package!r} is installed here, expected one like mmpretrain')
+    folder = Path(spec.origin).parent / '.mim' / 'configs'
+    if not folder.is_dir():
+        raise ValueError(f'package {package!r} came without configs: {folder} is not there')
+    return folder
+
+
+def load_config(
+    config: str | Path, strategies: Sequence[str] = (), cfg_options: dict | None = None
+) -> Config:
+    """Reads a config, merges strategies over it, then single options over both.
+
+    Args:
+        config: A path or ``package::path``, see :func:`config_file`.
+        strategies: Names of overlays, see :func:`tl_plugin.strategies.apply_strategies`.
+        cfg_options: Single settings by dotted key, see :func:`merge_options`.
+
+    Returns:
+        The config.
+    """
+    cfg = apply_strategies(Config.fromfile(config_file(config)), list(strategies))
+    merge_options(cfg, cfg_options or {})
+    return cfg
+
+
+def merge_options(cfg: Config, options: dict) -> None:
+    """Merges single settings into a config, those of a hook by the hook's class.
+
+    Where a hook stands in ``custom_hooks`` depends on the config and on the strategies before, so
+    that ``custom_hooks.0`` isn't the same hook everywhere.
+
+    Args:
+        cfg: A config, changed in place.
+        options: Settings by dotted key, such as ``{'train_cfg.max_epochs': 5}`` or
+            ``{'custom_hooks.AdaBNHook.max_batches': 9}``.
+
+    Raises:
+        ValueError: If the config has no hook of that class, or several.
+    """
+    by_place = {}
+    for key, value in options.items():
+        first, *rest = key.split('.')
+        if first == 'custom_hooks' and rest:
+            key = '.'.join([first, _place_of_hook(cfg, rest[0]), *rest[1:]])
+        elif key == 'custom_hooks' and isinstance(value, dict):
+            value = {_place_of_hook(cfg, name): change for name, change in value.items()}
+        by_place[key] = value
+    cfg.merge_from_dict(by_place)
+
+
+def _place_of_hook(cfg: Config, name: str) -> str:
+    """Where a hook of that class stands in ``custom_hooks``; numbers stay as they are."""
+    if name.isdigit():
+        return name
+    kinds = [type_name(hook) for hook in cfg.get('custom_hooks') or []]
+    if kinds.count(name) == 1:
+        return str(kinds.index(name))
+    if name in kinds:
+        places = ' or '.join(f'custom_hooks.{i}' for i, kind in enumerate(kinds) if kind == name)
+        raise ValueError(f'this config has {kinds.count(name)} hooks {name}: write {places}')
+    near = difflib.get_close_matches(name, kinds, n=1)
+    raise ValueError(
+        f'custom_hooks.{name}: this config has no such hook; '
+        + (f'did you mean custom_hooks.{near[0]}? ' if near else '')
+        + f'its custom_hooks are {", ".join(kinds) or "empty"}'
+    )
+
+
+def default_work_dir(config: str | Path, strategies: Sequence[str] = ()) -> str:
+    """``work_dirs/<config>[_<strategy>...]``: each way to run a config has its own folder."""
+    names = [Path(str(config).rpartition('::')[2]).stem, *(Path(name).stem for name in strategies)]
+    return str(Path('work_dirs', '_'.join(names)))
+
+
+def prepare(
+    cfg: Config,
+    *,
+    work_dir: str | Path | None = None,
+    launcher: str = 'none',
+    resume: str | None = None,
+    amp: bool = False,
+    validate: bool = True,
+    auto_scale_lr: bool = False,
+    pin_memory: bool = True,
+    persistent_workers: bool = True,
+) -> Config:
+    """Writes the flags of ``tools/train.py`` into a config, in place.
+
+    Args:
+        cfg: A config out of :func:`load_config`.
+        work_dir: Where logs and checkpoints go; by default where the config says.
+        launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
+        resume: 'auto' for the latest checkpoint in the work folder, or a checkpoint's path. With
+            'auto' and no checkpoint yet, the run starts as if the flag weren't there.
+        amp: Train in mixed precision.
+        validate: Evaluate during training.
+        auto_scale_lr: Scale the learning rate by the real batch size.
+        pin_memory: Whether loaders may pin memory; without a GPU they never do.
+        persistent_workers: Whether loaders may keep their workers between epochs.
+
+    Returns:
+        The same config.
+
+    Raises:
+        ValueError: If the config or this machine can't do what a flag asks for.
+        FileNotFoundError: If the checkpoint to resume from isn't there.
+    """
+    _prepare_run(cfg, work_dir, launcher)
+    if not validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if amp:
+        _set_amp(cfg)
+    _check_amp(cfg)
+    if resume is not None:
+        set_resume(cfg, resume)
+    if auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise ValueError(
+                '--auto-scale-lr needs the batch size that the learning rate was meant for, and '
+                'this config has none: add auto_scale_lr=dict(base_batch_size=...)'
+            )
+        cfg.auto_scale_lr.enable = True
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        _complete_loader(cfg, key, pin_memory, persistent_workers)
+    return cfg
+
+
+def prepare_test(
+    cfg: Config,
+    checkpoint: str,
+    *,
+    work_dir: str | Path | None = None,
+    launcher: str = 'none',
+    amp: bool = False,
+    tta: bool = False,
+    show: bool = False,
+    show_dir: str | None = None,
+    interval: int = 1,
+    wait_time: float = 2,
+    out_predictions: str | Path | None = None,
+    pin_memory: bool = True,
+) -> Config:
+    """Writes the flags of ``tools/test.py`` into a config, in place.
+
+    Args:
+        cfg: A config out of :func:`load_config`.
+        checkpoint: Path or address of the weights.
+        work_dir: Where the log goes; by default where the config says.
+        launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
+        amp: Predict in mixed precision.
+        tta: Average over test-time augmentations: the config's own, or else a flip.
+        show: Show predictions in a window.
+        show_dir: Folder for images of predictions.
+        interval: Show every n-th image.
+        wait_time: Seconds that a window stays.
+        out_predictions: A .pkl file for all predictions; one a domain if there are several.
+        pin_memory: Whether loaders may pin memory; without a GPU they never do.
+
+    Returns:
+        The same config.
+
+    Raises:
+        ValueError: If the config can't do what a flag asks for.
+    """
+    _prepare_run(cfg, work_dir, launcher)
+    # A config out of a work folder may say that its run was a resumed one; a test is none.
+    cfg.load_from, cfg.resume = checkpoint, False
+    if amp:
+        cfg.test_cfg.fp16 = True
+    if show or show_dir is not None:
+        if 'visualization' not in (cfg.get('default_hooks') or {}):
+            raise ValueError(
+                '--show and --show-dir need a VisualizationHook, and this config has none: add '
+                "default_hooks=dict(visualization=dict(type='VisualizationHook'))"
+            )
+        cfg.default_hooks.visualization.update(
+            enable=True, show=show, wait_time=wait_time, out_dir=show_dir, interval=interval
+        )
+    if tta:
+        _set_tta(cfg)
+    if out_predictions is not None:
+        add_test_metric(cfg, dict(type='DumpResults', out_file_path=str(out_predictions)))
+    _complete_loader(cfg, 'test_dataloader', pin_memory, persistent_workers=None)
+    return cfg
+
+
+def add_test_metric(cfg: Config, metric: dict) -> None:
+    """Adds a metric to those of the test, of each domain that has evaluators of its own too.
+
+    Args:
+        cfg: A config, changed in place.
+        metric: The metric's config.
+    """
+    cfg.test_evaluator = _with_metric(cfg.get('test_evaluator'), metric)
+    domains = (cfg.get('test_cfg') or {}).get('evaluators')
+    if domains:
+        cfg.test_cfg.evaluators = {
+            name: _with_metric(evaluator, metric) for name, evaluator in domains.items()
+        }
+
+
+def _with_metric(evaluator: Any, metric: dict) -> Any:
+    """An evaluator with one metric more, in any form that mmengine takes; the old one stays."""
+    if isinstance(evaluator, Evaluator):
+        evaluator = evaluator.metrics
+    if isinstance(evaluator, dict) and 'metrics' in evaluator:
+        longer = evaluator.copy()
+        longer['metrics'] = _with_metric(evaluator['metrics'], metric)
+        return longer
+    several = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
+    return [*(one for one in several if one is not None), copy.deepcopy(metric)]
+
+
+def build_runner(cfg: Config, plain: bool = False) -> Runner:
+    """Builds the runner that a prepared config describes; on CPUs it joins the processes first.
+
+    Args:
+        cfg: Out of :func:`prepare` or :func:`prepare_test`. What ``make_fault_tolerant`` of
+            :mod:`tl_plugin.reliability.fault_tolerance` adds is in the runner's copy.
+        plain: Add nothing, so that the run is mmpretrain's own. Defaults to False.
+
+    Raises:
+        FileNotFoundError: If ``load_from`` is a file that isn't there.
+        BrokenCheckpointError: If it is damaged, or holds more than data.
+    """
+    cfg = importable(cfg if plain else make_fault_tolerant(cfg))
+    started_from = cfg.pop(STARTED_FROM, None)
+    if not plain:
+        # mmengine writes the config out four times before a run; to format it took most of a start.
+        vars(cfg).update(_format_python_code=False)
+    check_start(cfg)
+    if runs_on_cpus(cfg):
+        join_cpu_group(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if cfg.get('launcher', 'none') != 'none' or cfg.get('resume'):
+        _write_config_of_run(runner, started_from)
+    return runner
+
+
+def _write_config_of_run(runner: Runner, started_from: str | None) -> None:
+    """Keeps out of the written config what this start alone was told: its launcher, to resume.
+
+    Otherwise whatever reads that config, such as mmpretrain's ``confusion_matrix.py``, would wait
+    for other processes, or resume from the checkpoint it is to test.
+    """
+    if runner.cfg.get('resume'):
+        runner.cfg.resume, runner.cfg.load_from = False, started_from
+    runner.cfg.launcher = 'none'
+    runner.dump_config()
+
+
+def _prepare_run(cfg: Config, work_dir: str | Path | None, launcher: str) -> None:
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = str(work_dir)
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = default_work_dir(cfg.filename or 'config')
+    wrapper = cfg.get('model_wrapper_cfg')
+    if wrapper and not isinstance(wrapper.get('type', ''), str):
+        # Here alone mmengine takes names, but no classes.
+        cfg.model_wrapper_cfg = importable(Config(wrapper.to_dict())).to_dict()
+    if runs_on_cpus(cfg):
+        wrap_for_cpus(cfg)
+
+
+def _set_amp(cfg: Config) -> None:
+    old = type_name(cfg.optim_wrapper)
+    if old not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(
+            f'--amp makes optim_wrapper.type an AmpOptimWrapper, which can stand in for '
+            f'OptimWrapper, but this config has {old!r}; set its precision in the config'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _check_amp(cfg: Config) -> None:
+    if type_name(cfg.get('optim_wrapper') or {}) == 'AmpOptimWrapper' and get_device() == 'cpu':
+        raise ValueError(
+            'mixed precision (--amp, or AmpOptimWrapper in the config) speeds up training on GPUs; '
+            "mmengine doesn't offer it on a CPU, and there is no other device here"
+        )
+
+
+def _set_tta(cfg: Config) -> None:
+    datasets = inner_configs(cfg.test_dataloader.dataset)
+    pipeline = datasets[0].pipeline
+    if 'tta_pipeline' not in cfg:
+        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        packing = copy.deepcopy(pipeline[-1])
+        tta = dict(type='TestTimeAug', transforms=[flips, [packing]])
+        cfg.tta_pipeline = [*copy.deepcopy(pipeline[:-1]), tta]
+    if 'tta_model' not in cfg:
+        cfg.tta_model = dict(type='mmpretrain.AverageClsScoreTTA')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    for dataset in datasets:
+        dataset.pipeline = copy.deepcopy(cfg.tta_pipeline)
+
+
+def _complete_loader(
+    cfg: Config, key: str, pin_memory: bool, persistent_workers: bool | None
+) -> None:
+    """Fills in mmpretrain's defaults; ``persistent_workers=None`` leaves that one out."""
+    loader = cfg.get(key)
+    if loader is None:
+        return
+    loader.setdefault('collate_fn', dict(type='default_collate'))
+    loader.setdefault('pin_memory', True)
+    if not pin_memory or get_device() == 'cpu':
+        loader.pin_memory = False
+    if persistent_workers is not None:
+        loader.setdefault('persistent_workers', True)
+    if persistent_workers is False or not loader.get('num_workers'):
+        # torch refuses persistent workers where there are none.
+        loader.persistent_workers = False

@@ -1,0 +1,118 @@
+"""What the launch adds to every run, so that faults cost as little as they can."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from tl_plugin.stack.options import type_name
+from tl_plugin.strategies import unite_imports
+
+from .checkpoints import check_resumable, newest_whole_checkpoint, read_whole, weights_of
+
+_HOOKS = 'tl_plugin.reliability'
+#: In this order; one that the config has already is left to it.
+ADDED = (
+    'ExactResumeHook',
+    'BadImagesHook',
+    'DataCheckHook',
+    'MonitorCheckHook',
+    'FiniteLossHook',
+    'LoadReportHook',
+    'CollapsedPredictionsHook',
+)
+#: Where a config that is resumed keeps the ``load_from`` that its run began with.
+STARTED_FROM = 'started_from'
+
+
+def make_fault_tolerant(cfg: Config) -> Config:
+    """Adds hooks that survive faults, and writes checkpoints whole.
+
+    They are named by their dotted paths, so that mmpretrain's own tools run the config too.
+
+    Args:
+        cfg: A config. It isn't changed.
+
+    Returns:
+        A new one: ``custom_hooks`` gets those of :data:`ADDED` that it hasn't, and a stock
+        ``CheckpointHook`` becomes an ``AtomicCheckpointHook`` with its arguments. Its
+        ``custom_imports`` name this package, so that whoever reads the config that the run writes
+        can load its checkpoints.
+    """
+    cfg = copy.deepcopy(cfg)
+    hooks = list(cfg.get('custom_hooks') or [])
+    present = {type_name(hook) for hook in hooks}
+    added = [name for name in ADDED if name not in present]
+    cfg.custom_hooks = [*hooks, *(dict(type=f'{_HOOKS}.{name}') for name in added)]
+    defaults = cfg.get('default_hooks') or {}
+    checkpoint = defaults.get('checkpoint', dict(type='CheckpointHook', interval=1))
+    if checkpoint is not None and type_name(checkpoint) == 'CheckpointHook':
+        cfg.default_hooks = {
+            **defaults,
+            'checkpoint': {**checkpoint, 'type': f'{_HOOKS}.AtomicCheckpointHook'},
+        }
+        added.append('AtomicCheckpointHook')
+    cfg.custom_imports = unite_imports(
+        cfg.get('custom_imports'), dict(imports=['tl_plugin'], allow_failed_imports=False)
+    )
+    if added:
+        print_log(
+            f'Added to the config: {", ".join(added)}. See their docstrings in {_HOOKS}.',
+            logger='current',
+        )
+    return cfg
+
+
+def set_resume(cfg: Config, resume: str) -> None:
+    """Writes into a config what to resume from, if there is something.
+
+    Args:
+        cfg: Changed in place. Its ``load_from`` is kept as :data:`STARTED_FROM`.
+        resume: 'auto' for the newest whole checkpoint in the work folder, or a checkpoint's path.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        BrokenCheckpointError: If no run can go on from it.
+    """
+    found: str | Path | None = resume
+    if resume == 'auto':
+        found = newest_whole_checkpoint(cfg.work_dir)
+    elif '://' not in resume:
+        _check_there(resume, '--resume')
+        check_resumable(resume)
+    if found is not None:
+        cfg[STARTED_FROM] = cfg.get('load_from')
+        cfg.resume, cfg.load_from = True, str(found)
+        print_log(f'Resuming from {found}.', logger='current')
+    else:
+        # mmengine would train on from random weights here and forget the config's `load_from`.
+        print_log(f'no whole checkpoint in {cfg.work_dir}: a new run', logger='current')
+        cfg.resume = False
+
+
+def check_start(cfg: Config) -> None:
+    """Checks the local checkpoint that a run starts from, before anything is built.
+
+    Args:
+        cfg: A config.
+
+    Raises:
+        FileNotFoundError: If ``load_from`` is a file that isn't there.
+        BrokenCheckpointError: If it is damaged, or holds no weights or more than data.
+    """
+    start = cfg.get('load_from')
+    if start and '://' not in str(start):
+        _check_there(start, 'load_from')
+        if Path(start).is_file():  # sharded checkpoints are folders
+            weights_of(read_whole(start), start)
+
+
+def _check_there(path: str | Path, flag: str) -> None:
+    path = Path(path).expanduser()
+    if not path.exists():
+        others = sorted(other.name for other in path.parent.glob('*.pth'))
+        hint = f'; beside it are {", ".join(others)}' if others else ''
+        raise FileNotFoundError(f'{flag}: no checkpoint at {path.absolute()}{hint}')

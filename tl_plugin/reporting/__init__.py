@@ -1,0 +1,1 @@
+"""How results are shown: plots, tables, progress, pages. Takes plain values alone."""

@@ -1,0 +1,1 @@
+"""What is installed here, checked and repaired narrowly; checkpoints read as data."""
