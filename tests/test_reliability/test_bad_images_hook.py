@@ -16,7 +16,7 @@ from scipy.stats import ttest_ind
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import toy_config, train
 from tl_plugin.datasets.digits import load_scans
-from tl_plugin.engine.hooks import BadImagesHook
+from tl_plugin.reliability import BadImagesHook
 
 EXACT = dict(type='ExactResumeHook')
 PIPELINE = [

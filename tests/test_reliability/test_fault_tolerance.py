@@ -10,8 +10,8 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
 from tests.toy import toy_config
-from tl_plugin.engine.hooks import AtomicCheckpointHook, ExactResumeHook, LoadReportHook
 from tl_plugin.launch.runs import build_runner, prepare
+from tl_plugin.reliability import AtomicCheckpointHook, ExactResumeHook, LoadReportHook
 from tl_plugin.reliability.checkpoints import BrokenCheckpointError
 from tl_plugin.reliability.fault_tolerance import ADDED, make_fault_tolerant
 

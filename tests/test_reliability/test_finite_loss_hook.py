@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
 from tests.toy import target, toy_config, train
-from tl_plugin.engine.hooks import FiniteLossHook
+from tl_plugin.reliability import FiniteLossHook
 from tl_plugin.reliability.checkpoints import read_whole
 
 PACK = [dict(type='PackInputs', meta_keys=('img_id',))]

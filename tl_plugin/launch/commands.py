@@ -1,4 +1,4 @@
-"""Writes shell commands that work when they are copied."""
+"""Find this package's command-line tools, and write commands that work when they are copied."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ import sys
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def tool_path(tool: str) -> Path:
+    """Return where a tool of this package lies: in a checkout, or as an installed package has it.
+
+    Args:
+        tool: Its file: 'ladder.py'.
+    """
+    places = (_PACKAGE.parent / 'tools', _PACKAGE / '.mim' / 'tools')
+    return next((place / tool for place in places if (place / tool).is_file()), Path('tools', tool))
 
 
 def tool_command(tool: str, *arguments: object) -> str:
@@ -22,9 +32,7 @@ def tool_command(tool: str, *arguments: object) -> str:
         >>> tool_command('ladder.py', "it's mine/config.py").partition('ladder.py')[2]
         ' \\'it\\'"\\'"\\'s mine/config.py\\''
     """
-    # Of a checkout, or as an installed package brings them.
-    places = (_PACKAGE.parent / 'tools', _PACKAGE / '.mim' / 'tools')
-    path = next((place / tool for place in places if (place / tool).is_file()), Path('tools', tool))
+    path = tool_path(tool)
     if path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
     found = shutil.which('python')

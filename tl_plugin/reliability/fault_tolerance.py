@@ -13,17 +13,16 @@ from tl_plugin.strategies import unite_imports
 
 from .checkpoints import check_resumable, newest_whole_checkpoint, read_whole, weights_of
 
-_HOOKS = 'tl_plugin.reliability'
-#: In this order; one that the config has already is left to it.
-ADDED = (
-    'ExactResumeHook',
-    'BadImagesHook',
-    'DataCheckHook',
-    'MonitorCheckHook',
-    'FiniteLossHook',
-    'LoadReportHook',
-    'CollapsedPredictionsHook',
-)
+#: Hook -> room, in this order; one that the config has already is left to it.
+ADDED = {
+    'ExactResumeHook': 'reliability',
+    'BadImagesHook': 'reliability',
+    'DataCheckHook': 'reliability',
+    'MonitorCheckHook': 'engine.hooks',
+    'FiniteLossHook': 'reliability',
+    'LoadReportHook': 'reliability',
+    'CollapsedPredictionsHook': 'engine.hooks',
+}
 #: Where a config that is resumed keeps the ``load_from`` that its run began with.
 STARTED_FROM = 'started_from'
 
@@ -46,13 +45,13 @@ def make_fault_tolerant(cfg: Config) -> Config:
     hooks = list(cfg.get('custom_hooks') or [])
     present = {type_name(hook) for hook in hooks}
     added = [name for name in ADDED if name not in present]
-    cfg.custom_hooks = [*hooks, *(dict(type=f'{_HOOKS}.{name}') for name in added)]
+    cfg.custom_hooks = [*hooks, *(dict(type=f'tl_plugin.{ADDED[name]}.{name}') for name in added)]
     defaults = cfg.get('default_hooks') or {}
     checkpoint = defaults.get('checkpoint', dict(type='CheckpointHook', interval=1))
     if checkpoint is not None and type_name(checkpoint) == 'CheckpointHook':
         cfg.default_hooks = {
             **defaults,
-            'checkpoint': {**checkpoint, 'type': f'{_HOOKS}.AtomicCheckpointHook'},
+            'checkpoint': {**checkpoint, 'type': 'tl_plugin.reliability.AtomicCheckpointHook'},
         }
         added.append('AtomicCheckpointHook')
     cfg.custom_imports = unite_imports(
@@ -60,7 +59,8 @@ def make_fault_tolerant(cfg: Config) -> Config:
     )
     if added:
         print_log(
-            f'Added to the config: {", ".join(added)}. See their docstrings in {_HOOKS}.',
+            f'Added to the config: {", ".join(added)}. Their docstrings say what they do; --plain '
+            'leaves them out.',
             logger='current',
         )
     return cfg

@@ -1,0 +1,99 @@
+"""The console command ``tl-plugin``: this package's tools without a checkout."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tl_plugin.stack.messages import did_you_mean
+from tl_plugin.strategies import available_strategies, configs_dir, headline
+
+from .commands import tool_path
+
+#: Commands that run a tool, in the order in which a user needs them.
+TOOLS = (
+    'diagnose',
+    'ladder',
+    'train',
+    'test',
+    'show-layers',
+    'interpolate',
+    'degrade',
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a tool as ``python tools/TOOL.py`` does, or list configs or strategies.
+
+    Args:
+        arguments: The command and what it is given. Defaults to None, those of the command line.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    command, *rest = arguments or ['--help']
+    lists = {'configs': _configs, 'strategies': _strategies}
+    if command in ('-h', '--help'):
+        print(_usage())
+    elif command in lists and not {'-h', '--help'} & set(rest):
+        print('\n'.join(lists[command]()))
+    elif command in lists:
+        print(f'usage: tl-plugin {command}\n\n{_LISTS[command]}')
+    elif command in TOOLS:
+        _run(command, rest)
+    else:
+        hint = did_you_mean(command, [*TOOLS, *lists])
+        sys.exit(f'tl-plugin has no command {command!r}.{hint}\n\n{_usage()}')
+
+
+_LISTS = {
+    'configs': 'List the configs that came with the package.',
+    'strategies': 'List the strategies for --strategy.',
+}
+
+
+def _run(command: str, arguments: list[str]) -> None:
+    path = tool_path(_file(command))
+    # What Python does for a script: the tools import each other from their folder.
+    sys.path.insert(0, str(path.parent))
+    sys.argv = [f'tl-plugin {command}', *arguments]
+    runpy.run_path(str(path), run_name='__main__')
+
+
+def _file(command: str) -> str:
+    return f'{command.replace("-", "_")}.py'
+
+
+def _usage() -> str:
+    rows = {command: _headline_of_tool(tool_path(_file(command))) for command in TOOLS}
+    rows.update(_LISTS)
+    width = max(map(len, rows))
+    listed = '\n'.join(f'  {command:{width}}  {about}' for command, about in rows.items())
+    return (
+        'usage: tl-plugin COMMAND [ARGUMENTS]\n\n'
+        'Transfer learning and domain adaptation for mmpretrain.\n\n'
+        f'{listed}\n\nWhat a command takes: tl-plugin COMMAND --help'
+    )
+
+
+def _headline_of_tool(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
+    return docstring.partition('\n')[0]
+
+
+def _configs() -> list[str]:
+    folder = configs_dir()
+    paths = [path.relative_to(folder) for path in sorted(folder.rglob('*.py'))]
+    shown = [path for path in paths if path.parts[0] != 'strategies' and '_base_' not in path.parts]
+    names = [f'tl_plugin::{path.as_posix()}' for path in shown]
+    width = max(map(len, names))
+    return [
+        f'{name:{width}}  {headline(folder / path)}'.rstrip() for name, path in zip(names, shown)
+    ]
+
+
+def _strategies() -> list[str]:
+    found = available_strategies()
+    width = max(map(len, found))
+    return [f'{name:{width}}  {headline(path)}'.rstrip() for name, path in found.items()]
