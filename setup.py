@@ -76,6 +76,7 @@ setup(
     # Templates and tables beside the modules that read them.
     package_data={'': ['*.j2', '*.html', '*.css', '*.js', '*.json', '*.yml']},
     python_requires='>=3.9',
+    entry_points={'console_scripts': ['tl-plugin = tl_plugin.launch.console:main']},
     install_requires=NEEDS['RUNTIME'],
     extras_require={
         'lite': NEEDS['LITE'],

@@ -133,6 +133,12 @@ def test_an_installed_copy_finds_its_configs_and_tools(wheel, tmp_path):
     python('-c', code, site, cwd=tmp_path, path=site)
     tool = site / 'tl_plugin' / '.mim' / 'tools' / 'train.py'
     assert '--strategy' in python(tool, '--help', cwd=tmp_path, path=site)
+    env = {**os.environ, 'PYTHONPATH': str(site)}
+    uses = {'source_only': ['configs'], 'backbone': ['show-layers', 'tl_plugin::digits/dann.py']}
+    for expected, arguments in uses.items():
+        command = [site / 'bin' / 'tl-plugin', *arguments]
+        shown = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert shown.returncode == 0 and expected in shown.stdout, shown.stderr
 
 
 def test_an_editable_install_links_to_the_checkout(checkout, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,8 +56,10 @@ def _run(command: str, arguments: list[str]) -> None:
     path = tool_path(_file(command))
     # What Python does for a script: the tools import each other from their folder.
     sys.path.insert(0, str(path.parent))
+    # runpy would put the tool's path into the usage that its parser shows.
     sys.argv = [f'tl-plugin {command}', *arguments]
-    runpy.run_path(str(path), run_name='__main__')
+    code = compile(path.read_text(encoding='utf-8'), str(path), 'exec')
+    exec(code, {'__name__': '__main__', '__file__': str(path)})
 
 
 def _file(command: str) -> str:
@@ -97,3 +98,7 @@ def _strategies() -> list[str]:
     found = available_strategies()
     width = max(map(len, found))
     return [f'{name:{width}}  {headline(path)}'.rstrip() for name, path in found.items()]
+
+
+if __name__ == '__main__':
+    main()
