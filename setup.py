@@ -79,6 +79,7 @@ setup(
     entry_points={'console_scripts': ['tl-plugin = tl_plugin.launch.console:main']},
     install_requires=NEEDS['RUNTIME'],
     extras_require={
+        **NEEDS['STACKS'],
         'lite': NEEDS['LITE'],
         'diagnose': NEEDS['DIAGNOSE'],
         'test': NEEDS['TEST'],

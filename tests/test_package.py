@@ -90,9 +90,11 @@ def test_metadata_is_honest(wheel):
     assert metadata['License'] == 'Apache-2.0' and metadata['Requires-Python'] == '>=3.9'
     needs = metadata.get_all('Requires-Dist')
     plain = [line for line in needs if 'extra ==' not in line]
-    assert 'setuptools<81' in plain
-    # Either mmcv does, and pip can't know which one a user has: neither is a plain requirement.
-    assert not any(line.startswith('mmcv') for line in plain)
+    # Either stack and either mmcv does, and pip can't know which one a user has: none of them is
+    # a plain requirement, since it would be installed over the other's files.
+    assert not any(line.startswith(('mm', 'onedl', 'setuptools')) for line in plain)
+    for extra, first in (('openmmlab', 'mmengine'), ('onedl', 'onedl-mmengine')):
+        assert any(line.startswith(first) and extra in line.split(';')[1] for line in needs)
     assert any(line.startswith('mmcv-lite') and 'lite' in line.split(';')[1] for line in needs)
     license_file = name.replace('METADATA', 'licenses/LICENSE')
     assert b'Version 2.0, January 2004' in zipfile.ZipFile(wheel).read(license_file)

@@ -4,15 +4,12 @@
 :mod:`tl_plugin.stack` checks it at import, so that the two can never disagree.
 """
 
+# What both stacks share.
 RUNTIME = [
     # 2.6 is the first torch whose `torch.load` refuses code in a checkpoint unless told otherwise.
     'torch>=2.6',
     'torchvision>=0.21',
-    'mmengine>=0.10.5,<0.11',
-    'mmpretrain>=1.2,<2',
-    'timm>=1.0.9',
-    # mmengine finds `package::config` paths through pkg_resources, which later releases drop.
-    'setuptools<81',
+    'timm>=1.0.28',
     'packaging>=20',
     'numpy>=1.25',
     'scikit-learn>=1.2',
@@ -23,10 +20,24 @@ RUNTIME = [
     'safetensors>=0.4',
 ]
 
+# Module -> the versions that are supported, whichever distribution they come in.
+MODULES = {'mmengine': '>=0.10.5,<0.11', 'mmpretrain': '>=1.2,<2', 'mmcv': '>=2.0,<2.4'}
+
+# The distributions that bring these modules: OpenMMLab's own, and the maintained forks of them.
+STACKS = {
+    'openmmlab': [
+        f'mmengine{MODULES["mmengine"]}',
+        f'mmpretrain{MODULES["mmpretrain"]}',
+        # `_base_ = 'package::config'` in mmengine up to 0.10.7 asks pkg_resources, which later
+        # releases drop. Under this package's own tools it works without.
+        'setuptools<81',
+    ],
+    'onedl': ['onedl-mmengine>=0.10.10,<0.11', 'onedl-mmpretrain>=1.3,<2'],
+}
+
 # Full mmcv and mmcv-lite install the same files. Whoever has the full one must not get the other
 # over it, so neither is a plain requirement.
-MMCV_RANGE = '>=2.0,<2.4'
-LITE = [f'mmcv-lite{MMCV_RANGE}']
+LITE = [f'mmcv-lite{MODULES["mmcv"]}']
 
 # Perceptual hashes: copies of an image within and across data sets.
 DIAGNOSE = ['ImageHash>=4.3']

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
+import importlib.util
+import os
 import subprocess
 import sys
+import threading
 from importlib import metadata
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+from mmpretrain.registry import TRANSFORMS
+from PIL import Image
 
 from tl_plugin.stack import check as stack
 
@@ -34,28 +45,91 @@ def test_this_stack_is_fit():
     stack.check_stack()
 
 
-def test_everything_missing_or_too_old_is_named_with_the_cure(monkeypatch):
-    _with_versions(
-        monkeypatch, timm=None, mmengine='0.7.0', torch='2.1.0+cu118', mmcv=None, mmcv_lite=None
+def _fake_module(folder, name, version):
+    """Put a module of some version before the real one."""
+    (folder / name).mkdir(parents=True)
+    (folder / name / '__init__.py').write_text('')
+    (folder / name / 'version.py').write_text(version)
+
+
+def test_everything_missing_or_too_old_is_named_with_the_fix(monkeypatch, tmp_path):
+    _with_versions(monkeypatch, timm=None, torch='2.1.0+cu118')
+    _fake_module(tmp_path, 'mmengine', "__version__ = '0.7.0'")
+    real = importlib.util.find_spec
+    found = importlib.util.spec_from_file_location(
+        'mmengine', tmp_path / 'mmengine' / '__init__.py'
+    )
+    fakes = {'mmengine': found, 'mmcv': None}
+    monkeypatch.setattr(
+        importlib.util, 'find_spec', lambda name: fakes[name] if name in fakes else real(name)
     )
     with pytest.raises(ImportError) as caught:
         stack.check_stack()
     message = str(caught.value)
-    assert 'timm>=1.0.9: is not installed' in message
+    assert 'timm>=1.0.28: is not installed' in message
     assert 'mmengine>=0.10.5,<0.11: found 0.7.0' in message
     assert 'torch>=2.6: found 2.1.0+cu118' in message
-    assert 'neither mmcv nor mmcv-lite is installed' in message
+    assert 'there is no module mmcv' in message
     command = message.splitlines()[-1]
     assert command.startswith(f'  {sys.executable} -m pip install ')
     assert all(f'"{name}' in command for name in ('timm>', 'mmengine>', 'torch>', 'mmcv-lite>'))
 
 
-def test_a_full_mmcv_is_not_told_to_install_the_light_one(monkeypatch):
+def test_a_full_mmcv_is_not_replaced_by_the_light_one(monkeypatch):
     _with_versions(monkeypatch, mmcv='1.7.0', mmcv_lite=None)
+    monkeypatch.setattr(stack, 'module_version', {'mmcv': '1.7.0', 'mmengine': '0.10.7'}.get)
     with pytest.raises(ImportError) as caught:
         stack.check_stack()
     assert 'mmcv>=2.0,<2.4: found 1.7.0' in str(caught.value)
     assert 'lite' not in str(caught.value)
+
+
+def test_the_forks_serve_as_well(monkeypatch):
+    """The module counts, whichever distribution brings it."""
+    _with_versions(
+        monkeypatch,
+        mmengine=None,
+        mmpretrain=None,
+        onedl_mmengine='0.10.12',
+        onedl_mmpretrain='1.3.6',
+    )
+    found = {'mmengine': '0.10.12', 'mmpretrain': '1.3.6', 'mmcv': '2.2.0'}
+    monkeypatch.setattr(stack, 'module_version', found.get)
+    stack.check_stack()
+    del found['mmpretrain'], found['mmcv']
+    with pytest.raises(ImportError) as caught:
+        stack.check_stack()
+    assert '"onedl-mmpretrain>=' in str(caught.value)
+    # mmcv-lite asks for mmengine, which would be installed over the fork's files.
+    assert 'pip install --no-deps' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'text', ["__version__ = '0.10.12'", "__version__ = version('onedl-mmengine')"]
+)
+def test_a_version_is_read_without_an_import(monkeypatch, tmp_path, text):
+    _with_versions(monkeypatch, onedl_mmengine='0.10.12')
+    _fake_module(tmp_path, 'mmengine', f'from importlib.metadata import version\n{text}\n')
+    spec = importlib.util.spec_from_file_location('mmengine', tmp_path / 'mmengine/__init__.py')
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: spec)
+    assert stack.module_version('mmengine') == '0.10.12'
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    assert stack.module_version('mmengine') is None
+
+
+def test_two_distributions_of_one_module_are_named(monkeypatch):
+    _with_versions(monkeypatch, mmengine='0.10.7', onedl_mmengine='0.10.12')
+    with pytest.warns(UserWarning, match='mmengine and onedl-mmengine both install') as caught:
+        stack.check_stack()
+    text = ' '.join(str(each.message) for each in caught)
+    assert 'pip install --no-deps onedl-mmengine' in text
+
+
+def test_a_torch_with_a_hole_is_named(monkeypatch):
+    _with_versions(monkeypatch, torch='2.6.0')
+    monkeypatch.setattr(metadata, 'requires', lambda name: [])
+    with pytest.warns(UserWarning, match='CVE-2026-24747'):
+        stack.check_stack()
 
 
 def test_a_torchvision_that_does_not_fit_the_torch_is_named(monkeypatch):
@@ -64,24 +138,98 @@ def test_a_torchvision_that_does_not_fit_the_torch_is_named(monkeypatch):
         stack.check_stack()
 
 
-def test_a_missing_pkg_resources_is_named(monkeypatch):
-    monkeypatch.setattr(stack.importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(ImportError, match='pkg_resources') as caught:
-        stack.check_stack()
-    assert '"setuptools<81"' in str(caught.value)
+NO_PKG_RESOURCES = """
+import importlib.abc, sys
+class Gone(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] == 'pkg_resources':
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Gone())
+"""
+
+
+def test_configs_of_packages_are_found_without_pkg_resources(tmp_path):
+    """As with setuptools 82 or later, which doesn't have it."""
+    (tmp_path / 'mine.py').write_text(
+        "_base_ = ['mmpretrain::_base_/default_runtime.py', 'tl_plugin::strategies/dann.py']"
+    )
+    code = (
+        f'{NO_PKG_RESOURCES}\nimport tl_plugin\nfrom mmengine import Config\n'
+        'assert Config.fromfile("mine.py").model.type == "AdaptationClassifier"\n'
+        'from mmengine.utils import get_installed_path, is_installed\n'
+        'assert get_installed_path("mmpretrain").endswith("mmpretrain")\n'
+        'assert is_installed("mmcv") and not is_installed("mmdet")\n'
+        'try:\n    get_installed_path("mmdet")\n'
+        'except ImportError as error:\n    print("refused:", error)\n'
+    )
+    command = [sys.executable, '-W', 'ignore', '-c', code]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert 'mmdet is not installed' in result.stdout
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+def test_hues_shift_in_both_directions(backend):
+    """mmcv's own function fails for a negative shift under numpy 2."""
+    import mmcv
+
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    for shift in (-0.5, -0.1, -0.001, 0.0, 0.25, 0.5):
+        found = mmcv.adjust_hue(image, shift, backend=backend)
+        if backend == 'cv2':
+            hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
+            hsv[..., 0] = (hsv[..., 0].astype(int) + int(shift * 255)) % 256
+            expected = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)
+        else:
+            hsv = np.array(Image.fromarray(image[..., ::-1]).convert('HSV'))
+            hsv[..., 0] = (hsv[..., 0].astype(int) + int(shift * 255)) % 256
+            expected = np.array(Image.fromarray(hsv, 'HSV').convert('RGB'))[..., ::-1]
+        np.testing.assert_array_equal(found, expected)
+    jitter = TRANSFORMS.build(dict(type='ColorJitter', hue=(-0.5, -0.4), backend=backend))
+    assert jitter.transform(dict(img=image))['img'].shape == image.shape
+
+
+class _Malicious:
+    def __reduce__(self):
+        return (os.system, ('echo run > ran',))
+
+
+@pytest.mark.parametrize('where', ['a file', 'a URL'])
+def test_no_checkpoint_runs_code(tmp_path, monkeypatch, where):
+    """Also where a release of mmengine would read it again without the protection."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    torch.save(dict(state_dict=dict(weight=torch.zeros(2)), extra=_Malicious()), 'bad.pth')
+    torch.save(dict(state_dict=dict(weight=torch.ones(2))), 'good.pth')
+    handler = functools.partial(_Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f'http://127.0.0.1:{server.server_port}' if where == 'a URL' else str(tmp_path)
+        with pytest.raises(ValueError, match='refused to read'):
+            CheckpointLoader.load_checkpoint(f'{base}/bad.pth')
+        assert (
+            CheckpointLoader.load_checkpoint(f'{base}/good.pth')['state_dict']['weight'].sum() == 2
+        )
+        server.shutdown()
+    assert not (tmp_path / 'ran').exists()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
 
 
 def test_an_unfit_stack_ends_the_import_before_the_depths():
     code = (
         'import sys; from importlib import metadata; real = metadata.version\n'
-        'metadata.version = lambda name: "0.1" if name == "mmengine" else real(name)\n'
+        'metadata.version = lambda name: "0.1" if name == "timm" else real(name)\n'
         'try:\n    import tl_plugin\n'
         'except ImportError as error:\n'
         '    print("refused:", error, "mmengine" in sys.modules)\n'
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.stdout.startswith('refused: tl_plugin cannot start'), result.stderr
-    assert 'mmengine>=0.10.5,<0.11: found 0.1' in result.stdout
+    assert 'timm>=1.0.28: found 0.1' in result.stdout
     assert result.stdout.rstrip().endswith('False')
 
 

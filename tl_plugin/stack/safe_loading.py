@@ -11,8 +11,10 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Callable
+from urllib.parse import urlparse
 
 import torch
+from mmengine.dist import barrier, get_rank
 
 from .foreign_weights import extraction_command, is_torchscript
 from .safe_globals import checkpoint_globals
@@ -76,6 +78,38 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     if not os.path.isfile(filename):
         raise FileNotFoundError(f'{filename} can not be found.')
     return load_safely(filename, map_location)
+
+
+def load_from_url(
+    filename: str, map_location: Any = None, model_dir: str | None = None, progress: bool = True
+) -> Any:
+    """Download a file for mmengine, in place of its ``load_from_http``, which trusts what comes.
+
+    Args:
+        filename: URL of the file.
+        map_location: As in ``torch.load``. Defaults to None.
+        model_dir: Folder of downloads. Defaults to None, that of ``torch.hub``.
+        progress: Show a progress bar. Defaults to True.
+
+    Raises:
+        RefusedCheckpointError: If it asks for more than data.
+        URLError: If it can't be downloaded.
+    """
+    folder = Path(model_dir or Path(torch.hub.get_dir(), 'checkpoints'))
+    path = folder / (Path(urlparse(filename).path).name or 'checkpoint.pth')
+
+    def download() -> None:
+        if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            # Into a temporary file, which is renamed at the end.
+            torch.hub.download_url_to_file(filename, str(path), progress=progress)
+
+    if get_rank() == 0:
+        download()
+    barrier()
+    # On another machine than the first process.
+    download()
+    return load_from_local(str(path), map_location)
 
 
 def _asked_for(path: str | Path) -> list[str]:
