@@ -2,10 +2,11 @@
 # From a fresh clone to a climbed ladder: installs everything, trains the strategies on embedded
 # data and reports what each gained.
 #
-#   bash tools/quickstart.sh [--here] [--python PROGRAM] [--cpu] [arguments of tools/ladder.py]
+#   bash tools/quickstart.sh [--here] [--python PROGRAM] [--cpu] [--stack openmmlab|onedl] [arguments of tools/ladder.py]
 #
 # The environment is .venv in the checkout, or with --here the one that is active. --python names
-# the Python to make .venv with, --cpu takes PyTorch without CUDA, a fraction of the download.
+# the Python to make .venv with, --cpu takes PyTorch without CUDA, a fraction of the download,
+# --stack onedl the maintained forks of mmengine and mmpretrain.
 # It climbs a selection of the rungs, one of each kind, in about six minutes; all of them take
 # python tools/ladder.py configs/digits/ladder.py
 # A second call reuses what is there: the environment, and every rung that was finished.

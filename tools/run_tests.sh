@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs everything, as quickstart.sh does, and runs the tests.
 #
-#   bash tools/run_tests.sh [--here] [--python PROGRAM] [--cpu] [arguments of pytest]
+#   bash tools/run_tests.sh [--here] [--python PROGRAM] [--cpu] [--stack openmmlab|onedl] [arguments of pytest]
 #
 # Such as `-m slow` for those that take minutes, or the path of a single test file. On several cores
 # test files run side by side; `-n 0` runs them one after the other.

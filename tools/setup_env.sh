@@ -2,12 +2,14 @@
 # Sets up an environment in which this checkout is installed; quickstart.sh and run_tests.sh do so
 # through this file.
 #
-#   bash tools/setup_env.sh EXTRAS [--here] [--python PROGRAM] [--cpu]
+#   bash tools/setup_env.sh EXTRAS [--here] [--python PROGRAM] [--cpu] [--stack openmmlab|onedl]
 #
 # EXTRAS are those of setup.py: `lite`, or `lite,test`. The environment is .venv in the checkout,
 # or with --here the one that is active. --python names the Python to make .venv with, --cpu takes
-# PyTorch's builds without CUDA, a fraction of the download. What is there already is kept: a stamp
-# says what it was made from. An installation that was broken off is finished or made anew.
+# PyTorch's builds without CUDA, a fraction of the download. --stack chooses whose mmengine and
+# mmpretrain are installed: OpenMMLab's own or the maintained forks; by default those that are there,
+# else OpenMMLab's. What is there already is kept: a stamp says what it was made from. An
+# interrupted installation is finished or repeated.
 #
 # When sourced, `setup_env` leaves the environment's Python in PYTHON and whatever else it was
 # given in REST.
@@ -16,6 +18,7 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=
 REST=()
+STACK=
 CPU_BUILDS=https://download.pytorch.org/whl/cpu
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
@@ -39,6 +42,12 @@ setup_env() {
                 shift
                 ;;
             --python=*) program=${1#*=} ;;
+            --stack)
+                [ $# -gt 1 ] || fail '--stack needs openmmlab or onedl'
+                STACK=$2
+                shift
+                ;;
+            --stack=*) STACK=${1#*=} ;;
             *) REST+=("$1") ;;
         esac
         shift
@@ -50,6 +59,7 @@ setup_env() {
     else
         use_venv "$ROOT/.venv" "${program:-python3}"
     fi
+    choose_stack
     if is_installed "$extras"; then
         say "Using $(prefix), where everything is installed"
         return
@@ -58,7 +68,7 @@ setup_env() {
     if ! verify; then
         ! $here || fail "the installation in $(prefix) does not work, see above"
         # What a killed pip has left half done can look finished to the next one.
-        say "The environment is damaged, making it anew"
+        say "The environment is damaged, making it again"
         rm -rf "$ROOT/.venv"
         use_venv "$ROOT/.venv" "${program:-python3}"
         install "$extras" "$cpu"
@@ -84,12 +94,32 @@ use_venv() {
         say "Making the environment $1 with $("$PYTHON" --version 2>&1)"
         "$PYTHON" -m venv --clear "$1" || {
             rm -rf "$1"
-            fail "$PYTHON can't make environments. On Debian and Ubuntu this mends it:" \
+            fail "$PYTHON can't make environments. On Debian and Ubuntu this fixes it:" \
                 '  sudo apt-get install python3-venv' \
                 'or activate an environment of your own and add --here.'
         }
     fi
     use_python "$1/bin/python"
+}
+
+# choose_stack: sets STACK, and refuses one beside the other.
+choose_stack() {
+    local found=
+    if is_there onedl-mmengine || is_there onedl-mmpretrain; then
+        found=onedl
+    elif is_there mmengine || is_there mmpretrain; then
+        found=openmmlab
+    fi
+    STACK=${STACK:-${found:-openmmlab}}
+    case $STACK in
+        openmmlab | onedl) ;;
+        *) fail "--stack is openmmlab or onedl, got $STACK" ;;
+    esac
+    # Both install the same files.
+    [ -z "$found" ] || [ "$found" = "$STACK" ] ||
+        fail "$(prefix) has the packages of $found, whose files those of $STACK would overwrite:" \
+            'remove them first, or take another environment:' \
+            "  $PYTHON -m pip uninstall -y mmengine mmpretrain onedl-mmengine onedl-mmpretrain"
 }
 
 prefix() { "$PYTHON" -c 'import sys; print(sys.prefix)'; }
@@ -98,7 +128,7 @@ stamp_file() { echo "$(prefix)/.tl_plugin-$1.stamp"; }
 
 # What an installation is made from: where any of it differs, it is made again.
 wanted_stamp() {
-    echo "$ROOT" "$1" "$("$PYTHON" --version 2>&1)"
+    echo "$ROOT" "$1" "$STACK" "$("$PYTHON" --version 2>&1)"
     cat "$ROOT/setup.py" "$ROOT/pyproject.toml" "$ROOT/tl_plugin/_requirements.py"
 }
 
@@ -114,13 +144,18 @@ sys.exit(found != root and f"tl_plugin comes from {found}, not from {root}")' "$
 }
 
 install() {
-    local extras=$1 pip=("$PYTHON" -m pip install --disable-pip-version-check) torch=()
-    # mmengine needs a setuptools that still has pkg_resources, torch one that is not too old and
-    # would take the newest. It also builds the package, without a second environment for that.
+    local extras="$1,$STACK" pip=("$PYTHON" -m pip install --disable-pip-version-check) torch=()
+    # Torch asks for a setuptools that is not too old and would take the newest, which lacks the
+    # pkg_resources of OpenMMLab's mmengine. It also builds the package, without a second
+    # environment for that.
     say 'Installing setuptools'
-    "${pip[@]}" 'pip>=21.3' 'setuptools>=77.0.3,<81' wheel
+    if [ "$STACK" = openmmlab ]; then
+        "${pip[@]}" 'pip>=21.3' 'setuptools>=77.0.3,<81' wheel
+    else
+        "${pip[@]}" 'pip>=21.3' 'setuptools>=77.0.3' wheel
+    fi
     # Both at once: each torchvision fits one torch alone.
-    read -ra torch <<<"$(requirements | grep '^torch' | tr '\n' ' ')"
+    read -ra torch <<<"$(requirements RUNTIME | grep '^torch' | tr '\n' ' ')"
     if $2; then
         torch+=(--index-url "$CPU_BUILDS")
     elif ! command -v nvidia-smi >/dev/null && ! is_there torch; then
@@ -128,17 +163,29 @@ install() {
     fi
     say 'Installing PyTorch (several minutes the first time)'
     "${pip[@]}" "${torch[@]}"
-    # Full mmcv and mmcv-lite install the same files: whoever has the full one keeps it.
-    if is_there mmcv; then
-        extras=$(sed -E 's/(^|,)lite(,|$)/\2/; s/^,//' <<<"$extras")
+    if [[ ",$1," == *,lite,* ]]; then
+        # Full mmcv and mmcv-lite install the same files: whoever has the full one keeps it.
+        if is_there mmcv || is_there onedl-mmcv; then
+            extras=$(without_lite "$extras")
+        elif [ "$STACK" = onedl ]; then
+            # mmcv-lite asks for OpenMMLab's mmengine, whose files would overwrite the fork's.
+            extras=$(without_lite "$extras")
+            say 'Installing mmcv-lite'
+            read -ra lite <<<"$(requirements LITE)"
+            "${pip[@]}" --no-deps "${lite[@]}"
+            "${pip[@]}" addict pyyaml yapf Pillow opencv-python-headless
+        fi
     fi
-    say 'Installing mmpretrain and this package'
-    "${pip[@]}" --no-build-isolation -e "$ROOT${extras:+[$extras]}"
+    say "Installing mmpretrain ($STACK) and this package"
+    "${pip[@]}" --no-build-isolation -e "${ROOT}[$extras]"
 }
 
+without_lite() { sed -E 's/(^|,)lite(,|$)/\1/; s/,$//' <<<"$1"; }
+
+# requirements NAME: what tl_plugin/_requirements.py lists under a name, a line each.
 requirements() {
-    "$PYTHON" -c 'import runpy, sys; print(*runpy.run_path(sys.argv[1])["RUNTIME"], sep="\n")' \
-        "$ROOT/tl_plugin/_requirements.py"
+    "$PYTHON" -c 'import runpy, sys; print(*runpy.run_path(sys.argv[1])[sys.argv[2]], sep="\n")' \
+        "$ROOT/tl_plugin/_requirements.py" "$1"
 }
 
 is_there() {
@@ -147,6 +194,7 @@ is_there() {
 }
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
-    [ $# -gt 0 ] || fail 'usage: bash tools/setup_env.sh EXTRAS [--here] [--python PROGRAM] [--cpu]'
+    [ $# -gt 0 ] || fail 'usage: bash tools/setup_env.sh EXTRAS [--here] [--python PROGRAM] [--cpu]' \
+        '    [--stack openmmlab|onedl]'
     setup_env "$@"
 fi

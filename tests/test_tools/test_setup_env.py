@@ -1,4 +1,4 @@
-"""The scripts that install keep what is there, mend what is broken and name what lacks."""
+"""The scripts that install keep what is there, repair what is broken and name what is missing."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_an_interrupted_installation_is_finished_by_the_next_call(checkout, venv
     assert again.returncode == 0 and 'install lite' in again.stdout
 
 
-def test_a_half_made_environment_is_made_anew(checkout, venv):
+def test_a_half_made_environment_is_made_again(checkout, venv):
     shutil.copytree(venv, checkout / '.venv', symlinks=True)
     for pip in (checkout / '.venv').glob('lib/python*/site-packages/pip'):
         shutil.rmtree(pip)
@@ -99,11 +99,11 @@ def test_a_half_made_environment_is_made_anew(checkout, venv):
     assert 'Making the environment' in result.stdout
 
 
-def test_a_damaged_environment_is_made_anew(installed):
+def test_a_damaged_environment_is_made_again(installed):
     (installed / '.venv' / 'broken').touch()
     result = setup(installed, 'lite', '--python', sys.executable)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count('install lite') == 2 and 'making it anew' in result.stdout
+    assert result.stdout.count('install lite') == 2 and 'making it again' in result.stdout
     assert not (installed / '.venv' / 'broken').exists()
 
 
@@ -161,32 +161,72 @@ def test_an_installed_copy_is_told_from_a_checkout(checkout):
 
 PIP = """
 is_there() { [[ " $THERE " == *" $1 "* ]]; }
-requirements() { printf '%s\\n' 'numpy>=1' 'torch>=2.6' 'torchvision>=0.21'; }
+requirements() {
+    if [ "$1" = LITE ]; then echo 'mmcv-lite>=2'
+    else printf '%s\\n' 'numpy>=1' 'torch>=2.6' 'torchvision>=0.21'; fi
+}
 PYTHON=pip_of
 pip_of() { echo "$(printf '<%s>' "${@:5}")"; }
 """
 
 
+TORCH = '<torch>=2.6><torchvision>=0.21>'
+
+
 @pytest.mark.parametrize(
-    ('extras', 'cpu', 'there', 'expected'),
+    ('extras', 'cpu', 'stack', 'there', 'torch', 'package'),
     [
-        ('lite', 'false', '', ['<torch>=2.6><torchvision>=0.21>', '[lite]>']),
-        ('lite,test', 'false', 'mmcv', ['<torch>=2.6><torchvision>=0.21>', '[test]>']),
-        ('lite', 'false', 'mmcv', ['<torch>=2.6><torchvision>=0.21>', '/a checkout>']),
-        ('lite', 'true', '', ['<torchvision>=0.21><--index-url>', '[lite]>']),
+        ('lite', 'false', 'openmmlab', '', TORCH, '[lite,openmmlab]>'),
+        ('lite,test', 'false', 'openmmlab', 'mmcv', TORCH, '[test,openmmlab]>'),
+        ('lite', 'false', 'openmmlab', 'mmcv', TORCH, '[openmmlab]>'),
+        ('lite', 'true', 'openmmlab', '', '<torchvision>=0.21><--index-url>', '[lite,openmmlab]>'),
+        ('lite,test', 'false', 'onedl', '', TORCH, '[test,onedl]>'),
+        ('lite', 'false', 'onedl', 'onedl-mmcv', TORCH, '[onedl]>'),
     ],
 )
-def test_torch_comes_with_its_torchvision_and_a_full_mmcv_stays(
-    checkout, extras, cpu, there, expected
+def test_each_stack_comes_with_its_own_and_a_full_mmcv_stays(
+    checkout, extras, cpu, stack, there, torch, package
 ):
-    script = f'source "$1/tools/setup_env.sh"\n{PIP}\ninstall {extras} {cpu}'
+    script = f'source "$1/tools/setup_env.sh"\n{PIP}\nSTACK={stack} install {extras} {cpu}'
     result = bash(script, checkout, THERE=there)
     assert result.returncode == 0, result.stderr
     calls = [line for line in result.stdout.splitlines() if line.startswith('<')]
-    assert '<setuptools>=77.0.3,<81>' in calls[0]
-    assert expected[0] in calls[1]
-    assert calls[2].startswith(f'<--no-build-isolation><-e><{checkout}')
-    assert calls[2].endswith(expected[1])
+    assert ('<setuptools>=77.0.3,<81>' in calls[0]) == (stack == 'openmmlab')
+    assert torch in calls[1]
+    assert calls[-1].startswith(f'<--no-build-isolation><-e><{checkout}')
+    assert calls[-1].endswith(package)
+    # mmcv-lite would bring OpenMMLab's mmengine, and its files over the fork's.
+    alone = [call for call in calls if call.startswith('<--no-deps><mmcv-lite')]
+    assert len(alone) == (stack == 'onedl' and not there)
+
+
+@pytest.mark.parametrize(
+    ('there', 'flags', 'expected'),
+    [
+        ('', '', 'openmmlab'),
+        ('', '--stack onedl', 'onedl'),
+        ('', '--stack=onedl', 'onedl'),
+        ('mmengine', '', 'openmmlab'),
+        ('onedl-mmpretrain', '', 'onedl'),
+        ('onedl-mmengine mmengine', '', 'onedl'),
+    ],
+)
+def test_the_stack_is_the_one_that_is_there(checkout, venv, there, flags, expected):
+    shutil.copytree(venv, checkout / '.venv', symlinks=True)
+    stubs = (
+        f'{STUBS}is_there() {{ [[ " $THERE " == *" $1 "* ]]; }}\ninstall() {{ echo "of $STACK"; }}'
+    )
+    result = setup(checkout, 'lite', *flags.split(), stubs=stubs, THERE=there)
+    assert f'of {expected}\n' in result.stdout, result.stderr
+
+
+def test_one_stack_is_never_installed_over_the_other(checkout, venv):
+    shutil.copytree(venv, checkout / '.venv', symlinks=True)
+    stubs = f'{STUBS}is_there() {{ [[ " $THERE " == *" $1 "* ]]; }}\n'
+    result = setup(checkout, 'lite', '--stack', 'onedl', stubs=stubs, THERE='mmengine')
+    assert result.returncode == 1 and 'pip uninstall -y mmengine' in result.stderr
+    result = setup(checkout, 'lite', '--stack', 'other', stubs=stubs, THERE='')
+    assert result.returncode == 1 and 'is openmmlab or onedl, got other' in result.stderr
 
 
 @pytest.mark.parametrize(
