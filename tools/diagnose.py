@@ -43,7 +43,7 @@ def main():
     from mmengine.logging import MMLogger
 
     from tl_plugin.analysis.diagnose import Settings, diagnose
-    from tl_plugin.analysis.report import print_findings, write_report
+    from tl_plugin.analysis.report import print_findings, write_diagnosis
     from tl_plugin.intake.any_data import read_both_domains, read_data, without_labels
 
     MMLogger.get_instance('diagnose', log_level='WARNING')
@@ -69,7 +69,7 @@ def main():
         seed=args.seed,
     )
     found = diagnose(domains['source'], domains['target'], settings, few)
-    json_path, page = write_report(found, domains, args.work_dir)
+    json_path, page = write_diagnosis(found, domains, args.work_dir)
     print_findings(found)
     print(f'Report:   {page}\nFindings: {json_path}')
     return 0

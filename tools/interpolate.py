@@ -64,7 +64,6 @@ def main():
     # What is logged on the way stays out of the table.
     with contextlib.redirect_stdout(sys.stderr):
         from rich.console import Console
-        from rich.progress import track
 
         from tl_plugin.engine import interpolation_report as report
         from tl_plugin.engine.interpolation import (
@@ -75,6 +74,7 @@ def main():
         )
         from tl_plugin.launch.runs import build_runner, load_config, prepare
         from tl_plugin.reliability.files import write_whole
+        from tl_plugin.reporting.progress import progress
 
         folder = args.work_dir or Path(args.adapted).parent / 'interpolation'
         (source, _), (adapted, meta) = (load_weights(path) for path in (args.source, args.adapted))
@@ -88,9 +88,11 @@ def main():
             args.statistics_images,
             args.metric,
         )
-        measured = interpolation.sweep(args.alphas)
-        progress = dict(total=len(args.alphas) + 2, console=Console(stderr=True))
-        points = list(track(measured, 'Evaluating', **progress))
+        points = []
+        with progress('Evaluating', len(args.alphas) + 2) as advance:
+            for point in interpolation.sweep(args.alphas):
+                points.append(point)
+                advance(1)
         choice = choose(points, args.rule, args.budget, interpolation.target_metric)
 
         about = dict(

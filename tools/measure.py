@@ -27,9 +27,9 @@ def parse_args():
 def main():
     args = parse_args()
     from tl_plugin.ladder.climb import climb
-    from tl_plugin.ladder.display import make_display
     from tl_plugin.ladder.leaf_configs import plan_configs, without_measured
     from tl_plugin.ladder.metafile import add_run, read_entries, write_table
+    from tl_plugin.reporting.progress import ProgressDisplay
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     work_dir = args.work_dir or Path('work_dirs/measure') / args.folder.name
@@ -38,7 +38,7 @@ def main():
     for task, jobs in tasks.items():
         if not args.again:
             jobs = without_measured(jobs, read_entries(args.folder))
-        with make_display(len(jobs)) as display:
+        with ProgressDisplay(len(jobs), name='runs') as display:
             for job in jobs:
                 failures, _ = climb([job], display)
                 failed += len(failures)

@@ -129,12 +129,12 @@ def test_the_diagnosis_counts_each_class(walked):
         assert findings[domain]['images'] == findings[domain]['readable'] == sum(counts.values())
         largest, smallest = max(counts.values()), min(counts.values())
         assert findings[domain]['imbalance'] == pytest.approx(largest / smallest, rel=1e-4)
-    assert any('13 times' in repair for repair in findings['recommendation']['repairs'])
+    assert any('13 times' in repair for repair in findings['advice']['repairs'])
     page = Page((walked.folder / 'diagnosed' / 'report.html').read_text())
     compared = {row[0]: numbers(row[2]) for row in page.tables['Class by class'][1:]}
     assert compared == {name: [SOURCE[name], TARGET[name]] for name in ('circle', 'line')}
     assert 'leaves out square (3)' in page.text  # and an accuracy over the others says so
-    assert any('leaves out square' in reason for reason in findings['recommendation']['reasons'])
+    assert any('leaves out square' in reason for reason in findings['advice']['reasons'])
 
 
 def test_each_image_is_in_one_split_with_its_folders_class(walked):

@@ -47,7 +47,7 @@ def walked(tmp_path_factory):
         cwd=folder,
     )
     findings = read_json(folder / 'found' / 'findings.json')
-    (command,) = [c for c in findings['recommendation']['commands'] if 'ladder.py' in c]
+    (command,) = [c for c in findings['advice']['commands'] if 'ladder.py' in c]
     said = proposed(
         command,
         '--work-dir',

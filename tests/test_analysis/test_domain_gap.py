@@ -7,14 +7,9 @@ from scipy.linalg import sqrtm
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
-from tl_plugin.analysis.domain_gap import (
-    _frechet,
-    centre_distance,
-    domain_accuracy,
-    domain_gap,
-    reduce_features,
-)
-from tl_plugin.analysis.estimates import estimate, resampled
+from tl_plugin.analysis.domain_gap import _frechet, centre_distance, domain_gap, separability
+from tl_plugin.analysis.features import reduce_features
+from tl_plugin.evaluation.intervals import bootstrap_estimate, estimate, resample_counts
 from tl_plugin.functional import gaussian_kernel, maximum_mean_discrepancy
 from tl_plugin.functional.frechet import frechet_distance
 from tl_plugin.functional.weighted_mmd import weighted_mean_discrepancy
@@ -66,18 +61,18 @@ def test_a_resample_is_the_mean_over_pairs_of_different_images():
     assert found.item() == pytest.approx(expected)
 
 
-def test_domain_accuracy_is_that_of_scikit_learn():
+def test_separability_is_that_of_scikit_learn():
     source, target = domains(0.6, counts=(150, 150))
     images, labels = np.concatenate([source, target]), np.repeat([0, 1], 150)
     expected = cross_val_score(LogisticRegression(), images, labels, cv=5).mean()
-    found = domain_accuracy(source, target, np.random.default_rng(0))
+    found = separability(source, target, np.random.default_rng(0))
     assert found.value == pytest.approx(expected, abs=0.03)
     assert found.low < found.value < found.high
 
 
 def test_unequal_domains_are_not_told_apart_by_their_sizes():
     rng = np.random.default_rng(0)
-    found = domain_accuracy(rng.normal(size=(400, 4)), rng.normal(size=(40, 4)), rng)
+    found = separability(rng.normal(size=(400, 4)), rng.normal(size=(40, 4)), rng)
     assert found.low < 0.5 < found.high
 
 
@@ -140,10 +135,13 @@ def test_centre_distance_is_not_made_of_scatter():
 def test_basic_interval_of_a_mean_is_the_textbook_one():
     rng = np.random.default_rng(0)
     sample = rng.normal(size=400)
-    found = estimate(sample.mean(), resampled(400, rng) @ sample / 400)
     half = 1.96 * sample.std() / 20
-    assert found.low == pytest.approx(sample.mean() - half, abs=0.015)
-    assert found.high == pytest.approx(sample.mean() + half, abs=0.015)
+    for found in (
+        estimate(sample.mean(), resample_counts(400, rng) @ sample / 400),
+        bootstrap_estimate(np.mean, sample, rng=rng),
+    ):
+        assert found.low == pytest.approx(sample.mean() - half, abs=0.015)
+        assert found.high == pytest.approx(sample.mean() + half, abs=0.015)
 
 
 def test_reducing_keeps_most_and_takes_the_unit_away():

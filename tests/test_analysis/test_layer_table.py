@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from tests.tiny_runs import TINY_RESNET, TINY_VIT, tiny_config
 from tl_plugin.analysis.features import build_model
-from tl_plugin.analysis.layer_table import build_without_weights, layer_report, layer_table
+from tl_plugin.analysis.layer_table import layer_report, layer_table
 from tl_plugin.engine.layers import LayerMap
 from tl_plugin.launch.runs import load_config
-from tl_plugin.reporting.tables import as_text
+from tl_plugin.reporting.tables import table_text
 
 ROOT = Path(__file__).parents[2]
 LAYERWISE = dict(
@@ -150,15 +149,14 @@ def test_building_a_model_leaves_its_config_as_it_was():
     cfg = load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
     before = copy.deepcopy(cfg.to_dict())
     assert 'type' not in before['data_preprocessor']  # which the classifier would add
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        build_without_weights(cfg)
-    build_model(cfg)
+    for weights in (False, True):
+        build_model(cfg, weights)
     assert cfg.to_dict() == before
 
 
 def test_table_of_a_stock_config_with_strategies():
     cfg = load_config('mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py', ['gradual_unfreeze'])
-    table = as_text(layer_table(layer_report(cfg)), width=200)
+    table = table_text(layer_table(layer_report(cfg)), width=200)
     assert '| 0 | backbone.patch_embed ' in ' '.join(table.split())
     assert '50 % of the run' in table and '29 groups' in table
     assert table.splitlines()[0] == 'ImageClassifier SwinTransformer'

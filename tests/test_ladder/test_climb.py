@@ -6,12 +6,12 @@ import pytest
 
 from tests.test_ladder.conftest import write_tiny
 from tl_plugin.ladder.climb import Run, failure_reason, failure_report, finish, make_folder
-from tl_plugin.ladder.display import Display
 from tl_plugin.ladder.job import Failure, plan
 from tl_plugin.ladder.records import RunResult
 from tl_plugin.ladder.rungs import read_rungs
 from tl_plugin.launch.commands import tool_command
 from tl_plugin.launch.runs import load_config
+from tl_plugin.reporting.progress import ProgressDisplay
 
 TRACEBACK = """Traceback (most recent call last):
   File "x.py", line 3, in <module>
@@ -73,9 +73,9 @@ def test_a_folder_is_kept_for_its_own_job_and_set_aside_for_another(job):
 def test_a_process_that_dies_of_an_extra_leaves_its_result(job):
     make_folder(job)
     (job.folder / 'console.log').write_text('killed in the comparison of layers')
-    run, display = Run(job, SimpleNamespace(returncode=-signal.SIGKILL)), Display(1)
+    run, display = Run(job, SimpleNamespace(returncode=-signal.SIGKILL)), ProgressDisplay(1)
     said = []
-    display.finish = display.fail = lambda label, text: said.append(text)
+    display.finish = lambda label, text, failed=False: said.append(text)
     assert 'ended by SIGKILL' in finish(run, display).reason
     result = RunResult(job.key, accuracy=dict(source=50.0, target=None), seconds=3.0)
     (job.folder / 'result.json').write_text(json.dumps(result.to_json()))

@@ -251,10 +251,10 @@ def test_extras_never_fail_a_finished_run(tmp_path, monkeypatch, capsys):
         raise RuntimeError('no fonts')
 
     # A part of the report, then all of it.
-    monkeypatch.setattr('tl_plugin.ladder.curves.plot_overview', broken)
+    monkeypatch.setattr('tl_plugin.reporting.plots.plot_tradeoff', broken)
     assert run_ladder(config, tmp_path / 'work', ['adabn']) == 0
     page = check_that_it_stands_alone((tmp_path / 'work' / 'report.html').read_text())
-    assert 'overview, for RuntimeError: no fonts' in page.text
+    assert 'overview: RuntimeError: no fonts' in page.text
     monkeypatch.setattr(module, 'make_report', broken)
     (tmp_path / 'work' / 'results.json').unlink()
     assert run_ladder(config, tmp_path / 'work', ['adabn']) == 0

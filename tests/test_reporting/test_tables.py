@@ -1,4 +1,4 @@
-from tl_plugin.reporting.tables import as_text, make_table
+from tl_plugin.reporting.tables import make_table, table_text
 
 
 def test_numbers_stand_right_and_brackets_stay():
@@ -8,7 +8,7 @@ def test_numbers_stand_right_and_brackets_stay():
         [('layer_00/betas=[0.9]', '1e-05', '1,024'), ('head', '0.1', '')],
         footer=('2 groups', '', '1,024'),
     )
-    assert as_text(table).splitlines() == [
+    assert table_text(table).splitlines() == [
         'Groups [all]',
         '',
         '| name                 |    lr | weights |',
@@ -22,4 +22,4 @@ def test_numbers_stand_right_and_brackets_stay():
 
 def test_a_narrow_table_wraps():
     table = make_table('Names', ['name'], [('a b c d e f g h',)])
-    assert max(map(len, as_text(table, width=12).splitlines())) <= 12
+    assert max(map(len, table_text(table, width=12).splitlines())) <= 12

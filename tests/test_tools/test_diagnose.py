@@ -17,7 +17,7 @@ from tl_plugin.analysis.diagnose import Settings, diagnose
 from tl_plugin.analysis.findings import printable
 from tl_plugin.analysis.quality_gap import LABELS
 from tl_plugin.analysis.reading import UNREADABLE
-from tl_plugin.analysis.report import ON_PAGE, make_page
+from tl_plugin.analysis.report import ON_PAGE, diagnosis_page
 from tl_plugin.intake.any_data import read_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,8 +156,8 @@ def test_the_page_stands_alone_and_begins_with_the_advice(page, findings):
     read = check_that_it_stands_alone(page)
     assert len(read.pictures) > 10
     headings = [text for tag, text in read.landmarks if tag in ('h1', 'h2')]
-    assert headings[1] == findings['recommendation']['headline']
-    for reason in findings['recommendation']['reasons']:
+    assert headings[1] == findings['advice']['headline']
+    for reason in findings['advice']['reasons']:
         assert ' '.join(reason.split()) in read.text
 
 
@@ -264,7 +264,7 @@ def test_the_page_of_many_files_stays_small(findings):
         many[domain]['classes'] = {f'class {n}': 10 for n in range(1000)}
     many['copies']['groups'] = many['copies']['groups'][:1] * 100
     many['copies']['groups'][0]['names'] = names
-    page = make_page(many, {})
+    page = diagnosis_page(many, {})
     check_that_it_stands_alone(page)
     assert f'And {10000 - ON_PAGE} more, all in findings.json' in page
 
@@ -294,13 +294,13 @@ def test_without_a_backbone_quality_alone_is_compared(folders, tmp_path):
     assert code == 0, output
     found = json.loads((tmp_path / 'out' / 'findings.json').read_text())
     assert found['gap'] is None and found['quality'] is not None
-    assert 'give a --backbone' in output.replace('\n', ' ')
+    assert 'give a --backbone' in ' '.join(output.replace('│', ' ').split())
     assert not (tmp_path / 'out' / 'config.py').exists()
 
 
 def test_a_proposed_command_works_when_it_is_copied(diagnosed, findings):
     """From a folder whose name a shell would take apart, up to what the ladder asks for."""
-    (command,) = findings['recommendation']['commands']
+    (command,) = findings['advice']['commands']
     assert command in diagnosed[1]
     done = subprocess.run(f'{command} --rungs adabm', shell=True, capture_output=True, text=True)
     assert done.returncode and "there is no 'adabm', did you mean 'adabn'?" in done.stderr
@@ -326,7 +326,7 @@ def test_a_target_by_date_is_unlabelled_and_other_classes_are_told(folders, tmp_
     source, settings = read_data(folders / 'source'), Settings(tmp_path / 'out', processes=1)
     found = diagnose(source, read_data(tmp_path), settings)
     assert found.target.classes == {} and found.target.unlabelled == PHOTOS
-    assert 'taken as unlabelled' in found.notes[0] and 'quality' in found.recommendation.reasons[0]
+    assert 'taken as unlabelled' in found.notes[0] and 'quality' in found.advice.reasons[0]
     (tmp_path / 'Red').symlink_to(folders / 'source' / 'red')
     found = diagnose(source, read_data(tmp_path), settings)
     assert "'Red' is 'red'" in found.notes[0]

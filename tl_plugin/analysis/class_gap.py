@@ -1,4 +1,4 @@
-"""Which classes lie apart, what a source classifier makes of the target, how classes shift."""
+"""Which classes lie apart, how a source classifier does on the target, how classes shift."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tl_plugin.evaluation.intervals import Estimate, share_estimate
 from tl_plugin.functional.label_shift import black_box_shift
 
 from .domain_gap import centre_distance
-from .estimates import Estimate, estimate, resampled
 
 #: A predicted class counts as known from this probability on.
 CONFIDENT = 0.9
@@ -38,7 +38,7 @@ class ClassGap:
 
 @dataclass(frozen=True)
 class ClassifierFindings:
-    """What a linear classifier, trained on the source's features, makes of the target.
+    """What a linear classifier that was trained on the source's features finds on the target.
 
     Args:
         source_accuracy: Cross-validated, None without at least two classes of five images.
@@ -85,6 +85,7 @@ def classifier_findings(
     Returns:
         None if the source has fewer than two classes of five images or more.
     """
+    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
 
     rng = np.random.default_rng(seed)
@@ -95,34 +96,42 @@ def classifier_findings(
         return None
     chosen = np.isin(names, classes)
     source, names = source[chosen], names[chosen]
-    classifier = _classifier()
+    # Not scaled by the source's deviations: directions in which the source hardly varies and the
+    # target does would be blown up, and with them the classifier's errors.
+    classifier = LogisticRegression(C=10, max_iter=2000)
     held_out = cross_val_predict(classifier, source, names, cv=FEWEST, method='predict_proba')
     probabilities = classifier.fit(source, names).predict_proba(target)
     known = np.array([label if label in classes else '' for label in target_labels])
     predicted = classes[probabilities.argmax(1)]
+    sure = probabilities.max(1) >= CONFIDENT
     labelled = bool((known != '').any())
     if not labelled:
-        known = np.where(probabilities.max(1) >= CONFIDENT, predicted, '')
-    shares = {name: float((names == name).mean()) for name in classes}
-    target_shares = (
-        {name: float((known == name).sum() / (known != '').sum()) for name in classes}
-        if labelled
-        else None
-    )
-    estimated = dict(zip(classes.tolist(), estimate_shares(held_out, names, probabilities)))
+        known = np.where(sure, predicted, '')
+    shares = _shares(names, classes)
+    target_shares = _shares(known[known != ''], classes) if labelled else None
+    estimated = estimate_shares(held_out, names, probabilities)
+    estimated = dict(zip(classes.tolist(), estimated.tolist()))
+    right = classes[held_out.argmax(1)] == names
+    right_on_target = (predicted == known)[known != '']
+    compared = target_shares or estimated
     return ClassifierFindings(
-        source_accuracy=_accuracy(classes[held_out.argmax(1)] == names, rng),
-        target_accuracy=_accuracy((predicted == known)[known != ''], rng) if labelled else None,
-        confident=float((probabilities.max(1) >= CONFIDENT).mean()),
+        source_accuracy=share_estimate(right.sum(), len(right)),
+        target_accuracy=share_estimate(right_on_target.sum(), len(right_on_target))
+        if labelled
+        else None,
+        confident=float(sure.mean()),
         labels_from='labels' if labelled else 'confident predictions',
         class_gaps=_class_gaps(source, names, target, known, rng),
-        source_shares={str(name): share for name, share in shares.items()},
-        target_shares=target_shares and {str(k): share for k, share in target_shares.items()},
-        estimated_shares={str(name): float(share) for name, share in estimated.items()},
-        label_shift=sum(abs(shares[name] - (target_shares or estimated)[name]) for name in classes)
-        / 2,
+        source_shares=shares,
+        target_shares=target_shares,
+        estimated_shares=estimated,
+        label_shift=sum(abs(shares[name] - compared[name]) for name in shares) / 2,
         left_out={str(n): int(count) for n, count in zip(found, counts) if count < FEWEST},
     )
+
+
+def _shares(labels: np.ndarray, classes: np.ndarray) -> dict[str, float]:
+    return {str(name): float((labels == name).mean()) for name in classes}
 
 
 def estimate_shares(
@@ -147,19 +156,13 @@ def estimate_shares(
     return black_box_shift(*map(torch.from_numpy, inputs)).numpy()
 
 
-def _classifier():
-    from sklearn.linear_model import LogisticRegression
-
-    # Not scaled by the source's deviations: directions in which the source hardly varies and the
-    # target does would be blown up, and with them the classifier's errors.
-    return LogisticRegression(C=10, max_iter=2000)
-
-
-def _accuracy(right: np.ndarray, rng: np.random.Generator) -> Estimate:
-    return estimate(float(right.mean()), resampled(len(right), rng) @ right / len(right), 0, 1)
-
-
-def _class_gaps(source, names, target, known, rng) -> tuple[ClassGap, ...]:
+def _class_gaps(
+    source: np.ndarray,
+    names: np.ndarray,
+    target: np.ndarray,
+    known: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[ClassGap, ...]:
     gaps = []
     for name in np.unique(names):
         parts = source[names == name], target[known == name]

@@ -1,4 +1,4 @@
-"""From two domains to findings: scan, compare, recommend."""
+"""From two domains to findings: scan, compare, advise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +21,28 @@ from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
 from tl_plugin.ladder.rung import SOURCE_AND_TARGET
 from tl_plugin.reporting.progress import progress
 
+from .advice import advise
 from .class_gap import classifier_findings
-from .domain_gap import domain_gap, reduce_features
+from .domain_gap import domain_gap
 from .duplicates import find_duplicates
-from .embedding import embed
-from .findings import Findings, copies_found, domain_findings, missing_classes, unreadable_names
+from .features import build_model, embed, extract_features, reduce_features
+from .findings import (
+    Embedding,
+    Findings,
+    MadeWith,
+    WorstImage,
+    copies_found,
+    domain_findings,
+    missing_classes,
+)
 from .quality_gap import LABELS, explained_by_quality, quality_gap, quality_table
 from .reading import FAULTS
-from .recommendation import recommend
 from .scan import ImageRecord, check_imagehash, scan
 
 #: Images of a domain whose features are computed.
 FEATURE_IMAGES = 1500
-WORST = 6
-_FALLBACK = ('blur', 'noise', 'contrast', 'blockiness')
+#: Images shown of each domain for each fault, and the faults shown where few stand out.
+NUM_WORST, USUAL_FAULTS = 6, ('blur', 'noise', 'contrast', 'blockiness')
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Settings:
         image_size: Side of the images; None takes the model's own.
         processes: That read images; None takes all cores.
         feature_images: Images of a domain whose features are computed.
-        seed: Of all that is drawn.
+        seed: Of everything random.
     """
 
     folder: Path
@@ -61,15 +69,32 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Scanned:
-    """A domain and what the scan found."""
+class ScannedDomain:
+    """A domain and what the scan found.
 
+    Args:
+        name: ``'source'`` or ``'target'``.
+        images: The domain.
+        records: One an image.
+    """
+
+    name: str
     images: DomainImages
     records: list[ImageRecord]
 
     def usable(self) -> list[tuple[ImageItem, ImageRecord]]:
-        """The readable images."""
+        """Return the readable images."""
         return [pair for pair in zip(self.images.items, self.records) if pair[1].readable]
+
+    def not_for_training(self) -> set[str]:
+        """Name images that can't be read, by the reader of training either, or be listed."""
+        return {
+            item.name
+            for item, record in zip(self.images.items, self.records)
+            if not record.readable
+            or 'foreign' in record.faults
+            or ('odd_name' in record.faults and item.place is None)
+        }
 
 
 def diagnose(
@@ -100,25 +125,21 @@ def diagnose(
     domains = [
         _scan(name, images, settings) for name, images in (('source', source), ('target', target))
     ]
-    for name, domain in zip(('source', 'target'), domains):
-        _check_readable(name, domain)
-    items = [item for domain in domains for item in domain.images.items]
-    names = [n for n, d in zip(('source', 'target'), domains) for _ in d.images.items]
-    groups = find_duplicates(items, names, [r for domain in domains for r in domain.records])
+    pairs = [(item, domain.name) for domain in domains for item in domain.images.items]
+    groups = find_duplicates(*zip(*pairs), [r for domain in domains for r in domain.records])
     sides = [domain_findings(domain.images, domain.records) for domain in domains]
     found = Findings(
         source=sides[0],
         target=sides[1],
         missing_classes=missing_classes(*sides),
         copies=copies_found(groups),
+        made_with=_made_with(settings),
         quality=quality_gap(*([r.quality for _, r in d.usable()] for d in domains)),
         notes=(*source.notes, *target.notes),
-        made_with=_made_with(settings),
     )
     few, config = 0, None
     if settings.backbone:
-        leave_out = set().union(*(unreadable_names(d.images, d.records) for d in domains))
-        leave_out |= {name for d in domains for name in _not_for_training(d)}
+        leave_out = set().union(*(domain.not_for_training() for domain in domains))
         data = prepare_data(
             source, target, target_labels, leave_out, [g.names for g in groups], settings.seed
         )
@@ -127,14 +148,14 @@ def diagnose(
         few = len(data.few)
         found = _with_features(found, domains, data, choice, config, settings)
     found = replace(found, worst=tuple(_worst(found, domains)))
-    advice = recommend(found, few, None if config is None else str(config))
+    advice = advise(found, few, None if config is None else str(config))
     if config is not None:
         _add_rungs(config, advice.strategies)
-    return replace(found, recommendation=advice)
+    return replace(found, advice=advice)
 
 
 def _match(source: DomainImages, target: DomainImages, must_fit: bool) -> DomainImages:
-    """Compare the classes; where nothing is to be trained, what doesn't fit is but a note."""
+    """Compare the classes. Where nothing is to be trained, classes that don't fit are a note."""
     if not source.labelled:
         return target
     try:
@@ -146,27 +167,14 @@ def _match(source: DomainImages, target: DomainImages, must_fit: bool) -> Domain
     return replace(target, notes=(*target.notes, *found))
 
 
-def _check_readable(name: str, domain: Scanned) -> None:
-    """Refuse a domain of which nothing can be read: nothing can be said of it."""
-    if domain.usable():
-        return
-    faults = Counter(record.faults[0] for record in domain.records)
-    counted = ', '.join(f'{count} {kind.replace("_", " ")}' for kind, count in faults.items())
-    raise ValueError(
-        f'none of the {len(domain.records)} files of the {name} {domain.images.origin} can be '
-        f'read as an image: {counted}; the first is {domain.images.items[0].name!r}, which '
-        f'{FAULTS[domain.records[0].faults[0]]}'
-    )
-
-
 def _add_rungs(config: Path, strategies: Mapping[str, str]) -> None:
-    """Let the ladder try what was recommended, also where it has no such rung of its own."""
+    """Add rungs for the strategies advised that the ladder has no rung for."""
     tried = {name for rung in DEFAULT_RUNGS for name in rung.strategies}
     missing = {name: words for name, words in strategies.items() if name not in tried}
     if not missing:
         return
     cfg = Config.fromfile(config)
-    # All that don't stand on a rung are for unlabelled target images beside the source.
+    # The strategies without a rung all learn from the source and unlabelled target images.
     rungs = {
         name: dict(strategies=[name], data=SOURCE_AND_TARGET, start='source_only', about=words)
         for name, words in missing.items()
@@ -175,59 +183,59 @@ def _add_rungs(config: Path, strategies: Mapping[str, str]) -> None:
     cfg.dump(config)
 
 
-def _scan(name: str, images: DomainImages, settings: Settings) -> Scanned:
+def _scan(name: str, images: DomainImages, settings: Settings) -> ScannedDomain:
     with progress(f'Reading the {name}', len(images.items)) as advance:
-        return Scanned(images, scan(images.items, settings.processes, advance))
-
-
-def _not_for_training(domain: Scanned) -> list[str]:
-    """Images that the reader of training doesn't read, or that no list can hold."""
-    return [
-        item.name
-        for item, record in domain.usable()
-        if 'foreign' in record.faults or ('odd_name' in record.faults and item.place is None)
-    ]
+        domain = ScannedDomain(name, images, scan(images.items, settings.processes, advance))
+    if domain.usable():
+        return domain
+    faults = Counter(record.faults[0] for record in domain.records)
+    counted = ', '.join(f'{count} {kind.replace("_", " ")}' for kind, count in faults.items())
+    raise ValueError(
+        f'none of the {len(domain.records)} files of the {name} {images.origin} can be '
+        f'read as an image: {counted}; the first is {images.items[0].name!r}, which '
+        f'{FAULTS[domain.records[0].faults[0]]}'
+    )
 
 
 def _with_features(
     found: Findings,
-    domains: Sequence[Scanned],
+    domains: Sequence[ScannedDomain],
     data: PreparedData,
     choice: ModelChoice,
     config: Path,
     settings: Settings,
 ) -> Findings:
-    from .features import build_model, extract_features
-
-    model = build_model(Config.fromfile(config))
+    cfg = Config.fromfile(config)
+    model = build_model(cfg)
     rng = np.random.default_rng(settings.seed)
     rows, chosen = [], []
-    for name in ('source', 'target'):
-        images: DomainImages = getattr(data, name)
-        picked = _sample(images.items, settings.feature_images, rng)
-        content = [
-            dataset_config(
-                images,
-                part,
-                data.classes,
-                test_pipeline(choice, settings.image_size),
-                settings.folder / 'lists' / f'{name}_looked_at.txt',
-                labels=False,
-            )
-            for part in _by_data_set(picked)
-        ]
+    for name, images in (('source', data.source), ('target', data.target)):
+        picked = np.sort(rng.permutation(len(images.items))[: settings.feature_images])
+        parts = _by_data_set([images.items[index] for index in picked])
+        listed = settings.folder / 'lists' / f'{name}_features.txt'
+        pipeline = test_pipeline(choice, settings.image_size)
         with progress(f'Features of the {name}', len(picked)) as advance:
-            rows.append(
-                np.concatenate([extract_features(model, c, advance=advance) for c in content])
-            )
-        chosen.append([item for part in _by_data_set(picked) for item in part])
+            features = []
+            for part in parts:
+                content = dataset_config(images, part, data.classes, pipeline, listed, labels=False)
+                features.append(extract_features(model, content, advance=advance))
+        rows.append(np.concatenate(features))
+        chosen.append([item for part in parts for item in part])
     source, target, explained = reduce_features(*rows)
     labels = [[item.label for item in items] for items in chosen]
     first, second, points, method = embed(source, target, settings.seed)
-    shown = [labels[0][i] for i in first] + [labels[1][i] for i in second]
+    embedding = Embedding(
+        method,
+        *points.T,
+        domain=['source'] * len(first) + ['target'] * len(second),
+        label=[labels[0][i] for i in first] + [labels[1][i] for i in second],
+    )
     quality = found.quality
     if quality is not None:
-        table, names = _table(chosen, domains)
+        known = [{item.name: record.quality for item, record in d.usable()} for d in domains]
+        table, names = quality_table(
+            [known[side][item.name] for side, items in enumerate(chosen) for item in items]
+        )
         faults = [names.index(item.name) for item in quality.faults() if item.name in names]
         quality = replace(
             quality,
@@ -239,20 +247,14 @@ def _with_features(
         quality=quality,
         gap=domain_gap(source, target, explained, settings.seed),
         classifier=classifier_findings(source, labels[0], target, labels[1], settings.seed),
-        embedding=dict(
-            method=method,
-            x=points[:, 0],
-            y=points[:, 1],
-            domain=['source'] * len(first) + ['target'] * len(second),
-            label=shown,
-        ),
+        embedding=embedding,
         backbone=settings.backbone or '',
-        notes=tuple(Config.fromfile(config).ladder.get('notes', ())),
+        notes=tuple(cfg.ladder.get('notes', ())),
     )
 
 
 def _by_data_set(items: Sequence[ImageItem]) -> list[list[ImageItem]]:
-    """Images that one data set can give together, in its order."""
+    """Divide images into those that one data set can give together, in its order."""
     parts: dict = {}
     for item in items:
         parts.setdefault(item.place and item.place[0], []).append(item)
@@ -262,52 +264,31 @@ def _by_data_set(items: Sequence[ImageItem]) -> list[list[ImageItem]]:
     ]
 
 
-def _sample(items: Sequence[ImageItem], count: int, rng: np.random.Generator) -> list[ImageItem]:
-    return [items[i] for i in np.sort(rng.permutation(len(items))[:count])]
-
-
-def _table(chosen: Sequence[Sequence[ImageItem]], domains: Sequence[Scanned]):
-    known = [{item.name: record.quality for item, record in domain.usable()} for domain in domains]
-    qualities = [known[side][item.name] for side, items in enumerate(chosen) for item in items]
-    return quality_table(qualities)
-
-
-def _worst(found: Findings, domains: Sequence[Scanned]) -> list[dict]:
-    """The images with most of the faults that the target has more of, or of the usual ones."""
-    statistics = list(_FALLBACK)
+def _worst(found: Findings, domains: Sequence[ScannedDomain]) -> list[WorstImage]:
+    """Pick the images with most of the faults that the target has more of, or of the usual ones."""
+    worse: list[str] = []
     if found.quality is not None:
         worse = [i.name for i in found.quality.statistics if i.worse and i.effect.value]
-        statistics = list(dict.fromkeys([*worse[:4], *_FALLBACK]))[:4]
     worst = []
-    for statistic in statistics:
+    for statistic in list(dict.fromkeys([*worse[:4], *USUAL_FAULTS]))[:4]:
         sign = -1 if LABELS[statistic].worse == 'high' else 1
-        for name, domain in zip(('source', 'target'), domains):
+        for domain in domains:
             pairs = [pair for pair in domain.usable() if statistic in pair[1].quality]
             pairs.sort(key=lambda pair: sign * pair[1].quality[statistic])
             worst += [
-                dict(
-                    domain=name,
-                    statistic=statistic,
-                    name=item.name,
-                    label=item.label,
-                    value=record.quality[statistic],
-                )
-                for item, record in pairs[:WORST]
+                WorstImage(domain.name, statistic, item.name, item.label, record.quality[statistic])
+                for item, record in pairs[:NUM_WORST]
             ]
     return worst
 
 
-def _made_with(settings: Settings) -> dict:
-    packages = ('tl_plugin', 'mmpretrain', 'torch', 'scikit-learn', 'opencv-python', 'pillow')
+def _made_with(settings: Settings) -> MadeWith:
+    packages = {'tl_plugin': 'mmpretrain-tl-plugin'}
     known = {'python': platform.python_version()}
-    for name in packages:
+    for name in ('tl_plugin', 'mmpretrain', 'torch', 'scikit-learn', 'opencv-python', 'pillow'):
         try:
-            known[name] = version('mmpretrain-tl-plugin' if name == 'tl_plugin' else name)
-        except ModuleNotFoundError:  # PackageNotFoundError: not installed as a package
+            known[name] = version(packages.get(name, name))
+        except PackageNotFoundError:  # not installed as a package
             continue
-    return dict(
-        date=datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
-        versions=known,
-        seed=settings.seed,
-        checkpoint=settings.checkpoint or '',
-    )
+    date = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
+    return MadeWith(date, known, settings.seed, settings.checkpoint or '')

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tl_plugin.evaluation.intervals import (
+    RESAMPLES,
+    Estimate,
+    bootstrap_estimate,
+    estimate,
+    resample_counts,
+)
 from tl_plugin.functional import gaussian_kernel
 from tl_plugin.functional.frechet import frechet_distance
 from tl_plugin.functional.mmd import BANDWIDTHS
 from tl_plugin.functional.weighted_mmd import weighted_mean_discrepancy
 
-from .estimates import RESAMPLES, Estimate, estimate, resampled
-
-#: Directions of the features that the gap is measured in, those in which images differ most.
-COMPONENTS = 64
 #: Images of a domain that the kernel matrix holds.
 KERNEL_IMAGES = 1000
 FOLDS = 5
@@ -50,77 +53,42 @@ class DomainGap:
     images: tuple[int, int]
 
 
-def reduce_features(
-    source: np.ndarray, target: np.ndarray, components: int = COMPONENTS
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Project both domains on their joint principal components.
-
-    Args:
-        source: ``(N, D)``.
-        target: ``(M, D)``.
-        components: How many at most; a quarter of the smaller domain's images bounds them too.
-
-    Returns:
-        Both, centred, with a mean squared length of 1, and the share of the variance they keep.
-
-    Raises:
-        ValueError: If a domain has fewer than 8 images, or a feature isn't finite.
-    """
-    from sklearn.decomposition import PCA
-
-    if min(len(source), len(target)) < 8:
-        raise ValueError(
-            f'a domain gap needs 8 readable images of each domain or more, got {len(source)} of '
-            f'the source and {len(target)} of the target'
-        )
-    joint = np.concatenate([source, target]).astype(np.float64)
-    if not np.isfinite(joint).all():
-        raise ValueError('some features are not finite: check the model and its checkpoint')
-    limit = max(min(len(source), len(target)) // 4, 2)
-    pca = PCA(min(components, joint.shape[1], limit), svd_solver='randomized', random_state=0)
-    joint = pca.fit_transform(joint)
-    joint /= max(np.sqrt((joint**2).sum(1).mean()), 1e-12)
-    explained = float(np.clip(np.nan_to_num(pca.explained_variance_ratio_.sum()), 0, 1))
-    return joint[: len(source)], joint[len(source) :], explained
-
-
 def domain_gap(
     source: np.ndarray, target: np.ndarray, explained: float = 1.0, seed: int = 0
 ) -> DomainGap:
     """Measure the gap between two domains.
 
     Args:
-        source: ``(N, D)``, of :func:`reduce_features`.
+        source: ``(N, D)``, of :func:`~tl_plugin.analysis.features.reduce_features`.
         target: ``(M, D)``.
-        explained: What :func:`reduce_features` said, to be kept with the figures.
+        explained: Share of the variance that reducing kept.
         seed: Of folds, resamples and permutations. Defaults to 0.
     """
     rng = np.random.default_rng(seed)
-    accuracy = domain_accuracy(source, target, rng)
+    accuracy = separability(source, target, rng)
     mmd, p_value = _mmd(source, target, rng)
     halves = np.array_split(rng.permutation(source), 2)
-    floor_accuracy = domain_accuracy(*halves, rng).value
-    floor = {
-        'proxy_a_distance': _a_distance(floor_accuracy),
-        'domain_accuracy': floor_accuracy,
-        'mmd': _mmd(*halves, rng)[0].value,
-        'frechet': _frechet(*halves, rng).value,
-    }
+    floor_accuracy = separability(*halves, rng).value
     return DomainGap(
         proxy_a_distance=Estimate(*map(_a_distance, accuracy)),
         domain_accuracy=accuracy,
         mmd=mmd,
         mmd_p_value=p_value,
         frechet=_frechet(source, target, rng),
-        floor=floor,
+        floor={
+            'proxy_a_distance': _a_distance(floor_accuracy),
+            'domain_accuracy': floor_accuracy,
+            'mmd': _mmd(*halves, rng)[0].value,
+            'frechet': _frechet(*halves, rng).value,
+        },
         components=source.shape[1],
         explained=explained,
         images=(len(source), len(target)),
     )
 
 
-def domain_accuracy(source: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Estimate:
-    """Balanced accuracy of a linear classifier that tells the domains apart.
+def separability(source: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Estimate:
+    """Return the balanced accuracy of a linear classifier that tells the domains apart.
 
     Logistic regression, cross-validated. The interval resamples the images and keeps the
     classifiers: refitted on resamples they would be tested on copies of what they learned.
@@ -133,19 +101,21 @@ def domain_accuracy(source: np.ndarray, target: np.ndarray, rng: np.random.Gener
     Returns:
         0.5 is chance, 1 is perfect.
     """
-    scores = domain_scores(source, target, rng)
-    right = (scores > 0) == (np.arange(len(scores)) >= len(source))
-    parts = right[: len(source)], right[len(source) :]
-    replicates = [resampled(len(part), rng) @ part / len(part) for part in parts]
-    value = float(np.mean([part.mean() for part in parts]))
-    return estimate(value, np.mean(replicates, axis=0), 0, 1)
+
+    def balanced(source: np.ndarray, target: np.ndarray, axis: int) -> np.ndarray:
+        return ((source <= 0).mean(axis) + (target > 0).mean(axis)) / 2
+
+    scores = np.split(domain_scores(source, target, rng), [len(source)])
+    return bootstrap_estimate(balanced, *scores, rng=rng, lowest=0, highest=1)
 
 
 def domain_scores(source: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a linear classifier that never saw an image says of it: above 0, target.
+    """Return for each image how surely a linear classifier takes it for one of the target.
+
+    The classifier is cross-validated: it hasn't learned from the image.
 
     Returns:
-        ``(N + M,)``, log odds.
+        ``(N + M,)``, log odds; above 0 means target.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -162,7 +132,10 @@ def domain_scores(source: np.ndarray, target: np.ndarray, rng: np.random.Generat
 
 
 def _a_distance(accuracy: float) -> float:
-    """Ben-David et al., "Analysis of Representations for Domain Adaptation", NIPS 2006."""
+    """Turn an accuracy into a proxy A-distance.
+
+    Ben-David et al., "Analysis of Representations for Domain Adaptation", NIPS 2006.
+    """
     return float(np.clip(2 * (1 - 2 * (1 - accuracy)), 0, 2))
 
 
@@ -184,7 +157,7 @@ def _mmd(
 
 
 def centre_distance(source: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Estimate:
-    """Distance of two centres, without the share of it that a few images' scatter makes.
+    """Estimate the distance of two centres, without the part that the scatter of images adds.
 
     Args:
         source: ``(N, D)``, N at least 2.
@@ -204,12 +177,16 @@ def centre_distance(source: np.ndarray, target: np.ndarray, rng: np.random.Gener
 def _discrepancies(
     kernel: torch.Tensor, num_source: int, num_target: int, rng: np.random.Generator
 ) -> tuple[float, np.ndarray]:
-    """The estimate and its resamples."""
-    weights = []
-    for part, count in enumerate((num_source, num_target)):
-        drawn = np.concatenate([np.ones((1, count)), resampled(count, rng)])
-        others = np.zeros((len(drawn), num_target if part == 0 else num_source))
-        weights.append(np.concatenate([drawn, others] if part == 0 else [others, drawn], axis=1))
+    """Return the discrepancy and that of each resample."""
+    zeros = np.zeros((1 + RESAMPLES, num_source)), np.zeros((1 + RESAMPLES, num_target))
+    counts = [
+        np.concatenate([np.ones((1, num)), resample_counts(num, rng)])
+        for num in (num_source, num_target)
+    ]
+    weights = (
+        np.concatenate([counts[0], zeros[1]], axis=1),
+        np.concatenate([zeros[0], counts[1]], axis=1),
+    )
     found = weighted_mean_discrepancy(kernel, *map(torch.from_numpy, weights)).numpy()
     return float(found[0]), found[1:]
 

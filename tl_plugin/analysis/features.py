@@ -1,4 +1,4 @@
-"""A model's features of some images."""
+"""A model's features of images: computed, reduced, and laid out in two dimensions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,21 +18,35 @@ from mmpretrain.registry import DATASETS, MODELS
 
 from tl_plugin.reliability.start import tell_of_start
 
-#: Activations of larger batches outgrow what the allocator keeps: on a CPU the system then spends
-#: longer on handing out memory than the model computes.
+#: Images at a time. Activations of larger batches outgrow what the allocator keeps: on a CPU the
+#: system then spends longer on handing out memory than the model computes.
 CPU_BATCH, GPU_BATCH = 8, 64
+#: Directions of the features that the gap is measured in, those in which images differ most.
+COMPONENTS = 64
+#: Images of a domain that the two-dimensional layout shows.
+NUM_EMBEDDED = 500
 
 
-def build_model(cfg: Config) -> torch.nn.Module:
-    """Build a config's model with its weights, ready to predict; the config isn't changed."""
+def build_model(cfg: Config, weights: bool = True) -> torch.nn.Module:
+    """Build a config's model as a Runner does; the config isn't changed.
+
+    Args:
+        cfg: The config.
+        weights: Whether it gets its weights, those of ``load_from`` included, and is ready to
+            predict on the GPU, if there is one. False leaves random weights on the CPU.
+    """
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
-        model = cfg.model.to_dict()
-        # A copy, because classifiers write defaults into it.
-        model.setdefault('data_preprocessor', copy.deepcopy(cfg.get('data_preprocessor')))
+        # Copies, because classifiers write defaults into them.
+        model = copy.deepcopy(cfg.model)
+        if cfg.get('data_preprocessor') is not None:
+            model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+        if not weights:
+            _leave_out_weights(model)
+            return MODELS.build(model)
         built = MODELS.build(model)
     tell_of_start(built, cfg.get('load_from'))
     # mmengine logs each single weight that it initialises.
-    with _quiet():
+    with _quiet_loggers():
         built.init_weights()
     if cfg.get('load_from'):
         load_checkpoint(built, cfg.load_from, map_location='cpu')
@@ -39,8 +54,19 @@ def build_model(cfg: Config) -> torch.nn.Module:
     return built.eval().to(device)
 
 
+def _leave_out_weights(cfg: Any) -> None:
+    """Make mmpretrain's wrappers of timm and HuggingFace load no weights while they are built."""
+    if isinstance(cfg, dict):
+        if cfg.get('pretrained') is True:
+            cfg['pretrained'] = False
+        cfg.pop('checkpoint_path', None)
+    for value in cfg.values() if isinstance(cfg, dict) else cfg:
+        if isinstance(value, (dict, list, tuple)):
+            _leave_out_weights(value)
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_loggers() -> Iterator[None]:
     loggers = [*MMLogger._instance_dict.values(), logging.getLogger()]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -59,7 +85,7 @@ def extract_features(
     batch_size: int | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
-    """Compute what a model's last layer is given.
+    """Compute the inputs of a model's last layer.
 
     Args:
         model: A classifier of mmpretrain, with a head that has ``pre_logits``.
@@ -84,3 +110,72 @@ def extract_features(
         rows.append(features.flatten(1).float().cpu().numpy())
         advance(len(batch))
     return np.concatenate(rows)
+
+
+def reduce_features(
+    source: np.ndarray, target: np.ndarray, components: int = COMPONENTS
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Project both domains on their joint principal components.
+
+    Args:
+        source: ``(N, D)``.
+        target: ``(M, D)``.
+        components: How many at most; a quarter of the smaller domain's images bounds them too.
+
+    Returns:
+        Both, centred, with a mean squared length of 1, and the share of the variance they keep.
+
+    Raises:
+        ValueError: If a domain has fewer than 8 images, or a feature isn't finite.
+    """
+    from sklearn.decomposition import PCA
+
+    if min(len(source), len(target)) < 8:
+        raise ValueError(
+            f'a domain gap needs 8 readable images of each domain or more, got {len(source)} of '
+            f'the source and {len(target)} of the target'
+        )
+    joint = np.concatenate([source, target]).astype(np.float64)
+    if not np.isfinite(joint).all():
+        raise ValueError('some features are not finite: check the model and its checkpoint')
+    limit = max(min(len(source), len(target)) // 4, 2)
+    pca = PCA(min(components, joint.shape[1], limit), svd_solver='randomized', random_state=0)
+    joint = pca.fit_transform(joint)
+    joint /= max(np.sqrt((joint**2).sum(1).mean()), 1e-12)
+    explained = float(np.clip(np.nan_to_num(pca.explained_variance_ratio_.sum()), 0, 1))
+    return joint[: len(source)], joint[len(source) :], explained
+
+
+def embed(
+    source: np.ndarray, target: np.ndarray, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """Lay out images in two dimensions, similar ones near each other.
+
+    t-SNE (van der Maaten and Hinton, JMLR 2008) from scikit-learn, begun at the first two principal
+    components; these alone for less than 30 images. Near means similar; sizes of clusters
+    and distances between them mean nothing.
+
+    Args:
+        source: ``(N, D)``.
+        target: ``(M, D)``.
+        seed: Which images are shown.
+
+    Returns:
+        Indices of the source's images that are shown, those of the target, ``(shown, 2)``, and the
+        name of the method.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    rng = np.random.default_rng(seed)
+    chosen = [np.sort(rng.permutation(len(part))[:NUM_EMBEDDED]) for part in (source, target)]
+    joint = np.concatenate([source[chosen[0]], target[chosen[1]]])
+    if len(joint) < 30:
+        return *chosen, PCA(2).fit_transform(joint), 'PCA'
+    perplexity = min(30, len(joint) / 4)
+    layout = TSNE(2, perplexity=perplexity, init='pca', random_state=seed, n_jobs=1)
+    # So few points gain nothing by threads, which wait for each other thousands of times: where
+    # something else runs too, that is most of the time.
+    with threadpool_limits(1):
+        return *chosen, layout.fit_transform(joint.astype(np.float32)), 't-SNE'

@@ -1,4 +1,4 @@
-"""What a diagnosis found, as plain values: JSON, the terminal and the page all show these."""
+"""What a diagnosis found: JSON, the terminal and the page all show these records."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import dataclasses
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from tl_plugin.evaluation.intervals import Estimate
 from tl_plugin.intake.images import DomainImages
 
 from .class_gap import ClassifierFindings
 from .domain_gap import DomainGap
 from .duplicates import DuplicateGroup
-from .estimates import Estimate
 from .quality_gap import LABELS, QualityGap
-from .reading import FAULTS, UNREADABLE
+from .reading import FAULTS
 from .scan import ImageRecord
 
 
@@ -93,15 +93,15 @@ class Copies:
 
 
 @dataclass(frozen=True)
-class Recommendation:
-    """What to do.
+class Advice:
+    """What to do about the gap.
 
     Args:
         headline: In one sentence.
-        strategies: Overlays to try, the first one first, with what each does.
+        strategies: Overlays to try, the first one first -> what each does.
         reasons: Why, in sentences.
-        repairs: What to repair in the data before.
-        commands: What to type.
+        repairs: What to fix in the data before.
+        commands: Shell commands to continue with.
     """
 
     headline: str
@@ -109,6 +109,61 @@ class Recommendation:
     reasons: tuple[str, ...]
     repairs: tuple[str, ...]
     commands: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Some images as points in two dimensions.
+
+    Args:
+        method: Name of the method.
+        x: Place of each image.
+        y: Likewise.
+        domain: ``'source'`` or ``'target'`` for each image.
+        label: The class of each image, None where it is unknown.
+    """
+
+    method: str
+    x: np.ndarray
+    y: np.ndarray
+    domain: list[str]
+    label: list[str | None]
+
+
+@dataclass(frozen=True)
+class WorstImage:
+    """One of the images with the most of a fault.
+
+    Args:
+        domain: ``'source'`` or ``'target'``.
+        statistic: A key of :data:`~tl_plugin.analysis.quality_gap.LABELS`.
+        name: The image.
+        label: Its class, None if unknown.
+        value: Of the statistic.
+    """
+
+    domain: str
+    statistic: str
+    name: str
+    label: str | None
+    value: float
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """What a diagnosis was made with.
+
+    Args:
+        date: ISO 8601.
+        versions: Package -> version.
+        seed: Of everything random.
+        checkpoint: Of the backbone, '' for its own weights.
+    """
+
+    date: str
+    versions: dict[str, str]
+    seed: int
+    checkpoint: str
 
 
 @dataclass(frozen=True)
@@ -120,34 +175,38 @@ class Findings:
         target: The target's.
         missing_classes: Domain -> classes that only the other one has.
         copies: Copies of images.
+        made_with: Date, versions, seed.
         quality: Which image faults tell the domains apart; None for too few images.
         gap: The gap in the features; None where none were computed.
         classifier: Class by class; None likewise.
-        embedding: ``x``, ``y``, ``domain`` and ``label`` of some images, in two dimensions.
-        worst: Images with the worst quality: ``domain``, ``statistic``, ``name``, ``value``.
-        recommendation: What to do.
+        embedding: Likewise.
+        worst: Images with the worst quality.
+        advice: What to do.
         backbone: Of the features, '' for none.
         notes: What else the reader should know.
-        made_with: Date, versions, seed, commands.
     """
 
     source: DomainFindings
     target: DomainFindings
     missing_classes: dict[str, tuple[str, ...]]
     copies: Copies
+    made_with: MadeWith
     quality: QualityGap | None = None
     gap: DomainGap | None = None
     classifier: ClassifierFindings | None = None
-    embedding: dict = field(default_factory=dict)
-    worst: tuple[dict, ...] = ()
-    recommendation: Recommendation | None = None
+    embedding: Embedding | None = None
+    worst: tuple[WorstImage, ...] = ()
+    advice: Advice | None = None
     backbone: str = ''
     notes: tuple[str, ...] = ()
-    made_with: dict = field(default_factory=dict)
+
+    def to_json(self) -> dict:
+        """Return what JSON can hold: dicts, lists, text and numbers, NaN as null."""
+        return _plain(self)
 
 
 def domain_findings(domain: DomainImages, records: Sequence[ImageRecord]) -> DomainFindings:
-    """Sum up what the scan of a domain found."""
+    """Summarize what the scan of a domain found."""
     pairs = list(zip(domain.items, records))
     readable = [(item, record) for item, record in pairs if record.readable]
     classes = Counter(dict.fromkeys(domain.classes, 0))
@@ -195,8 +254,8 @@ def copies_found(groups: Sequence[DuplicateGroup], listed: int = 100) -> Copies:
     )
 
 
-def missing_classes(source: DomainFindings, target: DomainFindings) -> dict:
-    """Classes by name that a domain lacks, where it has labels at all."""
+def missing_classes(source: DomainFindings, target: DomainFindings) -> dict[str, tuple[str, ...]]:
+    """Return the classes that a domain lacks, where both have labels."""
     present = [
         {name for name, count in domain.classes.items() if count} for domain in (source, target)
     ]
@@ -208,31 +267,19 @@ def missing_classes(source: DomainFindings, target: DomainFindings) -> dict:
     }
 
 
-def unreadable_names(domain: DomainImages, records: Sequence[ImageRecord]) -> set[str]:
-    """Names of the images to leave out of training."""
-    return {
-        item.name
-        for item, record in zip(domain.items, records)
-        if set(record.faults) & set(UNREADABLE)
-    }
-
-
-def plain(value: object) -> object:
-    """Turn findings into what JSON can hold: dicts, lists, text and numbers, NaN as null."""
+def _plain(value: object) -> object:
     if isinstance(value, Estimate):
-        return {key: plain(end) for key, end in value._asdict().items()}
+        return {key: _plain(end) for key, end in value._asdict().items()}
     if dataclasses.is_dataclass(value):
-        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, np.ndarray)):
-        return [plain(item) for item in value]
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
     if isinstance(value, (float, np.floating)):
-        # Six digits say all there is to say, and keep the file small.
+        # Six digits are more than the figures are exact to, and keep the file small.
         return float(f'{value:.6g}') if math.isfinite(value) else None
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def printable(value: object) -> object:

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
-from mmpretrain.registry import HOOKS, MODELS
+from mmpretrain.registry import HOOKS
 from torch import nn
 
 from tl_plugin.engine.freezing.plan import times_by_name
@@ -24,6 +24,8 @@ from tl_plugin.engine.optimizers.scheduler_check import warn_of_absolute_rates
 from tl_plugin.reporting.tables import make_table
 from tl_plugin.stack.model_wrappers import parameters
 from tl_plugin.stack.options import type_name
+
+from .features import build_model
 
 START, NEVER = 'the start', 'never'
 
@@ -43,7 +45,7 @@ def layer_report(cfg: Config) -> dict[str, Any]:
         ValueError: The config's hooks or optimizer can't work with its model or each other.
     """
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
-        model = build_without_weights(cfg)
+        model = build_model(cfg, weights=False)
         optim_wrapper = _build_optimizer(cfg, model)
         hooks = _frozen_part_hooks(cfg)
     layer_map = LayerMap.from_model(model)
@@ -122,31 +124,6 @@ def layer_table(report: dict[str, Any]):
         'optimizer groups',
     )
     return make_table(f'{report["model"]} {report["backbone"]}', columns, rows, footer)
-
-
-def build_without_weights(cfg: Config) -> nn.Module:
-    """Build a config's model as a Runner does, but with random weights.
-
-    Args:
-        cfg: The config, which isn't changed. Call this in its default scope.
-    """
-    model = copy.deepcopy(cfg.model)
-    if cfg.get('data_preprocessor') is not None:  # handed down as by a Runner
-        # A copy, because classifiers write defaults into it.
-        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-    _leave_out_weights(model)
-    return MODELS.build(model)
-
-
-def _leave_out_weights(cfg: Any) -> None:
-    """Make mmpretrain's wrappers of timm and HuggingFace load no weights while they are built."""
-    if isinstance(cfg, dict):
-        if cfg.get('pretrained') is True:
-            cfg['pretrained'] = False
-        cfg.pop('checkpoint_path', None)
-    for value in cfg.values() if isinstance(cfg, dict) else cfg:
-        if isinstance(value, (dict, list, tuple)):
-            _leave_out_weights(value)
 
 
 def _build_optimizer(cfg: Config, model: nn.Module) -> OptimWrapper | None:

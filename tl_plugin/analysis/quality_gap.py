@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tl_plugin.datasets.image_quality import STATISTICS, Statistic
+from tl_plugin.evaluation.intervals import Estimate, bootstrap_estimate
 
-from .domain_gap import domain_accuracy, domain_scores
-from .estimates import Estimate, estimate, resampled
+from .domain_gap import domain_scores, separability
 
 #: What the scan adds to the statistics of the pixels.
 LABELS = {
@@ -98,7 +98,7 @@ class QualityGap:
 
 
 def quality_table(qualities: Sequence[dict[str, float]]) -> tuple[np.ndarray, list[str]]:
-    """One row an image of the statistics that all images have."""
+    """Tabulate the statistics that all images have, one row an image; returns their names too."""
     names = [name for name in LABELS if all(name in quality for quality in qualities)]
     return np.array([[quality[name] for name in names] for quality in qualities]), names
 
@@ -127,14 +127,14 @@ def quality_gap(
     ]
     return QualityGap(
         statistics=tuple(sorted(gaps, key=lambda gap: -abs(gap.effect.value))),
-        domain_accuracy=domain_accuracy(*map(_spread_out, parts), rng),
+        domain_accuracy=separability(*map(_compress_tails, parts), rng),
     )
 
 
 def explained_by_quality(
     quality: np.ndarray, source: np.ndarray, target: np.ndarray, seed: int = 0
 ) -> float:
-    """How much of what tells the domains apart in the features is image quality.
+    """Return how much of what tells the domains apart in the features is image quality.
 
     Args:
         quality: ``(N + M, statistics)``, in the order of the features.
@@ -146,6 +146,7 @@ def explained_by_quality(
         Cross-validated R² of a ridge regression of the domain score on quality, 0 to 1.
     """
     from sklearn.linear_model import RidgeCV
+    from sklearn.metrics import r2_score
     from sklearn.model_selection import KFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -155,18 +156,28 @@ def explained_by_quality(
     scores = domain_scores(source, target, np.random.default_rng(seed))
     regression = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 3, 9)))
     folds = KFold(5, shuffle=True, random_state=seed)
-    predicted = cross_val_predict(regression, _spread_out(quality), scores, cv=folds)
-    rest = ((scores - predicted) ** 2).sum() / max(((scores - scores.mean()) ** 2).sum(), 1e-12)
-    return float(np.clip(1 - rest, 0, 1))
+    predicted = cross_val_predict(regression, _compress_tails(quality), scores, cv=folds)
+    return float(np.clip(r2_score(scores, predicted), 0, 1))
 
 
-def hedges_g(source: np.ndarray, target: np.ndarray) -> float:
-    """Difference of the means over the pooled standard deviation, corrected for small samples.
+def hedges_g(source: np.ndarray, target: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return the difference of the means in pooled standard deviations, for small samples too.
 
     Hedges, "Distribution Theory for Glass's Estimator of Effect Size", J. Educational Statistics
     1981. 0 where nothing varies and the means are equal.
+
+    Args:
+        source: Values of the source along ``axis``.
+        target: Likewise of the target.
+        axis: Defaults to the last one.
     """
-    return float(_effects(source, target, np.ones((1, len(source))), np.ones((1, len(target))))[0])
+    counts = source.shape[axis], target.shape[axis]
+    freedom = sum(counts) - 2
+    squares = counts[0] * source.var(axis) + counts[1] * target.var(axis)
+    # Bounds the effect where a statistic is a constant: a thousand standard deviations say enough.
+    smallest = 1e-3 * max(abs(source).max(), abs(target).max(), 1e-12)
+    deviation = np.maximum(np.sqrt(squares / freedom), smallest)
+    return (1 - 3 / (4 * freedom - 1)) * (target.mean(axis) - source.mean(axis)) / deviation
 
 
 def _statistic(
@@ -174,9 +185,7 @@ def _statistic(
 ) -> StatisticGap:
     from sklearn.metrics import roc_auc_score
 
-    effects = _effects(source, target, resampled(len(source), rng), resampled(len(target), rng))
-    value = hedges_g(source, target)
-    effect = estimate(value, effects)
+    effect = bootstrap_estimate(hedges_g, source, target, rng=rng)
     # Only what the interval is sure of.
     side = {'high': effect.low > 0, 'low': effect.high < 0}.get(LABELS[name].worse)
     domains = np.repeat([0, 1], [len(source), len(target)])
@@ -194,25 +203,6 @@ def _statistic(
     )
 
 
-def _effects(
-    source: np.ndarray, target: np.ndarray, source_weights: np.ndarray, target_weights: np.ndarray
-) -> np.ndarray:
-    """Hedges' g of many weightings."""
-    counts = len(source), len(target)
-    means, squares = [], []
-    for values, weights in ((source, source_weights), (target, target_weights)):
-        centre = values.mean()
-        mean = weights @ (values - centre) / len(values)
-        means.append(mean + centre)
-        squares.append(weights @ (values - centre) ** 2 - len(values) * mean**2)
-    freedom = sum(counts) - 2
-    # Bounds the effect where a statistic is a constant: a thousand standard deviations say enough.
-    scale = max(abs(source).max(), abs(target).max(), 1e-12)
-    deviation = np.sqrt(np.maximum(squares[0] + squares[1], 0) / freedom)
-    difference = means[1] - means[0]
-    return (1 - 3 / (4 * freedom - 1)) * difference / np.maximum(deviation, 1e-3 * scale)
-
-
-def _spread_out(table: np.ndarray) -> np.ndarray:
-    """Bring long tails in, as those of sharpness and file size, which linear models don't like."""
+def _compress_tails(table: np.ndarray) -> np.ndarray:
+    """Compress long tails, such as those of sharpness and file size, for linear models."""
     return np.sign(table) * np.log1p(np.abs(table) * 10)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import tl_plugin
 from tl_plugin.reliability.files import read_json, write_json
+from tl_plugin.reporting.progress import ProgressDisplay
 
-from .display import Display
 from .job import Failure, Job, job_id
 from .progress import PROGRESS_NAME, Progress, read_progress
 from .ready_config import place
@@ -28,7 +28,7 @@ POLL_SECONDS = 0.2
 
 def climb(
     jobs: Sequence[Job],
-    display: Display,
+    display: ProgressDisplay,
     stop: Callable[[Sequence[Job]], str | None] = lambda jobs: None,
     devices: Sequence[str | None] = (None,),
 ) -> tuple[list[Failure], dict[str, str]]:
@@ -58,7 +58,7 @@ def climb(
                 elif broken:
                     reason = f'not run: it starts from {broken.label}, which failed'
                     failures[job_id(job)] = Failure(job, reason)
-                    display.fail(job.label, reason)
+                    display.finish(job.label, reason, failed=True)
                 elif not free or _unfinished(job, waiting, running):
                     continue
                 elif job.rung.name not in begun and (reason := stop(jobs)):
@@ -70,7 +70,9 @@ def climb(
                 waiting.remove(job)
             for run in list(running):
                 if run.process.poll() is None:
-                    display.update(run.job.label, read_progress(run.job.folder))
+                    now = read_progress(run.job.folder)
+                    steps = now.iteration, now.max_iterations
+                    display.update(run.job.label, now.in_words(), *steps)
                     continue
                 running.remove(run)
                 failure = finish(run, display)
@@ -102,7 +104,7 @@ class Run:
     device: str | None = None
 
 
-def start(job: Job, display: Display, device: str | None = None) -> Run:
+def start(job: Job, display: ProgressDisplay, device: str | None = None) -> Run:
     """Start a job, or go on with it where it was interrupted."""
     make_folder(job)
     place(job.ready, job.folder, _checkpoint(job.start), _checkpoint(job.adapted))
@@ -124,7 +126,7 @@ def _checkpoint(job: Job | None) -> str | None:
     return result.checkpoint if result else None
 
 
-def finish(run: Run, display: Display) -> Failure | None:
+def finish(run: Run, display: ProgressDisplay) -> Failure | None:
     """Say how a run that has ended went.
 
     Returns:
@@ -141,7 +143,7 @@ def finish(run: Run, display: Display) -> Failure | None:
         display.finish(job.label, found)
         return None
     failure = Failure(job, failure_reason(run.process.returncode, log), log)
-    display.fail(job.label, failure_report(failure))
+    display.finish(job.label, failure_report(failure), failed=True)
     return failure
 
 

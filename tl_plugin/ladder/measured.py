@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tl_plugin.reliability.files import read_json
 
-from .curves import read_scalars
+from .progress import read_scalars
 from .records import RunResult
 from .run_rung import RESULT_NAME
 

@@ -1,7 +1,8 @@
-"""How far a run is: written by the run itself, read by whoever watches."""
+"""What a run writes while it trains: how far it is, and mmengine's record of its metrics."""
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop
 
 from tl_plugin.reliability.files import read_json, write_json
+from tl_plugin.reporting.progress import duration
 
 PROGRESS_NAME = 'progress.json'
 
@@ -37,15 +39,51 @@ class Progress(NamedTuple):
     elapsed: float = 0.0
     remaining: float | None = None
 
+    def in_words(self) -> str:
+        """Describe it for somebody who watches.
+
+        >>> Progress('training', 30, 60, 2, 4, 0.5, 12.0, 11.6).in_words()
+        'epoch 2/4, loss 0.500, 12 s left'
+        """
+        if self.phase != 'training' or not self.iteration:
+            return self.phase
+        parts = [f'iteration {self.iteration}/{self.max_iterations}']
+        if self.max_epochs:
+            parts = [f'epoch {self.epoch}/{self.max_epochs}']
+        if self.loss is not None:
+            parts.append(f'loss {self.loss:.3f}')
+        if self.remaining is not None:
+            parts.append(f'{duration(self.remaining)} left')
+        return ', '.join(parts)
+
 
 def read_progress(folder: Path) -> Progress:
-    """Return what the run in a folder last said of itself."""
+    """Return the last progress that the run in a folder has written."""
     content = read_json(folder / PROGRESS_NAME)
     return Progress(**content) if content else Progress()
 
 
+def read_scalars(folder: Path) -> tuple[list[dict], list[dict]]:
+    """Read a run's ``scalars.json``, those of resumed attempts merged.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        Training records and validation records, each by rising ``step``. Where an attempt repeats a
+        step of an earlier one, the later one counts.
+    """
+    training: dict[int, dict] = {}
+    validation: dict[int, dict] = {}
+    for path in sorted(folder.glob('*/vis_data/scalars.json')):
+        for line in path.read_text(encoding='utf-8').splitlines():
+            record = json.loads(line)
+            (training if 'loss' in record else validation)[record['step']] = record
+    return tuple([found[step] for step in sorted(found)] for found in (training, validation))
+
+
 class ProgressHook(Hook):
-    """Writes the run's progress into ``progress.json``, at most twice a second.
+    """Write the run's progress into ``progress.json``, at most twice a second.
 
     Args:
         folder: The run's folder.
@@ -66,20 +104,20 @@ class ProgressHook(Hook):
         return time.monotonic() - self._started
 
     def before_train(self, runner: Any) -> None:
-        """Starts the clock of the estimate."""
+        """Start the clock of the estimate."""
         self._first = (time.monotonic(), runner.iter)
         self._write(runner, 'training')
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Writes, unless it just did."""
+        """Write, unless that was done a moment ago."""
         if time.monotonic() - self._written > 0.5:
             loss = (outputs or {}).get('loss')
             self._write(runner, 'training', None if loss is None else float(loss))
 
     def before_test(self, runner: Any) -> None:
-        """Says that training is over."""
+        """Write that training is over."""
         self._write(runner, 'testing')
 
     def _write(self, runner: Any, phase: str, loss: float | None = None) -> None:
@@ -105,5 +143,5 @@ class ProgressHook(Hook):
 
 
 def _max_epochs(runner: Any) -> int:
-    # By iteration, the stock loop has one epoch that stands for nothing.
+    # The stock loop by iteration has one epoch, which means nothing.
     return 0 if isinstance(runner.train_loop, IterBasedTrainLoop) else runner.max_epochs

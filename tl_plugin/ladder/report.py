@@ -1,8 +1,9 @@
-"""The report: one HTML file that needs nothing else, no network either."""
+"""The report of a climb: one HTML file that needs nothing else, no network either."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 from mmengine.config import Config
 
 from tl_plugin.reliability.files import read_json
+from tl_plugin.reporting import plots
+from tl_plugin.reporting.page import render_page, thumbnail
 
-from . import curves
 from .extras import attempt
-from .recommend import ACCURACY, BASELINE
+from .progress import read_scalars
+from .recommend import ACCURACY, BASELINE, SCORE, SOURCE
 from .records import TARGET, LadderResults, Predictions, RungResult
 from .results import DOMAINS, read_predictions
 from .table import columns, has_accuracy, interval_note, notes
@@ -24,24 +27,20 @@ REPORT_NAME = 'report.html'
 TEMPLATE = Path(__file__).with_name('report.html.j2')
 NUM_SAMPLES = 10
 
-#: Rung -> a prediction for each seed: domain -> what it says.
+#: Rung -> the predictions of each seed: domain -> predictions.
 AllPredictions = Mapping[str, Sequence[Mapping[str, Predictions]]]
 
 
 def make_report(results: LadderResults, cfg: Config) -> str:
     """Return the report's HTML.
 
-    A part that can't be made, such as sample images of files that are gone, is left out; the report
-    says so.
+    Whatever can't be made, such as sample images of files that are gone, is left out, and the
+    report says so.
 
     Args:
         results: Of a climb, with at least one rung.
         cfg: The config that the ladder stands on; its test data give the sample images.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    template = environment.from_string(TEMPLATE.read_text(encoding='utf-8'))
     left_out: dict[str, str] = {}
     predictions = {rung.name: list(read_predictions(rung).values()) for rung in results.rungs}
     datasets = {
@@ -50,160 +49,210 @@ def make_report(results: LadderResults, cfg: Config) -> str:
         )
         for domain in DOMAINS
     }
-    classes = class_names(datasets['source'], predictions)
-    # Without a recommendation the report shows what doing nothing gives.
+    classes = label_names(datasets['source'], predictions)
+    # Without a recommendation the report shows the source model.
     chosen = results.recommended or results.rungs[0]
-    flip = to_rgb(cfg)
+    images = {
+        domain: SampleImages(dataset, classes, first_seed(predictions, domain), is_bgr(cfg))
+        for domain, dataset in datasets.items()
+        if dataset is not None
+    }
 
-    def shown(domain: str, make: Callable, *arguments: Any) -> Any:
-        dataset = datasets[domain]
-        if dataset is None:
-            return None
+    def shown(domain: str, make: Callable) -> list[dict]:
+        if domain not in images:
+            return []
         what = f'sample images of the {domain}'
-        return attempt(what, lambda: make(dataset, *arguments), left_out)
+        return attempt(what, lambda: make(images[domain], chosen.name), left_out) or []
 
-    return template.render(
+    impossible: dict[str, list[str]] = {}
+    for name, reason in results.left_out.items():
+        impossible.setdefault(reason, []).append(name)
+    return render_page(
+        TEMPLATE,
         results=results,
         columns=columns(results),
         notes=[*notes(results), *results.notes],
         chosen=chosen,
         labelled=has_accuracy(results, TARGET),
         by_accuracy=not results.recommendation or results.recommendation.measure == ACCURACY,
-        impossible=_by_reason(results.left_out),
-        overview=attempt('overview', lambda: curves.plot_overview(results), left_out),
+        impossible=impossible,
+        overview=attempt('overview', lambda: _overview(results), left_out),
         intervals=interval_note(results),
-        kept=attempt('layers', lambda: kept_layers(results), left_out),
-        flips=shown(TARGET, flips, classes, predictions, chosen.name, flip),
+        kept=attempt('layers', lambda: _layer_similarity(results), left_out),
+        changes=shown(TARGET, SampleImages.changed),
         baseline=results.rung(BASELINE),
-        samples={
-            domain: shown(domain, samples, domain, classes, predictions, chosen.name, flip) or []
-            for domain in DOMAINS
-        },
-        rungs=[_rung_pictures(rung, predictions, classes, left_out) for rung in results.rungs],
+        samples={domain: shown(domain, SampleImages.examples) for domain in DOMAINS},
+        rungs=[_rung_plots(rung, predictions, classes, left_out) for rung in results.rungs],
         left_out=left_out,
     )
 
 
-def class_names(dataset: Any, predictions: AllPredictions) -> list[str]:
-    """The classes' names, and their numbers where the data set names none."""
+def label_names(dataset: Any, predictions: AllPredictions) -> list[str]:
+    """Return the classes' names, and their numbers where the data set names none."""
     names = list(map(str, (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()))
-    seen = [
+    labels = [
         int(label)
         for seeds in predictions.values()
         for seed in seeds
         for found in seed.values()
         for label in (*found.truths(), *found.predicted)
     ]
-    return names + [str(label) for label in range(len(names), max(seen, default=-1) + 1)]
+    return names + [str(label) for label in range(len(names), max(labels, default=-1) + 1)]
 
 
-def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, reason in left_out.items():
-        found.setdefault(reason, []).append(name)
-    return found
-
-
-def to_rgb(cfg: Config) -> bool:
-    """Whether the pipeline gives BGR, which the model's preprocessor turns around."""
+def is_bgr(cfg: Config) -> bool:
+    """Return whether the pipeline gives BGR, which the model's preprocessor turns into RGB."""
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     return bool(preprocessor.get('to_rgb'))
 
 
-def _first_seed(predictions: AllPredictions, rung: str, domain: str) -> Predictions | None:
-    seeds = predictions.get(rung) or [{}]
-    return seeds[0].get(domain)
-
-
-def samples(
-    dataset: Any,
-    domain: str,
-    classes: Sequence[str],
-    predictions: AllPredictions,
-    best: str,
-    flip: bool,
-) -> list[dict]:
-    """Pick test images, as many classes as there is room for, with what two rungs say of them.
-
-    Classes are the true ones, each once; where no image has a label, those that the rung predicts,
-    in turn.
-
-    Returns:
-        Dicts of ``image`` (data URI), ``truth`` (None without a label) and ``said``, rung ->
-        predicted class, and ``confidence``, rung -> in percent.
-    """
-    first = _first_seed(predictions, best, domain)
-    if first is None:
-        return []
-    if first.labelled:
-        found, firsts = np.unique(first.truths(), return_index=True)
-        chosen = firsts[found >= 0]
-    else:
-        chosen = _in_turn(first.predicted)
-    said = {
-        rung: own
-        for rung in dict.fromkeys([BASELINE, best])
-        if (own := _first_seed(predictions, rung, domain)) is not None
+def first_seed(predictions: AllPredictions, domain: str) -> dict[str, Predictions]:
+    """Return what each rung's first seed predicts on a domain, for rungs that have predictions."""
+    return {
+        rung: seeds[0][domain]
+        for rung, seeds in predictions.items()
+        if seeds and domain in seeds[0]
     }
-    return [_sample(dataset, int(index), classes, said, flip) for index in chosen[:NUM_SAMPLES]]
+
+
+@dataclass(frozen=True)
+class SampleImages:
+    """Test images of one domain, each with what rungs predict.
+
+    Args:
+        dataset: Gives the images, in the order of the predictions.
+        classes: Names of the classes.
+        predictions: Rung -> predictions of its first seed.
+        bgr: Whether the data set gives BGR.
+    """
+
+    dataset: Any
+    classes: Sequence[str]
+    predictions: Mapping[str, Predictions]
+    bgr: bool
+
+    def examples(self, rung: str) -> list[dict]:
+        """Pick images of as many classes as there is room for.
+
+        Classes are the true ones, each once; where no image has a label, those that the rung
+        predicts, in turn.
+
+        Returns:
+            Dicts of ``image``, ``truth`` (None without a label), ``predicted``: rung -> class, and
+            ``confidence``: rung -> percent.
+        """
+        found = self.predictions.get(rung)
+        if found is None:
+            return []
+        if found.labelled:
+            labels, first = np.unique(found.truths(), return_index=True)
+            chosen = first[labels >= 0]
+        else:
+            chosen = _in_turn(found.predicted)
+        names = [name for name in dict.fromkeys([BASELINE, rung]) if name in self.predictions]
+        return self._samples(chosen, names)
+
+    def changed(self, rung: str) -> list[dict]:
+        """Pick images whose prediction a rung changed against the source model.
+
+        Returns:
+            Groups of ``title``, ``count`` and ``samples``, as :meth:`examples` gives them; none for
+            the source model itself.
+        """
+        before, after = self.predictions.get(BASELINE), self.predictions.get(rung)
+        if rung == BASELINE or before is None or after is None or len(before) != len(after):
+            return []
+        truth = after.truths()
+        was, now = np.array(before.predicted), np.array(after.predicted)
+        groups = {f'Another class than {BASELINE} predicts': was != now}
+        if after.labelled:
+            groups = {
+                'Wrong before, right now': (was != truth) & (now == truth),
+                'Right before, wrong now': (was == truth) & (now != truth),
+            }
+        return [
+            dict(
+                title=title,
+                count=int(which.sum()),
+                samples=self._samples(np.flatnonzero(which), [BASELINE, rung]),
+            )
+            for title, which in groups.items()
+        ]
+
+    def _samples(self, indices: Iterable[int], rungs: Sequence[str]) -> list[dict]:
+        found = {rung: self.predictions[rung] for rung in rungs}
+        return [self._sample(int(index), found) for index in list(indices)[:NUM_SAMPLES]]
+
+    def _sample(self, index: int, found: Mapping[str, Predictions]) -> dict:
+        pixels = np.asarray(self.dataset[index]['inputs'])
+        pixels = pixels[::-1] if self.bgr else pixels
+        truth = next(iter(found.values())).truth[index]
+        return dict(
+            image=thumbnail(np.ascontiguousarray(pixels.transpose(1, 2, 0))),
+            truth=None if truth is None else self.classes[truth],
+            predicted={rung: self.classes[own.predicted[index]] for rung, own in found.items()},
+            confidence={rung: f'{100 * own.confidence[index]:.0f}%' for rung, own in found.items()},
+        )
 
 
 def _in_turn(labels: Sequence[int]) -> list[int]:
-    """Places of the labels: the first of each, then the second of each, and so on.
+    """Sort the indices of labels: the first of each label, then the second of each, and so on.
 
     >>> _in_turn([5, 5, 5, 3])
     [3, 0, 1, 2]
     """
-    seen: dict[int, int] = {}
+    counts: dict[int, int] = {}
     rounds = []
     for label in labels:
-        rounds.append(seen.setdefault(label, 0))
-        seen[label] += 1
-    return sorted(range(len(labels)), key=lambda place: (rounds[place], labels[place]))
+        rounds.append(counts.setdefault(label, 0))
+        counts[label] += 1
+    return sorted(range(len(labels)), key=lambda index: (rounds[index], labels[index]))
 
 
-def flips(
-    dataset: Any, classes: Sequence[str], predictions: AllPredictions, chosen: str, flip: bool
-) -> list[dict]:
-    """Pick target test images whose prediction the chosen rung changed.
+def _overview(results: LadderResults) -> dict | None:
+    """Plot the target against source accuracy for every rung.
+
+    On the target that is accuracy on test images; where they have no labels, the label-free score.
 
     Returns:
-        Groups of ``title``, ``count`` and ``samples``, as many as :func:`samples` shows: those that
-        it turned right and those that it turned wrong; without labels those that it changed.
-        Nothing where doing nothing was chosen.
+        ``image``, the ``target``'s axis in words, and ``values``: rung -> what it reaches in words.
+        None where nothing is known of the target or of the source.
     """
-    before, after = (_first_seed(predictions, name, TARGET) for name in (BASELINE, chosen))
-    if chosen == BASELINE or before is None or after is None or len(before) != len(after):
-        return []
-    truth = after.truths()
-    was, now = (np.array(found.predicted) for found in (before, after))
-    if after.labelled:
-        groups = {
-            'Wrong before, right now': (was != truth) & (now == truth),
-            'Right before, wrong now': (was == truth) & (now != truth),
-        }
-    else:
-        groups = {f'Another class than {BASELINE} says': was != now}
-    said = {BASELINE: before, chosen: after}
-    return [
-        {
-            'title': title,
-            'count': int(which.sum()),
-            'samples': [
-                _sample(dataset, int(index), classes, said, flip)
-                for index in np.flatnonzero(which)[:NUM_SAMPLES]
-            ],
-        }
-        for title, which in groups.items()
-    ]
+    by_accuracy = has_accuracy(results, TARGET)
+    label = 'target accuracy, %' if by_accuracy else 'target score, label-free'
+    points, values = {}, {}
+    numbered = dict(enumerate(results.rungs, 1))
+    for number, rung in numbered.items():
+        on, x = rung.on(TARGET), rung.on('source').accuracy
+        y = on.accuracy if by_accuracy else on.label_free.get(SCORE.split('/')[-1])
+        if x is not None and y is not None:
+            points[number] = (x, y)
+            values[rung.name] = f'{y:.1f}% and {x:.1f}%' if by_accuracy else f'{y:.2f} and {x:.1f}%'
+    if not points:
+        return None
+    numbers = {rung.name: number for number, rung in numbered.items() if number in points}
+    advice = results.recommendation
+    intervals = {
+        domain: {number: rung.on(domain).accuracy_interval for number, rung in numbered.items()}
+        for domain in DOMAINS
+    }
+    image = plots.plot_tradeoff(
+        points,
+        intervals['source'],
+        intervals[TARGET] if by_accuracy else {},
+        label,
+        numbers.get(advice.rung) if advice else None,
+        [numbers[name] for name in (advice.frontier if advice else ()) if name in numbers],
+    )
+    return dict(image=image, target=label, values=values)
 
 
-def kept_layers(results: LadderResults) -> dict | None:
-    """Pictures of how alike the rungs' layers are to the source model's, where it was measured.
+def _layer_similarity(results: LadderResults) -> dict | None:
+    """Plot how similar the rungs' layers are to the source model's, where it was measured.
 
     Returns:
-        ``pictures``, domain -> image and words; ``names`` by number; ``images`` by domain and
-        ``seconds`` a rung; None where no rung was compared.
+        ``plots``: domain -> image and words; ``names`` by number; ``images`` by domain and
+        ``seconds`` a rung. None where no rung was compared.
     """
     numbered = dict(enumerate(results.rungs, 1))
     rungs = {n: rung for n, rung in numbered.items() if rung.kept_layers and rung.name != BASELINE}
@@ -212,36 +261,21 @@ def kept_layers(results: LadderResults) -> dict | None:
     first = next(iter(rungs.values())).kept_layers
     # A rung of another network has layers of its own.
     rungs = {n: r for n, r in rungs.items() if r.kept_layers['layers'] == first['layers']}
-    pictures = {}
+    drawn = {}
     for domain in DOMAINS:
-        last = {r.name: r.kept_layers[domain]['cka'][-1] for r in rungs.values()}
-        words = '; '.join(f'{name} {cka:.2f}' for name, cka in last.items() if cka is not None)
-        pictures[domain] = {'image': curves.plot_kept_layers(rungs, domain), 'words': words}
-    return {
-        'pictures': pictures,
-        'names': {number: rung.name for number, rung in rungs.items()},
-        'images': first['images'],
-        'seconds': np.mean([rung.kept_layers['seconds'] for rung in rungs.values()]),
-    }
+        cka = {number: rung.kept_layers[domain]['cka'] for number, rung in rungs.items()}
+        last = [(rungs[n].name, row[-1]) for n, row in cka.items() if row[-1] is not None]
+        words = '; '.join(f'{name} {value:.2f}' for name, value in last)
+        drawn[domain] = dict(image=plots.plot_layer_similarity(cka, first['layers']), words=words)
+    return dict(
+        plots=drawn,
+        names={number: rung.name for number, rung in rungs.items()},
+        images=first['images'],
+        seconds=np.mean([rung.kept_layers['seconds'] for rung in rungs.values()]),
+    )
 
 
-def _sample(
-    dataset: Any, index: int, classes: Sequence[str], said: Mapping[str, Predictions], flip: bool
-) -> dict:
-    inputs = np.asarray(dataset[index]['inputs'])
-    image = np.ascontiguousarray((inputs[::-1] if flip else inputs).transpose(1, 2, 0))
-    truth = next(iter(said.values())).truth[index]
-    return {
-        'image': curves.image_data_uri(image),
-        'truth': None if truth is None else classes[truth],
-        'said': {rung: classes[found.predicted[index]] for rung, found in said.items()},
-        'confidence': {
-            rung: f'{100 * found.confidence[index]:.0f}%' for rung, found in said.items()
-        },
-    }
-
-
-def _rung_pictures(
+def _rung_plots(
     rung: RungResult,
     predictions: AllPredictions,
     classes: Sequence[str],
@@ -250,27 +284,43 @@ def _rung_pictures(
     def shown(what: str, make: Callable, *arguments: Any) -> Any:
         return attempt(f'{what} of {rung.name}', lambda: make(*arguments), left_out)
 
-    records = shown('curves', lambda: [curves.read_scalars(Path(f)) for f in rung.folders]) or []
-    training, validation = ([record[part] for record in records] for part in (0, 1))
-    ends = [run[-1]['loss'] for run in training if run]
-    pictures = {
+    records = shown('curves', lambda: [read_scalars(Path(f)) for f in rung.folders]) or []
+    losses = [[(r['step'], r['loss']) for r in training] for training, _ in records]
+    ends = [run[-1][1] for run in losses if run]
+    drawn = {
         domain: shown(f'{domain} predictions', _predicted, rung, domain, predictions, classes)
         for domain in DOMAINS
     }
-    return {
-        'row': rung,
-        'loss': shown('loss', curves.plot_loss, training) if ends else None,
-        'final_loss': f'{np.mean(ends):.3f}' if ends else None,
-        'validation': shown('validation', curves.plot_validation, validation),
-        'sweep': shown('interpolation', _sweep, rung),
-        'predicted': {domain: found for domain, found in pictures.items() if found},
-    }
+    return dict(
+        row=rung,
+        loss=shown('loss', plots.plot_loss, losses) if ends else None,
+        final_loss=f'{np.mean(ends):.3f}' if ends else None,
+        validation=shown('validation', _validation, [validation for _, validation in records]),
+        interpolation=shown('interpolation', _interpolation, rung),
+        predicted=[found for found in drawn.values() if found],
+    )
+
+
+def _validation(runs: Sequence[Sequence[Mapping]]) -> bytes | None:
+    """Plot validation over time: accuracy, or of a target without labels the label-free score.
+
+    Returns:
+        None where nothing was validated twice, which makes no curve.
+    """
+    by_accuracy = any(ACCURACY in record for run in runs for record in run)
+    source, target = (
+        [[(record['step'], record[name]) for record in run if name in record] for run in runs]
+        for name in (SOURCE, ACCURACY if by_accuracy else SCORE)
+    )
+    if max(map(len, [*source, *target]), default=0) < 2:
+        return None
+    return plots.plot_validation(source, target, by_accuracy)
 
 
 def _predicted(
     rung: RungResult, domain: str, predictions: AllPredictions, classes: Sequence[str]
 ) -> dict | None:
-    """A picture of what a rung predicts on a domain, and the picture in words.
+    """Plot what a rung predicts on a domain, and say it in words.
 
     It is the confusion matrix of the images with labels; where none has one, how often each class
     is predicted, beside the source model.
@@ -279,44 +329,45 @@ def _predicted(
     if not found:
         return None
     if any(seed.labelled for seed in found):
-        counts = curves.confusion_matrix(found, len(classes))
+        counts = confusion_counts(found, len(classes))
         confused = _most_confused(counts, classes)
-        return {
-            'image': curves.plot_confusion(counts, classes, domain),
-            'alt': f'Confusion matrix of {rung.name} on {domain} test images: {confused}',
-            'caption': f'{domain.capitalize()} test images, percent of each true class: {confused}',
-        }
+        return dict(
+            image=plots.plot_confusion(counts, classes, domain),
+            alt=f'Confusion matrix of {rung.name} on {domain} test images: {confused}',
+            caption=f'{domain.capitalize()} test images, percent of each true class: {confused}',
+        )
     before = [seed[domain] for seed in predictions.get(BASELINE, ()) if domain in seed]
     models = {BASELINE: before} if before else {}
     models[rung.name] = found
-    shares = {name: _class_shares(seeds, len(classes)) for name, seeds in models.items()}
-    words = _most_predicted(shares[rung.name], classes)
-    return {
-        'image': curves.plot_predicted(shares, classes),
-        'alt': f'How often {rung.name} predicts each class on {domain} test images: {words}',
-        'caption': f'{domain.capitalize()} test images, which have no labels: how often each class '
-        f'is predicted ({words})',
-    }
+    shares = {}
+    for name, seeds in models.items():
+        labels = np.concatenate([np.array(seed.predicted, dtype=int) for seed in seeds])
+        counts = np.bincount(labels, minlength=len(classes))
+        shares[name] = 100 * counts / max(len(labels), 1)
+    own = shares[rung.name]
+    most = np.argsort(-own, kind='stable')[:3]
+    words = ', '.join(f'{classes[index]} {own[index]:.0f}%' for index in most)
+    return dict(
+        image=plots.plot_class_shares(shares, classes),
+        alt=f'How often {rung.name} predicts each class on {domain} test images: {words}',
+        caption=f'{domain.capitalize()} test images, which have no labels: how often each class is '
+        f'predicted ({words})',
+    )
 
 
-def _class_shares(seeds: Sequence[Predictions], num_classes: int) -> np.ndarray:
-    said = np.concatenate([np.array(seed.predicted, dtype=int) for seed in seeds])
-    return 100 * np.bincount(said, minlength=num_classes) / max(len(said), 1)
+def confusion_counts(predictions: Sequence[Predictions], num_classes: int) -> np.ndarray:
+    """Count predictions of images with a label: rows are true classes, columns predicted ones.
 
+    Args:
+        predictions: One a seed; they add up. One image at least has a label.
+        num_classes: Number of classes.
+    """
+    from sklearn.metrics import confusion_matrix
 
-def _most_predicted(shares: np.ndarray, classes: Sequence[str], number: int = 3) -> str:
-    order = np.argsort(-shares, kind='stable')[:number]
-    return ', '.join(f'{classes[index]} {shares[index]:.0f}%' for index in order)
-
-
-def _sweep(rung: RungResult) -> dict | None:
-    """The first seed's interpolation, if the rung is one."""
-    folder = Path(rung.folders[0])
-    found = read_json(folder / 'interpolation.json')
-    if found is None:
-        return None
-    picture = curves.png_data_uri((folder / 'interpolation.png').read_bytes())
-    return {'image': picture, 'chosen': found['chosen']}
+    truth = np.concatenate([found.truths() for found in predictions])
+    predicted = np.concatenate([found.predicted for found in predictions])
+    # Images without a label are -1, which is none of the classes counted.
+    return confusion_matrix(truth, predicted, labels=range(num_classes))
 
 
 def _most_confused(counts: np.ndarray, classes: Sequence[str], number: int = 3) -> str:
@@ -324,8 +375,17 @@ def _most_confused(counts: np.ndarray, classes: Sequence[str], number: int = 3) 
     order = np.argsort(mistakes, axis=None)[::-1][:number]
     pairs = [np.unravel_index(index, counts.shape) for index in order]
     named = [
-        f'{classes[truth]} taken for {classes[said]} ({mistakes[truth, said]} times)'
-        for truth, said in pairs
-        if mistakes[truth, said]
+        f'{classes[truth]} taken for {classes[predicted]} ({mistakes[truth, predicted]} times)'
+        for truth, predicted in pairs
+        if mistakes[truth, predicted]
     ]
     return ', '.join(named) or 'no mistakes'
+
+
+def _interpolation(rung: RungResult) -> dict | None:
+    """Return the first seed's interpolation, if the rung is one."""
+    folder = Path(rung.folders[0])
+    found = read_json(folder / 'interpolation.json')
+    if found is None:
+        return None
+    return dict(image=(folder / 'interpolation.png').read_bytes(), chosen=found['chosen'])

@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 
 from tl_plugin.launch.runs import load_config
 from tl_plugin.reliability.files import write_json, write_text
+from tl_plugin.reporting.progress import ProgressDisplay
 
 from .climb import climb
 from .data_check import check_ladder_data
-from .display import make_display
 from .extras import attempt
 from .job import plan
 from .limits import Limits
@@ -72,7 +71,7 @@ def run_ladder(
         print(f'Leaving out {name}: {reason}.')
     jobs = plan(cfg, chosen, seeds, work_dir, limits.budget_source)
     work_dir.mkdir(parents=True, exist_ok=True)
-    with make_display(len(jobs)) as display:
+    with ProgressDisplay(len(jobs), name='ladder') as display:
         failures, not_climbed = climb(
             jobs, display, limits.reason_to_stop, devices or visible_devices()
         )
@@ -102,11 +101,10 @@ def write_report(results: LadderResults, cfg: Config, work_dir: Path) -> None:
 
 def has_batch_norm(cfg: Config) -> bool:
     """Whether the config's network keeps batch statistics, found by building it without weights."""
-    from tl_plugin.analysis.layer_table import build_without_weights
+    from tl_plugin.analysis.features import build_model
     from tl_plugin.engine.batch_statistics import norm_layers
 
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
-        return bool(norm_layers(build_without_weights(cfg)))
+    return bool(norm_layers(build_model(cfg, weights=False)))
 
 
 def print_end(results: LadderResults, work_dir: Path) -> None:

@@ -27,10 +27,9 @@ from tl_plugin.launch.runs import build_runner, prepare
 from tl_plugin.reliability.checkpoints import newest_whole_checkpoint
 from tl_plugin.reliability.files import write_json
 
-from .curves import read_scalars
 from .extras import attempt
 from .kept_layers import kept_layers
-from .progress import ProgressHook, read_progress
+from .progress import ProgressHook, read_progress, read_scalars
 from .ready_config import CONFIG_NAME, PREDICTIONS_NAME
 from .records import Predictions, RunResult
 

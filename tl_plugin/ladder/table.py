@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tl_plugin.evaluation.intervals import METHODS, as_text
+from tl_plugin.evaluation.intervals import METHODS, interval_text
+from tl_plugin.reporting.tables import terminal_table
 
 from .recommend import ACCURACY, BASELINE
 from .records import CONFIDENT, TARGET, DomainResult, LadderResults, RungResult
@@ -54,7 +55,7 @@ def _accuracy(domain: str) -> list[Column]:
         Column(
             f'{domain} %',
             lambda r: _with_spread(r.on(domain)),
-            below=lambda r: as_text(r.on(domain).accuracy_interval),
+            below=lambda r: interval_text(r.on(domain).accuracy_interval),
         ),
         Column('change', lambda r: _signed(r.on(domain).change)),
     ]
@@ -141,16 +142,11 @@ def interval_note(results: LadderResults) -> str:
 
 def print_table(results: LadderResults) -> None:
     """Print the table on the terminal, the recommended rung in bold."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     header, cells = rows(results)
-    table = Table(title='On test images', box=box.SIMPLE_HEAD)
-    for column, name in enumerate(header):
-        table.add_column(name, justify='left' if column < 2 else 'right')
-    for rung, row in zip(results.rungs, cells):
-        table.add_row(*row, style='bold' if rung is results.recommended else None)
+    bold = [index for index, rung in enumerate(results.rungs) if rung is results.recommended]
+    table = terminal_table('On test images', header, cells, text_columns=2, bold=bold)
     console = Console()
     # A pipe has no width, and a folded table is hard to read.
     Console(width=None if console.is_terminal else 200).print(table)

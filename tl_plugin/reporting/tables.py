@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
-from typing import Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-#: Wide enough for every table of ours; narrower ones take only what they need.
+#: Wide enough for every table of the package; narrower ones take only what they need.
 LOG_WIDTH = 160
 
 
-def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence], footer: Sequence = ()):
+def make_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence], footer: Sequence = ()
+) -> Any:
     """Make a rich table. Columns that hold only numbers are aligned to the right.
 
     Args:
@@ -39,15 +42,15 @@ def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence], foo
     return table
 
 
-def as_text(table, width: int = LOG_WIDTH) -> str:
-    """Write a table as plain text, for a log.
+def table_text(table: Any, width: int = LOG_WIDTH) -> str:
+    """Return a table as plain text, for a log.
 
     Args:
         table: What :func:`make_table` returned.
         width: Characters in a line at most. Defaults to 160.
 
     Example:
-        >>> print(as_text(make_table('Layers', ['depth', 'name'], [(0, 'stem'), (1, 'head')])))
+        >>> print(table_text(make_table('Layers', ['depth', 'name'], [(0, 'stem'), (1, 'head')])))
         Layers
         <BLANKLINE>
         | depth | name |
@@ -61,6 +64,34 @@ def as_text(table, width: int = LOG_WIDTH) -> str:
     Console(file=buffer, width=width, no_color=True).print(table)
     lines = [line.rstrip() for line in buffer.getvalue().split('\n')]
     return '\n'.join(lines).strip('\n')
+
+
+def terminal_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    text_columns: int = 1,
+    bold: Sequence[int] = (),
+) -> Any:
+    """Make a rich table for reading on a terminal.
+
+    Args:
+        title: What the table shows.
+        columns: The heads.
+        rows: The cells.
+        text_columns: How many columns are aligned to the left, before those of figures.
+        bold: Indices of rows that stand out.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify='left' if index < text_columns else 'right')
+    for index, row in enumerate(rows):
+        table.add_row(*map(Text, row), style='bold' if index in bold else None)
+    return table
 
 
 def _is_number(cell: str) -> bool:

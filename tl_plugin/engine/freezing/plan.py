@@ -8,7 +8,7 @@ from typing import Mapping, Sequence
 
 from torch import nn
 
-from tl_plugin.reporting.tables import as_text, make_table
+from tl_plugin.reporting.tables import make_table, table_text
 from tl_plugin.stack.model_wrappers import parameters
 
 from ..layers import LayerMap
@@ -143,7 +143,7 @@ def plan_table(
             )
         )
     columns = ('phase', 'from', 'depths', 'begins to train', 'weights that train', 'of all')
-    return as_text(make_table('Plan of unfreezing', columns, rows))
+    return table_text(make_table('Plan of unfreezing', columns, rows))
 
 
 def start_text(start: Time | None, schedule: Schedule) -> str:

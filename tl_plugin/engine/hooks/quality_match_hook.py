@@ -25,7 +25,7 @@ from tl_plugin.reliability.data_identity import check_inherited, check_source_an
 from tl_plugin.reliability.files import write_whole
 from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
 from tl_plugin.reliability.ranks import on_main_process
-from tl_plugin.reporting.tables import as_text, make_table
+from tl_plugin.reporting.tables import make_table, table_text
 from tl_plugin.stack.options import checked, type_name
 
 from ..loops.inherit import inherit_dataloader
@@ -138,7 +138,7 @@ class QualityMatchHook(Hook):
             for name, options in match.faults.items()
         )
         print_log(
-            f'{as_text(table)}\nQuality: fitted {faults or "nothing"} in '
+            f'{table_text(table)}\nQuality: fitted {faults or "nothing"} in '
             f'{time.perf_counter() - began:.0f} s; distance {match.before:.3f} before, '
             f'{match.after:.3f} after.',
             logger='current',

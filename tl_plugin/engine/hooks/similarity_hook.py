@@ -21,7 +21,7 @@ from tl_plugin.evaluation.predictions import SOURCE, domain_loader
 from tl_plugin.evaluation.similarity import Seen, compare
 from tl_plugin.reliability.files import write_whole
 from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
-from tl_plugin.reporting.similarity_picture import similarity_picture
+from tl_plugin.reporting.plots import plot_similarity
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
 
@@ -149,7 +149,7 @@ class SimilarityHook(Hook):
         folder = Path(runner.work_dir)
         content = json.dumps(dict(unit=unit, layers=layers, records=self.records), indent=2)
         write_whole(folder / 'similarity.json', (content + '\n').encode())
-        picture = similarity_picture(self.records, layers, unit)
+        picture = plot_similarity(self.records, layers, unit)
         write_whole(folder / 'similarity.png', picture)
         self._show(runner, picture)
 

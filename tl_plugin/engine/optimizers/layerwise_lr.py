@@ -11,7 +11,7 @@ from mmengine.registry import OPTIMIZERS
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from tl_plugin.reporting.tables import as_text, make_table
+from tl_plugin.reporting.tables import make_table, table_text
 from tl_plugin.stack.model_wrappers import matrix_ids, parameters, unwrap
 
 from ..freezing.trainable import refuse_flattened
@@ -199,4 +199,4 @@ def _table(groups: list[dict], members: dict[str, list[str]]) -> str:
     )
     title = 'Optimizer groups, the head first'
     columns = ('group', 'lr', 'weight decay', 'tensors', 'weights', 'first parameter')
-    return as_text(make_table(title, columns, rows, footer))
+    return table_text(make_table(title, columns, rows, footer))

@@ -6,19 +6,17 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
+from tl_plugin.analysis.advice import worse_statistics
 from tl_plugin.analysis.diagnose import _add_rungs
 from tl_plugin.analysis.quality_gap import quality_gap
-from tl_plugin.analysis.recommendation import _worse
 from tl_plugin.ladder.rungs import read_rungs
 from tl_plugin.strategies import describe
 
 
-class Found:
-    """Findings of one statistic."""
-
-    def __init__(self, name, source, target):
-        qualities = [[{name: float(value)} for value in part] for part in (source, target)]
-        self.quality = quality_gap(*qualities)
+def worse(name, source, target):
+    """What is said of one statistic."""
+    qualities = [[{name: float(value)} for value in part] for part in (source, target)]
+    return worse_statistics(quality_gap(*qualities))
 
 
 @pytest.mark.parametrize('name, side', [('noise', 1), ('contrast', -1)])
@@ -27,7 +25,7 @@ def test_a_fault_of_some_images_is_told_by_those_and_not_by_the_median(name, sid
     source = 50 + rng.normal(0, 1, 300)
     target = source - side * 0.5
     target[:80] += side * 20  # worse in a quarter, a bit better in the others
-    (sentence,) = _worse(Found(name, source, target))
+    (sentence,) = worse(name, source, target)
     assert sentence.startswith('Some of the target is worse')
     ends = [float(number) for number in re.findall(r'beyond (\d+\.?\d*)', sentence)]
     tenth = 90 if side > 0 else 10
@@ -37,9 +35,9 @@ def test_a_fault_of_some_images_is_told_by_those_and_not_by_the_median(name, sid
 
 def test_a_fault_of_all_images_is_told_by_the_median():
     source = np.random.default_rng(0).normal(50, 1, 300)
-    (sentence,) = _worse(Found('noise', source, source + 3))
+    (sentence,) = worse('noise', source, source + 3)
     assert f'typically {np.median(source) + 3:.3g} against {np.median(source):.3g}' in sentence
-    assert _worse(Found('noise', source, source - 3)) == []
+    assert worse('noise', source, source - 3) == []
 
 
 def test_the_ladder_tries_what_was_recommended(tmp_path):

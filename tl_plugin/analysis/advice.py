@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 from tl_plugin.launch.commands import tool_command
+from tl_plugin.stack.messages import short_list
 from tl_plugin.strategies import available_strategies, describe
 
-from .findings import Findings, Recommendation
-from .quality_gap import DEGRADED, LABELS, StatisticGap
+from .class_gap import ClassifierFindings
+from .findings import Advice, Findings
+from .quality_gap import DEGRADED, LABELS, QualityGap, StatisticGap
 
 #: Proxy A-distances up to which the domains count as alike, and as near.
 ALIKE, NEAR = 0.4, 1.2
@@ -16,58 +18,72 @@ ALIKE, NEAR = 0.4, 1.2
 MAINLY_QUALITY = 0.5
 #: Total variation distance of class frequencies that counts as a shift.
 SHIFTED = 0.2
-#: Points of accuracy that a model may lose on the target without anyone having to act.
+#: Accuracy that a model may lose on the target without anyone having to act, in [0, 1].
 HARMLESS = 0.02
+_HEADLINES = {
+    None: 'No advice: nothing could be compared.',
+    'source_only': 'Begin by doing nothing: use the source model as it is, and measure it.',
+    'quality_matched': 'Begin with quality_matched: train on source images that are made as poor '
+    'as the target.',
+    'adabn': 'Begin with adabn: let the model take its statistics from target images, without '
+    'training.',
+    'fine_tune': 'Begin with fine_tune: fine-tune on the few labelled target images, holding on to '
+    'the source model.',
+    'mcc': 'Begin with mcc: adapt to the unlabelled target images.',
+}
 
 
-def recommend(found: Findings, few_labels: int = 0, config: str | None = None) -> Recommendation:
+def advise(found: Findings, few_labels: int = 0, config: str | None = None) -> Advice:
     """Choose strategies by what was found, and say why.
 
     The thresholds are rules of thumb; the advice says where to begin, and the ladder measures
     whether it was right.
 
     Args:
-        found: The findings, without a recommendation.
+        found: The findings, without advice.
         few_labels: Number of labelled target images that may be trained on.
         config: The written config, for the commands.
     """
-    reasons: list[str] = []
-    wanted = _strategies(found, few_labels, reasons)
+    if found.gap is None:
+        wanted, reasons = _by_quality(found.quality)
+    else:
+        wanted, reasons = _by_features(found, few_labels)
     known = available_strategies()
     strategies = {name: describe(name) for name in wanted if name in known}
-    return Recommendation(
-        headline=_headline(strategies, found),
+    first = next(iter(strategies), None)
+    return Advice(
+        headline=_HEADLINES.get(first, f'Begin with {first}: see configs/strategies.'),
         strategies=strategies,
         reasons=tuple(reasons),
         repairs=tuple(_repairs(found)),
-        commands=tuple(_commands(config)),
+        commands=() if config is None else (tool_command('ladder.py', config),),
     )
 
 
-def _strategies(found: Findings, few_labels: int, reasons: list[str]) -> list[str]:
-    gap, classifier, quality = found.gap, found.classifier, found.quality
-    if gap is None:
-        reasons.append(
-            'No network has looked at the images, so nothing is known of the gap but image '
-            'quality: give a --backbone.'
-        )
-        if quality is None:
-            reasons.append('There are too few images to compare their quality.')
-            return []
-        worse = _worse(found)
-        reasons += worse
-        return ['quality_matched', 'adabn'] if worse else ['source_only']
-    distance = gap.proxy_a_distance
-    reasons.append(
+def _by_quality(quality: QualityGap | None) -> tuple[list[str], list[str]]:
+    """Choose without features of a network."""
+    reasons = [
+        'No features of a network were compared, so nothing is known of the gap but image '
+        'quality: give a --backbone.'
+    ]
+    if quality is None:
+        return [], [*reasons, 'There are too few images to compare their quality.']
+    worse = worse_statistics(quality)
+    return ['quality_matched', 'adabn'] if worse else ['source_only'], [*reasons, *worse]
+
+
+def _by_features(found: Findings, few_labels: int) -> tuple[list[str], list[str]]:
+    gap, distance = found.gap, found.gap.proxy_a_distance
+    reasons = [
         f'A simple classifier tells source from target in {100 * gap.domain_accuracy.value:.0f} of '
         f'100 images (proxy A-distance {distance.value:.2f} of 2, 95% interval {distance.low:.2f} '
         f'to {distance.high:.2f}); two halves of the source give '
         f'{gap.floor["proxy_a_distance"]:.2f}.'
-    )
-    drop = _drop(classifier, reasons)
+    ]
+    drop = _accuracy_drop(found.classifier, reasons)
     if distance.value < ALIKE or (drop is not None and drop < HARMLESS):
         reasons.append('The gap is small or does no harm: adapting could cost more than it gains.')
-        return ['source_only', 'adabn']
+        return ['source_only', 'adabn'], reasons
     wanted: list[str] = []
     if few_labels:
         reasons.append(
@@ -75,16 +91,15 @@ def _strategies(found: Findings, few_labels: int, reasons: list[str]) -> list[st
             'surely. Fine-tuning that holds on to the source model loses least of what it knew.'
         )
         wanted += ['fine_tune', 'l2_sp']
-    if quality is not None and (quality.explained_by_faults or 0) >= MAINLY_QUALITY:
+    share = 0 if found.quality is None else found.quality.explained_by_faults or 0
+    if share >= MAINLY_QUALITY:
         reasons.append(
-            f'Poorer image quality explains {100 * quality.explained_by_faults:.0f}% of what tells '
-            'the domains apart: training on source images that are made as poor as the target '
-            'needs no labels.'
+            f'Poorer image quality explains {100 * share:.0f}% of what tells the domains apart: '
+            'training on source images that are made as poor as the target needs no labels.'
         )
-        reasons += _worse(found)
+        reasons += worse_statistics(found.quality)
         wanted += ['quality_matched', 'adabn']
     else:
-        share = 0 if quality is None else quality.explained_by_faults or 0
         reasons.append(
             f'Poorer image quality explains little of the gap ({100 * share:.0f}% of it): the '
             'images differ in what they show or how, and degrading the source will not make up '
@@ -92,15 +107,15 @@ def _strategies(found: Findings, few_labels: int, reasons: list[str]) -> list[st
         )
     if distance.value >= NEAR or not wanted:
         wanted += _without_labels(found, reasons)
-    return wanted or ['adabn']
+    return wanted, reasons
 
 
-def _drop(classifier, reasons: list[str]) -> float | None:
+def _accuracy_drop(classifier: ClassifierFindings | None, reasons: list[str]) -> float | None:
     if classifier is None or classifier.target_accuracy is None:
         return None
     before, after = classifier.source_accuracy.value, classifier.target_accuracy.value
-    left_out = classifier.left_out
-    without = f' It leaves out {_list(left_out)}: too few images.' if left_out else ''
+    left_out = list(classifier.left_out)
+    without = f' It leaves out {short_list(left_out)}: too few images.' if left_out else ''
     reasons.append(
         f'A classifier trained on the source alone is right on {100 * before:.0f}% of source and '
         f'{100 * after:.0f}% of target images.{without}'
@@ -110,7 +125,7 @@ def _drop(classifier, reasons: list[str]) -> float | None:
 
 def _without_labels(found: Findings, reasons: list[str]) -> list[str]:
     classifier = found.classifier
-    # Under a large gap an estimate of the frequencies tells more of the gap than of them.
+    # With a large gap an estimate of the frequencies reflects the gap more than the frequencies.
     trusted = classifier is not None and (
         classifier.target_shares is not None or found.gap.proxy_a_distance.value < NEAR
     )
@@ -128,16 +143,15 @@ def _without_labels(found: Findings, reasons: list[str]) -> list[str]:
     return ['mcc', 'dann']
 
 
-def _worse(found: Findings) -> list[str]:
-    if found.quality is None:
-        return []
-    return [_in_words(item) for item in found.quality.faults(0.5)[:3]]
+def worse_statistics(quality: QualityGap) -> list[str]:
+    """Describe up to three statistics in which the target is worse by a medium effect or more."""
+    return [_in_words(item) for item in quality.faults(0.5)[:3]]
 
 
 def _in_words(item: StatisticGap) -> str:
     label, about = LABELS[item.name].label, LABELS[item.name].about
     side = DEGRADED[item.name]
-    # A fault of some images moves the tail and leaves the middle where it is.
+    # A fault of some images moves the tail of the distribution and not the median.
     if 2 * side * (item.target - item.source) >= side * (item.target_tenth - item.source_tenth):
         text = (
             f'The target is worse in {label}: typically {item.target:.3g} against {item.source:.3g}'
@@ -152,7 +166,7 @@ def _in_words(item: StatisticGap) -> str:
 
 def _repairs(found: Findings) -> list[str]:
     repairs = []
-    for name in ('source', 'target'):
+    for name, other in (('source', 'target'), ('target', 'source')):
         domain = getattr(found, name)
         if domain.unreadable:
             repairs.append(
@@ -164,11 +178,9 @@ def _repairs(found: Findings) -> list[str]:
                 f'The largest class of the {name} has {domain.imbalance:.0f} times the images of '
                 'the smallest.'
             )
-        if found.missing_classes[name]:
-            other = 'target' if name == 'source' else 'source'
-            repairs.append(
-                f'The {name} has no {_list(found.missing_classes[name])}, which the {other} has.'
-            )
+        missing: Sequence[str] = found.missing_classes[name]
+        if missing:
+            repairs.append(f'The {name} has no {short_list(missing)}, which the {other} has.')
     copies = found.copies
     for count, text in (
         (copies.leaking, 'Copies lie in several splits, so that measured accuracy is too high'),
@@ -178,27 +190,3 @@ def _repairs(found: Findings) -> list[str]:
         if count:
             repairs.append(f'{text}: {count} group{"s" if count > 1 else ""}.')
     return repairs
-
-
-def _headline(strategies: Collection[str], found: Findings) -> str:
-    if not strategies:
-        return 'No advice: nothing could be compared.'
-    first = next(iter(strategies))
-    if first == 'source_only':
-        return 'Begin by doing nothing: use the source model as it is, and measure it.'
-    ways = {
-        'quality_matched': 'train on source images that are made as poor as the target',
-        'adabn': 'let the model take its statistics from target images, without training',
-        'fine_tune': 'fine-tune on the few labelled target images, holding on to the source model',
-        'mcc': 'adapt to the unlabelled target images',
-    }
-    return f'Begin with {first}: {ways.get(first, "see configs/strategies")}.'
-
-
-def _commands(config: str | None) -> list[str]:
-    return [] if config is None else [tool_command('ladder.py', config)]
-
-
-def _list(names: Collection[str]) -> str:
-    names = list(names)
-    return ', '.join(names[:8]) + (f' and {len(names) - 8} more' if len(names) > 8 else '')

@@ -1,0 +1,30 @@
+import json
+
+from tl_plugin.ladder.progress import Progress, read_scalars
+
+HALFWAY = Progress('training', 30, 60, 2, 4, 0.5, 12.0, 11.6)
+
+
+def test_progress_in_words():
+    assert Progress().in_words() == 'starting'
+    assert HALFWAY.in_words() == 'epoch 2/4, loss 0.500, 12 s left'
+    assert HALFWAY._replace(epoch=0, max_epochs=0).in_words().startswith('iteration 30/60, ')
+    assert HALFWAY._replace(phase='testing').in_words() == 'testing'
+
+
+def write(folder, name, records):
+    path = folder / name / 'vis_data' / 'scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_text(''.join(json.dumps(record) + '\n' for record in records))
+
+
+def test_a_resumed_run_makes_one_curve(tmp_path):
+    accuracy = 'target/accuracy/top1'
+    first = [dict(step=10, loss=2.0), dict(step=20, loss=1.5), {'step': 1, accuracy: 30.0}]
+    second = [dict(step=20, loss=1.4), dict(step=30, loss=1.0), {'step': 2, accuracy: 40.0}]
+    write(tmp_path, '20260101_1', first)
+    write(tmp_path, '20260101_2', second)
+    training, validation = read_scalars(tmp_path)
+    found = [(record['step'], record['loss']) for record in training]
+    assert found == [(10, 2.0), (20, 1.4), (30, 1.0)]
+    assert [record[accuracy] for record in validation] == [30.0, 40.0]
