@@ -17,27 +17,27 @@ def parse_args():
     )
     parser.add_argument('data', help='folder, annotation file or mmpretrain config')
     parser.add_argument('out', type=Path, help='new folder')
-    parser.add_argument('--faults', nargs='+', help='by default all that DegradeQuality has')
-    parser.add_argument('--num-faults', type=int, default=2, help='that each image gets')
+    parser.add_argument('--corruptions', nargs='+', help='by default all that DegradeQuality has')
+    parser.add_argument('--num-corruptions', type=int, default=2, help='that each image gets')
     parser.add_argument('--severity', type=float, help='0 to 5; by default mixed, 1 to 5 by image')
     parser.add_argument(
         '--held-out', type=float, metavar='SHARE', help='degrade this share of each class alone'
     )
-    parser.add_argument('--seed', type=int, default=0, help='draws images and faults')
+    parser.add_argument('--seed', type=int, default=0, help='draws images and corruptions')
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    from tl_plugin.datasets.degrade_quality import DegradeQuality
+    from tl_plugin.datasets.degrade_quality import CORRUPTIONS, DegradeQuality
     from tl_plugin.intake.any_data import read_data
     from tl_plugin.intake.degraded_copy import copy_files, write_degraded
     from tl_plugin.intake.splits import part_of
     from tl_plugin.reporting.progress import progress
 
     degrade = DegradeQuality(
-        faults=args.faults,
-        num_faults=min(args.num_faults, len(args.faults)) if args.faults else args.num_faults,
+        corruptions=args.corruptions,
+        num_corruptions=min(args.num_corruptions, len(args.corruptions or CORRUPTIONS)),
         severity='mixed' if args.severity is None else args.severity,
         seed=args.seed,
     )

@@ -7,7 +7,7 @@ from scipy.stats import mannwhitneyu, ttest_ind
 from tests.test_analysis.hostile_files import photo
 from tl_plugin.analysis.class_gap import classifier_findings, estimate_shares
 from tl_plugin.analysis.quality_gap import explained_by_quality, hedges_g, quality_gap
-from tl_plugin.datasets.image_quality import measure
+from tl_plugin.datasets.image_quality import measure_quality
 
 
 def test_hedges_g_is_the_t_statistic_in_another_unit():
@@ -25,8 +25,8 @@ def noisy(image, rng):
 
 def test_the_added_fault_is_found_first_with_an_interval():
     rng = np.random.default_rng(0)
-    source = [measure(photo(seed) // 2 + 60) for seed in range(40)]
-    target = [measure(noisy(photo(seed) // 2 + 60, rng)) for seed in range(40, 80)]
+    source = [measure_quality(photo(seed) // 2 + 60) for seed in range(40)]
+    target = [measure_quality(noisy(photo(seed) // 2 + 60, rng)) for seed in range(40, 80)]
     gap = quality_gap(source, target)
     first = gap.statistics[0]
     assert first.name in ('noise', 'sharpness')
@@ -43,7 +43,7 @@ def test_the_added_fault_is_found_first_with_an_interval():
 
 def test_equal_quality_differs_in_nothing():
     """Over random divisions of the same photos: chance on average."""
-    qualities = np.array([measure(photo(seed)) for seed in range(100)])
+    qualities = np.array([measure_quality(photo(seed)) for seed in range(100)])
     gaps = []
     for seed in range(8):
         order = np.random.default_rng(seed).permutation(100)

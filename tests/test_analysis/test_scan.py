@@ -14,7 +14,7 @@ from PIL import Image
 from tests.test_analysis.hostile_files import FAULTS, photo, write_hostile_files
 from tl_plugin.analysis.reading import UNREADABLE
 from tl_plugin.analysis.scan import CHUNK, look_at, scan
-from tl_plugin.datasets.image_quality import measure
+from tl_plugin.datasets.image_quality import measure_quality
 from tl_plugin.intake.images import ImageItem
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ def test_processes_find_what_one_finds_in_order(items):
 def test_a_record_says_what_the_image_is(items):
     (item,) = [item for item in items if item.name.endswith('000.png')]
     record = look_at(item)
-    assert record.quality == measure(photo())
+    assert record.quality == measure_quality(photo())
     assert record.format == 'PNG' and len(record.hash) == 8
 
 

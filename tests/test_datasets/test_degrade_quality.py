@@ -1,12 +1,12 @@
-"""Faults of a field camera: what each does, how severe, and that a seed repeats it."""
+"""Corruptions of a field camera: what each does, how severe, and that a seed repeats it."""
 
 import cv2
 import numpy as np
 import pytest
 from mmpretrain.registry import TRANSFORMS
 
-from tl_plugin.datasets.degrade_quality import FAULTS, DegradeQuality, degrade_image, strength
-from tl_plugin.datasets.image_quality import measure
+from tl_plugin.datasets.degrade_quality import CORRUPTIONS, DegradeQuality, degrade_image, strength
+from tl_plugin.datasets.image_quality import measure_quality
 
 
 @pytest.fixture(scope='module')
@@ -16,25 +16,27 @@ def photo():
     return cv2.resize(load_sample_images().images[0], (192, 128), interpolation=cv2.INTER_AREA)
 
 
-def _degraded(image, fault, severity, seed=0):
-    return degrade_image(image, {fault: severity}, np.random.default_rng(seed))
+def _degraded(image, corruption, severity, seed=0):
+    return degrade_image(image, {corruption: severity}, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize('fault', FAULTS)
+@pytest.mark.parametrize('corruption', CORRUPTIONS)
 class TestEach:
     @pytest.mark.parametrize('shape', [(1, 1), (1, 1, 3), (5, 300, 3), (64, 40), (33, 47, 1)])
-    def test_any_size_and_colour(self, fault, shape):
+    def test_any_size_and_colour(self, corruption, shape):
         image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         before = image.copy()
-        found = _degraded(image, fault, 5)
+        found = _degraded(image, corruption, 5)
         assert found.shape == shape and found.dtype == np.uint8
         assert np.array_equal(image, before) and not np.shares_memory(found, image)
 
-    def test_a_higher_severity_takes_more(self, fault, photo):
+    def test_a_higher_severity_takes_more(self, corruption, photo):
         errors = [
             np.mean(
                 [
-                    np.square(_degraded(photo, fault, severity, seed).astype(float) - photo).mean()
+                    np.square(
+                        _degraded(photo, corruption, severity, seed).astype(float) - photo
+                    ).mean()
                     for seed in range(8)
                 ]
             )
@@ -42,14 +44,14 @@ class TestEach:
         ]
         assert errors[0] == 0 and all(np.diff(errors) > 0), errors
 
-    def test_the_generator_decides(self, fault, photo):
-        first, again = (_degraded(photo, fault, 3) for _ in range(2))
+    def test_the_generator_decides(self, corruption, photo):
+        first, again = (_degraded(photo, corruption, 3) for _ in range(2))
         assert np.array_equal(first, again)
-        if fault in ('occlusion', 'motion', 'color_cast', 'noise', 'dead_pixels'):
-            assert not np.array_equal(first, _degraded(photo, fault, 3, seed=1))
+        if corruption in ('occlusion', 'motion', 'color_cast', 'noise', 'dead_pixels'):
+            assert not np.array_equal(first, _degraded(photo, corruption, 3, seed=1))
 
 
-#: Which statistic a fault moves, and which way: an independent witness.
+#: Which statistic a corruption moves, and which way: an independent witness.
 WITNESSES = {
     'defocus': ('blur', 1),
     'motion': ('blur', 1),
@@ -62,10 +64,12 @@ WITNESSES = {
 }
 
 
-@pytest.mark.parametrize('fault', WITNESSES)
-def test_its_statistic_moves_as_it_should(fault, photo):
-    statistic, sign = WITNESSES[fault]
-    values = [measure(_degraded(photo, fault, severity))[statistic] for severity in (0, 2, 5)]
+@pytest.mark.parametrize('corruption', WITNESSES)
+def test_its_statistic_moves_as_it_should(corruption, photo):
+    statistic, sign = WITNESSES[corruption]
+    values = [
+        measure_quality(_degraded(photo, corruption, severity))[statistic] for severity in (0, 2, 5)
+    ]
     assert all(np.diff(values) * sign > 0), values
 
 
@@ -81,8 +85,8 @@ def test_strengths_are_those_of_the_table():
     assert _degraded(grey, 'low_light', 3)[0, 0] == 64
 
 
-@pytest.mark.parametrize('fault', ['defocus', 'motion', 'blur'])
-def test_lengths_grow_with_the_image(fault):
+@pytest.mark.parametrize('corruption', ['defocus', 'motion', 'blur'])
+def test_lengths_grow_with_the_image(corruption):
     spreads = []
     for side in (128, 384):
         point = np.zeros((side, side), dtype=np.uint8)
@@ -90,7 +94,7 @@ def test_lengths_grow_with_the_image(fault):
             side // 2 - side // 64 : side // 2 + side // 64,
             side // 2 - side // 64 : side // 2 + side // 64,
         ] = 255
-        found = _degraded(point, fault, 5).astype(float)
+        found = _degraded(point, corruption, 5).astype(float)
         columns = np.arange(side)
         weights = found.sum(0) / found.sum()
         centre = (weights * columns).sum()
@@ -113,18 +117,18 @@ class TestTransform:
         assert not np.array_equal(one, other)
 
     def test_without_a_seed_it_follows_numpys_state(self, photo):
-        transform, found = DegradeQuality(faults=['noise']), []
+        transform, found = DegradeQuality(corruptions=['noise']), []
         for seed in (0, 0, 1):
             np.random.seed(seed)
             found.append(transform(dict(img=photo))['img'])
         assert np.array_equal(*found[:2]) and not np.array_equal(*found[1:])
         assert not np.array_equal(found[2], transform(dict(img=photo))['img'])
 
-    def test_severities_faults_and_counts_are_drawn_as_asked(self):
+    def test_severities_corruptions_and_counts_are_drawn_as_asked(self):
         rng = np.random.default_rng(0)
-        mixed = [DegradeQuality(num_faults=(1, 3)).draw(rng) for _ in range(300)]
+        mixed = [DegradeQuality(num_corruptions=(1, 3)).draw(rng) for _ in range(300)]
         assert {len(drawn) for drawn in mixed} == {1, 2, 3}
-        assert {name for drawn in mixed for name in drawn} == set(FAULTS)
+        assert {name for drawn in mixed for name in drawn} == set(CORRUPTIONS)
         assert {value for drawn in mixed for value in drawn.values()} == {1, 2, 3, 4, 5}
         assert all(len(set(drawn.values())) == 1 for drawn in mixed)  # one severity an image
         own = DegradeQuality(dict(blur=dict(severity=(1, 2)), noise=dict(prob=0.25)), severity=4)
@@ -136,12 +140,12 @@ class TestTransform:
     @pytest.mark.parametrize(
         ('options', 'message'),
         [
-            (dict(faults=['fog']), 'got fog'),
+            (dict(corruptions=['fog']), 'got fog'),
             (dict(severity=6), 'from 0 to 5'),
             (dict(severity=(3, 2)), 'from 0 to 5'),
             (dict(severity='high'), "or 'mixed', got 'high'"),
-            (dict(faults=dict(blur=dict(prob=2))), r'in \[0, 1\], got 2'),
-            (dict(faults=['blur'], num_faults=2), 'from 0 to 1'),
+            (dict(corruptions=dict(blur=dict(prob=2))), r'in \[0, 1\], got 2'),
+            (dict(corruptions=['blur'], num_corruptions=2), 'from 0 to 1'),
         ],
     )
     def test_wrong_arguments(self, options, message):

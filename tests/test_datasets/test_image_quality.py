@@ -10,7 +10,7 @@ from skimage.data import astronaut, cat
 from skimage.measure import blur_effect
 from skimage.restoration import estimate_sigma
 
-from tl_plugin.datasets.image_quality import STATISTICS, WINDOW, measure, perceptual_blur
+from tl_plugin.datasets.image_quality import STATISTICS, WINDOW, measure_quality, perceptual_blur
 
 PHOTOS = [astronaut()[::3, ::3].copy(), cat()[::2, ::2].copy()]
 
@@ -27,7 +27,7 @@ def noisy(image, sigma, seed=0):
 
 
 def mean_of(name, change):
-    return np.mean([measure(change(photo))[name] for photo in PHOTOS])
+    return np.mean([measure_quality(change(photo))[name] for photo in PHOTOS])
 
 
 @pytest.mark.parametrize('sigma', [0.1, 1, 3])
@@ -40,16 +40,16 @@ def test_blur_is_that_of_scikit_image(photo, sigma):
 @pytest.mark.parametrize('sigma', [4, 10, 25])
 def test_known_noise_is_found(sigma):
     grey = np.full((200, 200), 128, dtype=np.uint8)
-    assert measure(noisy(grey, sigma))['noise'] == pytest.approx(sigma, rel=0.03)
+    assert measure_quality(noisy(grey, sigma))['noise'] == pytest.approx(sigma, rel=0.03)
     # On a photograph its own texture comes on top.
     for photo in PHOTOS:
         image = noisy(photo // 2 + 60, sigma)
-        assert measure(image)['noise'] == pytest.approx(sigma, abs=3)
+        assert measure_quality(image)['noise'] == pytest.approx(sigma, abs=3)
         wavelets = estimate_sigma(image, channel_axis=-1, average_sigmas=True)
-        assert measure(image)['noise'] == pytest.approx(wavelets, abs=2)
+        assert measure_quality(image)['noise'] == pytest.approx(wavelets, abs=2)
 
 
-def test_more_of_a_fault_is_a_worse_value():
+def test_more_of_a_corruption_is_a_worse_value():
     def rises(name, changes):
         values = [mean_of(name, change) for change in changes]
         return all(first < second for first, second in zip(values, values[1:]))
@@ -71,7 +71,7 @@ def test_more_of_a_fault_is_a_worse_value():
     assert rises('saturation', greys) and rises('colorfulness', greys)
 
 
-def test_each_fault_moves_its_own_statistic_and_not_its_neighbours():
+def test_each_corruption_moves_its_own_statistic_and_not_its_neighbours():
     plain = {name: mean_of(name, lambda x: x) for name in STATISTICS}
     assert mean_of('blur', lambda x: (x * 0.5).astype(np.uint8)) == pytest.approx(
         plain['blur'], abs=0.02
@@ -83,13 +83,13 @@ def test_each_fault_moves_its_own_statistic_and_not_its_neighbours():
 def test_jpeg_blocks_have_the_published_ratio():
     """Blocks of plain grey that differ by 10: steps at the edges alone."""
     blocks = np.kron(np.indices((6, 6)).sum(0) % 2 * 10 + 100, np.ones((8, 8))).astype(np.uint8)
-    assert measure(blocks)['blockiness'] == pytest.approx((10 + 0.01) / 0.01)
-    assert measure(np.full((64, 64), 9, np.uint8))['blockiness'] == 1
+    assert measure_quality(blocks)['blockiness'] == pytest.approx((10 + 0.01) / 0.01)
+    assert measure_quality(np.full((64, 64), 9, np.uint8))['blockiness'] == 1
 
 
 def test_formulas():
     image = PHOTOS[0]
-    found = measure(image)
+    found = measure_quality(image)
     grey = image @ [0.299, 0.587, 0.114]
     red, green, blue = np.moveaxis(image.astype(float), 2, 0)
     red_green, yellow_blue = red - green, (red + green) / 2 - blue
@@ -111,11 +111,11 @@ def test_formulas():
 
 def test_dead_pixels_are_counted_and_edges_are_not():
     image = cv2.GaussianBlur(PHOTOS[0] // 2 + 60, (0, 0), 1)
-    assert measure(image)['dead_pixels'] == 0
+    assert measure_quality(image)['dead_pixels'] == 0
     rng = np.random.default_rng(0)
     places = rng.choice(image[:, :, 0].size, 50, replace=False)
     image.reshape(-1, 3)[places] = rng.choice([0, 255], (50, 1))
-    assert measure(image)['dead_pixels'] == pytest.approx(50 / image[:, :, 0].size, rel=0.1)
+    assert measure_quality(image)['dead_pixels'] == pytest.approx(50 / image[:, :, 0].size, rel=0.1)
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (2, 3), (5, 4, 3), (1, 700), (9, 9, 1), (15, 40, 3)])
@@ -124,7 +124,7 @@ def test_tiny_and_plain_images_have_finite_values(shape, value):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     if value is not None:
         image[:] = value
-    found = measure(image)
+    found = measure_quality(image)
     assert list(found) == list(STATISTICS)
     assert np.isfinite(list(found.values())).all()
 
@@ -132,8 +132,8 @@ def test_tiny_and_plain_images_have_finite_values(shape, value):
 def test_a_huge_image_is_measured_in_part_and_comes_out_the_same():
     tile = PHOTOS[0][:168, :168]
     huge = np.tile(tile, (20, 14, 1))
-    part = measure(huge[:WINDOW, :WINDOW])
-    found = measure(huge)
+    part = measure_quality(huge[:WINDOW, :WINDOW])
+    found = measure_quality(huge)
     assert found['resolution'] == pytest.approx((20 * 14) ** 0.5 * 168)
     for name in ('sharpness', 'blur', 'noise', 'brightness', 'contrast', 'colorfulness'):
         assert found[name] == pytest.approx(part[name], rel=0.05), name
@@ -150,4 +150,4 @@ def test_a_huge_image_is_measured_in_part_and_comes_out_the_same():
 )
 def test_anything_else_is_refused(image, error, message):
     with pytest.raises(error, match=message):
-        measure(image)
+        measure_quality(image)

@@ -1,4 +1,4 @@
-"""A fit finds the faults that were put into images, and a run trains with them."""
+"""A fit finds the corruptions that were put into images, and a run trains with them."""
 
 import json
 
@@ -34,22 +34,24 @@ def _degrade(images, **options):
     return [transform(dict(img=image, sample_idx=i))['img'] for i, image in enumerate(images)]
 
 
-@pytest.mark.parametrize('fault', ['noise', 'low_light'])
-def test_it_finds_the_fault_that_was_put_in(fault):
+@pytest.mark.parametrize('corruption', ['noise', 'low_light'])
+def test_it_finds_the_corruption_that_was_put_in(corruption):
     patches = _patches(24, seed=1)
-    field = _degrade(patches, faults={fault: dict(severity=(2.0, 4.0))})
-    match = match_quality(patches[::2], field, max_faults=1)
-    assert list(match.faults) == [fault]
-    low, high = match.faults[fault]['severity']
+    field = _degrade(patches, corruptions={corruption: dict(severity=(2.0, 4.0))})
+    match = match_quality(patches[::2], field, max_corruptions=1)
+    assert list(match.corruptions) == [corruption]
+    low, high = match.corruptions[corruption]['severity']
     assert (low + high) / 2 == pytest.approx(3, abs=1)
     assert match.after < 0.5 * match.before
-    before, degraded, wanted = match.medians['noise' if fault == 'noise' else 'brightness']
+    before, degraded, wanted = match.medians['noise' if corruption == 'noise' else 'brightness']
     assert abs(degraded - wanted) < 0.5 * abs(before - wanted)
 
 
 def test_it_leaves_alone_what_is_alike():
-    match = match_quality(_patches(12, seed=0), _patches(24, seed=1), least_gain=0.2, max_faults=1)
-    assert match.faults == {} and match.before == match.after
+    match = match_quality(
+        _patches(12, seed=0), _patches(24, seed=1), min_gain=0.2, max_corruptions=1
+    )
+    assert match.corruptions == {} and match.before == match.after
 
 
 def test_distance_is_a_mean_of_sorted_differences():
@@ -83,7 +85,7 @@ def _config(folder, hook, **options):
 
 class TestRun:
     def test_it_trains_on_degraded_images_and_writes_a_config_that_does_too(self, tmp_path):
-        cfg = _config(tmp_path, dict(faults=FITTED, prob=1.0))
+        cfg = _config(tmp_path, dict(corruptions=FITTED, prob=1.0))
         runner = train(cfg)
         dataset = runner.train_dataloader.dataset
         plain = runner.val_loop.dataloader.dataset
@@ -103,7 +105,7 @@ class TestRun:
     def test_it_fits_and_a_resumed_run_does_not_fit_again(self, tmp_path, monkeypatch):
         train(_config(tmp_path, {}))
         found = json.loads((tmp_path / 'quality_matched.json').read_text())
-        assert 'low_light' in found['faults'] and found['after'] < found['before']
+        assert 'low_light' in found['corruptions'] and found['after'] < found['before']
 
         def refuse(*args, **kwargs):
             raise AssertionError('fitted again')
@@ -122,13 +124,13 @@ class TestRun:
             )
             train(cfg)
             fits.append(json.loads((tmp_path / labels / 'quality_matched.json').read_text()))
-        assert fits[0] == fits[1] == fits[2] and fits[0]['faults']
+        assert fits[0] == fits[1] == fits[2] and fits[0]['corruptions']
 
     def test_beside_an_alignment_and_by_iteration(self, tmp_path):
         options = {**target(), 'val_cfg': DARKER}
         for length in (dict(max_epochs=1), dict(max_iters=2)):
             cfg = toy_config(tmp_path, ('dann', 'quality_matched'), options, **length)
-            cfg.custom_hooks[1].update(faults=FITTED)
+            cfg.custom_hooks[1].update(corruptions=FITTED)
             pair = train(cfg).train_dataloader
             kinds = [type(step).__name__ for step in pair.source.dataset.pipeline.transforms]
             assert kinds == ['RandomApply', 'PackInputs']
@@ -136,7 +138,7 @@ class TestRun:
             assert [type(step).__name__ for step in target_steps] == ['PackInputs']
 
     def test_labelled_target_images_among_the_source_stay_as_they_are(self, tmp_path):
-        cfg = _config(tmp_path, dict(faults=FITTED, prob=1.0, sources=[0]))
+        cfg = _config(tmp_path, dict(corruptions=FITTED, prob=1.0, sources=[0]))
         source = cfg.train_dataloader.dataset
         few = dict(source, shift=0.5)
         cfg.train_dataloader.dataset = dict(type='SeveralSources', datasets=[source, few])

@@ -35,7 +35,7 @@ def run(*arguments):
 
 
 def test_the_tool_divides_and_degrades_what_it_holds_out(photos, tmp_path):
-    dark = ('--faults', 'low_light', '--severity', '3')
+    dark = ('--corruptions', 'low_light', '--severity', '3')
     found = run(photos, tmp_path / 'out', '--held-out', '0.3', *dark)
     assert found.returncode == 0, found.stderr
     source, target = (read_data(tmp_path / 'out' / name).items for name in ('source', 'target'))
@@ -85,7 +85,7 @@ def test_the_tool_survives_hostile_files_and_twins(tmp_path):
     write_hostile_files(tmp_path / 'photos' / 'cat')
     for name in ('huge.jpg', 'huge.png'):  # degraded too, which takes long
         (tmp_path / 'photos' / 'cat' / name).unlink()
-    found = run(tmp_path / 'photos', tmp_path / 'out', '--num-faults', '1')
+    found = run(tmp_path / 'photos', tmp_path / 'out', '--num-corruptions', '1')
     assert found.returncode == 0, found.stderr
     left_out = [
         Path(line.split(': ')[1]).name

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from mmengine.logging import print_log
 
-from tl_plugin.datasets.image_quality import measure
+from tl_plugin.datasets.image_quality import measure_quality
 from tl_plugin.intake.images import ImageItem
 
 from .reading import Reading, oddities_of_pixels, read_image
@@ -33,8 +33,8 @@ class ImageRecord(NamedTuple):
         faults: Kinds out of ``reading.FAULTS``.
         detail: What the decoder said.
         format: Of the file, '' if unknown.
-        quality: Of ``image_quality.measure``, and ``bits_per_pixel`` of JPEG files; None if the
-            image can't be read.
+        quality: Of ``measure_quality``, and ``bits_per_pixel`` of JPEG files; None if the image
+            can't be read.
         digest: Equal for equal pixels; '' if the image can't be read.
         hash: 64 bits that are close for images that look alike, packed into 8 bytes.
         thumbnail: Grey, :data:`THUMBNAIL` a side, as bytes.
@@ -99,7 +99,7 @@ def look_at(item: ImageItem) -> ImageRecord:
     if reading.image is None:
         return ImageRecord(reading.faults, reading.detail, reading.format)
     image = reading.image
-    quality = measure(image)
+    quality = measure_quality(image)
     # Other formats lose nothing by small files, or come by with smaller ones.
     if reading.format in ('JPEG', 'MPO'):
         quality['bits_per_pixel'] = 8 * reading.num_bytes / (image.shape[0] * image.shape[1])

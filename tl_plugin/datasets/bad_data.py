@@ -41,7 +41,7 @@ def naming_bad_data() -> Iterator[None]:
         raise ValueError(message) from error
 
 
-def build_dataset(config: dict) -> Any:
+def build_named_dataset(config: dict) -> Any:
     """Build a data set, and say what is wrong with its data where that fails.
 
     Args:

@@ -107,10 +107,10 @@ def sensor_noise(image: np.ndarray, sigma: float, rng: np.random.Generator) -> n
 
 
 def degrade(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Degrade an image in the order in which light meets the faults: scene, optics, sensor.
+    """Degrade an image in the order in which light meets them: scene, optics, sensor.
 
-    Every fault's strength is drawn between half and all of what ``CONDITIONS[severity]`` allows,
-    so that images of one severity differ as those of a field camera do.
+    The strength of each corruption is drawn between half and all of ``CONDITIONS[severity]``, so
+    that images of one severity differ as those of a field camera do.
 
     Args:
         image: ``(H, W, C)``, values in [0, 1].

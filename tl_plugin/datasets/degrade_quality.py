@@ -19,8 +19,8 @@ Severity = Union[float, Sequence[float], str]
 
 # Lengths are in pixels of an image whose shorter side is so long, and grow with the image.
 _SIDE = 128
-#: Strength of each fault at the severities 1 to 5; what lies between them is interpolated. Faults
-#: are in the order in which light meets them: scene, optics, light, sensor, file.
+#: Strength of each corruption at the severities 1 to 5, interpolated linearly between them. The
+#: order is that in which light meets them: scene, optics, light, sensor, file.
 STRENGTHS = {
     'occlusion': (0.12, 0.20, 0.28, 0.36, 0.45),  # side of the square, share of the shorter side
     'defocus': (0.6, 1.25, 2.25, 3.5, 5.0),  # radius of the disk beyond a pixel's own, pixels
@@ -32,33 +32,33 @@ STRENGTHS = {
     'dead_pixels': (0.001, 0.003, 0.008, 0.02, 0.04),  # share of the pixels
     'jpeg': (40.0, 60.0, 75.0, 85.0, 92.0),  # 100 minus libjpeg's quality
 }
-FAULTS = tuple(STRENGTHS)
+CORRUPTIONS = tuple(STRENGTHS)
 
 
-def strength(fault: str, severity: float) -> float:
-    """How strong a fault is at a severity.
+def strength(corruption: str, severity: float) -> float:
+    """How strong a corruption is at a severity.
 
     Args:
-        fault: One of :data:`FAULTS`.
+        corruption: One of :data:`CORRUPTIONS`.
         severity: From 0, nothing, to 5.
 
     Example:
         >>> strength('blur', 3), strength('noise', 0.5)
         (1.6, 0.01)
     """
-    anchors = (0.0, *STRENGTHS[fault])
+    anchors = (0.0, *STRENGTHS[corruption])
     return float(np.interp(severity, range(MAX_SEVERITY + 1), anchors))
 
 
 def degrade_image(
     image: np.ndarray, severities: Mapping[str, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """Gives an image faults.
+    """Gives an image corruptions.
 
     Args:
         image: ``(H, W)``, ``(H, W, 1)`` or ``(H, W, 3)``, uint8, of any size.
         severities: Fault -> severity from 0 to 5, possibly broken. The order is that of
-            :data:`FAULTS`, whatever it is here.
+            :data:`CORRUPTIONS`, whatever it is here.
         rng: Draws places, directions and noise.
 
     Returns:
@@ -74,15 +74,15 @@ def degrade_image(
         np.uint8(100)
     """
     _check_image(image)
-    severities = {fault: severities[fault] for fault in FAULTS if severities.get(fault)}
+    severities = {name: severities[name] for name in CORRUPTIONS if severities.get(name)}
     if not severities:
         return image.copy()
     pixels = np.atleast_3d(image).astype(np.float32) / 255
     per_pixel = min(image.shape[:2]) / _SIDE
-    for fault, severity in severities.items():
-        amount = strength(fault, severity)
-        if fault != 'jpeg':
-            pixels = _APPLY[fault](pixels, amount, per_pixel, rng)
+    for corruption, severity in severities.items():
+        amount = strength(corruption, severity)
+        if corruption != 'jpeg':
+            pixels = _APPLY[corruption](pixels, amount, per_pixel, rng)
     found = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     if 'jpeg' in severities:
         found = _jpeg(found, strength('jpeg', severities['jpeg']))
@@ -148,7 +148,7 @@ _APPLY = {
 
 @TRANSFORMS.register_module()
 class DegradeQuality(BaseTransform):
-    """Gives images the faults of a field camera.
+    """Gives images the corruptions of a field camera.
 
     Works on ``img``: uint8, grey or colour, of any size, before normalisation. Lengths grow with
     the image, so that a severity looks alike at every resolution.
@@ -156,14 +156,14 @@ class DegradeQuality(BaseTransform):
     Required Keys: img; with a ``seed`` also img_path or sample_idx. Modified Keys: img
 
     Args:
-        faults: Names out of :data:`FAULTS`, or name -> its own ``dict(severity=..., prob=...)``.
-            Defaults to None, all.
-        severity: From 0 (nothing) to 5: a number, also a broken one; a range ``(low, high)`` to
-            draw from, anew for each fault; ``'mixed'``, one of 1 to 5 for all faults of an image.
+        corruptions: Names out of :data:`CORRUPTIONS`, or name -> its own
+            ``dict(severity=..., prob=...)``. Defaults to None, all.
+        severity: From 0 (nothing) to 5: a number; a range ``(low, high)``, from which each
+            corruption draws its own; or ``'mixed'``, one of 1 to 5 for all corruptions of an image.
             Defaults to 'mixed'.
-        num_faults: How many of the faults an image gets: a number or a range ``(low, high)``.
+        num_corruptions: How many of them an image gets: a number or a range ``(low, high)``.
             Defaults to None, all of them.
-        prob: Of a fault that an image would get. Defaults to 1.
+        prob: Of a corruption that an image would get. Defaults to 1.
         seed: Makes what an image gets a function of the seed and of the image (its class folder
             and file, or its index): a fixed degraded copy. Defaults to None: drawn anew each time.
 
@@ -171,7 +171,7 @@ class DegradeQuality(BaseTransform):
         ValueError: If an argument is out of its range.
 
     Example:
-        >>> degrade = DegradeQuality(faults=['blur', 'noise'], severity=3, seed=0)
+        >>> degrade = DegradeQuality(corruptions=['blur', 'noise'], severity=3, seed=0)
         >>> image = np.full((32, 32, 3), 128, dtype=np.uint8)
         >>> first, again = (degrade(dict(img=image, img_path='a/b.png'))['img'] for _ in range(2))
         >>> bool((first == again).all()), bool((first == image).all())
@@ -180,25 +180,28 @@ class DegradeQuality(BaseTransform):
 
     def __init__(
         self,
-        faults: Sequence[str] | Mapping[str, dict] | None = None,
+        corruptions: Sequence[str] | Mapping[str, dict] | None = None,
         severity: Severity = 'mixed',
-        num_faults: int | Sequence[int] | None = None,
+        num_corruptions: int | Sequence[int] | None = None,
         prob: float = 1.0,
         seed: int | None = None,
     ) -> None:
-        own = faults if isinstance(faults, Mapping) else {name: {} for name in faults or FAULTS}
-        unknown = [name for name in own if name not in FAULTS]
+        own = corruptions or CORRUPTIONS
+        own = own if isinstance(own, Mapping) else {name: {} for name in own}
+        unknown = [name for name in own if name not in CORRUPTIONS]
         if unknown:
-            raise ValueError(f'DegradeQuality has the faults {", ".join(FAULTS)}, got {unknown[0]}')
-        self.faults = {
+            raise ValueError(
+                f'DegradeQuality has the corruptions {", ".join(CORRUPTIONS)}, got {unknown[0]}'
+            )
+        self.corruptions = {
             name: (options.get('severity', severity), options.get('prob', prob))
             for name, options in own.items()
         }
-        for range_, probability in self.faults.values():
+        for range_, probability in self.corruptions.values():
             _check_severity(range_)
             if not 0 <= probability <= 1:
                 raise ValueError(f'DegradeQuality: prob must be in [0, 1], got {probability}')
-        self.num_faults = _read_count(num_faults, len(self.faults))
+        self.num_corruptions = _read_count(num_corruptions, len(self.corruptions))
         self.seed = seed
 
     def transform(self, results: dict) -> dict:
@@ -208,12 +211,12 @@ class DegradeQuality(BaseTransform):
         return results
 
     def draw(self, rng: np.random.Generator) -> dict[str, float]:
-        """Draws which faults an image gets, and how severe."""
-        count = rng.integers(self.num_faults[0], self.num_faults[1] + 1)
-        chosen = rng.permutation(len(self.faults))[:count]
+        """Draws which corruptions an image gets, and how severe."""
+        count = rng.integers(self.num_corruptions[0], self.num_corruptions[1] + 1)
+        chosen = rng.permutation(len(self.corruptions))[:count]
         mixed = int(rng.integers(1, MAX_SEVERITY + 1))
         drawn = {}
-        for index, (name, (severity, prob)) in enumerate(self.faults.items()):
+        for index, (name, (severity, prob)) in enumerate(self.corruptions.items()):
             if index not in chosen or rng.random() >= prob:
                 continue
             if severity == 'mixed':
@@ -240,8 +243,8 @@ class DegradeQuality(BaseTransform):
 
     def __repr__(self) -> str:
         return (
-            f'{type(self).__name__}(faults={self.faults}, num_faults={self.num_faults}, '
-            f'seed={self.seed})'
+            f'{type(self).__name__}(corruptions={self.corruptions}, '
+            f'num_corruptions={self.num_corruptions}, seed={self.seed})'
         )
 
 
@@ -265,8 +268,8 @@ def _read_count(count: int | Sequence[int] | None, known: int) -> tuple[int, int
     low, high = _bounds(known if count is None else count)
     if not 0 <= low <= high <= known:
         raise ValueError(
-            f'num_faults must be a number from 0 to {known}, the faults there are, or a range of '
-            f'two such, got {count!r}'
+            f'num_corruptions must be a number from 0 to {known}, the number of corruptions, or a '
+            f'range of two such, got {count!r}'
         )
     return low, high
 

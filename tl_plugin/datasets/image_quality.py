@@ -28,7 +28,7 @@ class Statistic(NamedTuple):
     Args:
         label: Its name in words.
         unit: What its values are in, '' for a plain number.
-        worse: ``'high'`` or ``'low'``: which values are a fault; '' where neither is.
+        worse: ``'high'`` or ``'low'``: which values are a defect; '' where neither is.
         about: One sentence for someone who doesn't process images.
     """
 
@@ -38,7 +38,7 @@ class Statistic(NamedTuple):
     about: str
 
 
-#: Every statistic of :func:`measure`, in its order.
+#: Every statistic of :func:`measure_quality`, in its order.
 STATISTICS = {
     'sharpness': Statistic(
         'sharpness', 'grey levels', 'low', 'Strength of fine detail; noise counts as detail too.'
@@ -73,7 +73,7 @@ STATISTICS = {
 }
 
 
-def measure(image: np.ndarray) -> dict[str, float]:
+def measure_quality(image: np.ndarray) -> dict[str, float]:
     """Measure an image's quality.
 
     Args:
@@ -109,7 +109,7 @@ def measure(image: np.ndarray) -> dict[str, float]:
 
     Example:
         >>> grey = np.full((64, 32, 3), 51, dtype=np.uint8)
-        >>> found = measure(grey)
+        >>> found = measure_quality(grey)
         >>> round(found['brightness'], 6), found['noise'], found['aspect_ratio']
         (0.2, 0.0, 0.5)
     """
@@ -220,14 +220,15 @@ def _checked(image: np.ndarray) -> np.ndarray:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         got = getattr(image, 'dtype', type(image).__name__)
         raise TypeError(
-            f'measure expects an array of uint8, got {got}; scale values in [0, 1] by 255 first'
+            f'measure_quality expects an array of uint8, got {got}; scale values '
+            'in [0, 1] by 255 first'
         )
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     if image.size == 0 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
         raise ValueError(
-            f'measure expects (H, W), (H, W, 1) or RGB (H, W, 3) with at least one pixel, got '
-            f'{image.shape}'
+            'measure_quality expects (H, W), (H, W, 1) or RGB (H, W, 3) with at least one pixel, '
+            f'got {image.shape}'
         )
     return image
 

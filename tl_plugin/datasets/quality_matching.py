@@ -1,7 +1,7 @@
-"""Fits faults so that degraded source images look as good, or as bad, as the target's.
+"""Fits corruptions so that degraded source images look as good, or as bad, as the target's.
 
 Only images are looked at, no label. What isn't a matter of quality, such as what is to be seen, no
-fault can match, and what no statistic sees, such as an occlusion, isn't found.
+corruption can match, and what no statistic sees, such as an occlusion, isn't found.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .degradation import MAX_SEVERITY
-from .degrade_quality import FAULTS, DegradeQuality
+from .degrade_quality import CORRUPTIONS, DegradeQuality
 
 #: What a difference must have to be worth an effort, per statistic of
-#: :func:`tl_plugin.datasets.image_quality.measure`; the others, which no fault moves, don't count.
+#: :func:`tl_plugin.datasets.image_quality.measure_quality`; corruptions move no other.
 RELEVANT = {
     'sharpness': 2.0,
     'blur': 0.02,
@@ -30,7 +30,7 @@ RELEVANT = {
     'blockiness': 0.05,
     'dead_pixels': 5e-4,
 }
-#: Ranges of severity that are tried for each fault, with their probabilities.
+#: Ranges of severity that are tried for each corruption, with their probabilities.
 _FIRST = [
     ((0.0, 1.0), 1.0),
     ((0.0, 3.0), 1.0),
@@ -39,23 +39,23 @@ _FIRST = [
     ((1.0, 5.0), 0.5),
     ((0.0, 3.0), 0.3),
 ]
-_SEARCHED = tuple(fault for fault in FAULTS if fault != 'occlusion')
+_SEARCHED = tuple(corruption for corruption in CORRUPTIONS if corruption != 'occlusion')
 
-Faults = dict
+Corruptions = dict
 
 
 class Match(NamedTuple):
-    """Faults that were fitted, and what they bring.
+    """Corruptions that were fitted, and what they bring.
 
     Attributes:
-        faults: As :class:`DegradeQuality` takes them: name -> ``dict(severity=(low, high),
+        corruptions: As :class:`DegradeQuality` takes them: name -> ``dict(severity=(low, high),
             prob=...)``; empty where none helps.
         before: Distance between the statistics of source and target, see :func:`distance`.
         after: Distance between those of the degraded source and the target.
         medians: Statistic -> medians of source, degraded source and target.
     """
 
-    faults: Faults
+    corruptions: Corruptions
     before: float
     after: float
     medians: dict[str, tuple[float, float, float]]
@@ -64,22 +64,22 @@ class Match(NamedTuple):
 def match_quality(
     source: Sequence[np.ndarray],
     target: Sequence[np.ndarray],
-    least_gain: float = 0.03,
-    max_faults: int = 5,
+    min_gain: float = 0.03,
+    max_corruptions: int = 5,
     seed: int = 0,
     heard: Callable[[str], object] = lambda message: None,
 ) -> Match:
-    """Finds faults that make source images as good or bad as target images.
+    """Finds corruptions that make source images as good or bad as target images.
 
-    Adds the fault that helps most, one after the other, while it helps by ``least_gain``; then
+    Adds the corruption that helps most, one after the other, while it helps by ``min_gain``; then
     moves each one's range and probability while that helps. Every trial degrades the same images by
     the same random numbers.
 
     Args:
         source: Images, RGB or grey, uint8. 32 are enough; time grows with their number.
         target: Images of the same processing, as many or more.
-        least_gain: Part of the first distance that a further fault must bring. Defaults to 0.03.
-        max_faults: Defaults to 5.
+        min_gain: Part of the first distance that a further corruption must bring. Defaults to 0.03.
+        max_corruptions: Defaults to 5.
         seed: Of all draws. Defaults to 0.
         heard: Called with a line on each step.
 
@@ -95,37 +95,40 @@ def match_quality(
             f'got {len(source)} source and {len(target)} target images'
         )
     trial = _Trial(source, target, seed)
-    faults, best = {}, trial.before
-    while len(faults) < max_faults:
+    corruptions, best = {}, trial.before
+    while len(corruptions) < max_corruptions:
         found = min(
-            ((trial({**faults, name: option}), name, option) for name, option in _further(faults)),
+            (
+                (trial({**corruptions, name: option}), name, option)
+                for name, option in _further(corruptions)
+            ),
             key=lambda candidate: candidate[0],
         )
-        if best - found[0] < least_gain * trial.before:
+        if best - found[0] < min_gain * trial.before:
             break
-        best, faults = found[0], {**faults, found[1]: found[2]}
+        best, corruptions = found[0], {**corruptions, found[1]: found[2]}
         heard(f'{found[1]}: distance {best:.3f}')
-    faults, best = _refine(trial, faults, best)
-    return Match(faults, trial.before, best, trial.medians(faults))
+    corruptions, best = _refine(trial, corruptions, best)
+    return Match(corruptions, trial.before, best, trial.medians(corruptions))
 
 
-def _further(faults: Faults) -> Iterator[tuple[str, dict]]:
+def _further(corruptions: Corruptions) -> Iterator[tuple[str, dict]]:
     for name in _SEARCHED:
-        if name not in faults:
+        if name not in corruptions:
             for severity, prob in _FIRST:
                 yield name, dict(severity=severity, prob=prob)
 
 
-def _refine(trial: _Trial, faults: Faults, best: float) -> tuple[Faults, float]:
-    for name in list(faults):
+def _refine(trial: _Trial, corruptions: Corruptions, best: float) -> tuple[Corruptions, float]:
+    for name in list(corruptions):
         improved = True
         while improved:
             improved = False
-            for option in _neighbours(faults[name]):
-                value = trial({**faults, name: option})
+            for option in _neighbours(corruptions[name]):
+                value = trial({**corruptions, name: option})
                 if value < best - 1e-3 * trial.before:
-                    best, faults, improved = value, {**faults, name: option}, True
-    return faults, best
+                    best, corruptions, improved = value, {**corruptions, name: option}, True
+    return corruptions, best
 
 
 def _neighbours(option: dict) -> Iterator[dict]:
@@ -137,7 +140,7 @@ def _neighbours(option: dict) -> Iterator[dict]:
 
 
 class _Trial:
-    """Measures what faults would bring."""
+    """Measures what corruptions would bring."""
 
     def __init__(
         self, source: Sequence[np.ndarray], target: Sequence[np.ndarray], seed: int
@@ -148,16 +151,16 @@ class _Trial:
         self.before = distance(self.source, self.target, self.scales)
         self.known: dict[str, float] = {}
 
-    def __call__(self, faults: Faults) -> float:
-        key = repr(sorted(faults.items()))
+    def __call__(self, corruptions: Corruptions) -> float:
+        key = repr(sorted(corruptions.items()))
         if key not in self.known:
-            self.known[key] = distance(self.degraded(faults), self.target, self.scales)
+            self.known[key] = distance(self.degraded(corruptions), self.target, self.scales)
         return self.known[key]
 
-    def degraded(self, faults: Faults) -> dict[str, np.ndarray]:
-        if not faults:
+    def degraded(self, corruptions: Corruptions) -> dict[str, np.ndarray]:
+        if not corruptions:
             return self.source
-        degrade = DegradeQuality(faults=faults, seed=self.seed)
+        degrade = DegradeQuality(corruptions=corruptions, seed=self.seed)
         return _statistics(
             [
                 degrade.transform(dict(img=image, sample_idx=index))['img']
@@ -165,15 +168,15 @@ class _Trial:
             ]
         )
 
-    def medians(self, faults: Faults) -> dict[str, tuple[float, float, float]]:
-        parts = self.source, self.degraded(faults), self.target
+    def medians(self, corruptions: Corruptions) -> dict[str, tuple[float, float, float]]:
+        parts = self.source, self.degraded(corruptions), self.target
         return {name: tuple(float(np.median(part[name])) for part in parts) for name in RELEVANT}
 
 
 def _statistics(images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    from .image_quality import measure
+    from .image_quality import measure_quality
 
-    found = [measure(image) for image in images]
+    found = [measure_quality(image) for image in images]
     return {name: np.array([values[name] for values in found]) for name in RELEVANT}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from tl_plugin.datasets.bad_data import build_dataset
+from tl_plugin.datasets.bad_data import build_named_dataset
 from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.reliability.data_identity import check_source_and_target
 
@@ -29,8 +29,8 @@ def check_ladder_data(cfg: Config) -> None:
     if not base or not loaders:
         return
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
-        source = build_dataset(base.dataset)
+        source = build_named_dataset(base.dataset)
         for key, loader in loaders.items():
             where, labelled = f'ladder.{key}', key.startswith('labelled')
             loader = inherit_dataloader(base, loader, where, labelled)
-            check_source_and_target(source, build_dataset(loader['dataset']), where)
+            check_source_and_target(source, build_named_dataset(loader['dataset']), where)

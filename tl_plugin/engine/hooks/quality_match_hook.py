@@ -41,8 +41,8 @@ class QualityMatchHook(Hook):
     """Degrades the training images so that their quality is that of target images.
 
     Before training, the sharpness, noise, light, contrast, colour and compression of some images
-    of both domains are measured, both as the validation pipeline gives them, and faults are fitted
-    (:func:`tl_plugin.datasets.quality_matching.match_quality`). They become a
+    of both domains are measured, both as the validation pipeline gives them, and corruptions are
+    fitted (:func:`tl_plugin.datasets.quality_matching.match_quality`). They become a
     :class:`DegradeQuality` at the end of the training pipeline. No label is read. A resumed run
     takes what was fitted from its checkpoint. ``quality_matched.json`` in the work folder says
     what was found, ``quality_matched.py`` is the run's config with it, ready to be trained again
@@ -55,7 +55,7 @@ class QualityMatchHook(Hook):
         num_images: Of each domain. Defaults to 48; the log says how long that took.
         prob: Part of the training images that are degraded; the others stay as they are, so that
             the source ability stays, too. Defaults to 0.8.
-        faults: What an earlier fit found; nothing is fitted then. Defaults to None.
+        corruptions: What an earlier fit found; nothing is fitted then. Defaults to None.
         sources: Which data sets of a :class:`SeveralSources` are degraded, counted from 0: not
             the labelled target images among them. Defaults to None: all training images.
 
@@ -72,7 +72,7 @@ class QualityMatchHook(Hook):
         target_dataloader: dict | None = None,
         num_images: int = 48,
         prob: float = 0.8,
-        faults: dict | None = None,
+        corruptions: dict | None = None,
         sources: Sequence[int] | None = None,
     ) -> None:
         if num_images < 8:
@@ -82,23 +82,23 @@ class QualityMatchHook(Hook):
         self.target_dataloader = target_dataloader
         self.num_images = num_images
         self.prob = prob
-        self.faults = faults
+        self.corruptions = corruptions
         self.sources = sources
 
     def before_train(self, runner: Runner) -> None:
         """Fit, and put what was found into the training pipeline."""
-        if self.faults is None:
-            self.faults = on_main_process(lambda: self._fit(runner))
-        if not self.faults:
+        if self.corruptions is None:
+            self.corruptions = on_main_process(lambda: self._fit(runner))
+        if not self.corruptions:
             print_log(
-                'Quality: no fault makes the source more like the target; images stay as they are.',
+                'Quality: no corruption brings the source closer to the target: images unchanged.',
                 logger='current',
             )
             return
         transform = dict(
             type='RandomApply',
             prob=self.prob,
-            transforms=[dict(type='DegradeQuality', faults=self.faults)],
+            transforms=[dict(type='DegradeQuality', corruptions=self.corruptions)],
         )
         for dataset in inner_datasets(self._source(runner)):
             steps = dataset.pipeline.transforms
@@ -108,13 +108,13 @@ class QualityMatchHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put what was fitted into the checkpoint."""
-        save_hook_state(checkpoint, _KEY, self.faults)
+        save_hook_state(checkpoint, _KEY, self.corruptions)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take it from there in a run that is resumed."""
         saved = saved_hook_state(checkpoint, _KEY)
         if saved is not None and runner._resume:
-            self.faults = saved
+            self.corruptions = saved
 
     def _fit(self, runner: Runner) -> dict:
         from tl_plugin.datasets.quality_matching import match_quality
@@ -132,20 +132,20 @@ class QualityMatchHook(Hook):
             ('statistic', 'source', 'degraded source', 'target'),
             [(name, *(f'{value:.4g}' for value in row)) for name, row in match.medians.items()],
         )
-        faults = ', '.join(
+        corruptions = ', '.join(
             f'{name} {options["severity"][0]:g} to {options["severity"][1]:g} '
             f'({options["prob"]:.0%})'
-            for name, options in match.faults.items()
+            for name, options in match.corruptions.items()
         )
         print_log(
-            f'{table_text(table)}\nQuality: fitted {faults or "nothing"} in '
+            f'{table_text(table)}\nQuality: fitted {corruptions or "nothing"} in '
             f'{time.perf_counter() - began:.0f} s; distance {match.before:.3f} before, '
             f'{match.after:.3f} after.',
             logger='current',
         )
         text = json.dumps(match._asdict(), indent=2) + '\n'
         write_whole(Path(runner.work_dir, 'quality_matched.json'), text.encode())
-        return match.faults
+        return match.corruptions
 
     def _source(self, runner: Runner) -> Any:
         """The training images that are degraded."""
