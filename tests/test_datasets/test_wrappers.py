@@ -5,7 +5,7 @@ from torch.utils.data import ConcatDataset, Subset
 
 from tests.folders import WRAPPERS, build, folder, make_folders
 from tl_plugin.datasets.bad_data import describe_data
-from tl_plugin.datasets.wrappers import image_infos, inner_configs, inner_datasets, joined_parts
+from tl_plugin.datasets.wrappers import image_infos, inner_configs, inner_datasets, joined_datasets
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +41,7 @@ def test_what_is_joined_comes_in_order_and_a_subset_is_followed_inside(roots):
     )
     dataset = build(config)
     assert len(_paths(dataset)) == 18
-    assert len(joined_parts(dataset)) == len(joined_parts(config)) == 2
+    assert len(joined_datasets(dataset)) == len(joined_datasets(config)) == 2
     wanted = [0, 5, 14, len(dataset) - 1]
     expected = {dataset.get_data_info(index)['img_path'] for index in wanted}
     assert len(expected) == 4
@@ -52,5 +52,7 @@ def test_what_is_joined_comes_in_order_and_a_subset_is_followed_inside(roots):
 
 
 def test_a_data_set_of_another_kind_is_named():
-    with pytest.raises(TypeError, match='list tells nothing of its images: expected get_data_info'):
+    with pytest.raises(
+        TypeError, match='list does not describe its images: expected get_data_info'
+    ):
         list(image_infos([1, 2]))

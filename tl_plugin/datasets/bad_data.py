@@ -1,48 +1,84 @@
-"""Says what is wrong with data that no data set can be built from."""
+"""Explain why a data set can't be built: which file, which line, which classes differ.
+
+mmengine and mmpretrain split the lines of annotation files, convert labels and compare classes
+without saying where they were when one doesn't fit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
-from mmengine.runner import BaseLoop, Runner
+from mmengine.dataset import BaseDataset
+from mmengine.fileio import get
+from mmengine.runner import FlexibleRunner, Runner
+from mmpretrain.datasets import CustomDataset, custom
 from mmpretrain.registry import DATASETS
 
 from tl_plugin.stack.messages import short_list
 from tl_plugin.stack.options import type_name
 
-from .stock_annotations import annotation_fault
-from .wrappers import inner_configs, parts
+from .wrappers import inner_configs, wrapped
 
-#: Begins the cure where folders are taken for classes and aren't.
+#: How to fix a data set whose folders are mistaken for classes; an option follows.
 UNLABELLED = 'if its folders are no classes (dates, cameras, places), it is unlabelled:'
 _KEYS = ('data_root', 'data_prefix', 'ann_file', 'split')
+_ENCODING = 'save it as UTF-8 ("CSV UTF-8" in spreadsheets)'
 
 
 @contextmanager
 def naming_bad_data() -> Iterator[None]:
-    """Turns what comes from the depths while data sets are built into errors that name the data.
+    """Make errors of runners that build loaders name the data.
 
     Put it around whatever builds loaders: ``Runner.build_dataloader``, or a whole
     ``Runner.train()``. Errors from elsewhere pass as they are.
 
     Raises:
         ValueError: If a line of an annotation file can't be read, a data set has no images or
-            other classes than its config says, or a training loader gives no batch.
+            other classes than its config says, or a training loader yields no batch.
     """
+    kinds = (Runner, FlexibleRunner)
+    originals = [(kind, kind.__dict__['build_dataloader'], kind.build_train_loop) for kind in kinds]
+    for kind, build_dataloader, build_train_loop in originals:
+        kind.build_dataloader = staticmethod(_naming_data(build_dataloader.__func__))
+        kind.build_train_loop = _checking_batches(build_train_loop)
     try:
         yield
-    except Exception as error:
-        message = _explain(error)
-        if message is None:
+    finally:
+        for kind, build_dataloader, build_train_loop in originals:
+            kind.build_dataloader = build_dataloader
+            kind.build_train_loop = build_train_loop
+
+
+def _naming_data(build_dataloader: Callable) -> Callable:
+    @wraps(build_dataloader)
+    def build(dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return build_dataloader(dataloader, *args, **kwargs)
+        except Exception as error:
+            config = dataloader.get('dataset') if isinstance(dataloader, dict) else None
+            _raise_explained(config, error)
             raise
-        raise ValueError(message) from error
+
+    return build
+
+
+def _checking_batches(build_train_loop: Callable) -> Callable:
+    @wraps(build_train_loop)
+    def build(runner: Any, loop: Any) -> Any:
+        built = build_train_loop(runner, loop)
+        if hasattr(built.dataloader, '__len__') and hasattr(built.dataloader.dataset, '__len__'):
+            check_batches('train', built.dataloader)
+        return built
+
+    return build
 
 
 def build_named_dataset(config: dict) -> Any:
-    """Build a data set, and say what is wrong with its data where that fails.
+    """Build a data set, with an error that names its data where that fails.
 
     Args:
         config: Its config.
@@ -53,38 +89,34 @@ def build_named_dataset(config: dict) -> Any:
     try:
         return DATASETS.build(config)
     except Exception as error:
-        message = explain_dataset(config, error)
-        if message is None:
-            raise
-        raise ValueError(message) from error
+        _raise_explained(config, error)
+        raise
 
 
 def describe_data(dataset: Any) -> str:
-    """Names a data set by its type and by where its data come from.
+    """Describe a data set by its type and by where its data come from.
 
     Args:
-        dataset: A data set, or the config of one; of one that wraps others, these are named too.
+        dataset: A data set, or the config of one; what it wraps is described too.
 
     Example:
         >>> photos = dict(type='CustomDataset', data_root='photos', pipeline=[])
         >>> describe_data(photos), describe_data(dict(type='RepeatDataset', dataset=photos))
         ("CustomDataset(data_root='photos')", "RepeatDataset(CustomDataset(data_root='photos'))")
     """
-    found = parts(dataset)
-    if found:
-        told = [describe_data(part) for part in found]
-    else:
-        get = dataset.get if isinstance(dataset, dict) else partial(getattr, dataset)
-        values = {key: get(key, None) for key in _KEYS}
+    details = [describe_data(inner) for inner in wrapped(dataset)]
+    if not details:
+        get_value = dataset.get if isinstance(dataset, dict) else partial(getattr, dataset)
+        values = {key: get_value(key, None) for key in _KEYS}
         if isinstance(values['data_prefix'], dict):  # as it is once built, below data_root
             prefix = str(values['data_prefix'].get('img_path') or '')
             values['data_prefix'] = prefix if prefix.rstrip('/') != values['data_root'] else None
-        told = [f'{key}={value!r}' for key, value in values.items() if value]
-    return f'{type_name(dataset) or "a data set"}({", ".join(told)})'
+        details = [f'{key}={value!r}' for key, value in values.items() if value]
+    return f'{type_name(dataset) or "a data set"}({", ".join(details)})'
 
 
 def check_batches(name: str, loader: Any) -> None:
-    """Refuses a loader that yields no batch.
+    """Refuse a loader that yields no batch.
 
     Args:
         name: What the loader is called, for the message: 'train', 'source', 'target'.
@@ -103,91 +135,8 @@ def check_batches(name: str, loader: Any) -> None:
         )
 
 
-def _explain(error: Exception) -> str | None:
-    for frame in _frames(error):
-        values = frame.f_locals
-        if frame.f_code.co_name == 'build_dataloader' and 'dataset_cfg' in values:
-            return None if 'dataset' in values else explain_dataset(values['dataset_cfg'], error)
-        if isinstance(values.get('self'), Runner):
-            loop = values['self']._train_loop
-            try:
-                if isinstance(loop, BaseLoop) and len(loop.dataloader) == 0:
-                    check_batches('train', loop.dataloader)
-            except ValueError as empty:
-                return str(empty)
-    return None
-
-
-def _frames(error: Exception) -> Iterator[Any]:
-    step = error.__traceback__
-    while step is not None:
-        yield step.tb_frame
-        step = step.tb_next
-
-
-def explain_dataset(config: Any, error: Exception) -> str | None:
-    """Say why a data set can't be built.
-
-    Args:
-        config: Its config.
-        error: What building it ended in.
-
-    Returns:
-        The reason, with file and line; None where the error says so by itself.
-    """
-    if isinstance(error, FileNotFoundError) or not isinstance(config, dict):
-        return None
-    for part in inner_configs(config):
-        fault = annotation_fault(part)
-        if fault is not None:
-            return fault
-    # How mmengine and mmpretrain say that there is no image.
-    if 'need at least one array to concatenate' in str(error) or 'Found 0 files' in str(error):
-        described = ' or '.join(map(describe_data, inner_configs(config)))
-        return f'the data set has no images: {described}'
-    if isinstance(error, AssertionError) and 'subfolders' in str(error):
-        return _other_folders(config, error)
-    return _other_classes(error)
-
-
-def _other_folders(config: dict, error: Exception) -> str | None:
-    for frame in reversed(list(_frames(error))):
-        folders, dataset = frame.f_locals.get('classes'), frame.f_locals.get('self')
-        if folders is not None and getattr(dataset, 'CLASSES', None) is not None:
-            return (
-                f'{describe_data(dataset)} has {len(folders)} class folders and '
-                f'{len(dataset.CLASSES)} classes in its config: '
-                f'{differing_names("the folders", folders, "the config", dataset.CLASSES)}. A '
-                f'class without images needs an empty folder; {UNLABELLED} with_label=False'
-            )
-    return None
-
-
-def _other_classes(error: Exception) -> str | None:
-    """Which classes differ where mmengine refuses to join data sets."""
-    if 'meta information' not in str(error) and 'of classes in the' not in str(error):
-        return None
-    owners = [frame.f_locals.get('self') for frame in _frames(error)]
-    joined = next((owner for owner in reversed(owners) if hasattr(owner, 'datasets')), None)
-    named = [
-        (describe_data(part), (part.metainfo or {}).get('classes') or ())
-        for part in getattr(joined, 'datasets', ())
-    ]
-    for other, names in named[1:]:
-        first, classes = named[0]
-        if names != classes:
-            how = 'the classes of one are a list and those of the other a tuple'
-            if list(names) != list(classes):
-                how = differing_names(first, classes, other, names)
-            return (
-                f'{type_name(joined)} joins {first} and {other}, whose classes differ: {how}. Give '
-                'all of them metainfo=dict(classes=[...]), in one order'
-            )
-    return None
-
-
 def differing_names(one: str, names: Sequence[str], other: str, others: Sequence[str]) -> str:
-    """Says which names are on one side alone.
+    """Describe which names are on one side alone.
 
     Args:
         one: What the first side is called.
@@ -208,9 +157,154 @@ def differing_names(one: str, names: Sequence[str], other: str, others: Sequence
     ]
     if lacking:
         return '; '.join(lacking)
-    pairs = list(zip(names, others))
-    place = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-    if place is None:
-        return f'{one} has {len(names)} names and {other} {len(others)}, some of them twice'
-    first, second = pairs[place]
-    return f'their order differs, number {place} is {first} in {one} and {second} in {other}'
+    for number, (first, second) in enumerate(zip(names, others)):
+        if first != second:
+            return (
+                f'their order differs, number {number} is {first} in {one} and {second} in {other}'
+            )
+    return f'{one} has {len(names)} names and {other} {len(others)}, some of them twice'
+
+
+def decode_lines(path: object, raw: bytes) -> list[str]:
+    """Decode lines of UTF-8, with or without a byte-order mark.
+
+    Args:
+        path: The file's name, for messages.
+        raw: Its content.
+
+    Raises:
+        ValueError: If it is something else; names the line and the byte.
+
+    Example:
+        >>> decode_lines('list.txt', 'größe.jpg 1'.encode('latin-1'))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: list.txt, line 1: expected text in UTF-8, got byte 0xf6 after 'gr': save it ...
+    """
+    if raw.startswith((b'\xff\xfe', b'\xfe\xff')):
+        raise ValueError(f'{path}, line 1: expected text in UTF-8, got UTF-16: {_ENCODING}')
+    lines = []
+    for number, line in enumerate(raw.removeprefix(b'\xef\xbb\xbf').split(b'\n'), 1):
+        try:
+            lines.append(line.decode('utf-8').rstrip('\r'))
+        except UnicodeDecodeError as error:
+            before = line[: error.start].decode('utf-8')[-40:]
+            raise ValueError(
+                f'{path}, line {number}: expected text in UTF-8, got byte '
+                f'{line[error.start]:#04x} after {before!r}: {_ENCODING}'
+            ) from error
+        if '\0' in lines[-1]:
+            raise ValueError(f'{path}, line {number}: expected text, got a zero byte: no text file')
+    return lines[:-1] if lines[-1] == '' else lines
+
+
+def _raise_explained(config: Any, error: Exception) -> None:
+    """Raise the error that names the data; return where ``error`` says enough by itself."""
+    if isinstance(error, FileNotFoundError) or not isinstance(config, dict):
+        return
+    for inner in inner_configs(config):
+        _check_annotations(inner, error)
+    # How mmengine and mmpretrain say that there is no image.
+    if 'need at least one array to concatenate' in str(error) or 'Found 0 files' in str(error):
+        described = ' or '.join(map(describe_data, inner_configs(config)))
+        raise ValueError(f'the data set has no images: {described}') from error
+    if isinstance(error, AssertionError) and 'subfolders' in str(error):
+        for inner in inner_configs(config):
+            _check_folders(inner, error)
+    if 'meta information' in str(error) or 'of classes in the' in str(error):
+        _check_joined(config, error)
+
+
+def _check_folders(config: dict, error: Exception) -> None:
+    dataset = _built_lazily(config)
+    if not isinstance(dataset, CustomDataset) or dataset.CLASSES is None or dataset.ann_file:
+        return
+    folders, _ = custom.find_folders(dataset.img_prefix)
+    if len(folders) != len(dataset.CLASSES):
+        raise ValueError(
+            f'{describe_data(dataset)} has {len(folders)} class folders and '
+            f'{len(dataset.CLASSES)} classes in its config: '
+            f'{differing_names("the folders", folders, "the config", dataset.CLASSES)}. A '
+            f'class without images needs an empty folder; {UNLABELLED} with_label=False'
+        ) from error
+
+
+def _check_joined(config: dict, error: Exception) -> None:
+    """Find the joined data sets whose classes differ, innermost first."""
+    inner = wrapped(config)
+    for each in inner:
+        if isinstance(each, dict):
+            _check_joined(each, error)
+    if not config.get('datasets'):
+        return
+    built = [DATASETS.build(each) if isinstance(each, dict) else each for each in inner]
+    first, *others = [
+        (describe_data(each), (each.metainfo or {}).get('classes') or ()) for each in built
+    ]
+    for other, names in others:
+        if names != first[1]:
+            how = 'the classes of one are a list and those of the other a tuple'
+            if list(names) != list(first[1]):
+                how = differing_names(*first, other, names)
+            raise ValueError(
+                f'{type_name(config)} joins {first[0]} and {other}, whose classes differ: {how}. '
+                'Give all of them metainfo=dict(classes=[...]), in one order'
+            ) from error
+
+
+def _built_lazily(config: dict) -> Any:
+    try:
+        return DATASETS.build({**config, 'lazy_init': True})
+    except Exception:  # not a matter of its data, then
+        return None
+
+
+def _check_annotations(config: dict, error: Exception) -> None:
+    """Find the line or record of the annotation file that a stock data set can't read."""
+    dataset = _built_lazily(config)
+    path, load = getattr(dataset, 'ann_file', ''), getattr(type(dataset), 'load_data_list', None)
+    if not path or load not in (CustomDataset.load_data_list, BaseDataset.load_data_list):
+        return
+    try:
+        raw = get(path)
+    except OSError:
+        return  # the data set's own error names it
+    if load is CustomDataset.load_data_list:
+        _check_lines(path, decode_lines(path, raw), dataset.with_label)
+    elif path.endswith('.json'):
+        try:
+            content = json.loads('\n'.join(decode_lines(path, raw)))
+        except json.JSONDecodeError as no_json:
+            raise ValueError(f'{path} is no JSON: {no_json}') from error
+        _check_records(path, content)
+
+
+def _check_lines(path: str, lines: list[str], with_label: bool) -> None:
+    if not lines:
+        raise ValueError(f'{path} is empty: expected a line for each image')
+    for number, line in enumerate(lines, 1):
+        try:
+            if with_label:
+                _, label = line.strip().rsplit(' ', 1)
+                int(label)
+        except ValueError:
+            raise ValueError(
+                f'{path}, line {number}: expected the path of an image, a space and the number of '
+                f'its class, as in "cat/1.jpg 0", got {line!r}'
+            ) from None
+
+
+def _check_records(path: str, content: Any) -> None:
+    if not isinstance(content, dict) or not {'data_list', 'metainfo'} <= set(content):
+        got = f'the keys {", ".join(content)}' if isinstance(content, dict) else type(content)
+        raise ValueError(f'{path}: expected an object with data_list and metainfo, got {got}')
+    if not isinstance(content['metainfo'], dict) or not isinstance(content['data_list'], list):
+        raise ValueError(f'{path}: expected metainfo to be an object and data_list a list')
+    if not content['data_list']:
+        raise ValueError(f'{path}: data_list is empty, expected a record for each image')
+    for number, record in enumerate(content['data_list'], 1):
+        if not isinstance(record, Mapping) or not isinstance(record.get('img_path'), str):
+            raise ValueError(
+                f'{path}, record {number}: expected an object with img_path and gt_label, got '
+                f'{record!r}'
+            )

@@ -1,8 +1,8 @@
-"""Opens data sets that wrap others, down to those that hold images.
+"""Find the data sets inside of those that wrap others, down to those that hold images.
 
 mmengine's ``RepeatDataset``, ``ClassBalancedDataset`` and ``ConcatDataset``, mmpretrain's
 ``KFoldDataset``, torch's ``Subset`` and our ``SeveralSources`` hold one data set as ``dataset`` or
-several as ``datasets``. Whoever asks about classes, paths or pipelines asks what is inside.
+several as ``datasets``. Code that asks about classes, paths or pipelines asks the data sets inside.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from torch.utils.data import Subset
 
 
-def parts(dataset: Any) -> list[Any]:
-    """List what a data set wraps directly.
+def wrapped(dataset: Any) -> list[Any]:
+    """List the data sets that a data set wraps directly.
 
     Args:
         dataset: A data set, or the config of one.
@@ -32,8 +32,8 @@ def parts(dataset: Any) -> list[Any]:
     return [] if single is None or single == {} else [single]
 
 
-def joined_parts(dataset: Any) -> list[Any]:
-    """List what a data set joins, inside of what repeats, balances or cuts it.
+def joined_datasets(dataset: Any) -> list[Any]:
+    """List what a data set joins, inside of what repeats, balances or divides it.
 
     Args:
         dataset: A data set, or the config of one.
@@ -41,9 +41,9 @@ def joined_parts(dataset: Any) -> list[Any]:
     Returns:
         Data sets or configs, in order; the only one inside where nothing is joined.
     """
-    inside = parts(dataset)
-    while len(inside) == 1 and parts(inside[0]):
-        inside = parts(inside[0])
+    inside = wrapped(dataset)
+    while len(inside) == 1 and wrapped(inside[0]):
+        inside = wrapped(inside[0])
     return inside or [dataset]
 
 
@@ -64,7 +64,7 @@ def inner_configs(config: Any) -> list[dict]:
         return [found for part in config for found in inner_configs(part)]
     if not isinstance(config, dict):
         return []
-    return inner_configs(parts(config)) or [config]
+    return inner_configs(wrapped(config)) or [config]
 
 
 def inner_datasets(dataset: Any) -> Iterator[Any]:
@@ -76,14 +76,14 @@ def inner_datasets(dataset: Any) -> Iterator[Any]:
     Yields:
         What is inside; the data set itself where it wraps nothing.
     """
-    inner = parts(dataset)
+    inner = wrapped(dataset)
     if not inner:
         yield dataset
     for part in inner:
         yield from inner_datasets(part)
 
 
-def opened(config: dict, dataset: Any) -> Iterator[tuple[dict, Any]]:
+def unwrapped(config: dict, dataset: Any) -> Iterator[tuple[dict, Any]]:
     """Yield the data sets that hold images, each with a config that gives the very same images.
 
     What repeats images (``RepeatDataset``, ``ClassBalancedDataset``) is left out, so that each
@@ -96,26 +96,26 @@ def opened(config: dict, dataset: Any) -> Iterator[tuple[dict, Any]]:
     Yields:
         The config and the data set.
     """
-    if not parts(config):
+    if not wrapped(config):
         yield config, dataset
     fold = getattr(dataset, '_ori_indices', None)
-    for part, built in zip(parts(config), parts(dataset)):
-        for inner, found in opened(part, built):
-            yield (inner if fold is None else narrowed(inner, fold)), found
+    for part, built in zip(wrapped(config), wrapped(dataset)):
+        for inner, found in unwrapped(part, built):
+            yield (inner if fold is None else with_indices(inner, fold)), found
 
 
-def narrowed(config: dict, numbers: Sequence[int]) -> dict:
-    """Narrow the config of a data set to some of its images.
+def with_indices(config: dict, numbers: Sequence[int]) -> dict:
+    """Limit the config of a data set to some of its images.
 
     Args:
-        config: Of a ``BaseDataset``, perhaps narrowed by ``indices`` already.
+        config: Of a ``BaseDataset``, perhaps limited by ``indices`` already.
         numbers: Of the images that the config gives, those to keep.
 
     Raises:
         ValueError: If the config's own ``indices`` count from the end.
 
     Example:
-        >>> narrowed(dict(type='CIFAR10', indices=[3, 5, 8]), [0, 2])
+        >>> with_indices(dict(type='CIFAR10', indices=[3, 5, 8]), [0, 2])
         {'type': 'CIFAR10', 'indices': [3, 8]}
     """
     own = config.get('indices')
@@ -127,9 +127,9 @@ def narrowed(config: dict, numbers: Sequence[int]) -> dict:
 
 
 def image_infos(dataset: Any) -> Iterator[dict]:
-    """Yield what the data sets inside know of each image that comes out, each image once.
+    """Yield what the data sets inside record of each image, each image once.
 
-    A repeated image comes once, one of another fold doesn't.
+    A repeated image comes once; images of other folds are left out.
 
     Args:
         dataset: A built data set, perhaps one that wraps others.
@@ -139,23 +139,23 @@ def image_infos(dataset: Any) -> Iterator[dict]:
         ``gt_label``, ``sample_idx`` in the data set that holds it.
 
     Raises:
-        TypeError: If a data set inside tells nothing of its images.
+        TypeError: If a data set inside does not describe its images.
     """
     for inner, indices in _chosen(dataset, None):
         if not hasattr(inner, 'get_data_info'):
             raise TypeError(
-                f'{type(inner).__name__} tells nothing of its images: expected get_data_info, as '
-                "mmengine's BaseDataset has it"
+                f'{type(inner).__name__} does not describe its images: expected get_data_info '
+                "as in mmengine's BaseDataset"
             )
         for index in range(len(inner)) if indices is None else sorted(indices):
             yield inner.get_data_info(index)
 
 
 def _chosen(dataset: Any, indices: Iterable[int] | None) -> Iterator[tuple[Any, Any]]:
-    """The data sets inside, and which of their images come out; None for all."""
+    """Yield the data sets inside and the indices of their images that are used; None for all."""
     if getattr(dataset, 'datasets', None) is not None:
         for number, part in enumerate(dataset.datasets):
-            own = None if indices is None else _of_part(dataset, number, indices)
+            own = None if indices is None else _of_dataset(dataset, number, indices)
             if own is None or own:
                 yield from _chosen(part, own)
     elif not hasattr(dataset, 'dataset'):
@@ -164,15 +164,15 @@ def _chosen(dataset: Any, indices: Iterable[int] | None) -> Iterator[tuple[Any, 
         own = dataset.indices if indices is None else [dataset.indices[i] for i in indices]
         yield from _chosen(dataset.dataset, set(map(int, own)))
     elif indices is None or hasattr(dataset, '_ori_indices'):
-        # All of a repeated or balanced data set; a fold's inner data set is cut to it already.
+        # All of a repeated or balanced data set; a fold's inner data set holds its images alone.
         yield from _chosen(dataset.dataset, indices)
     else:
         place = getattr(dataset, '_get_ori_dataset_idx', int)
         yield from _chosen(dataset.dataset, {place(index) for index in indices})
 
 
-def _of_part(joined: Any, number: int, indices: Iterable[int]) -> set[int]:
-    """Those of some images of joined data sets that are in one of them, by their index there."""
+def _of_dataset(joined: Any, number: int, indices: Iterable[int]) -> set[int]:
+    """Return which of the indices of joined data sets lie in one of them, as its own indices."""
     if hasattr(joined, '_get_ori_dataset_idx'):
         places = [joined._get_ori_dataset_idx(index) for index in indices]
         return {index for part, index in places if part == number}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tl_plugin.datasets.texts import decode_lines
+from tl_plugin.datasets.bad_data import decode_lines
 
 from .images import SPLITS, ImageItem
 from .table_paths import find_files

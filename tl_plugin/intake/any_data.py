@@ -12,10 +12,9 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from tl_plugin.datasets.bad_data import explain_dataset
+from tl_plugin.datasets.bad_data import build_named_dataset
 from tl_plugin.datasets.folders import EXTENSIONS, ByExtension, is_image_name, is_system_name
-from tl_plugin.datasets.wrappers import opened
-from tl_plugin.datasets.wrappers import parts as parts_of
+from tl_plugin.datasets.wrappers import unwrapped, wrapped
 from tl_plugin.stack.options import type_name
 
 from .annotation_files import read_annotations, split_name
@@ -230,8 +229,6 @@ def _from_config(given: str) -> DomainImages:
 
 
 def _from_datasets(datasets: dict[str, dict], cfg: Config, given: str) -> DomainImages:
-    from mmpretrain.registry import DATASETS
-
     items: list[ImageItem] = []
     classes: tuple[str, ...] = ()
     parts: dict[str, dict] = {}
@@ -241,19 +238,16 @@ def _from_datasets(datasets: dict[str, dict], cfg: Config, given: str) -> Domain
         for split, config in datasets.items():
             config = Config(config)._cfg_dict
             try:
-                dataset = DATASETS.build(config)
-            except Exception as error:
-                reason = explain_dataset(config, error)
-                if reason is None:
-                    raise
-                raise ValueError(f'{given}: {reason}') from error
+                dataset = build_named_dataset(config)
+            except ValueError as error:
+                raise ValueError(f'{given}: {error}') from error
             names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
             classes = classes or tuple(map(str, names))
-            for number, (part, inner) in enumerate(opened(config.to_dict(), dataset)):
+            for number, (part, inner) in enumerate(unwrapped(config.to_dict(), dataset)):
                 place = f'{split}/{number}' if number else split
                 parts[place], sizes[place] = part, len(inner)
                 items += _from_dataset(inner, split, place, given)
-            if parts_of(config):
+            if wrapped(config):
                 notes.append(
                     f'{given}: {type_name(config)} of {split or "the images"} is opened: each '
                     'image of the data sets inside is taken once.'

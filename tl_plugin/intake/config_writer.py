@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope
 
-from tl_plugin.datasets.wrappers import narrowed
+from tl_plugin.datasets.wrappers import with_indices
 from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
 from tl_plugin.ladder.rung import LABELLED_TARGET
 
@@ -242,7 +242,7 @@ def _part_of_dataset(
         config = dict(domain.datasets[place])
         chosen = sorted(chosen)
         whole = chosen == list(range(domain.sizes[place]))
-        parts.append(_complete(config if whole else narrowed(config, chosen)))
+        parts.append(_complete(config if whole else with_indices(config, chosen)))
     return parts[0] if len(parts) == 1 else dict(type='ConcatDataset', datasets=parts)
 
 

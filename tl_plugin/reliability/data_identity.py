@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from tl_plugin.datasets.bad_data import describe_data
-from tl_plugin.datasets.wrappers import image_infos, inner_datasets, parts
+from tl_plugin.datasets.wrappers import image_infos, inner_datasets, wrapped
 from tl_plugin.stack.options import type_name
 
 from .fingerprint import fingerprint
@@ -203,9 +203,9 @@ def _source_domain(dataset: Any) -> tuple[Any, list[Any]]:
     # By its name: this room builds on no other's data sets.
     inside = dataset
     while type_name(inside) != 'SeveralSources':
-        if len(parts(inside)) != 1:
+        if len(wrapped(inside)) != 1:
             return dataset, []
-        (inside,) = parts(inside)
+        (inside,) = wrapped(inside)
     return inside.datasets[0], list(inside.datasets[1:])
 
 

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, TRANSFORMS
 from torch.utils.data import ConcatDataset
 
-from tl_plugin.datasets.wrappers import inner_configs, inner_datasets, joined_parts
+from tl_plugin.datasets.wrappers import inner_configs, inner_datasets, joined_datasets
 from tl_plugin.evaluation.predictions import domain_loader
 from tl_plugin.reliability.build_loader import build_loader
 from tl_plugin.reliability.data_identity import check_inherited, check_source_and_target
@@ -152,7 +152,7 @@ class QualityMatchHook(Hook):
         dataset = runner.train_dataloader.dataset
         if self.sources is None:
             return dataset
-        parts = joined_parts(dataset)
+        parts = joined_datasets(dataset)
         if not self.sources or not all(0 <= index < len(parts) for index in self.sources):
             raise ValueError(
                 f'QualityMatchHook: sources={list(self.sources)} of {len(parts)} data sets; the '
@@ -196,7 +196,7 @@ class QualityMatchHook(Hook):
         cfg = copy.deepcopy(runner.cfg._cfg_dict.to_dict())
         data = cfg['train_dataloader']['dataset']
         if self.sources is not None:
-            data = [joined_parts(data)[index] for index in self.sources]
+            data = [joined_datasets(data)[index] for index in self.sources]
         for dataset in inner_configs(data):
             dataset['pipeline'].insert(len(dataset['pipeline']) - 1, transform)
         cfg['custom_hooks'] = [

@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from mmpretrain.registry import DATASETS
 
 from tl_plugin.datasets.bad_data import describe_data
-from tl_plugin.datasets.wrappers import inner_configs, joined_parts, parts
+from tl_plugin.datasets.wrappers import inner_configs, joined_datasets, wrapped
 from tl_plugin.stack.options import type_name
 
 # What chooses a domain's images, or labels them: a domain without labels has none of another's.
@@ -99,7 +99,7 @@ def unlabelled_dataloader(loader: dict, key: str) -> dict:
     own = {
         name: value
         for name, value in dataset.items()
-        if name != 'type' and parts(dataset) and not _parameter(dataset.get('type'), name)
+        if name != 'type' and wrapped(dataset) and not _parameter(dataset.get('type'), name)
     }
     if own:
         kept = {name: value for name, value in dataset.items() if name not in own}
@@ -120,7 +120,7 @@ def _drop_samplers(base: dict, override: dict, labelled: bool) -> None:
 
 def _data_set(inherited: Any, own: dict, where: str, labelled: bool) -> dict:
     """A data set config of its own, with what it wraps, over one that it inherits from."""
-    if not parts(own):
+    if not wrapped(own):
         return _innermost(next(iter(inner_configs(inherited)), {}), own, where, labelled)
     wrapper = {name: own[name] for name in own if name not in ('dataset', 'datasets', '_delete_')}
     if own.get('_delete_'):
@@ -138,7 +138,7 @@ def _data_set(inherited: Any, own: dict, where: str, labelled: bool) -> dict:
     if own.get('dataset'):
         inside = _data_set(inherited, own['dataset'], f'{where}.dataset', labelled)
         return {**wrapper, 'dataset': inside} if wrapper else inside
-    bases = [inherited] if wrapper else joined_parts(inherited)
+    bases = [inherited] if wrapper else joined_datasets(inherited)
     joined = []
     for number, part in _numbered(own['datasets'], where):
         base = bases[number] if number < len(bases) else bases[0]
