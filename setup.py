@@ -81,7 +81,6 @@ setup(
     extras_require={
         **NEEDS['STACKS'],
         'lite': NEEDS['LITE'],
-        'diagnose': NEEDS['DIAGNOSE'],
         'test': NEEDS['TEST'],
     },
     cmdclass={'build_py': BuildWithConfigs},

@@ -39,11 +39,7 @@ STACKS = {
 # over it, so neither is a plain requirement.
 LITE = [f'mmcv-lite{MODULES["mmcv"]}']
 
-# Perceptual hashes: copies of an image within and across data sets.
-DIAGNOSE = ['ImageHash>=4.3']
-
 TEST = [
-    *DIAGNOSE,
     'scikit-image>=0.22',
     'pytest>=7',
     'pytest-xdist>=3.5',

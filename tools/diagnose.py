@@ -1,4 +1,4 @@
-"""Says how far source and target images lie apart and why, and which strategy to begin with."""
+"""Measure how far source and target images lie apart and why, and advise where to begin."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from arguments import add_data_arguments
 
 
 def parse_args():
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog='Writes findings.json and report.html; with a backbone also config.py, which '
@@ -39,6 +40,7 @@ def parse_args():
 
 
 def main():
+    """Diagnose, and write findings and report."""
     args = parse_args()
     from mmengine.logging import MMLogger
 

@@ -10,7 +10,7 @@ from PIL import Image
 from skimage.data import astronaut, cat, chelsea, coffee
 
 from tl_plugin.analysis.duplicates import find_duplicates
-from tl_plugin.analysis.scan import look_at
+from tl_plugin.analysis.scan import scan_image
 from tl_plugin.intake.images import ImageItem
 
 PICTURES = [image[::2, ::2].copy() for image in (astronaut(), coffee(), chelsea()[:, 200:])]
@@ -40,7 +40,7 @@ def groups(images, domains=None, splits=None, labels=None):
         ImageItem(str(number), label, split, image)
         for number, (image, label, split) in enumerate(zip(images, labels, splits))
     ]
-    records = [look_at(item) for item in items]
+    records = [scan_image(item) for item in items]
     return find_duplicates(items, domains or ['source'] * len(images), records)
 
 
@@ -82,11 +82,11 @@ def test_too_few_images():
 
 def test_many_copies_are_one_group_in_little_memory():
     """Frames of a camera that nothing moves before: all pairs of them would take gigabytes."""
-    record = look_at(ImageItem('0', pixels=PICTURES[0]))
+    record = scan_image(ImageItem('0', pixels=PICTURES[0]))
     count = 3000
     records = [record._replace(digest=str(number)) for number in range(count)]
     items = [ImageItem(str(number)) for number in range(count)]
-    other = look_at(ImageItem('other', pixels=PICTURES[1]))
+    other = scan_image(ImageItem('other', pixels=PICTURES[1]))
     tracemalloc.start()
     (group,) = find_duplicates(
         [*items, ImageItem('other')], ['source'] * (count + 1), [*records, other]

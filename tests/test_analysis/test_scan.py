@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.test_analysis.hostile_files import FAULTS, photo, write_hostile_files
 from tl_plugin.analysis.reading import UNREADABLE
-from tl_plugin.analysis.scan import CHUNK, look_at, scan
+from tl_plugin.analysis.scan import CHUNK, scan, scan_image
 from tl_plugin.datasets.image_quality import measure_quality
 from tl_plugin.intake.images import ImageItem
 
@@ -41,7 +41,7 @@ def test_processes_find_what_one_finds_in_order(items):
 
 def test_a_record_says_what_the_image_is(items):
     (item,) = [item for item in items if item.name.endswith('000.png')]
-    record = look_at(item)
+    record = scan_image(item)
     assert record.quality == measure_quality(photo())
     assert record.format == 'PNG' and len(record.hash) == 8
 
@@ -49,7 +49,7 @@ def test_a_record_says_what_the_image_is(items):
 def test_file_size_counts_for_jpeg_alone(items):
     """A copy saved as PNG is larger, and no better for it."""
     sizes = {
-        os.path.basename(item.name): look_at(item).quality
+        os.path.basename(item.name): scan_image(item).quality
         for item in items
         if os.path.basename(item.name) in ('good.jpg', 'good.png')
     }
@@ -62,7 +62,7 @@ def test_file_size_counts_for_jpeg_alone(items):
 def test_pixels_without_a_file_are_looked_at():
     grey = photo()[:, :, 0]
     for pixels in (grey, grey[:, :, None]):
-        record = look_at(ImageItem('train/0', pixels=pixels))
+        record = scan_image(ImageItem('train/0', pixels=pixels))
         assert record.quality['saturation'] == 0 and 'bits_per_pixel' not in record.quality
 
 
@@ -103,8 +103,8 @@ def test_one_colour_more_changes_the_digest():
     other = pixels.copy()
     other[3, 4, 1] = 1
     assert (
-        look_at(ImageItem('a', pixels=pixels)).digest
-        != look_at(ImageItem('a', pixels=other)).digest
+        scan_image(ImageItem('a', pixels=pixels)).digest
+        != scan_image(ImageItem('a', pixels=other)).digest
     )
 
 

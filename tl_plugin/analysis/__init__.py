@@ -1,0 +1,1 @@
+"""Diagnosis of two domains, and what a config will train."""

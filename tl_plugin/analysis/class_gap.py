@@ -38,7 +38,7 @@ class ClassGap:
 
 @dataclass(frozen=True)
 class ClassifierFindings:
-    """What a linear classifier that was trained on the source's features finds on the target.
+    """Accuracy and class frequencies by a linear classifier of the source's features.
 
     Args:
         source_accuracy: Cross-validated, None without at least two classes of five images.
@@ -140,7 +140,7 @@ def estimate_shares(
     """Estimate how frequent each class is in the target, without its labels.
 
     Black-box shift estimation, which doesn't ask for calibrated probabilities. Right where classes
-    look alike in both domains and only their frequencies differ; under a gap of appearance it errs
+    look alike in both domains and only their frequencies differ; with a gap of appearance it errs
     as the classifier does.
 
     Args:

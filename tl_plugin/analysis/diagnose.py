@@ -37,7 +37,7 @@ from .findings import (
 )
 from .quality_gap import LABELS, explained_by_quality, quality_gap, quality_table
 from .reading import FAULTS
-from .scan import ImageRecord, check_imagehash, scan
+from .scan import ImageRecord, scan
 
 #: Images of a domain whose features are computed.
 FEATURE_IMAGES = 1500
@@ -47,7 +47,7 @@ NUM_WORST, USUAL_FAULTS = 6, ('blur', 'noise', 'contrast', 'blockiness')
 
 @dataclass(frozen=True)
 class Settings:
-    """How to diagnose.
+    """Settings of a diagnosis.
 
     Args:
         folder: Where the config and its lists go.
@@ -118,9 +118,7 @@ def diagnose(
     Raises:
         ValueError: If no image of a domain can be read, the backbone is unknown, or the domains
             can't be prepared for training, see :func:`tl_plugin.intake.prepared.prepare_data`.
-        ModuleNotFoundError: If ImageHash isn't installed.
     """
-    check_imagehash()
     target = _match(source, target, must_fit=settings.backbone is not None)
     domains = [
         _scan(name, images, settings) for name, images in (('source', source), ('target', target))

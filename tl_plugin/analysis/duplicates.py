@@ -11,8 +11,8 @@ from tl_plugin.intake.images import ImageItem
 
 from .scan import ImageRecord
 
-#: Bits of 64 in which the hashes of near duplicates may differ. Proposals of the hash are looked
-#: at again, so it may be generous.
+#: Bits of 64 in which the hashes of near duplicates may differ. Pairs are checked by
+#: their thumbnails too, so it may be generous.
 HASH_DISTANCE = 10
 #: Correlation of the thumbnails of near duplicates.
 CORRELATION = 0.985
@@ -39,7 +39,7 @@ class DuplicateGroup:
 
     @property
     def leaks(self) -> bool:
-        """Whether copies lie in more than one split of one domain."""
+        """Whether more than one split of a domain has a copy."""
         return len(set(zip(self.domains, self.splits))) > len(set(self.domains))
 
     @property

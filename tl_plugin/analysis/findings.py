@@ -28,7 +28,7 @@ class FaultyFile:
     Args:
         name: The file.
         fault: Its kind.
-        detail: What the decoder said.
+        detail: The decoder's error.
     """
 
     name: str
@@ -41,7 +41,7 @@ class DomainFindings:
     """One domain's images.
 
     Args:
-        origin: What was looked at.
+        origin: What was read.
         images: Files or images in all.
         readable: Of them.
         unreadable: The others, each by name.

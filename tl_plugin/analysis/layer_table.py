@@ -1,4 +1,4 @@
-"""What a config will train: its layers, when they train, how fast, before any training."""
+"""What a config will train: its layers, when they train and how fast."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tl_plugin.engine.layers import LayerMap
 from tl_plugin.engine.layers.module_kinds import is_norm
 from tl_plugin.engine.optimizers.scheduler_check import warn_of_absolute_rates
 from tl_plugin.reporting.tables import make_table
+from tl_plugin.stack.messages import short_list
 from tl_plugin.stack.model_wrappers import parameters
 from tl_plugin.stack.options import type_name
 
@@ -79,7 +80,7 @@ def layer_report(cfg: Config) -> dict[str, Any]:
     )
 
 
-def layer_table(report: dict[str, Any]):
+def layer_table(report: dict[str, Any]) -> Any:
     """Lay out a report as a rich table.
 
     Args:
@@ -88,13 +89,12 @@ def layer_table(report: dict[str, Any]):
     rows = [
         (
             layer['depth'],
-            _shortened(layer['modules']),
+            short_list(layer['modules'], limit=3),
             f'{layer["weights"]:,}',
             _trains(layer['trains']),
-            _values(layer['lr']),
-            _values(layer['weight_decay']),
-            _counts(layer['norm']),
-            _shortened([n.split('/', 1)[-1] for n in layer['groups']]),
+            *(' / '.join(f'{value:.4g}' for value in layer[key]) for key in ('lr', 'weight_decay')),
+            ', '.join(f'{count} {mode}' for mode, count in layer['norm'].items()),
+            short_list([name.split('/', 1)[-1] for name in layer['groups']], limit=3),
         )
         for layer in report['layers']
     ]
@@ -113,17 +113,9 @@ def layer_table(report: dict[str, Any]):
         '',
         f'{totals["groups"]} groups',
     )
-    columns = (
-        'depth',
-        'modules',
-        'weights',
-        'trains from',
-        'lr',
-        'weight decay',
-        'norm layers',
-        'optimizer groups',
-    )
-    return make_table(f'{report["model"]} {report["backbone"]}', columns, rows, footer)
+    columns = 'depth,modules,weights,trains from,lr,weight decay,norm layers,optimizer groups'
+    title = f'{report["model"]} {report["backbone"]}'
+    return make_table(title, columns.split(','), rows, footer)
 
 
 def _build_optimizer(cfg: Config, model: nn.Module) -> OptimWrapper | None:
@@ -186,23 +178,21 @@ def _norm_modes(
 ) -> list[Counter]:
     """Count the norm layers of each layer by the mode they start in."""
     names = {id(value): name for name, value in parameters(model).items()}
-    parts = [(hook.claim, hook.policy) for hook in hooks]
     modes = [Counter() for _ in range(layer_map.num_layers)]
-    kept = {
+    norm_eval = {
         id(module)
-        for part in model.modules()
-        if getattr(part, 'norm_eval', None) is True
-        for module in part.modules()
+        for outer in model.modules()
+        if getattr(outer, 'norm_eval', None) is True
+        for module in outer.modules()
     }
-    for module in model.modules():
+    for module in filter(is_norm, model.modules()):
         own = {names[id(v)] for v in module.parameters(recurse=False) if id(v) in names}
-        if is_norm(module) and own:
-            mode = 'eval (norm_eval)' if id(module) in kept else 'train'
-            for part, policy in parts:
-                if own <= part:
-                    mode = policy.norm + (
-                        '' if policy.norm_affine == 'frozen' else ', affine trained'
-                    )
+        if own:
+            mode = 'eval (norm_eval)' if id(module) in norm_eval else 'train'
+            for hook in hooks:
+                if own <= hook.claim:
+                    trained = '' if hook.policy.norm_affine == 'frozen' else ', affine trained'
+                    mode = hook.policy.norm + trained
             modes[layer_map.depth(min(own))][mode] += 1
     return modes
 
@@ -245,19 +235,7 @@ def _warn_of_schedulers(cfg: Config, groups: list[dict]) -> None:
         )
 
 
-def _shortened(names: list[str], count: int = 3) -> str:
-    return ', '.join(names[:count]) + (f' and {len(names) - count} more' if names[count:] else '')
-
-
 def _trains(trains: dict[str, int]) -> str:
     if len(trains) == 1:
         return next(iter(trains))
     return ', '.join(f'{when}: {weights:,}' for when, weights in trains.items())
-
-
-def _values(values: list[float]) -> str:
-    return ' / '.join(f'{value:.4g}' for value in values)
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ', '.join(f'{count} {mode}' for mode, count in counts.items())

@@ -12,15 +12,15 @@ from tl_plugin.evaluation.intervals import Estimate, bootstrap_estimate
 
 from .domain_gap import domain_scores, separability
 
-#: What the scan adds to the statistics of the pixels.
+#: Statistics of the pixels, and those that the scan adds.
 LABELS = {
     **STATISTICS,
     'bits_per_pixel': Statistic(
         'file size', 'bits a pixel', 'low', 'Small JPEG files have lost detail to compression.'
     ),
 }
-#: What a degradation of the source can bring about, with the side that it moves to. That a target
-#: is brighter or more colourful lies in its scenes and style, and no degradation makes it so.
+#: Statistics that degrading the source can change, with the direction. That a target is brighter or
+#: more colourful comes from its scenes and style, and no degradation makes it so.
 DEGRADED = {
     'sharpness': -1,
     'blur': 1,

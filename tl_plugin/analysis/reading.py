@@ -1,4 +1,4 @@
-"""Reads any file as an image, or says what is wrong with it; nothing it meets is fatal."""
+"""Read any file as an image, or name its fault; no file raises."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 MAX_PIXELS = 100_000_000
 TINY = 16
 
-#: Kinds of fault that leave no image to look at.
+#: Faults that leave no image to read.
 UNREADABLE = {
     'missing': 'there is no such file',
     'not_a_file': 'a folder, a pipe or a device, not a file',
@@ -27,7 +27,7 @@ UNREADABLE = {
     'too_large': f'has more than {MAX_PIXELS // 1_000_000} million pixels, and was not opened',
     'crashed_reader': 'ended the process that tried to read it',
 }
-#: Kinds of oddity: the image is read, but maybe not as its maker meant it.
+#: Oddities: the image is read, but perhaps not as it was meant.
 ODD = {
     'misnamed': 'its name says another format than its content',
     'sixteen_bit': 'has 16 bits a channel; the lower ones are lost',
@@ -47,19 +47,19 @@ ODD = {
 }
 FAULTS = {**UNREADABLE, **ODD}
 
-# Formats that OpenCV reads, so that mmcv does; others it is asked about.
+# Formats that OpenCV, and so mmcv, always reads. Others are tried.
 _READ_IN_TRAINING = ('JPEG', 'MPO', 'PNG', 'BMP')
 # Formats that go under several extensions, as Pillow names them.
 _SAME = {'MPO': 'JPEG', 'APNG': 'PNG'}
 
 
 class Reading(NamedTuple):
-    """What a file gave.
+    """The image in a file, and its faults.
 
     Args:
         image: RGB ``(H, W, 3)``, uint8; None if the file is unreadable.
-        faults: Kinds out of :data:`FAULTS`. One of :data:`UNREADABLE` alone, or any of :data:`ODD`.
-        detail: What the decoder said, '' if nothing.
+        faults: Keys of :data:`FAULTS`: one of :data:`UNREADABLE` alone, or any of :data:`ODD`.
+        detail: The decoder's error, '' if none.
         format: As Pillow names it, '' if unknown.
         num_bytes: Size of the file.
     """
@@ -82,16 +82,16 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Reading:
         A :class:`Reading`; no file raises.
     """
     path = str(path)
-    fault, size = _look(path)
+    fault, size = _file_fault(path)
     if fault:
         return Reading(None, (fault,), num_bytes=size)
     with warnings.catch_warnings():
-        # Pillow warns of what becomes a fault here.
+        # What Pillow warns about becomes a fault here.
         warnings.simplefilter('ignore')
         return _decode(path, size, max_pixels)
 
 
-def _look(path: str) -> tuple[str, int]:
+def _file_fault(path: str) -> tuple[str, int]:
     try:
         found = os.stat(path)
     except PermissionError:
@@ -132,7 +132,7 @@ def _decode(path: str, size: int, max_pixels: int) -> Reading:
 
 
 def listable(path: str) -> bool:
-    r"""Whether a list of files, one a line, can hold a name.
+    r"""Return whether a list of files, one a line, can hold a name.
 
     >>> listable('a file é.jpg'), listable('two\nlines.jpg'), listable('latin-1 \udce9.jpg')
     (True, False, False)
@@ -145,9 +145,9 @@ def listable(path: str) -> bool:
 
 
 def oddities_of_pixels(image: np.ndarray) -> tuple[str, ...]:
-    """The kinds of :data:`ODD` that an image shows without its file."""
+    """Return the keys of :data:`ODD` that the pixels alone show."""
     found = ['tiny'] if min(image.shape[:2]) < TINY else []
-    # Its first row first: nearly every image ends there, and a huge one is not compared as a whole.
+    # Its first row first: nearly every image differs there, and need not be compared as a whole.
     if (image[0] == image[0, 0]).all() and (image == image[0, 0]).all():
         found.append('plain')
     return tuple(found)
@@ -156,34 +156,25 @@ def oddities_of_pixels(image: np.ndarray) -> tuple[str, ...]:
 def _oddities(picture, path: str) -> list[str]:
     from PIL import Image
 
-    found = []
+    mode = picture.mode
     expected = Image.registered_extensions().get(Path(path).suffix.lower())
-    kind = _SAME.get(picture.format, picture.format)
-    if _SAME.get(expected, expected) != kind:
-        found.append('misnamed')
-    if not listable(path):
-        found.append('odd_name')
-    if _bits(picture, path) == 16:
-        found.append('sixteen_bit')
-    if picture.mode == 'F':
-        found.append('float')
-    if picture.mode in ('1', 'L', 'LA', 'La', 'I', 'F') or picture.mode.startswith('I;16'):
-        found.append('grey')
-    if picture.mode in ('P', 'PA'):
-        found.append('palette')
-    if picture.mode == 'CMYK':
-        found.append('cmyk')
-    if picture.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in picture.info:
-        found.append('transparent')
-    if getattr(picture, 'n_frames', 1) > 1 and picture.format != 'MPO':
-        found.append('animated')
-    if picture.getexif().get(0x0112, 1) != 1:
-        found.append('turned')
-    return found
+    found = {
+        'misnamed': _SAME.get(expected, expected) != _SAME.get(picture.format, picture.format),
+        'odd_name': not listable(path),
+        'sixteen_bit': _bits(picture, path) == 16,
+        'float': mode == 'F',
+        'grey': mode in ('1', 'L', 'LA', 'La', 'I', 'F') or mode.startswith('I;16'),
+        'palette': mode in ('P', 'PA'),
+        'cmyk': mode == 'CMYK',
+        'transparent': mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in picture.info,
+        'animated': getattr(picture, 'n_frames', 1) > 1 and picture.format != 'MPO',
+        'turned': picture.getexif().get(0x0112, 1) != 1,
+    }
+    return [kind for kind, present in found.items() if present]
 
 
 def _bits(picture, path: str) -> int:
-    """Bits a channel; Pillow itself takes 16-bit colour PNGs for 8-bit ones."""
+    """Return the bits a channel; Pillow itself takes 16-bit colour PNGs for 8-bit ones."""
     if picture.format == 'PNG':
         with open(path, 'rb') as file:
             return file.read(25)[24]
@@ -207,7 +198,7 @@ def _to_rgb(picture, sixteen_bit: bool) -> np.ndarray:
     return np.array(picture.convert('RGB'))
 
 
-# How files of the common formats begin.
+# First bytes of files of the common formats.
 _SIGNATURES = {
     b'\xff\xd8\xff': 'JPEG',
     b'\x89PNG\r\n\x1a\n': 'PNG',
@@ -217,17 +208,14 @@ _SIGNATURES = {
     b'MM\x00*': 'TIFF',
     b'RIFF': 'WEBP',
 }
-# How files of these end, unless they were cut off.
+# Last bytes of whole files of these formats.
 _ENDS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND', 'GIF': b'\x3b'}
 
 
 def _signature(path: str) -> str:
     with open(path, 'rb') as file:
         start = file.read(8)
-    for signature, kind in _SIGNATURES.items():
-        if start.startswith(signature):
-            return kind
-    return ''
+    return next((kind for begin, kind in _SIGNATURES.items() if start.startswith(begin)), '')
 
 
 def _ends_early(path: str, kind: str, error: Exception) -> bool:

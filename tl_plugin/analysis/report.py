@@ -9,7 +9,7 @@ from tl_plugin.intake.images import DomainImages
 from tl_plugin.reliability.files import write_json, write_text
 from tl_plugin.reporting import plots
 from tl_plugin.reporting.page import number_text, render_page, thumbnail
-from tl_plugin.reporting.tables import terminal_table
+from tl_plugin.reporting.tables import make_table
 
 from .findings import Findings, printable
 from .quality_gap import LABELS
@@ -55,9 +55,10 @@ def diagnosis_page(values: dict, thumbnails: Mapping[tuple[str, str], bytes]) ->
             rows.append({**printable(row), 'image': image})
     values = printable(values)
     quality, embedding = values['quality'], values['embedding']
-    images = dict(
-        classes=plots.plot_class_counts(values['source']['classes'], values['target']['classes'])
-    )
+    counts = {name: values[name]['classes'] for name in ('source', 'target')}
+    names = sorted(set().union(*counts.values()), key=lambda n: -counts['source'].get(n, 0))[:30]
+    bars = {name: [found.get(n, 0) for n in names] for name, found in counts.items()}
+    images = dict(classes=plots.plot_bars(bars, names, 'readable images', plots.COLOURS))
     if quality:
         images['effects'] = plots.plot_effects(
             [
@@ -84,7 +85,7 @@ def print_findings(found: Findings) -> None:
     if not console.is_terminal:
         console = Console(width=110)
     values = printable(found.to_json())
-    console.print(terminal_table('Images', ('', 'source', 'target'), _rows(values)))
+    console.print(make_table('Images', ('', 'source', 'target'), _rows(values), text_columns=1))
     for line in _file_lines(values):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     if values['quality']:
@@ -96,7 +97,7 @@ def print_findings(found: Findings) -> None:
             )
             for row in values['quality']['statistics'][:6]
         ]
-        console.print(terminal_table('Image quality: what differs most', columns, rows))
+        console.print(make_table('Image quality: what differs most', columns, rows, text_columns=1))
     advice = values['advice']
     lines = [f'[bold]{escape(advice["headline"])}[/bold]', *map(escape, advice['reasons'])]
     before = [*advice['repairs'], *values['notes']]
@@ -114,7 +115,7 @@ def _file_lines(values: dict) -> list[str]:
         for file in domain['unreadable']:
             named.setdefault(file['fault'], []).append(file['name'])
         for kind, names in {**named, **domain['odd']}.items():
-            # What most images are is no oddity of single ones.
+            # A kind that most images are of needs few examples.
             shown = ON_TERMINAL if 2 * len(names) <= domain['images'] else FEW_ON_TERMINAL
             lines.append(f'{kind.replace("_", " ")}: {domain["meanings"][kind]}')
             lines += [f'    {name}' for name in names[:shown]]

@@ -1,4 +1,4 @@
-"""Looks at every image of a data set once, in several processes and bounded memory."""
+"""Read, measure and hash every image of a data set, in several processes and bounded memory."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ THUMBNAIL = 16
 
 
 class ImageRecord(NamedTuple):
-    """What one look at an image gave.
+    """What reading and measuring one image gave.
 
     Args:
         faults: Kinds out of ``reading.FAULTS``.
-        detail: What the decoder said.
+        detail: The decoder's error.
         format: Of the file, '' if unknown.
         quality: Of ``measure_quality``, and ``bits_per_pixel`` of JPEG files; None if the image
             can't be read.
@@ -50,7 +50,7 @@ class ImageRecord(NamedTuple):
 
     @property
     def readable(self) -> bool:
-        """Whether there is an image to look at."""
+        """Whether the image could be read."""
         return self.quality is not None
 
 
@@ -70,49 +70,39 @@ def scan(
 
     Returns:
         One record an image, in the order of ``items``.
-
-    Raises:
-        ModuleNotFoundError: If ImageHash isn't installed.
     """
-    check_imagehash()
     processes = processes or min(os.cpu_count() or 1, 8)
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
     if processes == 1 or len(chunks) < 2:
-        runs: Iterable = map(look_at_all, chunks)
+        scanned: Iterable = map(scan_images, chunks)
     else:
-        runs = _in_parallel(chunks, processes)
+        scanned = _in_parallel(chunks, processes)
     records: list[ImageRecord] = []
-    for found in runs:
+    for found in scanned:
         records += found
         advance(len(found))
     return records
 
 
-def look_at_all(items: Sequence[ImageItem]) -> list[ImageRecord]:
-    """Look at some images, one after the other."""
-    return [look_at(item) for item in items]
+def scan_images(items: Sequence[ImageItem]) -> list[ImageRecord]:
+    """Scan some images, one after the other."""
+    return [scan_image(item) for item in items]
 
 
-def look_at(item: ImageItem) -> ImageRecord:
-    """Look at one image."""
+def scan_image(item: ImageItem) -> ImageRecord:
+    """Read, measure and hash one image."""
     reading = read_item(item)
     if reading.image is None:
         return ImageRecord(reading.faults, reading.detail, reading.format)
     image = reading.image
     quality = measure_quality(image)
-    # Other formats lose nothing by small files, or come by with smaller ones.
+    # Other formats are lossless, or need fewer bits for the same quality.
     if reading.format in ('JPEG', 'MPO'):
         quality['bits_per_pixel'] = 8 * reading.num_bytes / (image.shape[0] * image.shape[1])
     digest = hashlib.sha1(repr(image.shape).encode(), usedforsecurity=False)
     digest.update(np.ascontiguousarray(image))
-    return ImageRecord(
-        reading.faults,
-        reading.detail,
-        reading.format,
-        quality,
-        digest.hexdigest(),
-        *_looks(image),
-    )
+    found = reading.faults, reading.detail, reading.format, quality, digest.hexdigest()
+    return ImageRecord(*found, *_fingerprint(image))
 
 
 def read_item(item: ImageItem) -> Reading:
@@ -125,39 +115,25 @@ def read_item(item: ImageItem) -> Reading:
     return Reading(pixels, oddities_of_pixels(pixels))
 
 
-def check_imagehash() -> None:
-    """See to it that perceptual hashes can be taken.
-
-    Raises:
-        ModuleNotFoundError: If they can't; says what to install.
-    """
-    try:
-        import imagehash  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'looking for copies among images needs the package ImageHash: '
-            'pip install "mmpretrain-tl-plugin[diagnose]", or pip install ImageHash'
-        ) from error
-
-
-def _looks(image: np.ndarray) -> tuple[bytes, bytes]:
-    """Hash an image by its low frequencies (pHash), and shrink it."""
+def _fingerprint(image: np.ndarray) -> tuple[bytes, bytes]:
+    """Hash an image by the signs of its low frequencies (pHash), and shrink it."""
     import cv2
-    import imagehash
     from PIL import Image
+    from scipy.fft import dctn
 
-    # Averaged down first: the hash takes the image at 32 x 32 anyway, and Pillow is slower at it.
+    # Averaged down first: Pillow is slower at it.
     side = 4 * 32
     if min(image.shape[:2]) > side:
         image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    bits = imagehash.phash(Image.fromarray(grey)).hash
-    small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-    return np.packbits(bits).tobytes(), small.tobytes()
+    small = Image.fromarray(grey).resize((32, 32), Image.Resampling.LANCZOS)
+    low = dctn(np.asarray(small, dtype=np.float64))[:8, :8]
+    pixels = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    return np.packbits(low > np.median(low)).tobytes(), pixels.tobytes()
 
 
 def _in_parallel(chunks: Sequence, processes: int) -> Iterator[list[ImageRecord]]:
-    """Work on chunks in order; only a few wait in memory at a time."""
+    """Scan chunks in order; only a few wait in memory at a time."""
     if not _processes_start():
         print_log(
             'Reading images in one process: others could not be started. A script that starts some '
@@ -165,7 +141,7 @@ def _in_parallel(chunks: Sequence, processes: int) -> Iterator[list[ImageRecord]
             logger='current',
             level=logging.WARNING,
         )
-        yield from map(look_at_all, chunks)
+        yield from map(scan_images, chunks)
         return
     left = iter(chunks)
     while True:
@@ -173,30 +149,30 @@ def _in_parallel(chunks: Sequence, processes: int) -> Iterator[list[ImageRecord]
         with _pool(processes) as pool:
             try:
                 for chunk in itertools.islice(left, 2 * processes):
-                    started.append((pool.submit(look_at_all, chunk), chunk))
+                    started.append((pool.submit(scan_images, chunk), chunk))
                 while started:
                     yield started[0][0].result()
                     started.popleft()
                     for chunk in itertools.islice(left, 1):
-                        started.append((pool.submit(look_at_all, chunk), chunk))
+                        started.append((pool.submit(scan_images, chunk), chunk))
                 return
             except BrokenProcessPool:
                 # One of those under way killed its process, and the pool died with it.
                 suspects = [chunk for _, chunk in started]
         for chunk in suspects:
-            yield _look_apart(chunk)
+            yield _isolate_crashes(chunk)
 
 
-def _look_apart(items: Sequence[ImageItem]) -> list[ImageRecord]:
-    """Find the image that kills its reader, by halves."""
+def _isolate_crashes(items: Sequence[ImageItem]) -> list[ImageRecord]:
+    """Find the images that kill the process which reads them, by halves."""
     try:
         with _pool(1) as pool:
-            return pool.submit(look_at_all, items).result()
+            return pool.submit(scan_images, items).result()
     except BrokenProcessPool:
         if len(items) == 1:
             return [ImageRecord(('crashed_reader',))]
     middle = len(items) // 2
-    return _look_apart(items[:middle]) + _look_apart(items[middle:])
+    return _isolate_crashes(items[:middle]) + _isolate_crashes(items[middle:])
 
 
 def _processes_start() -> bool:
@@ -214,12 +190,12 @@ def _pool(processes: int) -> ProcessPoolExecutor:
         context.set_forkserver_preload([__name__])  # one import for all processes
     else:
         context = multiprocessing.get_context('spawn')
-    return ProcessPoolExecutor(processes, mp_context=context, initializer=_quiet_and_alone)
+    return ProcessPoolExecutor(processes, mp_context=context, initializer=_init_worker)
 
 
-def _quiet_and_alone() -> None:
+def _init_worker() -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    # What a decoder says of a file is in its record.
+    # The decoder's errors are in the records.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

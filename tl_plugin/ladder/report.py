@@ -344,11 +344,12 @@ def _predicted(
         labels = np.concatenate([np.array(seed.predicted, dtype=int) for seed in seeds])
         counts = np.bincount(labels, minlength=len(classes))
         shares[name] = 100 * counts / max(len(labels), 1)
+    colours = {BASELINE: '#bbbbbb', rung.name: plots.COLOURS[domain]}
     own = shares[rung.name]
     most = np.argsort(-own, kind='stable')[:3]
     words = ', '.join(f'{classes[index]} {own[index]:.0f}%' for index in most)
     return dict(
-        image=plots.plot_class_shares(shares, classes),
+        image=plots.plot_bars(shares, classes, 'images, %', colours, max_names=20),
         alt=f'How often {rung.name} predicts each class on {domain} test images: {words}',
         caption=f'{domain.capitalize()} test images, which have no labels: how often each class is '
         f'predicted ({words})',

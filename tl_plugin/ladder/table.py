@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tl_plugin.evaluation.intervals import METHODS, interval_text
-from tl_plugin.reporting.tables import terminal_table
+from tl_plugin.reporting.tables import make_table
 
 from .recommend import ACCURACY, BASELINE
 from .records import CONFIDENT, TARGET, DomainResult, LadderResults, RungResult
 
-#: What stands where a figure isn't known.
+#: Stands for an unknown figure.
 UNKNOWN = 'not known'
 #: The label-free score that is shown, of those that there are.
 SHOWN_SCORE = 'information_maximization'
@@ -34,12 +34,12 @@ class Column(NamedTuple):
 
 
 def has_accuracy(results: LadderResults, domain: str) -> bool:
-    """Whether the test accuracy of a domain is known of any rung."""
+    """Return whether the test accuracy of a domain is known of any rung."""
     return any(rung.on(domain).accuracy is not None for rung in results.rungs)
 
 
 def columns(results: LadderResults) -> list[Column]:
-    """The columns that the results have figures for."""
+    """Return the columns that the results have figures for."""
     target = _accuracy(TARGET) if has_accuracy(results, TARGET) else _without_labels(results)
     return [
         Column('rung', lambda r: r.name, below=lambda r: r.data.replace('_', ' ')),
@@ -62,7 +62,7 @@ def _accuracy(domain: str) -> list[Column]:
 
 
 def _without_labels(results: LadderResults) -> list[Column]:
-    """What is known of a target whose test images have no labels."""
+    """Return columns of what is known of a target whose test images have no labels."""
     found = []
     if any(rung.validated(ACCURACY) is not None for rung in results.rungs):
         found.append(
@@ -95,47 +95,44 @@ def _without_labels(results: LadderResults) -> list[Column]:
 
 
 def notes(results: LadderResults) -> list[str]:
-    """Sentences that the table can't be read without."""
-    untested = [rung.name for rung in results.rungs if rung.on(TARGET).test_images is None]
-    if untested:
-        untested = [
-            f"Of {', '.join(untested)} nothing is known on the target's test images, since an "
-            'older version ran them: delete their folders, and the same command runs them again.'
-        ]
-    return [*_on_the_target(results), *untested]
-
-
-def _on_the_target(results: LadderResults) -> list[str]:
-    if not results.rungs or has_accuracy(results, TARGET):
+    """Return what a reader of the table has to know, in sentences."""
+    found = []
+    if has_accuracy(results, TARGET):
         partly = next((r.on(TARGET) for r in results.rungs if r.on(TARGET).partly_labelled), None)
-        return (
-            []
-            if partly is None
-            else [
+        if partly is not None:
+            found.append(
                 f'Target accuracy is over the {partly.images} of {partly.test_images} test images '
                 'that have a label.'
-            ]
+            )
+    elif results.rungs:
+        found += [
+            "The target's test images have no labels, so no rung's accuracy on them is known. What "
+            'is known instead says nothing of how many predictions are right:',
+            *(f'{column.name}: {column.note}.' for column in columns(results) if column.note),
+        ]
+    untested = [rung.name for rung in results.rungs if rung.on(TARGET).test_images is None]
+    if untested:
+        found.append(
+            f"Of {', '.join(untested)} nothing is known on the target's test images, since an "
+            'older version ran them: delete their folders, and the same command runs them again.'
         )
-    return [
-        "The target's test images have no labels, so no rung's accuracy on them is known. What "
-        'is known instead says nothing of how many predictions are right:',
-        *(f'{column.name}: {column.note}.' for column in columns(results) if column.note),
-    ]
+    return found
 
 
 def rows(results: LadderResults) -> tuple[list[str], list[list[str]]]:
-    """The table of all text outputs: header and cells."""
-    flat: list[tuple[str, Callable[[RungResult], str]]] = []
+    """Return the table of all text outputs: header and cells."""
+    header, cells = [], []
     for column in columns(results):
-        flat.append((column.name, column.cell))
+        header.append(column.name)
+        cells.append(column.cell)
         if column.below:
-            below = 'learns from' if column.name == 'rung' else '95% interval'
-            flat.append((below, column.below))
-    return [name for name, _ in flat], [[cell(r) for _, cell in flat] for r in results.rungs]
+            header.append('learns from' if column.name == 'rung' else '95% interval')
+            cells.append(column.below)
+    return header, [[cell(rung) for cell in cells] for rung in results.rungs]
 
 
 def interval_note(results: LadderResults) -> str:
-    """How the table's intervals were made, in a sentence's part."""
+    """Describe how the table's intervals were made, as part of a sentence."""
     methods = {rung.interval_method for rung in results.rungs}
     return '; for one seed, '.join(METHODS[name] for name in sorted(methods, reverse=True))
 
@@ -145,8 +142,9 @@ def print_table(results: LadderResults) -> None:
     from rich.console import Console
 
     header, cells = rows(results)
-    bold = [index for index, rung in enumerate(results.rungs) if rung is results.recommended]
-    table = terminal_table('On test images', header, cells, text_columns=2, bold=bold)
+    chosen = results.recommended
+    bold = results.rungs.index(chosen) if chosen else None
+    table = make_table('On test images', header, cells, text_columns=2, bold=bold)
     console = Console()
     # A pipe has no width, and a folded table is hard to read.
     Console(width=None if console.is_terminal else 200).print(table)

@@ -59,7 +59,7 @@ def plot_embedding(
         handletextpad=0.1,
         columnspacing=1,
     )
-    return _png(figure, dpi=110)
+    return _png(figure)
 
 
 def plot_effects(effects: Sequence[tuple[str, tuple[float, float, float], bool]]) -> bytes:
@@ -68,7 +68,8 @@ def plot_effects(effects: Sequence[tuple[str, tuple[float, float, float], bool]]
     Args:
         effects: Label, effect with both ends of its interval, and whether the target is worse.
     """
-    figure, axes = _figure('target minus source, in standard deviations', '', _rows(effects, 0.28))
+    size = (5.4, 0.28 * len(effects) + 0.9)
+    figure, axes = _figure('target minus source, in standard deviations', '', size)
     for row, (_, (value, low, high), worse) in enumerate(effects):
         colour = COLOURS['target'] if worse else '#666666'
         axes.plot([low, high], [row, row], color=colour, lw=2)
@@ -76,37 +77,36 @@ def plot_effects(effects: Sequence[tuple[str, tuple[float, float, float], bool]]
     axes.axvline(0, color='#999999', lw=0.8)
     axes.set_yticks(range(len(effects)), [label for label, *_ in effects])
     axes.invert_yaxis()
-    return _png(figure, dpi=110)
+    return _png(figure)
 
 
-def plot_class_counts(source: Mapping[str, int], target: Mapping[str, int]) -> bytes:
-    """Draw how many images each class has in each domain, at most 30 classes."""
-    names = sorted({*source, *target}, key=lambda name: -source.get(name, 0))[:30]
-    counts = {
-        domain: [found.get(name, 0) for name in names]
-        for domain, found in (('source', source), ('target', target))
-    }
-    figure, axes = _figure('readable images', '', _rows(names, 0.3))
-    _grouped_bars(axes, counts, COLOURS.values())
-    axes.set_yticks(range(len(names)), names)
-    axes.legend(frameon=False)
-    return _png(figure, dpi=110)
-
-
-def plot_class_shares(shares: Mapping[str, Sequence[float]], classes: Sequence[str]) -> bytes:
-    """Draw how often models predict each class.
+def plot_bars(
+    groups: Mapping[str, Sequence[float]],
+    names: Sequence[str],
+    label: str,
+    colours: Mapping[str, str],
+    max_names: int = 30,
+) -> bytes:
+    """Draw horizontal bars, those of all groups side by side.
 
     Args:
-        shares: Model -> percent of the images by class, ``(K,)``. The last one is in the
-            foreground.
-        classes: K names.
+        groups: Group -> a value for each name.
+        names: What stands beside the bars; left out where there are more than ``max_names``.
+        label: Of the values.
+        colours: Group -> its colour.
+        max_names: Defaults to 30.
     """
-    figure, axes = _figure('images, %', 'predicted class', (3.4, 3.4))
-    _grouped_bars(axes, shares, ['#bbbbbb', COLOURS['target']][-len(shares) :])
-    if len(classes) <= 20:
-        axes.set_yticks(range(len(classes)), classes)
-    if len(shares) > 1:
-        figure.legend(loc='outside upper right', ncols=2, frameon=False, fontsize=8)
+    shown = len(names) <= max_names
+    height = 0.3 * len(names) + 0.9 if shown else 3.4
+    figure, axes = _figure(label, '', (5.4, max(height, 2)))
+    width = 0.8 / len(groups)
+    for place, (name, values) in enumerate(groups.items()):
+        rows = np.arange(len(names)) + (place - (len(groups) - 1) / 2) * width
+        axes.barh(rows, values, height=0.95 * width, color=colours[name], label=name)
+    axes.invert_yaxis()
+    axes.set_yticks(range(len(names)), names) if shown else axes.set_yticks([])
+    if len(groups) > 1:
+        figure.legend(loc='outside upper right', ncols=2, frameon=False)
     return _png(figure)
 
 
@@ -267,7 +267,7 @@ def plot_similarity(records: Sequence[Mapping], layers: Mapping[int, str], unit:
         right.set_ylim(bottom=0)
         right.grid(alpha=0.3)
         right.legend(fontsize=8)
-    return _png(figure, dpi=110)
+    return _png(figure)
 
 
 def plot_interpolation(
@@ -304,7 +304,7 @@ def plot_interpolation(
     axes.set_title('Weights between the source model and the adapted one')
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    return _png(figure, dpi=120)
+    return _png(figure)
 
 
 def _empty_figure(size: tuple[float, float]) -> Any:
@@ -321,23 +321,10 @@ def _figure(x_label: str = '', y_label: str = '', size: tuple[float, float] = (4
     return figure, axes
 
 
-def _png(figure: Any, dpi: int = 130) -> bytes:
+def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=dpi)
+    figure.savefig(buffer, format='png', dpi=120)
     return buffer.getvalue()
-
-
-def _rows(rows: Sequence, height: float) -> tuple[float, float]:
-    """Return the size of a figure with as many horizontal bars."""
-    return 5.4, height * len(rows) + 0.9
-
-
-def _grouped_bars(axes: Any, groups: Mapping[str, Sequence[float]], colours: Sequence[str]) -> None:
-    width = 0.8 / len(groups)
-    for place, ((name, values), colour) in enumerate(zip(groups.items(), colours)):
-        rows = np.arange(len(values)) + (place - (len(groups) - 1) / 2) * width
-        axes.barh(rows, values, height=0.95 * width, color=colour, label=name)
-    axes.invert_yaxis()
 
 
 def _write_cells(axes: Any, texts: np.ndarray, dark: np.ndarray, size: int = 9) -> None:

@@ -11,15 +11,24 @@ LOG_WIDTH = 160
 
 
 def make_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence], footer: Sequence = ()
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence],
+    footer: Sequence = (),
+    text_columns: int | None = None,
+    bold: int | None = None,
 ) -> Any:
-    """Make a rich table. Columns that hold only numbers are aligned to the right.
+    """Make a rich table.
 
     Args:
         title: What the table shows.
         columns: The heads.
         rows: The cells, which are turned into text.
         footer: One more row for totals, set apart.
+        text_columns: How many columns are aligned to the left, before those of figures; the lines
+            are those of a terminal then, not of Markdown. None aligns columns that hold only
+            numbers to the right. Defaults to None.
+        bold: Index of a row that stands out.
 
     Returns:
         A ``rich.table.Table``.
@@ -29,16 +38,17 @@ def make_table(
     from rich.text import Text
 
     rows = [[str(cell) for cell in row] for row in rows]
-    table = Table(
-        title=Text(title), title_justify='left', box=box.MARKDOWN, show_footer=bool(footer)
-    )
+    lines = box.MARKDOWN if text_columns is None else box.SIMPLE_HEAD
+    table = Table(title=Text(title), title_justify='left', box=lines, show_footer=bool(footer))
     for index, column in enumerate(columns):
         numbers = all(_is_number(row[index]) for row in rows)
-        table.add_column(
-            column, str(footer[index]) if footer else '', justify='right' if numbers else 'left'
-        )
-    for row in rows:
-        table.add_row(*map(Text, row))  # a name may hold brackets, which are markup in a string
+        if text_columns is not None:
+            numbers = index >= text_columns
+        total = str(footer[index]) if footer else ''
+        table.add_column(column, total, justify='right' if numbers else 'left')
+    for index, row in enumerate(rows):
+        # A name may hold brackets, which are markup in a string.
+        table.add_row(*map(Text, row), style='bold' if index == bold else None)
     return table
 
 
@@ -64,34 +74,6 @@ def table_text(table: Any, width: int = LOG_WIDTH) -> str:
     Console(file=buffer, width=width, no_color=True).print(table)
     lines = [line.rstrip() for line in buffer.getvalue().split('\n')]
     return '\n'.join(lines).strip('\n')
-
-
-def terminal_table(
-    title: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    text_columns: int = 1,
-    bold: Sequence[int] = (),
-) -> Any:
-    """Make a rich table for reading on a terminal.
-
-    Args:
-        title: What the table shows.
-        columns: The heads.
-        rows: The cells.
-        text_columns: How many columns are aligned to the left, before those of figures.
-        bold: Indices of rows that stand out.
-    """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify='left' if index < text_columns else 'right')
-    for index, row in enumerate(rows):
-        table.add_row(*map(Text, row), style='bold' if index in bold else None)
-    return table
 
 
 def _is_number(cell: str) -> bool:
