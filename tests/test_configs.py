@@ -90,5 +90,5 @@ def test_mmpretrains_own_train_tool_runs_a_leaf(data, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / 'epoch_1.pth').is_file()
     log = next(tmp_path.glob('*/vis_data/scalars.json')).read_text()
-    for name in ('loss_dann', 'dann_accuracy', 'dann_coefficient', 'target/accuracy/top1'):
+    for name in ('loss_dann', 'dann_accuracy', 'dann_reversal_weight', 'target/accuracy/top1'):
         assert name in log

@@ -6,7 +6,7 @@ load_from = 'work_dirs/source_only/epoch_20.pth'
 model = dict(
     type='AdaptationClassifier',
     alignments=dict(
-        dann=dict(type='DANNHead', hidden_channels=[256], norm='BN', coefficient=0.1)
+        dann=dict(type='DANNHead', hidden_channels=[256], norm='BN', reversal_weight=0.1)
     ),
 )
 custom_hooks = [

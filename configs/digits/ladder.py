@@ -9,7 +9,7 @@ few_labels = dict(
 )
 adapted = dict(
     model=dict(
-        alignments=dict(dann=dict(hidden_channels=[256], norm='BN', coefficient=0.1)),
+        alignments=dict(dann=dict(hidden_channels=[256], norm='BN', reversal_weight=0.1)),
     ),
     optim_wrapper=dict(optimizer=dict(lr=0.001)),
     train_cfg=dict(max_epochs=30),

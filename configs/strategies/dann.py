@@ -13,7 +13,7 @@
 #        norm             'BN' or None, between its layers
 #        dropout          probability after each hidden layer
 #        loss_weight      weight of the domain loss
-#        coefficient      final reversal coefficient; gamma: how fast it rises (None: constant)
+#        reversal_weight  final gradient-reversal weight; gamma: how fast it rises (None: constant)
 #        label_smoothing  of the domain labels
 #        spectral_norm    True bounds the domain classifier's slope layer by layer
 #        gradient_penalty weight of its squared slope at the features; not together with norm='BN'

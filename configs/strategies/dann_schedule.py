@@ -1,7 +1,7 @@
 # The learning-rate schedule of the DANN paper, by the part of training done, beside an adversary.
 #
 # What   With p from 0 to 1 over training: the config's learning rate / (1 + 10 p)^0.75, step by step.
-#        The paper's other schedule, a reversal coefficient of 2 / (1 + exp(-10 p)) - 1, is what the
+#        The paper's other schedule, a gradient-reversal weight of 2 / (1 + exp(-10 p)) - 1, is what the
 #        adversaries (dann, cdan, cdan_e, mdd) follow by default. It adds none: name one besides. SGD
 #        with momentum is the config's own matter; the paper's is lr=0.01, momentum=0.9.
 # When   With an adversary (`--strategy dann dann_schedule`), where the config's own schedule, such as
@@ -11,7 +11,7 @@
 # Options of InverseDecayLR (param_scheduler.*)
 #        alpha, beta  how far and how fast the learning rate falls
 # Options of the adversary (model.alignments.dann.*, model.alignments.cdan.*, ...)
-#        coefficient  where it ends; gamma: how fast it rises
+#        reversal_weight  where it ends; gamma: how fast it rises
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 # By iteration, whatever the loop: its end is then the end of training.

@@ -12,7 +12,7 @@
 #        margin           weight of the source in the second classifier's loss
 #        hidden_channels  widths of its hidden layers; norm, dropout: in between
 #        loss_weight      weight of the loss
-#        coefficient      final reversal coefficient; gamma: how fast it rises (None: constant)
+#        reversal_weight  final gradient-reversal weight; gamma: how fast it rises (None: constant)
 # Options of AdversaryMonitorHook (custom_hooks), which says by name when it goes wrong
 #        interval, patience, limits; backoff=0.5 lets it weaken the adversary, None only warns
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)

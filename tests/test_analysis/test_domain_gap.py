@@ -10,9 +10,12 @@ from sklearn.model_selection import cross_val_score
 from tl_plugin.analysis.domain_gap import _frechet, centre_distance, domain_gap, separability
 from tl_plugin.analysis.features import reduce_features
 from tl_plugin.evaluation.intervals import bootstrap_estimate, estimate, resample_counts
-from tl_plugin.functional import gaussian_kernel, maximum_mean_discrepancy
-from tl_plugin.functional.frechet import frechet_distance
-from tl_plugin.functional.weighted_mmd import weighted_mean_discrepancy
+from tl_plugin.functional import (
+    frechet_distance,
+    gaussian_kernel,
+    maximum_mean_discrepancy,
+    weighted_mean_discrepancy,
+)
 
 
 def domains(shift=1.0, counts=(120, 90), width=6, seed=0):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.toy import ToyDataset, target, toy_config, train
-from tl_plugin.functional.label_shift import black_box_shift, total_variation
+from tl_plugin.functional import black_box_shift, total_variation
 
 FIELD = dict(dataset=dict(labels='none', shift=0.5, size=9))
 DOMAINS = dict(

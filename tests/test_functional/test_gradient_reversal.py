@@ -5,20 +5,20 @@ import torch
 from tl_plugin.functional import gradient_reversal, sigmoid_ramp
 
 
-@pytest.mark.parametrize('coefficient', [0.0, 0.3, 1.0, torch.tensor(0.3)])
-def test_forward_is_identity_and_backward_is_reversed(coefficient):
+@pytest.mark.parametrize('reversal_weight', [0.0, 0.3, 1.0, torch.tensor(0.3)])
+def test_forward_is_identity_and_backward_is_reversed(reversal_weight):
     torch.manual_seed(0)
     x = torch.randn(5, 3, dtype=torch.double, requires_grad=True)
     plain = torch.autograd.grad((x**3).sum(), x)[0]
 
-    reversed_ = gradient_reversal(x, coefficient)
+    reversed_ = gradient_reversal(x, reversal_weight)
 
     assert torch.equal(reversed_, x)
     gradient = torch.autograd.grad((reversed_**3).sum(), x)[0]
-    torch.testing.assert_close(gradient, -float(coefficient) * plain)
+    torch.testing.assert_close(gradient, -float(reversal_weight) * plain)
 
 
-def test_negative_coefficient_is_refused():
+def test_negative_weight_is_refused():
     with pytest.raises(ValueError, match=r'must not be negative, got -0\.1'):
         gradient_reversal(torch.ones(1), -0.1)
 

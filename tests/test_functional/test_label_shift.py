@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from tl_plugin.functional.label_shift import (
+from tl_plugin.functional import (
     black_box_shift,
     expectation_maximization_shift,
     total_variation,

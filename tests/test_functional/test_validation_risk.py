@@ -4,7 +4,7 @@ import torch
 from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 
-from tl_plugin.functional.validation_risk import control_variate_risk, density_ratio
+from tl_plugin.functional import control_variate_risk, density_ratio
 
 
 def test_risk_is_the_authors_formula_in_numpy():

@@ -41,7 +41,7 @@ WIDTHS = st.one_of(
     WORD, st.integers(), st.lists(st.one_of(WORD, st.integers(max_value=0), ENDLESS), min_size=1)
 )
 
-ADVERSARY = dict(coefficient=NEGATIVE, gamma=POSITIVE, loss_weight=NEGATIVE)
+ADVERSARY = dict(reversal_weight=NEGATIVE, gamma=POSITIVE, loss_weight=NEGATIVE)
 NETWORK = dict(hidden_channels=WIDTHS, norm=CHOICE, dropout=PART)
 ALIGNMENTS = dict(
     DANNHead=dict(

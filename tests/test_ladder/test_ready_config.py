@@ -113,10 +113,10 @@ def test_options_come_last_and_the_seed_after_them(cfg):
         'mine',
         ['dann'],
         data='source+target',
-        options=dict(model=dict(alignments=dict(dann=dict(coefficient=0.125)))),
+        options=dict(model=dict(alignments=dict(dann=dict(reversal_weight=0.125)))),
     )
     config = ready_config(cfg, rung, 5)
-    assert config.model.alignments.dann.coefficient == 0.125
+    assert config.model.alignments.dann.reversal_weight == 0.125
     assert config.model.alignments.dann.type == 'DANNHead'
     assert config.randomness.seed == 5
 

@@ -57,7 +57,7 @@ def test_one_step_equals_dann_written_by_hand():
     model.set_progress(0.4)
     inputs, samples = _inputs(8), _samples(8, num_target=3)
     losses = model.loss(inputs, samples)
-    assert set(losses) == {'loss_cls', 'loss_dann', 'dann_accuracy', 'dann_coefficient'}
+    assert set(losses) == {'loss_cls', 'loss_dann', 'dann_accuracy', 'dann_reversal_weight'}
     model.parse_losses(losses)[0].backward()
 
     features = reference.extract_feat(inputs)[-1]
@@ -68,12 +68,12 @@ def test_one_step_equals_dann_written_by_hand():
         torch.nn.functional.softplus(domain_logits[:5]).mean()
         + torch.nn.functional.softplus(-domain_logits[5:]).mean()
     )
-    coefficient = sigmoid_ramp(torch.tensor(0.4)).item()
+    reversal_weight = sigmoid_ramp(torch.tensor(0.4)).item()
     for name, parameter in model.named_parameters():
         other = dict(reference.named_parameters())[name]
         own = torch.autograd.grad(cls, other, retain_graph=True, allow_unused=True)[0]
         adversarial = torch.autograd.grad(domain, other, retain_graph=True, allow_unused=True)[0]
-        sign = 1 if name.startswith('alignments') else -coefficient
+        sign = 1 if name.startswith('alignments') else -reversal_weight
         expected = sum(
             g
             for g in (own, sign * adversarial if adversarial is not None else None)

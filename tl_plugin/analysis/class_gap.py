@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tl_plugin.evaluation.intervals import Estimate, share_estimate
-from tl_plugin.functional.label_shift import black_box_shift
+from tl_plugin.functional import black_box_shift
 
 from .domain_gap import centre_distance
 

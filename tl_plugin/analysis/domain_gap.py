@@ -14,10 +14,12 @@ from tl_plugin.evaluation.intervals import (
     estimate,
     resample_counts,
 )
-from tl_plugin.functional import gaussian_kernel
-from tl_plugin.functional.frechet import frechet_distance
-from tl_plugin.functional.mmd import BANDWIDTHS
-from tl_plugin.functional.weighted_mmd import weighted_mean_discrepancy
+from tl_plugin.functional import (
+    BANDWIDTHS,
+    frechet_distance,
+    gaussian_kernel,
+    weighted_mean_discrepancy,
+)
 
 #: Images of a domain that the kernel matrix holds.
 KERNEL_IMAGES = 1000

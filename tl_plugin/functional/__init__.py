@@ -1,59 +1,88 @@
 """Maths on tensors: imports torch and nothing of ours."""
 
-from .agreement import Flips, prediction_flips
-from .centroids import centroid_pseudo_labels
-from .checks import check_bandwidths, check_images
-from .cka import linear_gram, minibatch_cka, unbiased_hsic
-from .class_confusion import class_confusion
-from .coral import coral_loss, covariance
-from .distillation import distillation_loss
-from .domain_classification import (
+from .adversarial import (
     domain_accuracy,
     domain_classification_loss,
+    gradient_reversal,
+    input_gradient_penalty,
+    log_one_minus_softmax,
+    margin_disparity_loss,
+    multilinear_map,
+    random_multilinear_map,
     several_domains_accuracy,
     several_domains_loss,
 )
-from .entropy import entropy_loss, marginal_entropy, prediction_entropy
-from .feature_distance import feature_map_distance
-from .feature_health import effective_rank, relative_spread
-from .feature_norm import feature_norms, hard_feature_norm_loss, stepwise_feature_norm_loss
-from .gather import gather_ranks
-from .gradient_penalty import input_gradient_penalty
-from .gradient_reversal import gradient_reversal
-from .interpolation import check_same_network, interpolate_weights
-from .kernels import gaussian_kernel, squared_distances
-from .margin_disparity import log_one_minus_softmax, margin_disparity_loss
-from .mmd import BANDWIDTHS, joint_maximum_mean_discrepancy, maximum_mean_discrepancy
-from .multilinear_map import multilinear_map, random_multilinear_map
-from .precision import full_precision
-from .pseudo_labels import cosine_ramp, pseudo_label_loss, relative_threshold
-from .schedules import sigmoid_ramp
-from .spectral_penalty import batch_spectral_penalty, largest_singular_values
-from .spectral_shrinkage import batch_spectral_shrinkage
-from .starting_point import starting_point_penalty
+from .cka import linear_gram, minibatch_cka, unbiased_hsic
+from .label_shift import black_box_shift, expectation_maximization_shift, total_variation
+from .moments import (
+    BANDWIDTHS,
+    coral_loss,
+    covariance,
+    feature_norms,
+    frechet_distance,
+    gaussian_kernel,
+    hard_feature_norm_loss,
+    joint_maximum_mean_discrepancy,
+    maximum_mean_discrepancy,
+    squared_distances,
+    stepwise_feature_norm_loss,
+    weighted_mean_discrepancy,
+)
+from .precision import check_images, full_precision
+from .predictions import (
+    Flips,
+    centroid_pseudo_labels,
+    class_confusion,
+    entropy_loss,
+    marginal_entropy,
+    prediction_entropy,
+    prediction_flips,
+    pseudo_label_loss,
+    relative_threshold,
+)
+from .retention import (
+    check_same_network,
+    distillation_loss,
+    feature_map_distance,
+    interpolate_weights,
+    num_positions,
+    starting_point_penalty,
+)
+from .schedules import cosine_ramp, sigmoid_ramp
+from .spectral import (
+    batch_spectral_penalty,
+    batch_spectral_shrinkage,
+    effective_rank,
+    largest_singular_values,
+    relative_spread,
+)
+from .validation_risk import control_variate_risk, density_ratio
 
 __all__ = [
     'BANDWIDTHS',
     'Flips',
     'batch_spectral_penalty',
     'batch_spectral_shrinkage',
+    'black_box_shift',
     'centroid_pseudo_labels',
-    'check_bandwidths',
     'check_images',
     'check_same_network',
     'class_confusion',
+    'control_variate_risk',
     'coral_loss',
     'cosine_ramp',
     'covariance',
+    'density_ratio',
     'distillation_loss',
     'domain_accuracy',
     'domain_classification_loss',
     'effective_rank',
     'entropy_loss',
+    'expectation_maximization_shift',
     'feature_map_distance',
     'feature_norms',
+    'frechet_distance',
     'full_precision',
-    'gather_ranks',
     'gaussian_kernel',
     'gradient_reversal',
     'hard_feature_norm_loss',
@@ -68,6 +97,7 @@ __all__ = [
     'maximum_mean_discrepancy',
     'minibatch_cka',
     'multilinear_map',
+    'num_positions',
     'prediction_entropy',
     'prediction_flips',
     'pseudo_label_loss',
@@ -80,5 +110,7 @@ __all__ = [
     'squared_distances',
     'starting_point_penalty',
     'stepwise_feature_norm_loss',
+    'total_variation',
     'unbiased_hsic',
+    'weighted_mean_discrepancy',
 ]

@@ -1,4 +1,4 @@
-"""How alike two networks see the same images: linear CKA, without the bias of small batches."""
+"""Linear centred kernel alignment (CKA), without the bias of small batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIN_IMAGES = 4
 
 @full_precision
 def linear_gram(features: Tensor) -> Tensor:
-    """Inner products of all pairs of images' features, which are centred first.
+    """Return the inner products of all pairs of images' features, which are centred first.
 
     Args:
         features: (N, ...), flattened to one vector an image.
@@ -30,7 +30,7 @@ def linear_gram(features: Tensor) -> Tensor:
 
 
 def unbiased_hsic(first: Tensor, second: Tensor) -> Tensor:
-    r"""The unbiased estimator of the Hilbert-Schmidt independence criterion, HSIC\ :sub:`1`.
+    r"""Return the unbiased estimator of the Hilbert-Schmidt independence criterion, HSIC\ :sub:`1`.
 
     Song et al., "Feature Selection via Dependence Maximization", JMLR 2012. With the diagonals of
     both Gram matrices set to zero,
@@ -65,7 +65,7 @@ def unbiased_hsic(first: Tensor, second: Tensor) -> Tensor:
 
 
 def minibatch_cka(source: Sequence[Tensor], adapted: Sequence[Tensor]) -> float:
-    r"""Linear centred kernel alignment of two networks, debiased, over batches of any size.
+    r"""Return the debiased linear CKA of two networks, over batches of any size.
 
     Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019, arXiv
     1905.00414, with the unbiased HSIC of Song et al. summed over batches before the division, as in
@@ -77,8 +77,8 @@ def minibatch_cka(source: Sequence[Tensor], adapted: Sequence[Tensor]) -> float:
         adapted: Those of the other, of the same batches in the same order.
 
     Returns:
-        1 where they see the images alike up to rotation and scale, about 0 where not at all (it may
-        be a little negative); nan where one of them sees no difference between images.
+        1 where the features are equal up to rotation and scale, about 0 where they are unrelated
+        (it may be slightly negative); nan where one network maps all images to the same features.
 
     Raises:
         ValueError: If the batches don't fit, or there is none of four images or more.

@@ -1,4 +1,4 @@
-"""How often each class is in the target, from predictions alone."""
+"""Class frequencies of the target, estimated from predictions alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TINY = 1e-12
 def black_box_shift(
     source_probabilities: Tensor, source_labels: Tensor, target_probabilities: Tensor
 ) -> Tensor:
-    r"""Class frequencies of the target by black-box shift estimation (BBSE).
+    r"""Estimate the class frequencies of the target by black-box shift estimation (BBSE).
 
     Lipton et al., "Detecting and Correcting for Label Shift with Black Box Predictors", ICML 2018,
     arXiv 1802.03916: solves :math:`\hat C \hat w = \hat\mu` with
@@ -38,7 +38,7 @@ def black_box_shift(
     num_classes = source_probabilities.shape[1]
     of_class = torch.nn.functional.one_hot(source_labels, num_classes).to(source_probabilities)
     joint = source_probabilities.T @ of_class / len(source_labels)
-    # Least squares over the inverse of the frequencies would divide by a class that isn't there.
+    # The pseudo-inverse copes with a class that has no image.
     ratios = torch.linalg.pinv(joint) @ target_probabilities.mean(dim=0)
     return _normalised(ratios.clamp(min=0) * of_class.mean(dim=0))
 
@@ -50,7 +50,7 @@ def expectation_maximization_shift(
     tolerance: float = 1e-6,
     max_rounds: int = 1000,
 ) -> Tensor:
-    r"""Class frequencies of the target by expectation maximisation.
+    r"""Estimate the class frequencies of the target by expectation maximisation.
 
     Saerens et al., "Adjusting the Outputs of a Classifier to New a Priori Probabilities", Neural
     Computation 2002: weighs the probabilities by the ratio of frequencies, normalises, takes the
@@ -59,8 +59,8 @@ def expectation_maximization_shift(
     Args:
         source_frequencies: Of the classes the model was trained on, (K,).
         target_probabilities: (M, K).
-        tolerance: Ends the rounds where no frequency changes by more. Defaults to 1e-6.
-        max_rounds: Ends them anyway. Defaults to 1000.
+        tolerance: Stop where no frequency changes by more. Defaults to 1e-6.
+        max_rounds: Stop after so many rounds. Defaults to 1000.
 
     Returns:
         (K,), adds up to 1.
@@ -83,7 +83,7 @@ def expectation_maximization_shift(
 
 
 def total_variation(first: Tensor, second: Tensor) -> Tensor:
-    """Half the sum of the absolute differences of two distributions, in [0, 1].
+    """Return half the sum of the absolute differences of two distributions, in [0, 1].
 
     Example:
         >>> total_variation(torch.tensor([0.5, 0.5]), torch.tensor([0.8, 0.2]))

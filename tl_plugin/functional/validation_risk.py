@@ -11,7 +11,7 @@ from .precision import full_precision
 
 @full_precision
 def control_variate_risk(weights: Tensor, losses: Tensor) -> Tensor:
-    r"""Weighted mean of losses, with a control variate that takes out the weights' noise.
+    r"""Return the weighted mean of losses, with a control variate for the noise of the weights.
 
     You et al., "Towards Accurate Model Selection in Deep Unsupervised Domain Adaptation", ICML
     2019, PMLR 97 (DEV):
@@ -39,10 +39,10 @@ def control_variate_risk(weights: Tensor, losses: Tensor) -> Tensor:
 
 
 def density_ratio(source: Tensor, target: Tensor, decay: float = 1.0, folds: int = 2) -> Tensor:
-    """How much denser the target is than the source at each source image's features.
+    """Estimate how much denser the target is than the source at each source image's features.
 
-    From a logistic regression that tells the domains apart, as in DEV; each image is weighed by one
-    that was fitted on other images, which can't have learned it by heart.
+    The ratio comes from a logistic regression that separates the domains, as in DEV; each image is
+    weighted by a regression that was fitted on other images, so that overfitting cannot bias it.
 
     Args:
         source: Features, (N, D).

@@ -33,7 +33,7 @@ def test_each_ill_has_its_name(now, adversary, ill):
     [
         ({}, {}),
         (dict(accuracy=0.52), {}),  # fooled, for it knew better once: that is what DANN is for
-        (dict(accuracy=0.99), dict(strength=0.2)),  # the coefficient still rises
+        (dict(accuracy=0.99), dict(strength=0.2)),  # the reversal_weight still rises
         (dict(feature_rank=1.9), dict(classes=2)),  # two classes need one direction
         (dict(accuracy=0.4), dict(chance=0.25, peak=0.4)),  # of four domains
     ],

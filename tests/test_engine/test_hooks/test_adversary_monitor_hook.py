@@ -8,7 +8,7 @@ from tests.toy import target, toy_config, train
 from tl_plugin.engine.hooks import AdversaryMonitorHook
 
 STRONG = {
-    'model.alignments.dann': dict(coefficient=1000.0, gamma=None, hidden_channels=[8]),
+    'model.alignments.dann': dict(reversal_weight=1000.0, gamma=None, hidden_channels=[8]),
     **target(),
 }
 HOOK = dict(type='AdversaryMonitorHook', interval=2, patience=1, backoff=0.5)
@@ -33,8 +33,8 @@ def test_the_ratio_is_that_of_gradients_written_by_hand():
     softplus = torch.nn.functional.softplus
     domain = 0.5 * (softplus(logits[:5]).mean() + softplus(-logits[5:]).mean())
     norms = [torch.autograd.grad(loss, features)[0].norm() for loss in (domain, task)]
-    coefficient = model.alignments['dann'].current_coefficient()
-    expected = coefficient * norms[0] / norms[1]
+    reversal_weight = model.alignments['dann'].current_reversal_weight()
+    expected = reversal_weight * norms[0] / norms[1]
     torch.testing.assert_close(losses['dann_gradient_ratio'], expected, rtol=1e-4, atol=0)
 
 
@@ -59,8 +59,8 @@ def test_it_measures_at_its_interval_and_backs_off(tmp_path):
         assert len(logged[f'train/{name}'].data[0]) == 3
     factors = logged['train/dann_backoff'].data[0]
     assert list(factors) == [0.5, 0.25, 0.125]
-    coefficients = logged['train/dann_coefficient'].data[0]
-    assert list(coefficients) == [1000, 1000, 500, 500, 250, 250]
+    weights = logged['train/dann_reversal_weight'].data[0]
+    assert list(weights) == [1000, 1000, 500, 500, 250, 250]
 
 
 def test_a_resumed_run_backs_off_alike(tmp_path):
@@ -89,7 +89,7 @@ def test_it_warns_by_name(tmp_path):
 
 def test_a_discriminator_that_does_not_learn_is_called_dead(tmp_path):
     # Two domains that differ in their noise alone, so that nothing can tell them apart.
-    options = {**target(shift=0.0, seed=1, size=12), 'model.alignments.dann.coefficient': 1.0}
+    options = {**target(shift=0.0, seed=1, size=12), 'model.alignments.dann.reversal_weight': 1.0}
     _run(tmp_path, hook={**HOOK, 'limits': dict(dead_margin=0.4)}, **options)
     assert 'the discriminator is dead: its accuracy was never' in (
         next(tmp_path.glob('*/*.log')).read_text()

@@ -6,7 +6,7 @@ import torch
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import target, toy_config, train
 from tl_plugin.engine.hooks import OracleGapHook, ValidationRiskHook
-from tl_plugin.functional.validation_risk import control_variate_risk, density_ratio
+from tl_plugin.functional import control_variate_risk, density_ratio
 
 RISK = 'target/label_free/dev_risk'
 SCORE = 'target/label_free/information_maximization'

@@ -9,7 +9,7 @@ from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.test_models.test_adaptation_classifier import DANN, _inputs, _model, _samples
 from tests.toy import target, toy_config, train
 from tl_plugin.engine.hooks import LabelShiftHook
-from tl_plugin.functional.label_shift import black_box_shift
+from tl_plugin.functional import black_box_shift
 from tl_plugin.reliability.checkpoints import read_whole
 
 #: Of ToyDataset's images, class 0 twice as often as the others.

@@ -47,9 +47,9 @@ def test_trains_and_logs_by_epoch_and_by_iteration(tmp_path, length):
         assert out['loss'] == pytest.approx(out['loss_cls'] + out['loss_dann'], rel=1e-5)
         assert 0 <= out['dann_accuracy'] <= 1
         expected = 2 / (1 + np.exp(-10 * index / 9)) - 1
-        assert out['dann_coefficient'] == pytest.approx(expected, abs=1e-5)
+        assert out['dann_reversal_weight'] == pytest.approx(expected, abs=1e-5)
     scalars = runner.message_hub.log_scalars
-    for name in ('loss_cls', 'loss_dann', 'dann_accuracy', 'dann_coefficient'):
+    for name in ('loss_cls', 'loss_dann', 'dann_accuracy', 'dann_reversal_weight'):
         assert f'train/{name}' in scalars
 
 

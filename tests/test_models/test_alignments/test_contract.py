@@ -82,8 +82,8 @@ def test_gamma_lets_the_pull_on_the_features_rise(name):
         adversary = isinstance(alignment, AdversarialAlignment)
         assert float(alignment.current_weight()) == pytest.approx(3 * (1 if adversary else rise))
         if adversary:
-            found = float(alignment.current_coefficient())
-            assert found == pytest.approx(alignment.coefficient * rise)
+            found = float(alignment.current_reversal_weight())
+            assert found == pytest.approx(alignment.reversal_weight * rise)
     constant = build(name, 0.0, loss_weight=3.0, gamma=None)
     assert float(constant.current_weight()) == 3
     with pytest.raises(ValueError, match='gamma must be > 0 or None'):

@@ -54,9 +54,9 @@ def test_overlays_compose_and_the_schedule_is_the_papers(length, tmp_path):
     # The rate at step p of the whole run, the paper's formula.
     expected = [0.01 / (1 + 10 * step / len(rates)) ** 0.75 for step in range(len(rates))]
     assert rates.tolist() == pytest.approx(expected, rel=1e-5)
-    coefficients = runner.message_hub.log_scalars['train/dann_coefficient'].data[0]
+    weights = runner.message_hub.log_scalars['train/dann_reversal_weight'].data[0]
     expected = [2 / (1 + 2.718281828 ** (-10 * s / len(rates))) - 1 for s in range(len(rates))]
-    assert coefficients.tolist() == pytest.approx(expected, abs=1e-5)
+    assert weights.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_widths_that_cannot_be():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Ills against which a smaller reversal coefficient helps.
+#: Ills against which a smaller gradient-reversal weight helps.
 BACKS_OFF = ('drowned', 'collapsed')
 
 
@@ -40,7 +40,8 @@ def name_ills(
             ``feature_spread`` and, where they are known, ``accuracy`` and ``gradient_ratio``.
         first: The features' values at the first measurement.
         adversary: ``chance`` and ``peak``, the accuracy of guessing and the best one yet;
-            ``strength``, how much of its final coefficient is in force; ``classes`` and ``images``.
+            ``strength``, the share of its final reversal weight in force; ``classes`` and
+            ``images``.
         limits: What is healthy.
 
     Returns:
@@ -63,15 +64,15 @@ def _of_adversary(
     if accuracy is not None and accuracy > limits.winning_accuracy and adversary['strength'] >= 0.5:
         ills['winning'] = (
             f'the discriminator is not fooled: it tells the domains apart in {accuracy:.0%} of '
-            'cases, so that the features are not aligned. Raise loss_weight or coefficient, or '
+            'cases, so that the features are not aligned. Raise loss_weight or reversal_weight, or '
             'give it label_smoothing, spectral_norm or a gradient_penalty'
         )
     ratio = now.get('gradient_ratio')
     if ratio is not None and ratio > limits.max_ratio:
         ills['drowned'] = (
             f'the adversary drowns the task: its gradient at the features is {ratio:.3g} times '
-            'that of the classification loss. Lower coefficient or loss_weight, or let the monitor '
-            'back off (backoff=0.5)'
+            'that of the classification loss. Lower reversal_weight or loss_weight, or let the '
+            'monitor back off (backoff=0.5)'
         )
     return ills
 
@@ -92,7 +93,7 @@ def _of_features(
         return {}
     return {
         'collapsed': (
-            f'the features have collapsed: {what}. Lower coefficient, let the monitor back off '
+            f'the features have collapsed: {what}. Lower reversal_weight, let the monitor back off '
             '(backoff=0.5), or lower the learning rate'
         )
     }

@@ -15,7 +15,7 @@ class AdversaryMonitor:
     Args:
         limits: What is healthy.
         patience: Measurements in a row.
-        backoff: Factor on the coefficient each time the adversary has to back off; None never.
+        backoff: Factor on the reversal_weight each time the adversary has to back off; None never.
         min_factor: The least product of these factors.
     """
 
@@ -31,7 +31,7 @@ class AdversaryMonitor:
 
     @property
     def factor(self) -> float:
-        """What the reversal coefficient is to be multiplied by."""
+        """What the gradient-reversal weight is to be multiplied by."""
         return self.state['factor']
 
     def judge(self, now: dict[str, float], adversary: dict[str, float]) -> tuple[dict, dict]:

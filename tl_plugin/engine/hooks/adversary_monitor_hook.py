@@ -43,7 +43,7 @@ class AdversaryMonitorHook(Hook):
     Args:
         interval: Iterations from one measurement to the next. Defaults to 50.
         patience: How many measurements in a row make a verdict. Defaults to 3.
-        backoff: Factor in (0, 1) on the reversal coefficient at each verdict that features have
+        backoff: Factor in (0, 1) on the gradient-reversal weight at each verdict that features have
             collapsed or the task is drowned; it is taken back in as many steps once that is over.
             Defaults to None: warn only.
         min_factor: The least product of these factors. Defaults to 0.01.
@@ -161,12 +161,12 @@ class AdversaryMonitorHook(Hook):
             if f'{name}_gradient_ratio' in measured:
                 now['gradient_ratio'] = measured[f'{name}_gradient_ratio']
             adversary = adversaries[name]
-            full = adversary.coefficient or 1.0
+            full = adversary.reversal_weight or 1.0
             begun, over = monitor.judge(
                 now,
                 dict(
                     chance=adversary.chance,
-                    strength=float(adversary.current_coefficient()) / full,
+                    strength=float(adversary.current_reversal_weight()) / full,
                     classes=adversary.num_classes,
                     images=runner.train_dataloader.batch_size,
                 ),

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tl_plugin.datasets.wrappers import inner_configs
-from tl_plugin.functional import centroid_pseudo_labels, gather_ranks
+from tl_plugin.functional import centroid_pseudo_labels
 from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.stack.gather import gather_ranks
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
 from tl_plugin.stack.protocol import require_adaptation_model

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tl_plugin.evaluation.add_metrics import add_metrics
 from tl_plugin.evaluation.domain_predictions import DomainPredictions
-from tl_plugin.functional.label_shift import (
+from tl_plugin.functional import (
     black_box_shift,
     expectation_maximization_shift,
     total_variation,
@@ -37,8 +37,8 @@ class LabelShiftHook(Hook):
     Alignments assume that classes are about as frequent in both domains; where they aren't, they
     push images into wrong classes. After each validation the frequencies are estimated from the
     predictions on labelled source and unlabelled target images, by
-    :func:`tl_plugin.functional.label_shift.black_box_shift` (Lipton et al., ICML 2018) or
-    :func:`tl_plugin.functional.label_shift.expectation_maximization_shift` (Saerens et al., 2002).
+    :func:`tl_plugin.functional.black_box_shift` (Lipton et al., ICML 2018) or
+    :func:`tl_plugin.functional.expectation_maximization_shift` (Saerens et al., 2002).
 
     Logs ``label_shift``, the total variation between the domains' frequencies.
 

@@ -3,16 +3,16 @@ from .afn import AFNAlignment
 from .alignments import Alignments
 from .base import Alignment, DomainBatch
 from .bsp import BSPAlignment
-from .cdan_head import CDANHead
+from .cdan import CDANHead
 from .centroid_pseudo_label import CentroidPseudoLabelAlignment
 from .dan import DANAlignment
-from .dann_head import DANNHead
+from .dann import DANNHead
 from .deep_coral import DeepCORALAlignment
 from .entropy_minimization import EntropyMinimization
 from .information_maximization import InformationMaximization
 from .jan import JANAlignment
 from .mcc import MCCAlignment
-from .mdd_head import MDDHead
+from .mdd import MDDHead
 from .pseudo_label import PseudoLabelAlignment
 
 __all__ = [

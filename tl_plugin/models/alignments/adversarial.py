@@ -13,11 +13,11 @@ from .base import Alignment
 
 
 class AdversarialAlignment(Alignment):
-    """An alignment whose network plays against the features, behind a gradient reversal.
+    """Base of alignments whose network is trained against the features by gradient reversal.
 
     Args:
-        coefficient: The reversal coefficient at the end of training. Defaults to 1.
-        gamma: Steepness of the coefficient's rise over training, see
+        reversal_weight: Gradient-reversal weight (lambda) at the end of training. Defaults to 1.
+        gamma: Steepness of this weight's rise over training, see
             :func:`tl_plugin.functional.sigmoid_ramp`; None keeps it constant. The adversary itself
             learns with the whole loss from the start. Defaults to 10.
         **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``init_cfg``: see
@@ -28,31 +28,33 @@ class AdversarialAlignment(Alignment):
     """
 
     @checked
-    def __init__(self, coefficient: float = 1.0, gamma: float | None = 10.0, **kwargs) -> None:
+    def __init__(self, reversal_weight: float = 1.0, gamma: float | None = 10.0, **kwargs) -> None:
         super().__init__(gamma=gamma, **kwargs)
-        if coefficient < 0:
-            raise ValueError(f'{type(self).__name__}: coefficient must be >= 0, got {coefficient}')
-        self.coefficient = coefficient
-        #: Accuracy of an adversary that knows nothing, where it logs an ``accuracy``.
+        if reversal_weight < 0:
+            raise ValueError(
+                f'{type(self).__name__}: reversal_weight must be >= 0, got {reversal_weight}'
+            )
+        self.reversal_weight = reversal_weight
+        #: Chance level of the logged ``accuracy``, where there is one.
         self.chance = 0.5
-        # Not in the checkpoint: whoever backs off knows how far, and says so again on resume.
+        # Not in the checkpoint: the hook that backs off sets it again on resume.
         self.register_buffer('backoff', torch.ones(()), persistent=False)
 
     def set_backoff(self, factor: float) -> None:
-        """Weakens the reversal: the coefficient is multiplied by a factor in [0, 1]."""
+        """Multiply the gradient-reversal weight by a factor in [0, 1]."""
         if not 0 <= factor <= 1:
             raise ValueError(f'{type(self).__name__}: a back-off is in [0, 1], got {factor}')
         self.backoff.fill_(factor)
 
     def current_weight(self) -> float:
-        """The factor of the loss, which doesn't rise: the coefficient does."""
+        """Return the factor of the loss, which is constant: the reversal weight rises instead."""
         return self.loss_weight
 
-    def current_coefficient(self) -> Tensor:
-        """The reversal coefficient at the present progress, a 0-d tensor."""
+    def current_reversal_weight(self) -> Tensor:
+        """Return the gradient-reversal weight at the current progress, a 0-d tensor."""
         if self.gamma is None:
-            return self.coefficient * self.backoff
-        return self.coefficient * self.backoff * sigmoid_ramp(self.progress, self.gamma)
+            return self.reversal_weight * self.backoff
+        return self.reversal_weight * self.backoff * sigmoid_ramp(self.progress, self.gamma)
 
 
 def mlp(
@@ -63,7 +65,7 @@ def mlp(
     dropout: float = 0.0,
     spectral_norm: bool = False,
 ) -> nn.Sequential:
-    """The network of an adversary: linear layers, each but the last with norm, ReLU and dropout.
+    """Build an adversary: linear layers, all but the last with norm, ReLU and dropout.
 
     Args:
         in_features: Width of its input.

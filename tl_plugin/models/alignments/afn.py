@@ -6,10 +6,10 @@ from torch import Tensor
 from tl_plugin.functional import (
     check_images,
     feature_norms,
-    gather_ranks,
     hard_feature_norm_loss,
     stepwise_feature_norm_loss,
 )
+from tl_plugin.stack.gather import gather_ranks
 from tl_plugin.stack.options import checked
 
 from .base import Alignment, DomainBatch

@@ -44,7 +44,7 @@ class Alignment(BaseModule):
     A subclass implements :meth:`forward` and is registered in ``MODELS``. An adversarial alignment
     owns its discriminator, so that optimizer, checkpoint, device and DDP need no special handling.
     One that isn't a mean over images reads them through
-    :func:`tl_plugin.functional.gather_ranks`, so that several processes compute what one does.
+    :func:`tl_plugin.stack.gather.gather_ranks`, so that several processes compute what one does.
 
     Args:
         in_features: D, the width of the features. :class:`AdaptationClassifier` fills it in.

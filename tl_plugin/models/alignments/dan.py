@@ -5,12 +5,8 @@ from collections.abc import Sequence
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from tl_plugin.functional import (
-    BANDWIDTHS,
-    check_bandwidths,
-    gather_ranks,
-    maximum_mean_discrepancy,
-)
+from tl_plugin.functional import BANDWIDTHS, maximum_mean_discrepancy
+from tl_plugin.stack.gather import gather_ranks
 from tl_plugin.stack.options import checked
 
 from .base import Alignment, DomainBatch
@@ -31,6 +27,9 @@ class DANAlignment(Alignment):
         **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``gamma``,
             ``init_cfg``: see :class:`Alignment`. The kernels' weights add up to one; code
             that adds up five kernels has five times the weight.
+
+    Raises:
+        ValueError: If a bandwidth isn't positive.
     """
 
     ignores_class_weights = True
@@ -40,12 +39,16 @@ class DANAlignment(Alignment):
         self, bandwidths: Sequence[float] = BANDWIDTHS, unbiased: bool = True, **kwargs
     ) -> None:
         super().__init__(**kwargs)
-        check_bandwidths(type(self).__name__, bandwidths)
+        if not bandwidths or min(bandwidths) <= 0:
+            raise ValueError(
+                f'{type(self).__name__}: bandwidths must be positive, at least one of them, got '
+                f'{list(bandwidths)}'
+            )
         self.bandwidths = tuple(bandwidths)
         self.unbiased = unbiased
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
-        """The discrepancy."""
+        """Return the discrepancy."""
         return maximum_mean_discrepancy(
             gather_ranks(source.features),
             gather_ranks(target.features),

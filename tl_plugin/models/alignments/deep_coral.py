@@ -6,7 +6,8 @@ from mmengine.logging import print_log
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from tl_plugin.functional import coral_loss, gather_ranks
+from tl_plugin.functional import coral_loss
+from tl_plugin.stack.gather import gather_ranks
 from tl_plugin.stack.options import checked
 
 from .base import Alignment, DomainBatch

@@ -3,7 +3,8 @@ from __future__ import annotations
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from tl_plugin.functional import entropy_loss, gather_ranks, marginal_entropy
+from tl_plugin.functional import entropy_loss, marginal_entropy
+from tl_plugin.stack.gather import gather_ranks
 from tl_plugin.stack.options import checked
 
 from .base import Alignment, DomainBatch

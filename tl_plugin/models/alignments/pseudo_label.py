@@ -5,7 +5,8 @@ from typing import Any
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from tl_plugin.functional import cosine_ramp, gather_ranks, pseudo_label_loss, relative_threshold
+from tl_plugin.functional import cosine_ramp, pseudo_label_loss, relative_threshold
+from tl_plugin.stack.gather import gather_ranks
 from tl_plugin.stack.options import checked
 
 from .base import Alignment, DomainBatch

@@ -34,7 +34,7 @@ class Regularizer(BaseModule):
     """A loss that keeps what the model knew when the run began.
 
     A subclass implements :meth:`forward` and is registered in ``MODELS``. One that isn't a mean
-    over images reads them through :func:`tl_plugin.functional.gather_ranks`.
+    over images reads them through :func:`tl_plugin.stack.gather.gather_ranks`.
 
     Args:
         loss_weight: Factor of the loss. Not negative.

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from tl_plugin.engine.layers import LayerOutputs
 from tl_plugin.engine.layers.selection import LayerSpec
 from tl_plugin.functional import feature_map_distance
+from tl_plugin.stack.gather import gather_ranks
 from tl_plugin.stack.options import checked
 
 from .base import ModelView, Regularizer
@@ -57,4 +58,9 @@ class DELTARegularizer(Regularizer):
 
     def forward(self, source: ModelView, adapted: ModelView) -> Tensor:
         """The distance, summed over the layers, mean over the images."""
-        return feature_map_distance(source.maps, adapted.maps, self.relative)
+        energies = None
+        if self.relative:
+            # Of the images of all ranks, so that all of them divide by the same.
+            sums = [maps.detach().float().square().sum()[None] for maps in source.maps]
+            energies = [gather_ranks(value).mean() for value in sums]
+        return feature_map_distance(source.maps, adapted.maps, energies)

@@ -17,12 +17,12 @@ from .base import DomainBatch
 class MDDHead(AdversarialAlignment):
     """A second classifier that agrees with the head on the source and not on the target (MDD).
 
-    Behind a gradient reversal, so that the features leave it no room to disagree. See
+    Behind a gradient reversal, so that the features make disagreement impossible. See
     :func:`tl_plugin.functional.margin_disparity_loss`. Zhang et al., "Bridging Theory and Algorithm
     for Domain Adaptation", ICML 2019, arXiv 1904.05801.
 
     Logs ``source_agreement`` and ``target_agreement``, the shares of images on which the second
-    classifier predicts what the head does, and ``coefficient``.
+    classifier predicts what the head does, and ``reversal_weight``.
 
     Args:
         margin: Weight of the source in the second classifier's loss, at least 1. Defaults to 4, as
@@ -30,7 +30,7 @@ class MDDHead(AdversarialAlignment):
         hidden_channels: Widths of its hidden layers. Defaults to (1024,), as in the authors' code.
         norm: 'BN' or None, after each hidden linear layer. Defaults to None.
         dropout: Probability of dropout after each hidden layer. Defaults to 0.5, as there.
-        coefficient: The reversal coefficient at the end of training. Defaults to 0.1, as there.
+        reversal_weight: Gradient-reversal weight at the end of training. Defaults to 0.1, as there.
         **kwargs: ``gamma``: see :class:`AdversarialAlignment`; ``in_features``, ``num_classes``,
             ``loss_weight``, ``init_cfg``: see :class:`Alignment`.
 
@@ -48,10 +48,10 @@ class MDDHead(AdversarialAlignment):
         hidden_channels: Sequence[int] = (1024,),
         norm: str | None = None,
         dropout: float = 0.5,
-        coefficient: float = 0.1,
+        reversal_weight: float = 0.1,
         **kwargs,
     ) -> None:
-        super().__init__(coefficient=coefficient, **kwargs)
+        super().__init__(reversal_weight=reversal_weight, **kwargs)
         if margin < 1:
             raise ValueError(f'MDDHead: margin must be >= 1, got {margin}')
         if self.num_classes < 2:
@@ -60,15 +60,15 @@ class MDDHead(AdversarialAlignment):
         self.classifier = mlp(self.in_features, hidden_channels, self.num_classes, norm, dropout)
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
-        """The second classifier's loss, whose gradient reaches the features reversed."""
-        coefficient = self.current_coefficient()
+        """Return the second classifier's loss, whose gradient reaches the features reversed."""
+        reversal_weight = self.current_reversal_weight()
         features = torch.cat([source.features, target.features])
-        logits = self.classifier(gradient_reversal(features, coefficient))
+        logits = self.classifier(gradient_reversal(features, reversal_weight))
         adversary = logits.split([len(source.features), len(target.features)])
         self.log(
             source_agreement=_agreement(source.logits, adversary[0]),
             target_agreement=_agreement(target.logits, adversary[1]),
-            coefficient=coefficient,
+            reversal_weight=reversal_weight,
         )
         return margin_disparity_loss(source.logits, target.logits, *adversary, self.margin)
 

@@ -4,16 +4,12 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from tl_plugin.functional import (
-    gather_ranks,
-    multilinear_map,
-    prediction_entropy,
-    random_multilinear_map,
-)
+from tl_plugin.functional import multilinear_map, prediction_entropy, random_multilinear_map
+from tl_plugin.stack.gather import gather_ranks
 from tl_plugin.stack.options import checked
 
 from .base import DomainBatch
-from .dann_head import DANNHead
+from .dann import DANNHead
 
 
 @MODELS.register_module()

@@ -3,7 +3,7 @@ import torch
 import torch.distributed as dist
 
 from tests.distributed import run_distributed
-from tl_plugin.functional import gather_ranks
+from tl_plugin.stack.gather import gather_ranks
 
 
 def test_one_process_gets_its_own_rows():

@@ -20,7 +20,7 @@ def test_value_is_the_papers():
 
 
 def test_second_classifier_descends_and_features_ascend():
-    head = build('MDDHead', hidden_channels=[8], dropout=0.0, coefficient=1.0, gamma=None)
+    head = build('MDDHead', hidden_channels=[8], dropout=0.0, reversal_weight=1.0, gamma=None)
     source, target = domain(5), domain(3, seed=1)
     before = head(source, target)
     before.backward()
@@ -34,7 +34,7 @@ def test_second_classifier_descends_and_features_ascend():
 
 
 def test_it_learns_to_agree_on_the_source_and_to_disagree_on_the_target():
-    head = build('MDDHead', hidden_channels=[16], dropout=0.0, coefficient=0.0)
+    head = build('MDDHead', hidden_channels=[16], dropout=0.0, reversal_weight=0.0)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
     torch.manual_seed(0)
     features = torch.randn(40, 6)
@@ -49,13 +49,18 @@ def test_it_learns_to_agree_on_the_source_and_to_disagree_on_the_target():
     assert head.diagnostics['target_agreement'] < 0.1
 
 
-def test_the_coefficient_ends_at_a_tenth():
-    assert build('MDDHead', progress=1.0).current_coefficient().item() == pytest.approx(0.1, 1e-3)
+def test_the_reversal_weight_ends_at_a_tenth():
+    assert build('MDDHead', progress=1.0).current_reversal_weight().item() == pytest.approx(
+        0.1, 1e-3
+    )
 
 
 @pytest.mark.parametrize(
     ('wrong', 'message'),
-    [(dict(margin=0.5), 'margin must be >= 1, got 0.5'), (dict(coefficient=-1), '>= 0, got -1')],
+    [
+        (dict(margin=0.5), 'margin must be >= 1, got 0.5'),
+        (dict(reversal_weight=-1), '>= 0, got -1'),
+    ],
 )
 def test_wrong_arguments(wrong, message):
     with pytest.raises(ValueError, match=f'MDDHead: .*{message}'):

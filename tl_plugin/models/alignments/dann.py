@@ -24,14 +24,14 @@ from .base import DomainBatch
 class DANNHead(AdversarialAlignment):
     """A domain classifier behind a gradient-reversal layer (DANN).
 
-    The classifier learns at its full rate to tell source from target; the features receive its
-    gradient times ``-coefficient``. Ganin et al., "Domain-Adversarial Training of Neural Networks",
-    JMLR 2016, arXiv 1505.07818.
+    The classifier learns at its full rate to separate source from target; the features receive its
+    gradient times ``-reversal_weight``. Ganin et al., "Domain-Adversarial Training of Neural
+    Networks", JMLR 2016, arXiv 1505.07818.
 
-    With several sources it tells each of them and the target apart, all domains of equal weight.
+    With several sources it classifies each of them and the target, all domains of equal weight.
 
     Logs ``accuracy`` (of the domain classifier; 0.5 is chance, with several sources
-    1 / (num_sources + 1)), ``coefficient`` and, where there is a penalty, ``gradient_penalty``
+    1 / (num_sources + 1)), ``reversal_weight`` and, where there is a penalty, ``gradient_penalty``
     before its weight.
 
     Args:
@@ -49,8 +49,8 @@ class DANNHead(AdversarialAlignment):
             only. Defaults to 0.
         num_sources: How many sources there are; more than one needs :class:`SeveralSources` as the
             training data. Defaults to 1.
-        **kwargs: ``coefficient``, ``gamma``: see :class:`AdversarialAlignment`; ``in_features``,
-            ``num_classes``, ``loss_weight``, ``init_cfg``: see :class:`Alignment`.
+        **kwargs: ``reversal_weight``, ``gamma``: see :class:`AdversarialAlignment`;
+            ``in_features``, ``num_classes``, ``loss_weight``, ``init_cfg``: see :class:`Alignment`.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -97,47 +97,43 @@ class DANNHead(AdversarialAlignment):
         )
 
     def classifier_width(self) -> int:
-        """Width of what the domain classifier sees."""
+        """Return the width of the domain classifier's input."""
         return self.in_features
 
     def classifier_inputs(self, batch: DomainBatch) -> Tensor:
-        """What the domain classifier sees of a domain, (N, ``classifier_width()``)."""
+        """Return the domain classifier's input, (N, ``classifier_width()``)."""
         return batch.features
 
     def image_weights(self, batch: DomainBatch) -> Tensor | None:
-        """Weights of a domain's images in its loss, mean 1, (N,); None for equal ones."""
+        """Return the weights of a domain's images, mean 1, (N,); None for equal ones."""
         return batch.weights
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
-        """The domain classifier's loss, whose gradient reaches the features reversed."""
-        coefficient = self.current_coefficient()
+        """Return the domain classifier's loss, whose gradient reaches the features reversed."""
+        reversal_weight = self.current_reversal_weight()
         inputs = [self.classifier_inputs(batch) for batch in (source, target)]
-        # One pass over both domains, so that a batch norm sees them together: normalised apart, it
-        # would hand the classifier nothing to tell and the features nothing to mend.
-        logits = self.classifier(gradient_reversal(torch.cat(inputs), coefficient))
+        # One pass over both domains, so that batch norm cannot remove what separates them.
+        logits = self.classifier(gradient_reversal(torch.cat(inputs), reversal_weight))
         source_logits, target_logits = logits.split([len(rows) for rows in inputs])
-        told = (source_logits, target_logits)
+        domain_logits = (source_logits, target_logits)
         weights = (self.image_weights(source), self.image_weights(target))
         if self.num_sources == 1:
-            loss = domain_classification_loss(*told, self.label_smoothing, *weights)
-            accuracy = domain_accuracy(*told)
+            loss = domain_classification_loss(*domain_logits, self.label_smoothing, *weights)
+            accuracy = domain_accuracy(*domain_logits)
         else:
-            domains = _source_numbers(source, self.num_sources)
-            loss = several_domains_loss(*told, domains, self.label_smoothing, *weights)
-            accuracy = several_domains_accuracy(*told, domains)
-        self.log(accuracy=accuracy, coefficient=coefficient)
-        return loss + self._penalty(inputs) if self.gradient_penalty else loss
-
-    def _penalty(self, inputs: list[Tensor]) -> Tensor:
-        penalty = 0.5 * sum(input_gradient_penalty(self.classifier, rows) for rows in inputs)
-        self.log(gradient_penalty=penalty)
-        return self.gradient_penalty * penalty
-
-
-def _source_numbers(source: DomainBatch, num_sources: int) -> Tensor:
-    if source.domains is None:
-        raise ValueError(
-            f'num_sources={num_sources} needs to know which source each image is from: set '
-            "train_dataloader.dataset = dict(type='SeveralSources', datasets=[...])"
-        )
-    return source.domains
+            if source.domains is None:
+                raise ValueError(
+                    f'num_sources={self.num_sources} needs to know which source each image is '
+                    "from: set train_dataloader.dataset = dict(type='SeveralSources', "
+                    'datasets=[...])'
+                )
+            loss = several_domains_loss(
+                *domain_logits, source.domains, self.label_smoothing, *weights
+            )
+            accuracy = several_domains_accuracy(*domain_logits, source.domains)
+        self.log(accuracy=accuracy, reversal_weight=reversal_weight)
+        if self.gradient_penalty:
+            penalty = 0.5 * sum(input_gradient_penalty(self.classifier, rows) for rows in inputs)
+            self.log(gradient_penalty=penalty)
+            loss = loss + self.gradient_penalty * penalty
+        return loss

@@ -50,8 +50,8 @@ def test_conditioning_changes_the_value():
 
 def test_features_get_the_reversed_gradient_and_predictions_none():
     grads = []
-    for coefficient in (0.0, 1.0, 2.0):
-        head = build('CDANHead', hidden_channels=[8], coefficient=coefficient, gamma=None)
+    for reversal_weight in (0.0, 1.0, 2.0):
+        head = build('CDANHead', hidden_channels=[8], reversal_weight=reversal_weight, gamma=None)
         source, target = domain(5), domain(3, seed=1)
         head(source, target).backward()
         assert source.logits.grad is None and target.logits.grad is None
@@ -103,7 +103,7 @@ def test_it_tells_apart_what_a_classifier_of_features_cannot():
     features, accuracies = torch.randn(64, 6), {}
     flags = features[:, 0] > 0
     for name in ('DANNHead', 'CDANHead'):
-        head = build(name, hidden_channels=[16], coefficient=0.0)
+        head = build(name, hidden_channels=[16], reversal_weight=0.0)
         optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
         batches = []
         for classes in (flags.long(), 1 - flags.long()):

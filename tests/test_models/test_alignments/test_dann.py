@@ -35,13 +35,13 @@ class TestDANNHead:
     @pytest.mark.parametrize('progress', [0.0, 0.2, 1.0])
     def test_features_get_the_reversed_gradient_the_classifier_its_own(self, progress):
         grads = {}
-        for coefficient in (0.0, 2.0):
-            head = build('DANNHead', hidden_channels=[8], coefficient=coefficient)
+        for reversal_weight in (0.0, 2.0):
+            head = build('DANNHead', hidden_channels=[8], reversal_weight=reversal_weight)
             head.set_progress(progress)
             source, target = domain(5), domain(3, seed=1)
             head(source, target).backward()
             own = [weight.grad for weight in head.parameters()]
-            grads[coefficient] = (source.features.grad, own)
+            grads[reversal_weight] = (source.features.grad, own)
         # An independent path: the same classifier without a reversal layer.
         head = build('DANNHead', hidden_channels=[8])
         features = domain(5).features
@@ -57,17 +57,17 @@ class TestDANNHead:
         for with_, without in zip(grads[2.0][1], grads[0.0][1]):
             torch.testing.assert_close(with_, without)
 
-    def test_coefficient_follows_progress_or_stays(self):
-        rising, constant = build('DANNHead', coefficient=0.5), build('DANNHead', gamma=None)
+    def test_reversal_weight_follows_progress_or_stays(self):
+        rising, constant = build('DANNHead', reversal_weight=0.5), build('DANNHead', gamma=None)
         for progress in (0.0, 0.3, 1.0):
             for head in (rising, constant):
                 head.set_progress(progress)
             expected = 0.5 * (2 / (1 + np.exp(-10 * progress)) - 1)
-            assert rising.current_coefficient().item() == pytest.approx(expected, abs=1e-6)
-            assert constant.current_coefficient().item() == 1.0
+            assert rising.current_reversal_weight().item() == pytest.approx(expected, abs=1e-6)
+            assert constant.current_reversal_weight().item() == 1.0
 
     def test_a_classifier_that_can_learn_does(self):
-        head = build('DANNHead', hidden_channels=[16], norm='BN', dropout=0.1, coefficient=0.0)
+        head = build('DANNHead', hidden_channels=[16], norm='BN', dropout=0.1, reversal_weight=0.0)
         optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
         source, target = torch.randn(64, 6), torch.randn(64, 6) + 2
         for _ in range(50):
@@ -135,7 +135,7 @@ class TestDANNHead:
         slopes = []
         for penalty in (0.0, 10.0):
             kwargs = dict(hidden_channels=[16], gradient_penalty=penalty)
-            head = build('DANNHead', coefficient=0.0, **kwargs)
+            head = build('DANNHead', reversal_weight=0.0, **kwargs)
             optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
             torch.manual_seed(0)
             source, target = torch.randn(64, 6), torch.randn(64, 6) + 2
@@ -151,7 +151,7 @@ class TestDANNHead:
         [
             (dict(norm='LN'), "'BN' or None, got 'LN'"),
             (dict(dropout=1.0), r'\[0, 1\), got 1.0'),
-            (dict(coefficient=-1), '>= 0, got -1'),
+            (dict(reversal_weight=-1), '>= 0, got -1'),
             (dict(gamma=0), '> 0 or None'),
             (dict(label_smoothing=0.5), r'\[0, 0.5\), got 0.5'),
             (dict(gradient_penalty=-1), '>= 0, got -1'),
