@@ -4,8 +4,16 @@ import cv2
 import numpy as np
 import pytest
 from mmpretrain.registry import TRANSFORMS
+from scipy.ndimage import convolve1d
 
-from tl_plugin.datasets.degrade_quality import CORRUPTIONS, DegradeQuality, degrade_image, strength
+from tl_plugin.datasets.degrade_quality import (
+    CORRUPTIONS,
+    DegradeQuality,
+    degrade_image,
+    gaussian_blur,
+    occlude,
+    sensor_noise,
+)
 from tl_plugin.datasets.image_quality import measure_quality
 
 
@@ -73,9 +81,46 @@ def test_its_statistic_moves_as_it_should(corruption, photo):
     assert all(np.diff(values) * sign > 0), values
 
 
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).random((32, 48, 3), dtype=np.float32)
+
+
+def test_blur_is_a_convolution_with_a_gaussian(image):
+    sigma = 0.9
+    taps = np.arange(-4, 5)
+    kernel = np.exp(-0.5 * (taps / sigma) ** 2)
+    kernel /= kernel.sum()
+    expected = convolve1d(convolve1d(image, kernel, axis=0), kernel, axis=1)
+    np.testing.assert_allclose(gaussian_blur(image, sigma), expected, atol=1e-3)
+
+
+def test_noise_has_the_asked_spread():
+    grey = np.full((64, 64, 3), 0.5, dtype=np.float32)
+    noisy = sensor_noise(grey, 0.08, np.random.default_rng(0))
+    assert noisy.std() == pytest.approx(0.08, rel=0.05)
+    assert noisy.mean() == pytest.approx(0.5, abs=0.005)
+    loud = sensor_noise(grey, 5.0, np.random.default_rng(0))
+    assert loud.min() == 0
+    assert loud.max() == 1
+
+
+def test_occlusion_covers_one_square_of_one_grey(image):
+    covered = occlude(image, 0.25, np.random.default_rng(3))
+    changed = (covered != image).any(axis=-1)
+    rows, columns = np.nonzero(changed.any(1))[0], np.nonzero(changed.any(0))[0]
+    assert len(rows) == len(columns) == 8  # a quarter of the shorter side
+    square = covered[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    assert len(np.unique(square)) == 1
+
+
+def test_no_blur_changes_nothing(image):
+    np.testing.assert_array_equal(gaussian_blur(image, 0), image)
+
+
 def test_strengths_are_those_of_the_table():
-    assert strength('occlusion', 1) == 0.12 and strength('jpeg', 5) == 92
-    assert strength('blur', 2.5) == pytest.approx((1.0 + 1.6) / 2)
+    assert CORRUPTIONS['occlusion'].strength(1) == 0.12 and CORRUPTIONS['jpeg'].strength(5) == 92
+    assert CORRUPTIONS['blur'].strength(2.5) == pytest.approx((1.0 + 1.6) / 2)
     grey = np.full((128, 128), 128, dtype=np.uint8)
     covered = _degraded(grey, 'occlusion', 5, seed=1) != 128
     assert covered.sum() == round(0.45 * 128) ** 2

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits, load_sample_images
 
 import tl_plugin  # noqa: F401  (registers the dataset)
-from tl_plugin.datasets.digits import SPLIT_SIZES, DigitsDataset, render
+from tl_plugin.datasets.digits import CONDITIONS, SPLIT_SIZES, DigitsDataset, degrade, render
 
 
 def images(quality, split, **kwargs):
@@ -213,3 +213,36 @@ def test_registered_with_classes():
 def test_wrong_use_is_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         DigitsDataset(**kwargs)
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).random((32, 48, 3), dtype=np.float32)
+
+
+def test_degrade_leaves_its_input_alone_and_follows_its_generator(image):
+    before = image.copy()
+    first, again, other = (degrade(image, 4, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(image, before)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.05
+    assert first.shape == image.shape
+    assert first.min() >= 0
+    assert first.max() <= 1
+
+
+def test_severity_zero_is_a_copy(image):
+    result = degrade(image, 0, np.random.default_rng(0))
+    np.testing.assert_array_equal(result, image)
+    assert result is not image
+
+
+def test_every_condition_worsens_with_severity():
+    table = np.array([CONDITIONS[severity] for severity in sorted(CONDITIONS)])
+    assert (np.diff(table, axis=0) > 0).all()
+
+
+@pytest.mark.parametrize('severity', [-1, 6, 2.5, '3', None, True])
+def test_wrong_severity_is_named(image, severity):
+    with pytest.raises(ValueError, match=r'from 0 .* to 5'):
+        degrade(image, severity, np.random.default_rng(0))

@@ -1,7 +1,6 @@
 from .degrade_quality import DegradeQuality
 from .digits import DigitsDataset
-from .mnist_m import MNISTM
-from .repeat_channels import RepeatChannels
+from .mnist_m import MNISTM, RepeatChannels
 from .several_sources import SeveralSources
 from .stock_folders import read_folders_alike
 

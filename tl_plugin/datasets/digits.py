@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from .degradation import check_severity, degrade
+from .degrade_quality import MAX_SEVERITY, gaussian_blur, occlude, sensor_noise
 
 IMAGE_SIZE = 32
 MARGIN = 2
@@ -24,6 +25,76 @@ SPLIT_SIZES = {
     ('clean', 'train'): 500,
     ('field', 'train'): 547,
 }
+
+
+class FieldConditions(NamedTuple):
+    """The strongest corruptions of one severity; an image gets between half of each and all.
+
+    Args:
+        blur: Standard deviation of the Gaussian blur, in pixels of a 32-pixel image.
+        darkening: Share of the light that is lost, 0 to 1.
+        noise: Standard deviation of the sensor noise, as a share of the full range.
+        occlusion: Side of the occluding square as a share of the image's shorter side.
+    """
+
+    blur: float
+    darkening: float
+    noise: float
+    occlusion: float
+
+
+CONDITIONS = {
+    1: FieldConditions(blur=0.4, darkening=0.2, noise=0.02, occlusion=0.15),
+    2: FieldConditions(blur=0.6, darkening=0.35, noise=0.04, occlusion=0.20),
+    3: FieldConditions(blur=0.8, darkening=0.5, noise=0.06, occlusion=0.25),
+    4: FieldConditions(blur=1.1, darkening=0.6, noise=0.09, occlusion=0.30),
+    5: FieldConditions(blur=1.4, darkening=0.7, noise=0.12, occlusion=0.35),
+}
+
+
+def check_severity(severity: int) -> int:
+    """Return ``severity`` if it is an integer from 0 (none) to 5 (worst).
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if isinstance(severity, bool) or severity not in range(MAX_SEVERITY + 1):
+        raise ValueError(
+            f'severity must be an integer from 0 (not degraded) to {MAX_SEVERITY} (worst), '
+            f'got {severity!r}'
+        )
+    return int(severity)
+
+
+def degrade(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+    """Corrupt an image in the order in which light meets it: scene, optics, sensor.
+
+    The strength of each corruption is drawn between half and all of ``CONDITIONS[severity]``, so
+    that images of one severity differ as those of a field camera do.
+
+    Args:
+        image: ``(H, W, C)``, values in [0, 1].
+        severity: 0 (returned unchanged) to 5.
+        rng: Draws strengths, places and noise.
+
+    Returns:
+        A new image, values in [0, 1].
+
+    Raises:
+        ValueError: If the severity is not an integer from 0 to 5.
+
+    Example:
+        >>> grey = np.full((32, 32, 3), 0.5, dtype=np.float32)
+        >>> bool(degrade(grey, 5, np.random.default_rng(0)).mean() < 0.4)
+        True
+    """
+    if check_severity(severity) == 0:
+        return image.copy()
+    limits = CONDITIONS[severity]
+    drawn = FieldConditions(*(limit * rng.uniform(0.5, 1) for limit in limits))
+    image = occlude(image, drawn.occlusion, rng)
+    image = gaussian_blur(image, drawn.blur * min(image.shape[:2]) / 32)
+    return sensor_noise(image * (1 - drawn.darkening), drawn.noise, rng)
 
 
 @lru_cache(maxsize=1)

@@ -1,16 +1,17 @@
-"""MNIST-M: MNIST digits blended into patches of colour photographs."""
+"""MNIST-M, digits blended into patches of colour photographs, and grey digits in its shape."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.datasets.categories import MNIST_CATEGORITES
-from mmpretrain.registry import DATASETS
+from mmpretrain.registry import DATASETS, TRANSFORMS
 
 from .digits import blend
 from .folders import EXTENSIONS, ByExtension
@@ -21,7 +22,7 @@ PATCH = 28
 def blend_into_photographs(
     digits: np.ndarray, photographs: Sequence[np.ndarray], seed: int = 0
 ) -> np.ndarray:
-    """Blends each digit into a random patch of a random photograph, as the DANN paper does.
+    """Blend each digit into a random patch of a random photograph, as the DANN paper does.
 
     Ganin et al., JMLR 2016, arXiv 1505.07818, section 5.2.4: ``|patch - digit|`` per pixel and
     channel. Which patch a digit gets depends on ``(seed, its index)`` alone.
@@ -52,7 +53,7 @@ def blend_into_photographs(
 
 
 def load_photographs(folder: str | Path) -> list[np.ndarray]:
-    """All photographs of a folder in order of their names, (H, W, 3) RGB uint8 each.
+    """Load all photographs of a folder in order of their names, (H, W, 3) RGB uint8 each.
 
     Raises:
         FileNotFoundError: If the folder holds none.
@@ -71,7 +72,7 @@ def load_photographs(folder: str | Path) -> list[np.ndarray]:
 
 
 def save_split(path: str | Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Writes images and labels of one split, whole or not at all."""
+    """Write images and labels of one split, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.name}.partial')
@@ -93,7 +94,7 @@ class MNISTM(BaseDataset):
 
     Raises:
         ValueError: If there is no such split.
-        FileNotFoundError: If the data isn't there; tells how to make it.
+        FileNotFoundError: If the data isn't there; says how to make it.
     """
 
     METAINFO = {'classes': MNIST_CATEGORITES}
@@ -104,17 +105,43 @@ class MNISTM(BaseDataset):
         super().__init__(ann_file=f'{split}.npz', data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """One dict an image: ``img`` and ``gt_label``."""
-        return list(_items(self.ann_file))
+        """Return one dict an image: ``img`` and ``gt_label``."""
+        path = Path(self.ann_file)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f'no MNIST-M at {path}: make it with\n  python tools/make_mnist_m.py --mnist '
+                f'FOLDER_OF_IDX_FILES --photographs FOLDER_OF_JPGS --out {path.parent}'
+            )
+        with np.load(path, allow_pickle=False) as data:
+            images, labels = data['images'], data['labels']
+        return [dict(img=image, gt_label=int(label)) for image, label in zip(images, labels)]
 
 
-def _items(path: str) -> Iterable[dict]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f'no MNIST-M at {path}: make it with\n  python tools/make_mnist_m.py --mnist '
-            f'FOLDER_OF_IDX_FILES --photographs FOLDER_OF_JPGS --out {Path(path).parent}'
-        )
-    with np.load(path, allow_pickle=False) as data:
-        images, labels = data['images'], data['labels']
-    for image, label in zip(images, labels):
-        yield dict(img=image, gt_label=int(label))
+@TRANSFORMS.register_module()
+class RepeatChannels(BaseTransform):
+    """Repeat the channel of a grey image, so that the images of both domains have one shape.
+
+    Required and modified key: ``img``, (H, W) or (H, W, 1). Other images pass unchanged.
+
+    Args:
+        channels: Number of channels, positive. Defaults to 3.
+
+    Raises:
+        ValueError: If ``channels`` isn't positive.
+    """
+
+    def __init__(self, channels: int = 3) -> None:
+        if channels < 1:
+            raise ValueError(f'RepeatChannels: channels must be positive, got {channels}')
+        self.channels = channels
+
+    def transform(self, results: dict) -> dict:
+        """Repeat the channel of ``results['img']``."""
+        image = results['img']
+        image = image[..., None] if image.ndim == 2 else image
+        if image.shape[-1] == 1:
+            results['img'] = np.repeat(image, self.channels, axis=-1)
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(channels={self.channels})'

@@ -1,20 +1,21 @@
-"""Fits corruptions so that degraded source images look as good, or as bad, as the target's.
+"""Fit corruptions so that degraded source images have the image quality of the target.
 
-Only images are looked at, no label. What isn't a matter of quality, such as what is to be seen, no
-corruption can match, and what no statistic sees, such as an occlusion, isn't found.
+No label is read. Differences of content can't be matched, and corruptions that no statistic
+measures, such as an occlusion, aren't found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import iqr, wasserstein_distance
 
-from .degradation import MAX_SEVERITY
-from .degrade_quality import CORRUPTIONS, DegradeQuality
+from .degrade_quality import CORRUPTIONS, MAX_SEVERITY, DegradeQuality
+from .image_quality import measure_quality
 
-#: What a difference must have to be worth an effort, per statistic of
+#: The smallest difference that matters, per statistic of
 #: :func:`tl_plugin.datasets.image_quality.measure_quality`; corruptions move no other.
 RELEVANT = {
     'sharpness': 2.0,
@@ -45,7 +46,7 @@ Corruptions = dict
 
 
 class Match(NamedTuple):
-    """Corruptions that were fitted, and what they bring.
+    """Corruptions that were fitted, and what they achieve.
 
     Attributes:
         corruptions: As :class:`DegradeQuality` takes them: name -> ``dict(severity=(low, high),
@@ -66,10 +67,8 @@ def match_quality(
     target: Sequence[np.ndarray],
     min_gain: float = 0.03,
     max_corruptions: int = 5,
-    seed: int = 0,
-    heard: Callable[[str], object] = lambda message: None,
 ) -> Match:
-    """Finds corruptions that make source images as good or bad as target images.
+    """Find corruptions that give source images the quality of target images.
 
     Adds the corruption that helps most, one after the other, while it helps by ``min_gain``; then
     moves each one's range and probability while that helps. Every trial degrades the same images by
@@ -78,13 +77,12 @@ def match_quality(
     Args:
         source: Images, RGB or grey, uint8. 32 are enough; time grows with their number.
         target: Images of the same processing, as many or more.
-        min_gain: Part of the first distance that a further corruption must bring. Defaults to 0.03.
-        max_corruptions: Defaults to 5.
-        seed: Of all draws. Defaults to 0.
-        heard: Called with a line on each step.
+        min_gain: Share of the first distance by which a further one must reduce it. Defaults to
+            0.03.
+        max_corruptions: Number of corruptions at most. Defaults to 5.
 
     Returns:
-        What was found.
+        The corruptions and the distances.
 
     Raises:
         ValueError: If there are fewer than 8 images of a domain.
@@ -94,7 +92,7 @@ def match_quality(
             'quality is matched between distributions: expected at least 8 images of each domain, '
             f'got {len(source)} source and {len(target)} target images'
         )
-    trial = _Trial(source, target, seed)
+    trial = _Trial(source, target)
     corruptions, best = {}, trial.before
     while len(corruptions) < max_corruptions:
         found = min(
@@ -107,7 +105,6 @@ def match_quality(
         if best - found[0] < min_gain * trial.before:
             break
         best, corruptions = found[0], {**corruptions, found[1]: found[2]}
-        heard(f'{found[1]}: distance {best:.3f}')
     corruptions, best = _refine(trial, corruptions, best)
     return Match(corruptions, trial.before, best, trial.medians(corruptions))
 
@@ -140,12 +137,10 @@ def _neighbours(option: dict) -> Iterator[dict]:
 
 
 class _Trial:
-    """Measures what corruptions would bring."""
+    """Distance to the target that corruptions of the source would leave; each is tried once."""
 
-    def __init__(
-        self, source: Sequence[np.ndarray], target: Sequence[np.ndarray], seed: int
-    ) -> None:
-        self.images, self.seed = source, seed
+    def __init__(self, source: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> None:
+        self.images = source
         self.source, self.target = _statistics(source), _statistics(target)
         self.scales = scales(self.source, self.target)
         self.before = distance(self.source, self.target, self.scales)
@@ -160,7 +155,7 @@ class _Trial:
     def degraded(self, corruptions: Corruptions) -> dict[str, np.ndarray]:
         if not corruptions:
             return self.source
-        degrade = DegradeQuality(corruptions=corruptions, seed=self.seed)
+        degrade = DegradeQuality(corruptions=corruptions, seed=0)
         return _statistics(
             [
                 degrade.transform(dict(img=image, sample_idx=index))['img']
@@ -174,23 +169,14 @@ class _Trial:
 
 
 def _statistics(images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    from .image_quality import measure_quality
-
     found = [measure_quality(image) for image in images]
     return {name: np.array([values[name] for values in found]) for name in RELEVANT}
 
 
 def scales(source: dict[str, np.ndarray], target: dict[str, np.ndarray]) -> dict[str, float]:
-    """In what units differences of a statistic count: its spread, at least what is relevant."""
+    """Return the unit of each statistic: its interquartile range, at least what is relevant."""
     return {
-        name: max(
-            float(
-                np.subtract(
-                    *np.quantile(np.concatenate([source[name], target[name]]), (0.75, 0.25))
-                )
-            ),
-            least,
-        )
+        name: max(float(iqr(np.concatenate([source[name], target[name]]))), least)
         for name, least in RELEVANT.items()
     }
 
@@ -198,14 +184,12 @@ def scales(source: dict[str, np.ndarray], target: dict[str, np.ndarray]) -> dict
 def distance(
     source: dict[str, np.ndarray], target: dict[str, np.ndarray], units: dict[str, float]
 ) -> float:
-    """Mean over the statistics of the Wasserstein distance between their distributions.
+    """Average the Wasserstein distances between the distributions of all statistics.
 
     Args:
         source: Statistic -> values of images.
         target: The same of other images, of any number.
         units: Statistic -> unit of its distance, see :func:`scales`.
     """
-    from scipy.stats import wasserstein_distance
-
     parts = [wasserstein_distance(source[name], target[name]) / units[name] for name in units]
     return float(np.mean(parts))
