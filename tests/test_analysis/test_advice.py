@@ -1,4 +1,4 @@
-"""What is said of a fault is what the figures say, also where only some images have it."""
+"""A corruption is described by its figures, also where only some images have it."""
 
 import re
 
@@ -14,13 +14,13 @@ from tl_plugin.strategies import describe
 
 
 def worse(name, source, target):
-    """What is said of one statistic."""
+    """Describe one statistic."""
     qualities = [[{name: float(value)} for value in part] for part in (source, target)]
     return worse_statistics(quality_gap(*qualities))
 
 
 @pytest.mark.parametrize('name, side', [('noise', 1), ('contrast', -1)])
-def test_a_fault_of_some_images_is_told_by_those_and_not_by_the_median(name, side):
+def test_a_corruption_of_some_images_is_described_by_those_and_not_by_the_median(name, side):
     rng = np.random.default_rng(0)
     source = 50 + rng.normal(0, 1, 300)
     target = source - side * 0.5
@@ -33,7 +33,7 @@ def test_a_fault_of_some_images_is_told_by_those_and_not_by_the_median(name, sid
     assert ends == pytest.approx(expected, rel=1e-2)
 
 
-def test_a_fault_of_all_images_is_told_by_the_median():
+def test_a_corruption_of_all_images_is_described_by_the_median():
     source = np.random.default_rng(0).normal(50, 1, 300)
     (sentence,) = worse('noise', source, source + 3)
     assert f'typically {np.median(source) + 3:.3g} against {np.median(source):.3g}' in sentence

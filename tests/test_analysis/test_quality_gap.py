@@ -1,4 +1,4 @@
-"""Effects against SciPy and scikit-learn; the fault that was added is the one that is found."""
+"""Effects against SciPy and scikit-learn; the added corruption is the one that is found."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def noisy(image, rng):
     return np.clip(image.astype(float) + noise, 0, 255).astype(np.uint8)
 
 
-def test_the_added_fault_is_found_first_with_an_interval():
+def test_the_added_corruption_is_found_first_with_an_interval():
     rng = np.random.default_rng(0)
     source = [measure_quality(photo(seed) // 2 + 60) for seed in range(40)]
     target = [measure_quality(noisy(photo(seed) // 2 + 60, rng)) for seed in range(40, 80)]

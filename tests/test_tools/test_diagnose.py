@@ -143,7 +143,7 @@ def kinds_on_terminal(output):
     return found
 
 
-def test_the_fault_that_was_added_is_found(findings):
+def test_the_corruption_that_was_added_is_found(findings):
     names = [row['name'] for row in findings['quality']['statistics'][:3] if row['worse']]
     assert 'noise' in names
     noise = next(row for row in findings['quality']['statistics'] if row['name'] == 'noise')
@@ -321,7 +321,7 @@ def test_there_is_no_advice_on_what_cannot_be_read(folders, tmp_path):
         diagnose(*domains, Settings(folder=tmp_path / 'out', processes=1))
 
 
-def test_a_target_by_date_is_unlabelled_and_other_classes_are_told(folders, tmp_path):
+def test_a_target_by_date_is_unlabelled_and_other_classes_are_named(folders, tmp_path):
     (tmp_path / '2026-01').symlink_to(folders / 'source' / 'red')
     source, settings = read_data(folders / 'source'), Settings(tmp_path / 'out', processes=1)
     found = diagnose(source, read_data(tmp_path), settings)

@@ -91,7 +91,7 @@ def _by_features(found: Findings, few_labels: int) -> tuple[list[str], list[str]
             'surely. Fine-tuning that holds on to the source model loses least of what it knew.'
         )
         wanted += ['fine_tune', 'l2_sp']
-    share = 0 if found.quality is None else found.quality.explained_by_faults or 0
+    share = 0 if found.quality is None else found.quality.explained_by_corruptions or 0
     if share >= MAINLY_QUALITY:
         reasons.append(
             f'Poorer image quality explains {100 * share:.0f}% of what tells the domains apart: '
@@ -145,13 +145,13 @@ def _without_labels(found: Findings, reasons: list[str]) -> list[str]:
 
 def worse_statistics(quality: QualityGap) -> list[str]:
     """Describe up to three statistics in which the target is worse by a medium effect or more."""
-    return [_in_words(item) for item in quality.faults(0.5)[:3]]
+    return [_in_words(item) for item in quality.corruptions(0.5)[:3]]
 
 
 def _in_words(item: StatisticGap) -> str:
     label, about = LABELS[item.name].label, LABELS[item.name].about
     side = DEGRADED[item.name]
-    # A fault of some images moves the tail of the distribution and not the median.
+    # A corruption of some images moves the tail of the distribution and not the median.
     if 2 * side * (item.target - item.source) >= side * (item.target_tenth - item.source_tenth):
         text = (
             f'The target is worse in {label}: typically {item.target:.3g} against {item.source:.3g}'

@@ -41,8 +41,8 @@ from .scan import ImageRecord, scan
 
 #: Images of a domain whose features are computed.
 FEATURE_IMAGES = 1500
-#: Images shown of each domain for each fault, and the faults shown where few stand out.
-NUM_WORST, USUAL_FAULTS = 6, ('blur', 'noise', 'contrast', 'blockiness')
+#: Images shown of each domain for each corruption, and those shown where few stand out.
+NUM_WORST, USUAL_CORRUPTIONS = 6, ('blur', 'noise', 'contrast', 'blockiness')
 
 
 @dataclass(frozen=True)
@@ -234,11 +234,11 @@ def _with_features(
         table, names = quality_table(
             [known[side][item.name] for side, items in enumerate(chosen) for item in items]
         )
-        faults = [names.index(item.name) for item in quality.faults() if item.name in names]
+        worse = [names.index(item.name) for item in quality.corruptions() if item.name in names]
         quality = replace(
             quality,
             explained=explained_by_quality(table, source, target),
-            explained_by_faults=explained_by_quality(table[:, faults], source, target),
+            explained_by_corruptions=explained_by_quality(table[:, worse], source, target),
         )
     return replace(
         found,
@@ -263,12 +263,12 @@ def _by_data_set(items: Sequence[ImageItem]) -> list[list[ImageItem]]:
 
 
 def _worst(found: Findings, domains: Sequence[ScannedDomain]) -> list[WorstImage]:
-    """Pick the images with most of the faults that the target has more of, or of the usual ones."""
+    """Pick the images with most of the corruptions that the target has more of, or usual ones."""
     worse: list[str] = []
     if found.quality is not None:
         worse = [i.name for i in found.quality.statistics if i.worse and i.effect.value]
     worst = []
-    for statistic in list(dict.fromkeys([*worse[:4], *USUAL_FAULTS]))[:4]:
+    for statistic in list(dict.fromkeys([*worse[:4], *USUAL_CORRUPTIONS]))[:4]:
         sign = -1 if LABELS[statistic].worse == 'high' else 1
         for domain in domains:
             pairs = [pair for pair in domain.usable() if statistic in pair[1].quality]

@@ -132,7 +132,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class WorstImage:
-    """One of the images with the most of a fault.
+    """One of the images with the most of a corruption.
 
     Args:
         domain: ``'source'`` or ``'target'``.
@@ -176,7 +176,7 @@ class Findings:
         missing_classes: Domain -> classes that only the other one has.
         copies: Copies of images.
         made_with: Date, versions, seed.
-        quality: Which image faults tell the domains apart; None for too few images.
+        quality: Which corruptions tell the domains apart; None for too few images.
         gap: The gap in the features; None where none were computed.
         classifier: Class by class; None likewise.
         embedding: Likewise.
@@ -207,37 +207,33 @@ class Findings:
 
 def domain_findings(domain: DomainImages, records: Sequence[ImageRecord]) -> DomainFindings:
     """Summarize what the scan of a domain found."""
-    pairs = list(zip(domain.items, records))
-    readable = [(item, record) for item, record in pairs if record.readable]
-    classes = Counter(dict.fromkeys(domain.classes, 0))
-    classes.update(item.label for item, _ in readable if item.label is not None)
-    by_class = defaultdict(list)
-    odd = defaultdict(list)
-    for item, record in readable:
+    readable, unreadable = [], []
+    odd, by_class = defaultdict(list), defaultdict(list)
+    for item, record in zip(domain.items, records):
+        if not record.readable:
+            unreadable.append(FaultyFile(item.name, record.faults[0], record.detail))
+            continue
+        readable.append(record.quality)
         by_class[item.label].append(record.quality)
         for kind in record.faults:
             odd[kind].append(item.name)
+    unlabelled = len(by_class.pop(None, ()))
+    classes = {name: len(by_class[name]) for name in sorted({*domain.classes, *by_class})}
     faults = Counter(kind for record in records for kind in record.faults)
     return DomainFindings(
         origin=domain.origin,
-        images=len(pairs),
+        images=len(domain.items),
         readable=len(readable),
-        unreadable=tuple(
-            FaultyFile(item.name, record.faults[0], record.detail)
-            for item, record in pairs
-            if not record.readable
-        ),
+        unreadable=tuple(unreadable),
         faults={kind: faults[kind] for kind in FAULTS if faults[kind]},
         meanings={kind: FAULTS[kind] for kind in FAULTS if faults[kind]},
         odd={kind: tuple(odd[kind]) for kind in FAULTS if odd[kind]},
-        classes=dict(sorted(classes.items())),
-        unlabelled=sum(item.label is None for item, _ in readable),
+        classes=classes,
+        unlabelled=unlabelled,
         splits=dict(Counter(item.split or 'undivided' for item in domain.items)),
         imbalance=max(classes.values()) / max(min(classes.values()), 1) if classes else None,
-        quality=_medians([record.quality for _, record in readable]),
-        quality_by_class={
-            name: _medians(found) for name, found in sorted(by_class.items(), key=str) if name
-        },
+        quality=_medians(readable),
+        quality_by_class={name: _medians(by_class[name]) for name in classes if by_class[name]},
     )
 
 
@@ -259,12 +255,8 @@ def missing_classes(source: DomainFindings, target: DomainFindings) -> dict[str,
     present = [
         {name for name, count in domain.classes.items() if count} for domain in (source, target)
     ]
-    if not all(present):
-        return {'source': (), 'target': ()}
-    return {
-        'source': tuple(sorted(present[1] - present[0])),
-        'target': tuple(sorted(present[0] - present[1])),
-    }
+    lacking = (present[1] - present[0], present[0] - present[1]) if all(present) else ((), ())
+    return {name: tuple(sorted(found)) for name, found in zip(('source', 'target'), lacking)}
 
 
 def _plain(value: object) -> object:

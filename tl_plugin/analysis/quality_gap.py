@@ -1,4 +1,4 @@
-"""Which image faults tell the domains apart, and how much of the gap they carry."""
+"""Which corruptions tell the domains apart, and how much of the gap they carry."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class StatisticGap:
         name: Of the statistic.
         source: Median of the source.
         target: Median of the target.
-        source_tenth: What the worst tenth of the source is beyond: a fault of some images moves the
-            mean and not the median. The highest tenth where no side is worse.
+        source_tenth: What the worst tenth of the source is beyond: a corruption of some images
+            moves the mean and not the median. The highest tenth where no side is worse.
         target_tenth: Likewise of the target.
         effect: Hedges' g: the difference of the means (target minus source) in standard deviations.
             0.2 is small, 0.5 medium, 0.8 large.
         auc: Chance that a target image has a higher value than a source image, 0 to 1.
-        worse: Whether all of the interval is on the side that is a fault; None where neither side
+        worse: Whether all of the interval is on the worse side; None where neither side
             is one.
     """
 
@@ -75,17 +75,17 @@ class QualityGap:
         explained: Share of the variance of the feature classifier's domain score, within and
             between domains, that quality predicts linearly, cross-validated, 0 to 1; None where no
             features were compared.
-        explained_by_faults: Likewise by those statistics alone in which the target is worse in a
-            way that degrading the source can bring about.
+        explained_by_corruptions: Likewise by those statistics alone in which the target is worse
+            in a way that degrading the source can cause.
     """
 
     statistics: tuple[StatisticGap, ...]
     domain_accuracy: Estimate
     explained: float | None = None
-    explained_by_faults: float | None = None
+    explained_by_corruptions: float | None = None
 
-    def faults(self, smallest: float = 0.2) -> list[StatisticGap]:
-        """The statistics in which the target is worse in a way that degrading can bring about.
+    def corruptions(self, smallest: float = 0.2) -> list[StatisticGap]:
+        """Return the statistics in which the target is worse in a way that degrading can cause.
 
         Args:
             smallest: Effect from which on a difference counts. Defaults to 0.2, a small one.

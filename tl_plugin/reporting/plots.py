@@ -104,7 +104,7 @@ def plot_bars(
         rows = np.arange(len(names)) + (place - (len(groups) - 1) / 2) * width
         axes.barh(rows, values, height=0.95 * width, color=colours[name], label=name)
     axes.invert_yaxis()
-    axes.set_yticks(range(len(names)), names) if shown else axes.set_yticks([])
+    axes.set_yticks(range(len(names)) if shown else (), names if shown else ())
     if len(groups) > 1:
         figure.legend(loc='outside upper right', ncols=2, frameon=False)
     return _png(figure)
@@ -145,7 +145,7 @@ def plot_validation(
     target: Sequence[Sequence[tuple[int, float]]],
     target_is_accuracy: bool = True,
 ) -> bytes:
-    """Draw what validation says of both domains during training, a line a seed.
+    """Draw validation on both domains during training, a line a seed.
 
     Args:
         source: Pairs of step and accuracy in percent, for each seed.
