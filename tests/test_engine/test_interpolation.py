@@ -149,13 +149,13 @@ class TestSweep:
         torch.testing.assert_close(found, (source[name] + adapted[name]) / 2)
 
     def test_statistics_by_domain_are_mixed_and_taken_by_domain(self, checkpoints, tmp_path):
-        by_domain = {'model.batch_statistics': 'per_domain'}
+        by_domain = {'model.domain_specific_bn': True}
         train(_config(tmp_path / 'adapted', load_from=str(checkpoints[0]), **by_domain))
         pair = checkpoints[0], tmp_path / 'adapted' / 'epoch_1.pth'
         found = _interpolation(pair, tmp_path / 'sweep', by_domain)
         before, after = (load_weights(path)[0] for path in pair)
         own = 'backbone.bn1.running_mean'
-        source = 'source_statistics.backbone/bn1/running_mean'
+        source = 'dsbn.backbone/bn1/running_mean'
         assert not torch.equal(after[own], after[source])
         mixed = found.weights(Point(0.25, 0, 0, 'interpolated'))
         for name in (own, source):  # the source model has one for both domains
@@ -167,7 +167,7 @@ class TestSweep:
         mean = maps.mean((0, 2, 3)).detach()
         torch.testing.assert_close(taken[source], mean, rtol=1e-3, atol=1e-3)
         assert not torch.allclose(taken[own], taken[source], atol=1e-2)
-        with pytest.raises(ValueError, match=r'model\.batch_statistics=per_domain'):
+        with pytest.raises(ValueError, match=r'model\.domain_specific_bn=True'):
             _interpolation(pair, tmp_path / 'joint')
 
     def test_what_the_config_lacks_is_named(self, checkpoints, tmp_path):

@@ -5,7 +5,7 @@ from mmpretrain.datasets import PackInputs
 from torch.utils.data import DataLoader
 
 from tests.test_models.test_adaptation_classifier import _model
-from tests.test_models.test_source_statistics import BY_DOMAIN, _steps
+from tests.test_models.test_dsbn import BY_DOMAIN, _steps
 from tests.toy import ToyDataset
 from tl_plugin.engine.layers import LayerOutputs
 from tl_plugin.evaluation.looking import look

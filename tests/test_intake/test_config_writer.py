@@ -238,9 +238,9 @@ def test_backbones_of_every_library():
     [
         ('resnet18', 'expected timm:NAME, torchvision:NAME'),
         ('timm:', 'expected timm:NAME'),
-        ('timm:resnet_18', 'Nearest: .*resnet18'),
-        ('torchvision:resnet_18', 'Nearest: .*resnet18'),
-        ('mmpretrain:resnet18', 'Nearest: .*resnet'),
+        ('timm:resnet_18', 'Did you mean .*resnet18'),
+        ('torchvision:resnet_18', 'Did you mean .*resnet18'),
+        ('mmpretrain:resnet18', 'Did you mean .*resnet'),
         ('keras:resnet18', 'expected timm:NAME'),
     ],
 )

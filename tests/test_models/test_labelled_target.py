@@ -10,7 +10,7 @@ from mmpretrain.structures import DataSample
 from tests.folders import WRAPPERS, build, folder, make_folders
 from tests.toy import ToyDataset, target, toy_config, train
 from tl_plugin.models import DomainDataPreprocessor
-from tl_plugin.models.labelled_images import LabelledImages
+from tl_plugin.models.data_preprocessor import LabelledImages
 
 from .test_adaptation_classifier import DANN, _inputs, _model, _samples
 

@@ -202,17 +202,17 @@ def test_one_image_is_enough_where_the_map_is_large(tmp_path):
         run(tmp_path, {**thirteen, **small})
 
 
-@pytest.mark.parametrize('statistics', ['joint', 'per_domain'])
-def test_one_target_image_beside_the_source(statistics, tmp_path):
-    """Joint statistics have two images at least; those by domain need more of each."""
+@pytest.mark.parametrize('dsbn', [False, True])
+def test_one_target_image_beside_the_source(dsbn, tmp_path):
+    """Joint statistics have two images at least; domain-specific ones need more of each."""
     options = {
-        'model.batch_statistics': statistics,
+        'model.domain_specific_bn': dsbn,
         'train_dataloader.dataset.image_size': 8,
         'val_dataloader.dataset.image_size': 8,
         **target(size=5, image_size=8),
     }
     run_it = partial(run, tmp_path, options, ('dann',))
-    if statistics == 'joint':
+    if not dsbn:
         assert run_it().iter == 3
     else:
         with pytest.raises(ValueError, match=r'the target batch of iteration \d has 1 image'):

@@ -27,7 +27,7 @@ RULES = ('budget', 'mean')
 ALPHAS = tuple(step / 10 for step in range(11))
 #: What counts on a target whose validation images have no labels.
 LABEL_FREE = 'label_free/information_maximization'
-_SOURCE_STATISTICS = 'source_statistics.'
+_SOURCE_STATISTICS = 'dsbn.'
 
 
 class Point(NamedTuple):
@@ -168,8 +168,8 @@ class Interpolation:
         if not by_domain and any(n.startswith(_SOURCE_STATISTICS) for n in {*source, *adapted}):
             raise ValueError(
                 'a checkpoint keeps batch statistics by domain and the config has them jointly: '
-                "set model.batch_statistics='per_domain' (--cfg-options "
-                'model.batch_statistics=per_domain)'
+                'set model.domain_specific_bn=True (--cfg-options '
+                'model.domain_specific_bn=True)'
             )
         if not by_domain:
             return states

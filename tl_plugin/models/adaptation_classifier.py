@@ -16,16 +16,15 @@ from tl_plugin.stack.protocol import TRAINING_ONLY
 
 from .adversary_health import feature_health, gradient_ratios
 from .alignments import AdversarialAlignment, Alignments, DomainBatch
-from .fitting import build_module, check_choice, check_head, domain_preprocessor, fit_head, fit_neck
+from .dsbn import DomainSpecificBatchNorm
+from .features import join_rows, one_vector, take_rows
+from .fitting import build_module, check_head, domain_preprocessor, fit_head, fit_neck
 from .joint_batch import SOURCE, TARGET, TARGET_STRONG, JointBatch
 from .regularizers import Regularizers
 from .regularizers.regularizers import Maps
-from .rows import join_rows, one_vector, take_rows
-from .source_statistics import SourceStatistics
 from .teacher import Teacher
 
 FEATURE_STAGES = ('neck', 'pre_logits')
-BATCH_STATISTICS = ('joint', 'per_domain')
 
 
 @MODELS.register_module()
@@ -45,28 +44,28 @@ class AdaptationClassifier(ImageClassifier):
         alignments: Name -> config of an :class:`Alignment`. Defaults to None.
         regularizers: Name -> config of a :class:`Regularizer`. Those that compare with the source
             model need a :class:`SourceModelHook` in ``custom_hooks``. Defaults to None.
-        feature_stage: What alignments take for the features: 'pre_logits', the input of the head's
-            last layer, or 'neck', what goes into the head. Defaults to 'pre_logits'.
-        batch_statistics: 'joint', one forward over both domains, or 'per_domain': a forward each,
-            with running statistics of their own (as domain-specific batch normalization, Chang et
-            al., CVPR 2019, arXiv 1906.03950, with shared weights). Prediction takes the target's,
-            unless :meth:`set_domain` says otherwise. Defaults to 'joint'.
-        channels_last: Whether convolutions hold their weights, and so compute, with the channels
-            innermost, which most convolutional networks are faster with. Defaults to False.
+        feature_stage: Features that alignments read: 'pre_logits', the input of the head's
+            last layer, or 'neck', the input of the head. Defaults to 'pre_logits'.
+        domain_specific_bn: Whether each domain has a forward and running statistics of its own
+            (domain-specific batch normalization, Chang et al., CVPR 2019, arXiv 1906.03950, with
+            shared weights), instead of one forward over both. Prediction uses the target's, unless
+            :meth:`set_domain` says otherwise. Defaults to False.
+        channels_last: Whether convolutions use the channels-last memory format, in which most
+            convolutional networks are faster. Defaults to False.
         pretrained: As in ``ImageClassifier``. Defaults to None.
-        train_cfg: As in ``ImageClassifier``; batch augmentations touch the source alone.
+        train_cfg: As in ``ImageClassifier``; batch augmentations apply to the source alone.
             Defaults to None.
         data_preprocessor: Config of a :class:`DomainDataPreprocessor`, whose type may be left out.
             Defaults to None.
         init_cfg: As in ``ImageClassifier``. Defaults to None.
 
     Raises:
-        ValueError: If an explicit ``head.in_channels`` isn't the width of the features, the name of
-            a loss can't be one, the data preprocessor can't take pairs of batches, or a loss over
+        ValueError: If an explicit ``head.in_channels`` isn't the width of the features, a loss
+            has an invalid name, the data preprocessor cannot take pairs of batches, or a loss over
             classes meets a head that gives an image several of them.
     """
 
-    #: Parts that prediction of the target doesn't need, by the names of these children.
+    #: Children that prediction of the target doesn't need.
     training_only = TRAINING_ONLY
 
     def __init__(
@@ -77,7 +76,7 @@ class AdaptationClassifier(ImageClassifier):
         alignments: dict[str, dict] | None = None,
         regularizers: dict[str, dict] | None = None,
         feature_stage: str = 'pre_logits',
-        batch_statistics: str = 'joint',
+        domain_specific_bn: bool = False,
         channels_last: bool = False,
         pretrained: str | None = None,
         train_cfg: dict | None = None,
@@ -95,13 +94,15 @@ class AdaptationClassifier(ImageClassifier):
             data_preprocessor=domain_preprocessor(data_preprocessor),
             init_cfg=init_cfg,
         )
-        check_choice('feature_stage', feature_stage, FEATURE_STAGES)
-        check_choice('batch_statistics', batch_statistics, BATCH_STATISTICS)
+        if feature_stage not in FEATURE_STAGES:
+            raise ValueError(
+                f'feature_stage must be one of {", ".join(FEATURE_STAGES)}, got {feature_stage!r}'
+            )
         self.feature_stage = feature_stage
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self._domain = TARGET
-        self.source_statistics = SourceStatistics(self) if batch_statistics != 'joint' else None
+        self.dsbn = DomainSpecificBatchNorm(self) if domain_specific_bn else None
         self.alignments = Alignments(alignments or {}, self)
         self.regularizers = Regularizers(regularizers or {}, taken=('cls', *self.alignments))
         check_head(self.head, {**self.alignments, **self.regularizers})
@@ -112,10 +113,10 @@ class AdaptationClassifier(ImageClassifier):
         self._measures_health = self._keeps_features = False
 
     def check_domains(self, domains: Collection[str]) -> None:
-        """Refuses batches of other domains than the losses look at.
+        """Check that batches have images of the domains that the losses read.
 
         Args:
-            domains: Those of which each batch has images: 'source', 'target', 'target_strong'.
+            domains: Domains that each batch has images of: 'source', 'target', 'target_strong'.
 
         Raises:
             ValueError: If an alignment, a regularizer or the list of labelled target images lacks
@@ -155,7 +156,7 @@ class AdaptationClassifier(ImageClassifier):
         self.regularizers.check_domains(domains)
 
     def losses_on_images(self) -> list[str]:
-        """Names the regularizers that show the images to the source model."""
+        """Return the names of regularizers that run the source model on the images."""
         return [
             name
             for name, each in self.regularizers.items()
@@ -163,7 +164,7 @@ class AdaptationClassifier(ImageClassifier):
         ]
 
     def set_progress(self, progress: float) -> None:
-        """Tells which part of training is done; the train loop does so before every step.
+        """Set the fraction of training completed; the train loop does so before every step.
 
         Args:
             progress: In [0, 1].
@@ -172,50 +173,50 @@ class AdaptationClassifier(ImageClassifier):
             ValueError: If it isn't.
         """
         if not 0 <= progress <= 1:
-            raise ValueError(f'progress is a part of training in [0, 1], got {progress}')
+            raise ValueError(f'progress is a fraction of training in [0, 1], got {progress}')
         for alignment in self.alignments.values():
             alignment.set_progress(progress)
 
     def update_teacher(self) -> None:
-        """Lets the mean teacher follow, if there is one.
+        """Update the mean teacher, if there is one.
 
-        The train loop does so before each step that finds the weights changed, which is once an
-        optimizer step however many iterations that accumulates.
+        The train loop does so before each step after a change of the weights: once per optimizer
+        step, however many iterations that accumulates.
         """
         if self.teacher is not None:
             self.teacher.follow(self)
 
     def remember_source(self, state: dict[str, Tensor] | None = None) -> None:
-        """Keeps the model as it is for the regularizers to compare with.
+        """Keep a copy of the model for the regularizers to compare with.
 
         Args:
-            state: What :meth:`source_state` gave the run that is resumed. Defaults to None.
+            state: What :meth:`source_state` returned in the run that is resumed. Defaults to None.
         """
         self.regularizers.remember(self, state)
 
     def source_state(self) -> dict[str, Tensor] | None:
-        """Weights of the source model, None where no regularizer needs it."""
+        """Return the weights of the source model, None where no regularizer needs it."""
         return self.regularizers.source_state()
 
     def needs_source_model(self) -> bool:
-        """Whether a regularizer compares with the source model."""
+        """Return whether a regularizer compares with the source model."""
         return self.regularizers.needs_source_model
 
     def adversaries(self) -> dict[str, AdversarialAlignment]:
-        """The alignments that play against the features, by name."""
+        """Return the adversarial alignments by name."""
         return self.alignments.adversaries()
 
     def measure_health(self, active: bool = True) -> None:
-        """Switches on or off what costs a little: in each loss, the health of the adaptation.
+        """Switch on or off the diagnostics of adaptation, which cost some time.
 
-        Beside the losses come ``<name>_gradient_ratio`` of each adversary, its gradient at the
-        features in units of the classification loss's, and ``feature_norm``, ``feature_rank`` and
-        ``feature_spread`` of both domains together.
+        With them, :meth:`loss` also returns ``<name>_gradient_ratio`` of each adversary, its
+        gradient at the features in units of the classification loss's, and ``feature_norm``,
+        ``feature_rank`` and ``feature_spread`` of both domains together.
         """
         self._measures_health = active
 
     def set_domain(self, domain: str) -> None:
-        """Tells whose images are predicted from now on, where statistics are kept by domain.
+        """Set the domain whose batch norm statistics prediction uses, with domain-specific BN.
 
         Args:
             domain: 'source'; any other name means the target.
@@ -223,16 +224,16 @@ class AdaptationClassifier(ImageClassifier):
         self._domain = domain
 
     def set_class_weights(self, weights: Tensor | None) -> None:
-        """Weighs source images by class, in the classification loss and in alignments that can.
+        """Weight source images by class, in the classification loss and in alignments that can.
 
         Args:
-            weights: One a class, (K,), mean 1 over the source images; None for equal ones.
+            weights: One per class, (K,), mean 1 over the source images; None for equal ones.
         """
         if weights is not None and self.class_weights is None and self.alignments.unweighted:
             print_log(
-                f'source images are weighed by class, but {", ".join(self.alignments.unweighted)} '
-                'compares the domains without these weights and goes on matching the shifted '
-                'classes: dann and cdan use them',
+                f'source images are weighted by class, but {", ".join(self.alignments.unweighted)} '
+                'compares the domains without these weights and keeps aligning the shifted '
+                'classes: dann and cdan use the weights',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -240,15 +241,15 @@ class AdaptationClassifier(ImageClassifier):
         self.class_weights = None if weights is None else weights.float().to(device)
 
     def set_pseudo_labels(self, labels: Tensor | None) -> None:
-        """Gives target images labels that a hook has found, for alignments that read them.
+        """Set pseudo-labels of target images, for alignments that read them.
 
         Args:
-            labels: By index in the target data set, -1 for none; None takes them away.
+            labels: By index in the target data set, -1 for none; None removes them.
         """
         self._pseudo_labels = labels
 
     def keep_features(self, active: bool = True) -> None:
-        """Switches on or off that predictions come with the ``features`` of their images."""
+        """Switch on or off that predictions contain the ``features`` of their images."""
         self._keeps_features = active
 
     def predict(
@@ -263,52 +264,52 @@ class AdaptationClassifier(ImageClassifier):
         return samples
 
     def extract_feat(self, inputs: Tensor, stage: str = 'neck') -> Any:
-        """As in ``ImageClassifier``, with the batch statistics of the domain."""
+        """As in ``ImageClassifier``, with the batch norm statistics of the domain."""
         with self.statistics_of(self._domain):
             return super().extract_feat(inputs, stage)
 
     def statistics_of(self, domain: str) -> AbstractContextManager:
-        """Puts a domain's running statistics into the layers, where they are kept by domain.
+        """Return a context in which the layers have a domain's running statistics.
 
         Args:
-            domain: 'source'; any other name means the target, whose statistics are there anyway.
+            domain: 'source'; any other name means the target, which is the default.
         """
-        if self.source_statistics is None or domain != SOURCE:
+        if self.dsbn is None or domain != SOURCE:
             return nullcontext()
-        return self.source_statistics.in_place(self)
+        return self.dsbn.in_place(self)
 
     def statistics_by_domain(self) -> bool:
-        """Whether running statistics are kept by domain."""
-        return self.source_statistics is not None
+        """Return whether each domain has running statistics of its own."""
+        return self.dsbn is not None
 
     def _extract(self, inputs: Tensor, batch: JointBatch, maps: Maps) -> Any:
-        """Features of all rows; ``maps`` are those of all rows, too."""
-        if self.source_statistics is None:
+        """Return the features of all rows; add those of all rows to ``maps``, too."""
+        if self.dsbn is None:
             return self.extract_feat(inputs)
-        # Now, for training without a source goes on to move the layers' own to the target's.
-        self.source_statistics.start(self)
-        split = batch.part(SOURCE).stop
-        feats, seen, before = [], [], self._domain
-        for domain, part in ((SOURCE, inputs[:split]), (TARGET, inputs[split:])):
-            if len(part):
+        # Before the first forward: without a source, training moves the layers' own at once.
+        self.dsbn.start(self)
+        split = batch.rows_of(SOURCE).stop
+        feats, outputs, before = [], [], self._domain
+        for domain, images in ((SOURCE, inputs[:split]), (TARGET, inputs[split:])):
+            if len(images):
                 self._domain = domain
                 try:
-                    feats.append(self.extract_feat(part))
+                    feats.append(self.extract_feat(images))
                 finally:
                     self._domain = before
-                seen.append({name: dict(found) for name, found in maps.items()})
-        if len(seen) > 1:
-            for name, found in join_rows(*seen).items():
+                outputs.append({name: dict(found) for name, found in maps.items()})
+        if len(outputs) > 1:
+            for name, found in join_rows(*outputs).items():
                 maps[name].update(found)
         return join_rows(*feats)
 
     def loss(self, inputs: Tensor, data_samples: Sequence[DataSample]) -> dict[str, Tensor]:
-        """Losses of a joint batch (source first, then target) or of an ordinary one.
+        """Return the losses of a joint batch (source first, then target) or of an ordinary one.
 
         Args:
             inputs: (N, C, H, W).
-            data_samples: N samples: a :class:`JointBatch`, as :class:`DomainDataPreprocessor` gives
-                it, or a list of samples whose ``domain`` says where each is from.
+            data_samples: N samples: a :class:`JointBatch`, as :class:`DomainDataPreprocessor`
+                builds it, or a list of samples that have a ``domain``.
 
         Returns:
             ``loss_cls``, ``loss_<alignment>``, ``loss_<regularizer>`` and diagnostics, 0-d each.
@@ -344,40 +345,40 @@ class AdaptationClassifier(ImageClassifier):
         labels = None if batch.labels is None else batch.labels.to(features.device)
         source, target = (
             DomainBatch(
-                features=features[part],
-                logits=None if logits is None else logits[part],
-                labels=None if labels is None else labels[part],
+                features=features[rows],
+                logits=None if logits is None else logits[rows],
+                labels=None if labels is None else labels[rows],
             )
-            for part in (batch.part(SOURCE), batch.part(TARGET))
+            for rows in (batch.rows_of(SOURCE), batch.rows_of(TARGET))
         )
         source = source._replace(
             domains=self.alignments.source_numbers(batch.source_numbers, features.device),
             weights=batch.source_weights(self.class_weights),
         )
-        target = target._replace(**self._about_target(inputs, logits, batch))
+        target = target._replace(**self._target_fields(inputs, logits, batch))
         losses = self.alignments(source, target)
         if self._measures_health:
             losses.update(feature_health(features))
         return losses
 
-    def _about_target(
+    def _target_fields(
         self, inputs: Tensor, logits: Tensor | None, batch: JointBatch
     ) -> dict[str, Tensor]:
-        found = {}
+        fields = {}
         if logits is not None and TARGET_STRONG in batch.rows:
-            found['strong_logits'] = logits[batch.rows[TARGET_STRONG]]
+            fields['strong_logits'] = logits[batch.rows[TARGET_STRONG]]
         if self.teacher is not None:
-            found['teacher_logits'] = self.teacher(self, inputs[batch.part(TARGET)])
+            fields['teacher_logits'] = self.teacher(self, inputs[batch.rows_of(TARGET)])
         if self._pseudo_labels is not None:
-            found['pseudo_labels'] = self._pseudo_labels[batch.target_indices].to(inputs.device)
-        return found
+            fields['pseudo_labels'] = self._pseudo_labels[batch.target_indices].to(inputs.device)
+        return fields
 
     def features_of(self, feats: Any) -> Tensor:
-        """One vector an image, (N, D), out of what ``extract_feat`` gives."""
+        """Return one vector per image, (N, D), from the output of ``extract_feat``."""
         if self.feature_stage == 'neck':
             return one_vector(feats[-1] if isinstance(feats, (tuple, list)) else feats)
         return one_vector(self.head.pre_logits(feats))
 
     def logits_of(self, feats: Any) -> Tensor:
-        """The head's scores, (N, K), of what ``extract_feat`` gives."""
+        """Return the head's scores, (N, K), for the output of ``extract_feat``."""
         return one_vector(self.head(feats))

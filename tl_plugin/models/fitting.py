@@ -1,31 +1,30 @@
-"""Fits the parts of a classifier together."""
+"""Build the parts of a classifier so that they fit together."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmpretrain.registry import MODELS
 from torch import nn
-from torch.utils._pytree import tree_flatten
 
 from tl_plugin.engine.layers.dry_run import dry_run
 from tl_plugin.reliability.class_sets import has_several_labels
 from tl_plugin.stack.options import type_name
 
 from .data_preprocessor import DomainDataPreprocessor
-from .rows import channel_dim
+from .features import channel_dim, last_output
 
 
 def build_module(cfg: Any) -> nn.Module | None:
-    """Builds a backbone or neck, if it isn't built yet."""
+    """Build a backbone or neck, unless it is built already."""
     # A list of configs, as HRNet's necks are, builds a sequence of them.
     return cfg if cfg is None or isinstance(cfg, nn.Module) else MODELS.build(cfg)
 
 
 def domain_preprocessor(cfg: Any) -> Any:
-    """Makes a stock preprocessor one that takes pairs of batches, refuses what can't be one."""
+    """Turn a config of a stock preprocessor into one of a :class:`DomainDataPreprocessor`."""
     if cfg is None or isinstance(cfg, dict):
         cfg = dict(cfg or {})
         if type_name(cfg) in ('', 'ClsDataPreprocessor'):
@@ -39,54 +38,8 @@ def domain_preprocessor(cfg: Any) -> Any:
     return cfg
 
 
-def check_losses(key: str, configs: Any, base: type, taken: Collection[str] = ()) -> None:
-    """Refuses parts of a loss that can't be built or logged.
-
-    Args:
-        key: Where they stand in the config, for messages: 'model.alignments'.
-        configs: Name -> config; None switches one off.
-        base: What each must be.
-        taken: Names that other losses have.
-
-    Raises:
-        ValueError: If one has an impossible name.
-        TypeError: If one is something else.
-    """
-    if not isinstance(configs, dict):
-        raise TypeError(f'{key} must be a dict of name to dict(type=...), got {configs!r}')
-    for name, cfg in configs.items():
-        if not isinstance(name, str) or not name.isidentifier() or 'loss' in name or name in taken:
-            others = f' that no other loss has ({", ".join(taken)} are taken)' if taken else ''
-            raise ValueError(
-                f'the names in {key} must be Python identifiers without "loss" in them{others}, '
-                f'got {name!r}: it becomes loss_<name> in the log, and mmengine adds up every '
-                'value that has "loss" in its name'
-            )
-        if cfg is None:
-            continue
-        if not isinstance(cfg, dict) or 'type' not in cfg:
-            raise TypeError(f'{key}.{name} must be a dict(type=...), got {cfg!r}')
-        kind = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
-        if kind is not None and not (isinstance(kind, type) and issubclass(kind, base)):
-            raise TypeError(f'{key}.{name}: {cfg["type"]!r} is no {base.__name__}')
-
-
-def build_losses(configs: dict, **defaults: Any) -> dict[str, nn.Module]:
-    """Builds the parts of a loss.
-
-    Args:
-        configs: Name -> config, checked by :func:`check_losses`; None switches one off.
-        **defaults: Arguments that each takes.
-    """
-    return {
-        name: MODELS.build(cfg, default_args=defaults)
-        for name, cfg in configs.items()
-        if cfg is not None
-    }
-
-
 def fit_head(head: Any, backbone: nn.Module, neck: nn.Module | None) -> Any:
-    """Fills in ``in_channels`` where it is missing, refuses one that doesn't fit."""
+    """Fill in ``in_channels`` of a head, or raise an error if the given one doesn't fit."""
     if not isinstance(head, dict):
         return head
     head_class = MODELS.get(head['type']) if isinstance(head['type'], str) else head['type']
@@ -100,14 +53,14 @@ def fit_head(head: Any, backbone: nn.Module, neck: nn.Module | None) -> Any:
     if isinstance(given, int) and given != width:
         raise ValueError(
             f'head.in_channels is {given}, but {type(backbone).__name__}'
-            f'{" with " + type(neck).__name__ if neck is not None else ""} gives features of width '
-            f'{width}: set in_channels={width}, or leave it out'
+            f'{" with " + type(neck).__name__ if neck is not None else ""} outputs features of '
+            f'width {width}: set in_channels={width}, or leave it out'
         )
     return head
 
 
 def fit_neck(neck: Any, backbone: nn.Module) -> Any:
-    """Fills in ``in_channels`` of a neck that takes any backbone."""
+    """Fill in ``in_channels`` of a neck that takes any backbone."""
     if not isinstance(neck, dict) or neck.get('in_channels') is not None:
         return neck
     kind = MODELS.get(neck['type']) if isinstance(neck['type'], str) else neck['type']
@@ -119,20 +72,19 @@ def fit_neck(neck: Any, backbone: nn.Module) -> Any:
 def _feature_width(backbone: nn.Module, neck: nn.Module | None) -> int:
     stages = nn.Sequential(backbone, *([neck] if neck is not None else []))
     feats = dry_run(stages, lambda network, inputs: network(inputs))
-    last = feats[-1] if isinstance(feats, (tuple, list)) else feats
-    last = tree_flatten(last)[0][-1]  # [patch tokens, class token]: heads read the class token
+    last = last_output(feats)
     return last.shape[channel_dim(last)]
 
 
 def check_head(head: Any, losses: Mapping[str, Any]) -> None:
-    """Refuses losses over classes beside a head that gives an image several of them.
+    """Raise an error for losses over classes beside a head that gives an image several of them.
 
     Args:
         head: The classifier's.
         losses: Alignments and regularizers by name.
 
     Raises:
-        ValueError: If one of them takes the head's scores for one softmax, and they are none.
+        ValueError: If one of them needs a softmax over the classes, which the head has not.
     """
     reading = [name for name, loss in losses.items() if loss.needs_logits]
     if reading and has_several_labels(head):
@@ -142,9 +94,3 @@ def check_head(head: Any, losses: Mapping[str, Any]) -> None:
             'several: use losses on features (dann, dan, deep_coral, afn, l2_sp, delta), or a head '
             'such as LinearClsHead'
         )
-
-
-def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuses a setting that isn't one of those that there are."""
-    if value not in known:
-        raise ValueError(f'{name} must be one of {", ".join(known)}, got {value!r}')

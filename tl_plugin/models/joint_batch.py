@@ -1,4 +1,4 @@
-"""What one training step sees of both domains."""
+"""The images and labels of both domains in one training step."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Rows = Union[slice, list]
 
 
 class JointBatch(Sequence):
-    """The data samples of a joint batch, and where each domain stands in it.
+    """The data samples of a joint batch, and the rows of each domain in it.
 
     :class:`DomainDataPreprocessor` builds it once a step and passes it on as ``data_samples``. It
     is no list, since ``DistributedDataParallel`` replaces lists by plain ones on its way to a GPU.
 
     Args:
-        samples: One an image, those of a domain in one piece.
+        samples: One per image, those of a domain consecutive.
         rows: Domain -> its rows: 'source', 'target' and, of a second, strongly augmented view of
             the target images, 'target_strong'. An ordinary batch is all 'source'.
     """
@@ -36,17 +36,20 @@ class JointBatch(Sequence):
 
     @classmethod
     def of(cls, samples: Sequence[DataSample]) -> JointBatch:
-        """Take data samples as a joint batch, by the ``domain`` that each of them names.
+        """Build a joint batch from data samples, by the ``domain`` of each.
 
         Args:
             samples: Those of a joint batch, of an ordinary batch, or a joint batch.
         """
         if isinstance(samples, JointBatch):
             return samples
-        if getattr(samples, 'all_source', False):  # a batch that knows it by itself
+        if getattr(samples, 'all_source', False):  # set by batches of cached features
             return cls(samples, {SOURCE: slice(0, len(samples))})
         domains = [vars(sample).get('domain', SOURCE) for sample in samples]  # get() is slow
-        return cls(samples, rows_of({name: domains.count(name) for name in dict.fromkeys(domains)}))
+        return cls(
+            samples,
+            consecutive_rows({name: domains.count(name) for name in dict.fromkeys(domains)}),
+        )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -54,14 +57,14 @@ class JointBatch(Sequence):
     def __getitem__(self, index: Any) -> Any:
         return self.samples[index]
 
-    def part(self, domain: str) -> slice:
-        """Give the rows of a domain, an empty slice where it isn't in the batch."""
+    def rows_of(self, domain: str) -> slice:
+        """Return the rows of a domain, an empty slice where it isn't in the batch."""
         return self.rows.get(domain, slice(0, 0))
 
     @cached_property
     def labelled(self) -> Rows:
-        """Rows that the classification loss sees: the source's, the target's few labelled ones."""
-        source, target = self.part(SOURCE), self.part(TARGET)
+        """Rows of the classification loss: the source's and the target's labelled ones."""
+        source, target = self.rows_of(SOURCE), self.rows_of(TARGET)
         few = [row for row in range(target.start, target.stop) if 'gt_label' in self.samples[row]]
         return [*range(source.start, source.stop), *few] if few else source
 
@@ -69,7 +72,7 @@ class JointBatch(Sequence):
     def labels(self) -> Tensor | None:
         """Class index of each image, (N,), on the labels' device; -1 where there is none.
 
-        None where images have no single label: they are mixed, or have several classes each.
+        None where images have no single label: mixed images, or several classes per image.
         """
         found = [sample.gt_label if 'gt_label' in sample else None for sample in self.samples]
         mixed = any('gt_score' in sample for sample in self.samples)
@@ -83,18 +86,18 @@ class JointBatch(Sequence):
     @cached_property
     def source_numbers(self) -> list[int] | None:
         """Which of several sources each source image is from; None where the data don't say."""
-        found = [sample.get('source_index') for sample in self.samples[self.part(SOURCE)]]
+        found = [sample.get('source_index') for sample in self.samples[self.rows_of(SOURCE)]]
         return found if found and None not in found else None
 
     @cached_property
     def target_indices(self) -> list[int]:
-        """Where each target image stands in the target data set."""
-        return [sample.sample_idx for sample in self.samples[self.part(TARGET)]]
+        """Index of each target image in the target data set."""
+        return [sample.sample_idx for sample in self.samples[self.rows_of(TARGET)]]
 
     def labelled_samples(self) -> list[DataSample]:
-        """Give the samples of the labelled rows, with one kind of label.
+        """Return the samples of the labelled rows, with one kind of label.
 
-        Where source labels are mixed, the others become soft, too.
+        Where source labels are mixed, the others are converted to soft labels, too.
         """
         rows = self.labelled
         picked = self.samples[rows] if isinstance(rows, slice) else [self.samples[r] for r in rows]
@@ -106,16 +109,16 @@ class JointBatch(Sequence):
         ]
 
     def source_weights(self, class_weights: Tensor | None) -> Tensor | None:
-        """Weigh the source images by class.
+        """Return weights of the source images by class.
 
         Args:
-            class_weights: One a class, (K,); None weighs all alike.
+            class_weights: One per class, (K,); None for equal ones.
 
         Returns:
-            One weight a source image, of a mixed image the mean over its classes; None for equal
+            One weight per source image, for a mixed image the mean over its classes; None for equal
             ones.
         """
-        samples = self.samples[self.part(SOURCE)]
+        samples = self.samples[self.rows_of(SOURCE)]
         if class_weights is None:
             return None
         if not samples:
@@ -128,7 +131,7 @@ class JointBatch(Sequence):
         return class_weights.index_select(0, labels.to(class_weights.device))
 
     def labelled_weights(self, class_weights: Tensor | None) -> Tensor | None:
-        """Weigh the labelled images; the few labelled target images count 1 each.
+        """Return weights of the labelled images; the few labelled target images count 1 each.
 
         Args:
             class_weights: As in :meth:`source_weights`.
@@ -139,14 +142,14 @@ class JointBatch(Sequence):
         return torch.cat([weights, weights.new_ones(len(self.labelled) - len(weights))])
 
 
-def rows_of(counts: Mapping[str, int]) -> dict[str, slice]:
-    """Give each domain its rows, one after the other.
+def consecutive_rows(counts: Mapping[str, int]) -> dict[str, slice]:
+    """Assign each domain its rows, one after the other.
 
     Args:
         counts: Domain -> number of its images.
 
     Example:
-        >>> rows_of({'source': 4, 'target': 3})
+        >>> consecutive_rows({'source': 4, 'target': 3})
         {'source': slice(0, 4, None), 'target': slice(4, 7, None)}
     """
     rows, start = {}, 0

@@ -1,28 +1,28 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
-from .rows import one_vector
+from tl_plugin.stack.model_wrappers import evaluating
+
+from .features import one_vector
 
 _PARTS = ('backbone.', 'neck.', 'head.')
 
 
 class Teacher(nn.Module):
-    r"""Weights of a classifier that follow its own slowly, and what it would say with them.
+    r"""Exponential moving average of a classifier's weights, and its predictions (mean teacher).
 
     Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017, arXiv 1703.01780:
     :math:`\theta' \leftarrow \alpha \theta' + (1 - \alpha) \theta` with
     :math:`\alpha = \min(m, t / (t + 1))` after t updates, so that the first one copies and the mean
-    of the first few isn't held back by where it began. Running statistics follow, too.
+    of the first few isn't biased towards the initial weights. Running statistics are averaged, too.
 
-    All of it is buffers: in the checkpoint, and nothing that optimizers or freezing see.
+    All of it is buffers, which are in the checkpoint, but unlike the parameters of mmengine's
+    ``ExponentialMovingAverage`` not among those that optimizers, DDP and freezing handle.
 
     Args:
-        classifier: Whose backbone, neck and head are followed.
+        classifier: Its backbone, neck and head are averaged.
         momentum: m, in [0, 1).
 
     Raises:
@@ -40,9 +40,9 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, classifier: nn.Module) -> None:
-        """One update, once the weights have changed.
+        """Update the average, once after each change of the weights.
 
-        Called before the next step it is the same as right after the last, and resumes exactly.
+        Called before the next step it is the same as right after the last one, and resumes exactly.
         """
         ours, theirs = [], []
         for name, value in _state(classifier).items():
@@ -59,9 +59,9 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, classifier: nn.Module, inputs: Tensor) -> Tensor:
-        """Scores of images, (N, K), by the classifier in eval mode with the teacher's weights."""
+        """Return scores of images, (N, K), in eval mode with the teacher's weights."""
         state = {name: self._buffers[_key(name)] for name in _state(classifier)}
-        with _in_eval_mode(classifier):
+        with evaluating(classifier):
             scores = torch.func.functional_call(classifier, state, (inputs,), dict(mode='tensor'))
         return one_vector(scores)
 
@@ -73,14 +73,3 @@ def _state(classifier: nn.Module) -> dict[str, Tensor]:
 
 def _key(name: str) -> str:
     return name.replace('.', '/')
-
-
-@contextmanager
-def _in_eval_mode(classifier: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in classifier.modules()]
-    classifier.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -13,7 +13,7 @@ from .model_wrappers import unwrap
 SOURCE = 'source'
 TARGET = 'target'
 #: Children of a model that adapts, which training needs and prediction of the target doesn't.
-TRAINING_ONLY = ('alignments', 'regularizers', 'teacher', 'source_statistics')
+TRAINING_ONLY = ('alignments', 'regularizers', 'teacher', 'dsbn')
 
 
 @runtime_checkable

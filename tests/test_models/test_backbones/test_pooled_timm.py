@@ -138,7 +138,7 @@ def test_a_folder_of_a_model_is_read(tmp_path):
 @pytest.mark.parametrize(
     'arguments, error, message',
     [
-        (dict(model_name='resnt18'), ValueError, "no model 'resnt18'. Nearest: resnet18"),
+        (dict(model_name='resnt18'), ValueError, "no model 'resnt18'. Did you mean 'resnet18'"),
         (dict(model_name='resnet18', pretrained='resnet18.pth'), TypeError, 'checkpoint_path'),
         (dict(model_name='resnet18', checkpoint_path='gone.pth'), FileNotFoundError, 'gone.pth'),
         (

@@ -126,7 +126,7 @@ def test_local_weights_lose_their_classifiers(tmp_path):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (dict(model_name='resnet19'), "no model 'resnet19'. Nearest: .*resnet18"),
+        (dict(model_name='resnet19'), "no model 'resnet19'. Did you mean .*resnet18"),
         (dict(model_name='resnet18', weights='IMAGENET'), 'DEFAULT, IMAGENET1K_V1'),
         (dict(model_name='resnet18', weights='DEFAULT', checkpoint_path='x'), 'Choose one'),
         (dict(model_name='fcn_resnet50'), 'no model'),

@@ -279,11 +279,11 @@ def test_the_source_model_has_no_teacher_and_keeps_what_the_source_was_normalise
     model = _model(
         {'lwf': dict(type='LwFRegularizer')},
         alignments=dict(pseudo=taught),
-        batch_statistics='per_domain',
+        domain_specific_bn=True,
     )
     names = list(model.regularizers.source_state())
     assert not any(name.startswith(('teacher', 'alignments')) for name in names)
-    assert any(name.startswith('source_statistics') for name in names)
+    assert any(name.startswith('dsbn') for name in names)
 
 
 def test_maps_of_both_domains_are_compared_where_statistics_are_kept_by_domain():
@@ -294,7 +294,7 @@ def test_maps_of_both_domains_are_compared_where_statistics_are_kept_by_domain()
         model = _model(
             {'delta': dict(type='DELTARegularizer', relative=False, images=images)},
             alignments=dict(dan=dict(type='DANAlignment')),
-            batch_statistics='per_domain',
+            domain_specific_bn=True,
         )
         found[images] = _loss(model, _inputs(7), num_target=3)['loss_delta']
     torch.testing.assert_close(found['both'], (4 * found['source'] + 3 * found['target']) / 7)

@@ -3,35 +3,34 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
 from tl_plugin.engine.layers.dry_run import dry_run
 
-from ..fitting import build_losses, check_losses
+from ..loss_dict import LossDict
 from .adversarial import AdversarialAlignment
 from .base import Alignment, DomainBatch
 
 
-class Alignments(ModuleDict):
+class Alignments(LossDict):
     """All alignments of a classifier.
 
     Args:
         configs: Name -> config of an :class:`Alignment`; None switches one off.
-        classifier: The :class:`AdaptationClassifier`, whose widths they take.
+        classifier: The :class:`AdaptationClassifier`, whose widths they are built for.
 
     Raises:
-        ValueError: If a name can't be one, or the classifier's head has no features to give.
+        ValueError: If a name can't be one, or the classifier's head has no ``pre_logits``.
         TypeError: If one is no alignment.
     """
 
     def __init__(self, configs: dict[str, dict | None], classifier: nn.Module) -> None:
-        check_losses('model.alignments', configs, Alignment)
-        wanted = any(cfg is not None for cfg in configs.values())
-        super().__init__(build_losses(configs, **(_widths(classifier) if wanted else {})))
+        super().__init__(
+            'model.alignments', configs, Alignment, defaults=lambda: _widths(classifier)
+        )
 
     def adversaries(self) -> dict[str, AdversarialAlignment]:
-        """Those that play against the features, by name."""
+        """Return the adversarial alignments by name."""
         return {
             name: alignment
             for name, alignment in self.items()
@@ -40,17 +39,17 @@ class Alignments(ModuleDict):
 
     @property
     def needs_logits(self) -> bool:
-        """Whether one of them reads the head's scores."""
+        """Whether an alignment reads the head's scores."""
         return any(alignment.needs_logits for alignment in self.values())
 
     @property
     def unweighted(self) -> list[str]:
-        """Those that compare the domains without weighing source images by class."""
+        """Names of the alignments that ignore class weights."""
         return [name for name, alignment in self.items() if alignment.ignores_class_weights]
 
     @property
     def num_sources(self) -> int | None:
-        """How many sources the data have to tell apart; None where that matters to none."""
+        """How many sources the data must have; None where no alignment distinguishes them."""
         known = [alignment.num_sources for alignment in self.values()]
         return min((number for number in known if number > 1), default=None)
 
@@ -59,14 +58,14 @@ class Alignments(ModuleDict):
 
         Args:
             found: The number of each, from 0; None where the data don't say.
-            device: Of the result.
+            device: Device of the result.
 
         Returns:
             (N,), None where the data don't say.
 
         Raises:
-            ValueError: If an alignment knows several sources and the data don't tell them apart, or
-                tell more.
+            ValueError: If an alignment expects several sources and the data don't number them, or
+                have more of them.
         """
         known = self.num_sources
         if known is not None and found is None:
@@ -85,7 +84,7 @@ class Alignments(ModuleDict):
 
     @property
     def teacher_momentum(self) -> float | None:
-        """That of the one mean teacher; None where nobody reads it."""
+        """Momentum of the mean teacher; None where no alignment reads it."""
         momenta = {alignment.teacher_momentum for alignment in self.values()} - {None}
         if len(momenta) > 1:
             raise ValueError(
@@ -94,7 +93,7 @@ class Alignments(ModuleDict):
         return next(iter(momenta), None)
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> dict[str, Tensor]:
-        """``loss_<name>`` of each, weighted, and ``<name>_<key>`` of what it logs."""
+        """Return ``loss_<name>`` of each, weighted, and ``<name>_<key>`` of what it logs."""
         found = {}
         for name, alignment in self.items():
             found[f'loss_{name}'] = alignment.current_weight() * alignment(source, target)

@@ -1,24 +1,24 @@
-"""What the wrappers around foreign networks share."""
+"""Base class of the wrappers around networks of other libraries."""
 
 from __future__ import annotations
 
-import difflib
-from typing import Collection
+from collections.abc import Collection
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from tl_plugin.engine.layers.dry_run import dry_run
+from tl_plugin.stack.messages import did_you_mean
 
 
 class PooledBackbone(BaseModule):
-    """A foreign network that gives one pooled vector per image.
+    """A network of another library that outputs one pooled vector per image.
 
-    Weights to begin with are loaded in ``init_weights``, which ``Runner.train()`` calls and test,
-    inference and export don't: a trained checkpoint needs no file of them, and no network. Nor does
-    a run that resumes, or whose ``load_from`` brings every tensor of the network: mmengine's
-    runners tell so (:mod:`tl_plugin.reliability.start`). The network's own ``init_weights`` is
+    Initial weights are loaded in ``init_weights``, which ``Runner.train()`` calls and test,
+    inference and export don't: a trained checkpoint needs neither their file nor a download. Nor
+    does a run that resumes, or whose ``load_from`` has every tensor of the network
+    (:mod:`tl_plugin.reliability.start` announces it). The network's own ``init_weights`` is
     never called: it would overwrite weights that were just loaded.
 
     Args:
@@ -26,8 +26,8 @@ class PooledBackbone(BaseModule):
 
     Attributes:
         num_features (int): Width D of the pooled vector.
-        initial_weights (str): What the network begins with, '' for random weights.
-        superseded_by (str | None): The checkpoint that is loaded later and makes them needless.
+        initial_weights (str): Source of the initial weights, '' for random ones.
+        superseded_by (str | None): The checkpoint that replaces all of them later.
     """
 
     def __init__(self, init_cfg: dict | list | None = None) -> None:
@@ -37,28 +37,28 @@ class PooledBackbone(BaseModule):
         self.superseded_by: str | None = None
 
     def network(self) -> nn.Module:
-        """Give the wrapped network."""
+        """Return the wrapped network."""
         raise NotImplementedError
 
     def load_initial_weights(self) -> None:
-        """Load the weights that the network begins with."""
+        """Load the initial weights."""
         raise NotImplementedError
 
     def init_weights(self) -> None:
-        """Load the weights to begin with, unless a later checkpoint brings all of them."""
+        """Load the initial weights, unless a checkpoint replaces all of them."""
         if self.initial_weights and not self.is_init:
             if self.superseded_by is None:
                 self.load_initial_weights()
             else:
                 print_log(
                     f'{type(self).__name__}: {self.initial_weights} is not loaded, since '
-                    f'{self.superseded_by} brings all of the network.',
+                    f'{self.superseded_by} has all weights of the network.',
                     logger='current',
                 )
         super().init_weights()
 
     def pool(self, features: Tensor) -> Tensor:
-        """Make one vector per image of what the network returns.
+        """Reduce the network's output to one vector per image.
 
         Args:
             features: The output of the network for N images.
@@ -83,7 +83,7 @@ class PooledBackbone(BaseModule):
         """Measure the width and protect the network, once it is built.
 
         Args:
-            source: What the network begins with, '' for random weights.
+            source: Source of the initial weights, '' for random ones.
 
         Raises:
             ValueError: If ``init_cfg`` would overwrite these weights, or if the output isn't one
@@ -107,7 +107,7 @@ class PooledBackbone(BaseModule):
 
 
 def check_name(name: str, known: Collection[str], library: str) -> None:
-    """Refuse a model name that a library doesn't have.
+    """Raise an error for a model name that a library doesn't have.
 
     Args:
         name: The name asked for.
@@ -115,8 +115,8 @@ def check_name(name: str, known: Collection[str], library: str) -> None:
         library: Where the names are from, for the message.
 
     Raises:
-        ValueError: If the name is unknown; the message lists the nearest names.
+        ValueError: If the name is unknown; the message suggests similar ones.
     """
     if name not in known:
-        close = ', '.join(difflib.get_close_matches(name, known, 5, 0.5)) or 'none is near'
-        raise ValueError(f'{library} has no model {name!r}. Nearest: {close}.')
+        suggestion = did_you_mean(name, known, 5, 0.5)
+        raise ValueError(f'{library} has no model {name!r}.{suggestion}')

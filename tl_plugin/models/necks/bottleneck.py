@@ -5,21 +5,20 @@ from typing import Any
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
-from ..rows import one_vector
+from ..features import last_output, one_vector
 
 
 @MODELS.register_module()
 class BottleneckNeck(BaseModule):
-    """Pools any backbone's last output and narrows it: Linear, BatchNorm, ReLU.
+    """Pool any backbone's last output and reduce its width: Linear, BatchNorm, ReLU.
 
     Where domains are aligned, features of a few hundred channels that train from scratch do better
     than the backbone's; the DANN, CDAN and MCC of TLlib and SHOT have such a layer of 256.
 
     Args:
-        in_channels: Width of the backbone's output. None has :class:`AdaptationClassifier` find it.
-        out_channels: Width of what comes out. Defaults to 256.
+        in_channels: Width of the backbone's output. :class:`AdaptationClassifier` fills it in.
+        out_channels: Width of the output. Defaults to 256.
         norm: Whether there is a BatchNorm; it needs two images a batch. Defaults to True.
         init_cfg: Of mmengine's ``BaseModule``. Defaults to None.
 
@@ -27,7 +26,7 @@ class BottleneckNeck(BaseModule):
         ValueError: If a width is missing or isn't positive.
     """
 
-    #: Has the classifier fill in ``in_channels``.
+    #: Whether the classifier fills in ``in_channels``.
     fits_backbone = True
 
     def __init__(
@@ -50,11 +49,10 @@ class BottleneckNeck(BaseModule):
         self.layers = nn.Sequential(*layers, nn.ReLU())
 
     def forward(self, feats: Any) -> tuple[Tensor]:
-        """One vector an image, (N, out_channels), in a tuple as heads expect it.
+        """Return one vector per image, (N, out_channels), in a tuple as heads expect it.
 
         Args:
             feats: Maps, tokens or vectors, or a tuple of which the last counts. Of patch and class
                 tokens it is the class token.
         """
-        last = feats[-1] if isinstance(feats, (tuple, list)) else feats
-        return (self.layers(one_vector(tree_flatten(last)[0][-1])),)
+        return (self.layers(one_vector(last_output(feats))),)

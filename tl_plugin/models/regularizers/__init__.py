@@ -3,8 +3,7 @@ from .bss import BSSRegularizer
 from .delta import DELTARegularizer
 from .l2_sp import L2SPRegularizer
 from .lwf import LwFRegularizer
-from .regularizers import Regularizers
-from .source_model import SourceModel
+from .regularizers import Regularizers, SourceModel
 
 __all__ = [
     'BSSRegularizer',

@@ -9,17 +9,51 @@ from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
 from tl_plugin.engine.layers import LayerMap
+from tl_plugin.engine.layers.hollow import detached_copy
 
-from ..fitting import build_losses, check_losses
+from ..features import take_rows
 from ..joint_batch import SOURCE, TARGET
-from ..rows import take_rows
+from ..loss_dict import LossDict
 from .base import ModelView, Regularizer
-from .source_model import SourceModel
 
 Maps = dict
 
 
-class Regularizers(ModuleDict):
+class SourceModel:
+    """A frozen copy of a classifier in eval mode, without its losses and its teacher.
+
+    It isn't a module, so that no walk over parameters and buffers finds it: neither optimizer nor
+    ``DistributedDataParallel``, which would broadcast it, nor ``EMAHook``, which pairs the buffers
+    of two models by their order. It isn't in ``state_dict``, either.
+
+    Args:
+        classifier: An :class:`AdaptationClassifier`. It is copied and stays untouched.
+        state: Weights and buffers to take instead of the classifier's. Defaults to None.
+
+    Raises:
+        RuntimeError: If ``state`` doesn't fit the classifier.
+    """
+
+    def __init__(self, classifier: nn.Module, state: dict[str, Tensor] | None = None) -> None:
+        # The source's batch norm statistics are part of what the source model computes.
+        unused = set(classifier.training_only) - {'dsbn'}
+        memo = {
+            id(part): ModuleDict() for name, part in classifier.named_children() if name in unused
+        }
+        self.classifier = detached_copy(classifier, memo)
+        self.classifier.requires_grad_(False)
+        if state is not None:
+            self.classifier.load_state_dict(state)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SourceModel:
+        return self  # it never changes, so that copies of the classifier share it
+
+    def state(self) -> dict[str, Tensor]:
+        """Return weights and buffers by name, on the CPU, for a checkpoint."""
+        return {name: value.cpu() for name, value in self.classifier.state_dict().items()}
+
+
+class Regularizers(LossDict):
     """All regularizers of a classifier, and the source model that they compare with.
 
     Args:
@@ -32,8 +66,7 @@ class Regularizers(ModuleDict):
     """
 
     def __init__(self, configs: dict[str, dict | None], taken: tuple[str, ...] = ()) -> None:
-        check_losses('model.regularizers', configs, Regularizer, taken)
-        super().__init__(build_losses(configs))
+        super().__init__('model.regularizers', configs, Regularizer, taken)
         self.source_model: SourceModel | None = None
 
     @property
@@ -42,11 +75,11 @@ class Regularizers(ModuleDict):
         return any(regularizer.needs_source_model for regularizer in self.values())
 
     def remember(self, classifier: nn.Module, state: dict[str, Tensor] | None = None) -> None:
-        """Takes the classifier as it is for the source model.
+        """Keep a copy of the classifier as the source model.
 
         Args:
             classifier: The classifier whose regularizers these are.
-            state: What :meth:`source_state` gave the run that is resumed. Defaults to None.
+            state: What :meth:`source_state` returned in the run that is resumed. Defaults to None.
         """
         if self.needs_source_model:
             self.source_model = SourceModel(classifier, state)
@@ -54,7 +87,7 @@ class Regularizers(ModuleDict):
             regularizer.prepare(classifier)
 
     def source_state(self) -> dict[str, Tensor] | None:
-        """Weights of the source model, None where no regularizer needs it."""
+        """Return the weights of the source model, None where no regularizer needs it."""
         return None if self.source_model is None else self.source_model.state()
 
     def check_domains(self, domains: Collection[str]) -> None:
@@ -71,7 +104,7 @@ class Regularizers(ModuleDict):
             missing = [domain for domain in wanted if domain not in domains]
             if not missing or not regularizer.reads_images:
                 continue
-            cure = {
+            fix = {
                 TARGET: "adapt with train_cfg = dict(type='AdaptationTrainLoop', ...), or set "
                 f"model.regularizers.{name}.images='source'",
                 SOURCE: 'training without a source has none; set '
@@ -79,12 +112,12 @@ class Regularizers(ModuleDict):
             }[missing[0]]
             raise ValueError(
                 f'the regularizer {name} with images={regularizer.images!r} needs {missing[0]} '
-                f'images and this batch has none: {cure}'
+                f'images and this batch has none: {fix}'
             )
 
     @contextmanager
     def reading(self, classifier: nn.Module) -> Iterator[Maps]:
-        """Keeps what the layers put out that regularizers name, in every pass in the context.
+        """Record the outputs of the layers that regularizers name, in each pass in the context.
 
         Args:
             classifier: The classifier, or the source model's.
@@ -102,20 +135,20 @@ class Regularizers(ModuleDict):
     def forward(
         self, classifier: nn.Module, inputs: Tensor, feats: Any, maps: Maps, rows: dict[str, slice]
     ) -> dict[str, Tensor]:
-        """The losses of one batch, weighted.
+        """Return the losses of one batch, weighted.
 
         Args:
             classifier: The classifier that trains.
             inputs: Its images.
-            feats: What its ``extract_feat`` gave for them.
-            maps: What :meth:`reading` kept meanwhile.
+            feats: What its ``extract_feat`` returned for them.
+            maps: What :meth:`reading` recorded.
             rows: Where each domain stands in the batch.
 
         Returns:
             ``loss_<name>`` of each regularizer, 0-d.
 
         Raises:
-            ValueError: If nobody remembered the source model, or a domain is missing.
+            ValueError: If :meth:`remember` was not called, or a domain is missing.
         """
         if not self:
             return {}
@@ -128,16 +161,16 @@ class Regularizers(ModuleDict):
         losses = {}
         for images in dict.fromkeys(regularizer.images for regularizer in self.values()):
             members = {name: each for name, each in self.items() if each.images == images}
-            part = _part(images, rows)
-            adapted_feats = take_rows(feats, part, len(inputs))
+            kept = _rows(images, rows)
+            adapted_feats = take_rows(feats, kept, len(inputs))
             adapted = _view(classifier, weights, adapted_feats, members)
-            source, source_maps = self._source_view(inputs[part], members)
+            source, source_maps = self._source_view(inputs[kept], members)
             for name, regularizer in members.items():
                 if name in maps:
                     _check_maps(maps[name], name, regularizer, classifier)
                 loss = regularizer(
                     _with_maps(source, source_maps.get(name)),
-                    _with_maps(adapted, take_rows(maps.get(name), part, len(inputs))),
+                    _with_maps(adapted, take_rows(maps.get(name), kept, len(inputs))),
                 )
                 losses[f'loss_{name}'] = regularizer.loss_weight * loss
         return {f'loss_{name}': losses[f'loss_{name}'] for name in self}
@@ -145,7 +178,7 @@ class Regularizers(ModuleDict):
     def _source_view(
         self, inputs: Tensor, members: dict[str, Regularizer]
     ) -> tuple[ModelView | None, Maps]:
-        """One pass of the source model for all who look at the same images, if any of them do."""
+        """Run the source model once for all regularizers that read the same images."""
         members = {name: each for name, each in members.items() if each.needs_source_model}
         if not members:
             return None, {}
@@ -163,10 +196,10 @@ def _weights(classifier: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in named if not name.startswith(unused)}
 
 
-def _part(images: str, rows: dict[str, slice]) -> slice:
+def _rows(images: str, rows: dict[str, slice]) -> slice:
     if images == 'both' and SOURCE in rows and TARGET in rows:
         return slice(rows[SOURCE].start, rows[TARGET].stop)
-    # One that reads weights alone doesn't care whose images there are.
+    # A regularizer that reads weights alone needs no images.
     return rows.get(images, slice(0, 0))
 
 

@@ -1,4 +1,4 @@
-"""Batch statistics by domain."""
+"""Domain-specific batch norm."""
 
 import copy
 
@@ -11,7 +11,7 @@ from tl_plugin.models import AdaptationClassifier
 
 from .test_adaptation_classifier import DANN, VIT, _inputs, _model, _samples
 
-BY_DOMAIN = dict(batch_statistics='per_domain', alignments=DANN)
+BY_DOMAIN = dict(domain_specific_bn=True, alignments=DANN)
 
 
 def _steps(model, count=3):
@@ -82,7 +82,7 @@ def test_a_checkpoint_restores_both_and_a_source_checkpoint_starts_both():
 
 
 def test_without_source_images_the_source_keeps_what_training_began_with():
-    model = _model(batch_statistics='per_domain', alignments=dict(mcc=dict(type='MCCAlignment')))
+    model = _model(domain_specific_bn=True, alignments=dict(mcc=dict(type='MCCAlignment')))
     began = model.backbone.bn1.running_mean.clone()
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05))
     for step in range(2):
@@ -96,7 +96,7 @@ def test_a_validation_of_two_domains_takes_the_right_ones(tmp_path):
     domains = dict(dataloaders=dict(target=dict(dataset=dict(shift=0.5))))
     options = {
         **target(),
-        'model.batch_statistics': 'per_domain',
+        'model.domain_specific_bn': True,
         'val_cfg': dict(type='DomainValLoop', **domains),
     }
     runner = train(toy_config(tmp_path, ['dann'], options, max_epochs=1))
@@ -115,7 +115,7 @@ def test_a_validation_of_two_domains_takes_the_right_ones(tmp_path):
 def test_a_resumed_run_ends_alike(tmp_path):
     options = {
         **target(),
-        'model.batch_statistics': 'per_domain',
+        'model.domain_specific_bn': True,
         'model.alignments.dann.gamma': None,
     }
     states = []
@@ -128,7 +128,7 @@ def test_a_resumed_run_ends_alike(tmp_path):
             cfg = toy_config(tmp_path / name, ['dann'], {**options, **resume}, max_iters=end)
             runner = train(cfg)
         states.append(runner.model.state_dict())
-    assert any(key.startswith('source_statistics') for key in states[0])
+    assert any(key.startswith('dsbn') for key in states[0])
     for key, value in states[0].items():
         assert torch.equal(value, states[1][key]), key
 
@@ -138,7 +138,5 @@ def test_what_it_refuses():
         _model(
             **VIT,
             head=dict(type='VisionTransformerClsHead', num_classes=3),
-            batch_statistics='per_domain',
+            domain_specific_bn=True,
         )
-    with pytest.raises(ValueError, match="joint, per_domain, got 'both'"):
-        _model(batch_statistics='both')

@@ -1,4 +1,4 @@
-"""What comes out of backbones and necks, whatever its form: one vector an image, some rows."""
+"""Outputs of backbones and necks of any structure: one vector per image, selected rows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 
 def channel_dim(features: Tensor) -> int:
-    """Where the channels are: (N, D), (N, tokens, D) or (N, D, H, W)."""
+    """Return the channel dimension of (N, D), (N, tokens, D) or (N, D, H, W)."""
     return 2 if features.dim() == 3 else 1
 
 
 def one_vector(output: Any) -> Tensor:
-    """One vector an image: maps and tokens averaged, several outputs side by side."""
+    """Reduce to one vector per image: average maps and tokens, concatenate several outputs."""
     vectors = []
     for leaf in tree_flatten(output)[0]:
         positions = [dim for dim in range(1, leaf.dim()) if dim != channel_dim(leaf)]
@@ -23,8 +23,14 @@ def one_vector(output: Any) -> Tensor:
     return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
 
 
+def last_output(output: Any) -> Tensor:
+    """Return the last tensor of the last stage; of patch and class tokens, the class token."""
+    last = output[-1] if isinstance(output, (tuple, list)) else output
+    return tree_flatten(last)[0][-1]
+
+
 def take_rows(feats: Any, rows: slice, num_rows: int) -> Any:
-    """Some images' part of whatever a network gives for a batch.
+    """Select the rows of some images in a network's output for a batch.
 
     Args:
         feats: Tensors, in lists, tuples and dicts.
@@ -32,10 +38,10 @@ def take_rows(feats: Any, rows: slice, num_rows: int) -> Any:
         num_rows: How many images the batch has.
 
     Raises:
-        ValueError: If a tensor hasn't one row an image.
+        ValueError: If a tensor hasn't one row per image.
     """
 
-    whole = rows == slice(0, num_rows)  # and nothing for the backward pass to put together
+    whole = rows == slice(0, num_rows)  # no indexing, hence no copy in the backward pass
 
     def take(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -52,9 +58,9 @@ def take_rows(feats: Any, rows: slice, num_rows: int) -> Any:
 
 
 def join_rows(*feats: Any) -> Any:
-    """What a network gives for several batches, as if it were one."""
-    return feats[0] if len(feats) == 1 else tree_map(_join, *feats)
+    """Concatenate a network's outputs for several batches."""
 
+    def join(*leaves: Any) -> Any:
+        return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
 
-def _join(*leaves: Any) -> Any:
-    return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
+    return feats[0] if len(feats) == 1 else tree_map(join, *feats)

@@ -11,15 +11,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 _NAMES = ('running_mean', 'running_var', 'num_batches_tracked')
 
 
-class SourceStatistics(nn.Module):
-    """The running statistics that batch norms have for the source; their own are the target's.
+class DomainSpecificBatchNorm(nn.Module):
+    """Running statistics of batch norms for the source; the layers' own are the target's (DSBN).
 
-    Batch statistics by domain, with shared weights. They start as the layers' own, those of a
-    pretrained model for instance, when the source first comes by.
+    Chang et al., "Domain-Specific Batch Normalization for Unsupervised Domain Adaptation", CVPR
+    2019, arXiv 1906.03950, with weights that both domains share. The source's statistics start as
+    the layers' own, for instance those of a pretrained model, at the first training step.
 
     Args:
-        model: Whose layers are meant. It isn't held: a layer is looked up by name each time, since
-            synchronised batch norms replace others after this is built.
+        model: The model that has the batch norms. It isn't kept: layers are looked up by name,
+            since synchronised batch norms replace others after this is built.
 
     Raises:
         ValueError: If it has no batch norm with running statistics.
@@ -34,18 +35,18 @@ class SourceStatistics(nn.Module):
         ]
         if not self.layers:
             raise ValueError(
-                f"batch_statistics='per_domain' needs batch norms with running statistics, and "
+                'domain_specific_bn=True needs batch norms with running statistics, and '
                 f'{type(model.backbone).__name__} has none'
             )
         for layer in self.layers:
             for name, value in _buffers(model, layer).items():
                 self.register_buffer(_key(layer, name), value.clone())
         self.register_buffer('started', torch.zeros((), dtype=torch.bool))
-        self._started: bool | None = None  # the buffer's value, for which a GPU needn't be asked
+        self._started: bool | None = None  # the buffer's value, without a host sync
 
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
-        """Puts the source's statistics into the layers of a model, and takes them out again."""
+        """Swap the source's statistics into the layers of a model for the duration of a context."""
         self.start(model)
         kept = {layer: _buffers(model, layer) for layer in self.layers}
         for layer in self.layers:
@@ -58,10 +59,10 @@ class SourceStatistics(nn.Module):
                 model.get_submodule(layer)._buffers.update(buffers)
 
     def start(self, model: nn.Module) -> None:
-        """Take the layers' own statistics for the source's, unless that has been done before.
+        """Copy the layers' own statistics to the source's, the first time that it is called.
 
         Args:
-            model: Whose layers are meant.
+            model: The model that has the batch norms.
         """
         if self._started is None:
             self._started = bool(self.started)
@@ -76,7 +77,7 @@ class SourceStatistics(nn.Module):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         if f'{prefix}started' not in state_dict:
-            self.started.fill_(False)  # a source checkpoint: start anew, from its statistics
+            self.started.fill_(False)  # a source checkpoint: start from its statistics
         self._started = None
 
 
