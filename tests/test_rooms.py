@@ -24,7 +24,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # What a rung is and which rungs there are: plain data, which a written config holds, too.
-PLAIN = ('tl_plugin.ladder.rung', 'tl_plugin.ladder.default_rungs')
+PLAIN = ('tl_plugin.ladder.rungs',)
 
 
 def _room(module: str) -> str:

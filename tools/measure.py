@@ -27,8 +27,13 @@ def parse_args():
 def main():
     args = parse_args()
     from tl_plugin.ladder.climb import climb
-    from tl_plugin.ladder.leaf_configs import plan_configs, without_measured
-    from tl_plugin.ladder.metafile import add_run, read_entries, write_table
+    from tl_plugin.ladder.metafile import (
+        add_run,
+        plan_configs,
+        read_entries,
+        without_measured,
+        write_table,
+    )
     from tl_plugin.reporting.progress import ProgressDisplay
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -11,7 +11,7 @@ from tl_plugin.intake.config_writer import config_from_data, write_config
 from tl_plugin.intake.prepared import prepare_data
 from tl_plugin.ladder.ready_config import ready_config
 from tl_plugin.ladder.rungs import read_rungs
-from tl_plugin.ladder.target_labels import build_dataset
+from tl_plugin.ladder.target_labels import build_domain_dataset
 from tl_plugin.launch.runs import build_runner, load_config, prepare
 
 COLOURS = dict(blue=(0, 0, 1), green=(0, 1, 0), red=(1, 0, 0))
@@ -162,7 +162,7 @@ def test_a_target_out_of_a_config_is_none_of_the_source(folders, tmp_path, label
     path = write_config(data, timm_model(), tmp_path / 'w', 32, num_workers=0)
     cfg = load_config(path)
     for split in ('val', 'test'):
-        dataset = build_dataset(cfg, 'target', split)
+        dataset = build_domain_dataset(cfg, 'target', split)
         paths = {dataset.get_data_info(index)['img_path'] for index in range(len(dataset))}
         assert paths == {item.name for item in data.target.split(split)}
         assert dataset[0]['inputs'].shape == (3, 32, 32)

@@ -8,6 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tl_plugin.ladder.climb import Failure, plan
+from tl_plugin.ladder.records import KeptLayers, RunResult
+from tl_plugin.ladder.results import collect
+from tl_plugin.ladder.rungs import read_rungs, select_rungs
+from tl_plugin.launch.runs import load_config
+from tl_plugin.reliability.files import write_json
+
 ROOT = Path(__file__).resolve().parents[2]
 
 RUNGS = [
@@ -93,3 +100,49 @@ def climbed(tmp_path_factory):
     code, output = run_tool(config, '--work-dir', folder / 'work', '--rungs', *RUNGS[1:])
     assert code == 0, output
     return Climbed(config, folder / 'work', output)
+
+
+#: Rung -> accuracy on source and target of each seed.
+ACCURACY = {'source_only': [(98, 50), (97, 54), (99, 49)], 'fine_tune': [(90, 75), (92, 70)]}
+
+
+@pytest.fixture
+def tiny_rungs(tmp_path):
+    """The tiny ladder's config, and two of its rungs."""
+    cfg = load_config(write_tiny(tmp_path))
+    return cfg, select_rungs(read_rungs(cfg.ladder), list(ACCURACY), cfg.ladder)[0]
+
+
+@pytest.fixture
+def results(tiny_rungs, tmp_path):
+    """Two rungs of three seeds whose results are written by hand; the last one is missing."""
+    jobs = plan(*tiny_rungs, [0, 1, 2], tmp_path / 'work')
+    for job in jobs:
+        if job.seed >= len(ACCURACY[job.rung.name]):
+            continue
+        source, target = ACCURACY[job.rung.name][job.seed]
+        job.folder.mkdir(parents=True)
+        result = RunResult(
+            key=job.key,
+            accuracy=dict(source=source, target=target),
+            seconds=10.0 + job.seed,
+            trainable_parameters=1234,
+            parameters=5678,
+            epochs=2,
+            iterations=8,
+            checkpoint='epoch_2.pth',
+            images=dict(source=200, target=100),
+            labelled=dict(source=200, target=100),
+            kept_layers=KeptLayers(
+                layers=['stem', 'block'],
+                images=dict(source=9, target=9),
+                cka=dict(source=[1.0, 0.5 + 0.1 * job.seed], target=[None, 0.25]),
+                cosine=dict(source=0.9, target=0.8),
+                flips=dict(source=1.0, target=2.0),
+                drift=dict(source=0.1, target=None),
+                seconds=2.0,
+            ),
+            validation={'source/accuracy/top1': source - 1, 'target/accuracy/top1': target + 1},
+        )
+        write_json(job.folder / 'result.json', result.to_json())
+    return collect(jobs, [Failure(jobs[-1], 'ValueError: x')], 'tiny.py')

@@ -1,16 +1,23 @@
-import json
 import signal
 from types import SimpleNamespace
 
 import pytest
 
 from tests.test_ladder.conftest import write_tiny
-from tl_plugin.ladder.climb import Run, failure_reason, failure_report, finish, make_folder
-from tl_plugin.ladder.job import Failure, plan
+from tl_plugin.ladder.climb import (
+    Failure,
+    Run,
+    failure_reason,
+    failure_report,
+    finish,
+    make_folder,
+    plan,
+)
 from tl_plugin.ladder.records import RunResult
 from tl_plugin.ladder.rungs import read_rungs
 from tl_plugin.launch.commands import tool_command
 from tl_plugin.launch.runs import load_config
+from tl_plugin.reliability.files import write_json
 from tl_plugin.reporting.progress import ProgressDisplay
 
 TRACEBACK = """Traceback (most recent call last):
@@ -78,7 +85,7 @@ def test_a_process_that_dies_of_an_extra_leaves_its_result(job):
     display.finish = lambda label, text, failed=False: said.append(text)
     assert 'ended by SIGKILL' in finish(run, display).reason
     result = RunResult(job.key, accuracy=dict(source=50.0, target=None), seconds=3.0)
-    (job.folder / 'result.json').write_text(json.dumps(result.to_json()))
+    write_json(job.folder / 'result.json', result.to_json())
     assert finish(run, display) is None
     assert said[-1].startswith('source 50.0%, target without labels in 3 s; what comes after')
 
@@ -86,7 +93,10 @@ def test_a_process_that_dies_of_an_extra_leaves_its_result(job):
 def test_a_result_of_another_config_is_no_result(job):
     make_folder(job)
     result = job.folder / 'result.json'
-    result.write_text(f'{{"key": "{job.key}"}}')
+    write_json(result, RunResult(job.key).to_json())
     assert job.result()
-    result.write_text('{"key": "another"}')
+    write_json(result, RunResult('another').to_json())
     assert job.result() is None
+    write_json(result, {**RunResult(job.key).to_json(), 'schema_version': 0})
+    with pytest.raises(ValueError, match=r'result\.json has schema_version 0, .*delete the folder'):
+        job.result()

@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from tests.folders import CLASSES, WRAPPERS, folder, make_folders, make_list
-from tl_plugin.ladder.data_check import check_ladder_data
+from tl_plugin.ladder.target_labels import check_ladder_data
 
 
 @pytest.fixture(scope='module')

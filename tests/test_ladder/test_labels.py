@@ -1,18 +1,18 @@
 """Targets without labels, with labels in one split alone, on some images, or not validated."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 from tests.pages import check_that_it_stands_alone
+from tests.test_ladder.test_schema import check
 from tests.toy import toy_config
 from tl_plugin.ladder import run_ladder as module
 from tl_plugin.ladder.climb import make_folder
 from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.ready_config import place
-from tl_plugin.ladder.recommend import ACCURACY, SCORE
+from tl_plugin.ladder.recommend import TARGET_ACCURACY, TARGET_SCORE
 from tl_plugin.ladder.results import read_results
 from tl_plugin.ladder.run_ladder import run_ladder
 from tl_plugin.ladder.run_rung import run_rung
@@ -115,6 +115,7 @@ def predictions(rung):
 def test_the_whole_path_ends_with_table_results_and_report(climbs, name):
     climbed = climbs(name)
     results = climbed.results
+    check(results)
     assert [rung.name for rung in results.rungs] == ['source_only', 'adabn']
     assert results.to_json() == json.loads((climbed.work_dir / 'results.json').read_text())
     page, text = climbed.page, markdown_table(results)
@@ -131,15 +132,16 @@ def test_what_cannot_be_known_is_none_and_something_else_is_said(climbs, name):
     base, adabn = climbed.rungs
     for rung in (base, adabn):
         found = predictions(rung)
+        on = rung['domains']['target']
         assert found['truth'] == [None] * SIZE
         for key in ('accuracy', 'accuracy_spread', 'accuracy_interval', 'change'):
-            assert rung[f'target_{key}'] is None
-        assert (rung['target_images'], rung['target_test_images']) == (0, SIZE)
+            assert on[key] is None
+        assert (on['images'], on['test_images']) == (0, SIZE)
         confident = np.mean([value >= 0.9 for value in found['confidence']])
-        assert rung['target_confident'] == pytest.approx(100 * confident, abs=0.01)
+        assert on['confident'] == pytest.approx(100 * confident, abs=0.01)
         same = np.mean(np.equal(found['predicted'], predictions(base)['predicted']))
-        assert rung['target_agreement'] == pytest.approx(100 * same, abs=0.01)
-        assert 0 <= rung['target_label_free']['information_maximization'] <= np.log(3)
+        assert on['agreement'] == pytest.approx(100 * same, abs=0.01)
+        assert 0 <= on['label_free']['information_maximization'] <= np.log(3)
     text = markdown_table(climbed.results)
     assert '| target % |' not in text and '| confident % | as source_only % |' in text
     assert "images have no labels, so no rung's accuracy on them is known" in text
@@ -157,11 +159,12 @@ def test_labels_on_some_images_are_all_that_accuracy_is_over(climbs):
         pairs = [(t, p) for t, p in zip(found['truth'], found['predicted']) if t is not None]
         assert [t for t, _ in pairs] == [0, 2, 1, 0, 2]
         expected = 100 * np.mean([t == p for t, p in pairs])
-        assert rung['target_accuracy'] == pytest.approx(expected, abs=0.01)
-        assert (rung['target_images'], rung['target_test_images']) == (5, SIZE)
+        on = rung['domains']['target']
+        assert on['accuracy'] == pytest.approx(expected, abs=0.01)
+        assert (on['images'], on['test_images']) == (5, SIZE)
         # Validation and test images are the same ones here.
         assert rung['validation']['target/accuracy/top1'] == [pytest.approx(expected, abs=0.01)]
-    assert climbed.results.recommendation.measure == ACCURACY
+    assert climbed.results.recommendation.measure == TARGET_ACCURACY
     text = markdown_table(climbed.results)
     assert '5 of 9 test images that have a label' in text
     assert '5 of the 9 validation images of the target have a label' in climbed.page.text
@@ -169,14 +172,14 @@ def test_labels_on_some_images_are_all_that_accuracy_is_over(climbs):
 
 @pytest.mark.parametrize(
     ('name', 'measure'),
-    [('none', SCORE), ('test alone', SCORE), ('validation alone', ACCURACY)],
+    [('none', TARGET_SCORE), ('test alone', TARGET_SCORE), ('validation alone', TARGET_ACCURACY)],
 )
 def test_what_recommends(climbs, name, measure):
     climbed = climbs(name)
     found = climbed.results.recommendation
     assert found.measure == measure
-    assert ('weak reason' in ' '.join(found.reasons)) == (measure == SCORE)
-    assert ('on weak grounds' in climbed.page.text) == (measure == SCORE)
+    assert ('weak reason' in ' '.join(found.reasons)) == (measure == TARGET_SCORE)
+    assert ('on weak grounds' in climbed.page.text) == (measure == TARGET_SCORE)
     text = markdown_table(climbed.results)
     assert ('target validation %' in text) == (name == 'validation alone')
     assert ('| target % |' in text) == (name == 'test alone')
@@ -210,29 +213,6 @@ def test_the_cures_of_such_a_limit(climbs, capsys):
     climbed = climbs('some')  # labels on some of the validation images
     assert climbed.run(limits=Limits(until=80, early_stop=True)) == 0
     assert climbs('none').run(limits=Limits(budget_time=1000)) == 0
-
-
-def test_results_of_older_runs_are_kept(climbs, tmp_path, capsys):
-    """Such as ended in a KeyError: a result without the target, and none of today's keys."""
-    climbed = Climbed('none', tmp_path)
-    shutil.copytree(climbs('none').work_dir, climbed.work_dir)
-    climbed.config = climbs('none').config
-    for path in climbed.work_dir.glob('*/seed_0/result.json'):
-        result = json.loads(path.read_text())
-        for key in ('labelled', 'confident', 'label_free', 'left_out'):
-            result.pop(key)
-        for key in ('accuracy', 'images'):
-            result[key].pop('target')
-        path.write_text(json.dumps(result))
-        said = path.with_name('predictions.json')
-        said.write_text(json.dumps(dict(source=json.loads(said.read_text())['source'])))
-    assert climbed.run() == 0
-    assert capsys.readouterr().out.count('finished before, kept') == 2
-    assert 'not known' in markdown_table(climbed.results)
-    assert climbed.results.recommendation.measure == SCORE
-    assert 'Of source_only, adabn nothing is known' in climbed.page.text
-    assert climbed.rungs[0]['source_images'] == 12 and climbed.rungs[0]['target_accuracy'] is None
-    assert 'not known' in climbed.page.text
 
 
 def test_extras_never_fail_a_finished_run(tmp_path, monkeypatch, capsys):

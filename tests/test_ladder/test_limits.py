@@ -4,10 +4,12 @@ import re
 import pytest
 
 from tests.test_ladder.conftest import RUNGS, run_tool, write_tiny
-from tl_plugin.ladder.job import plan
+from tl_plugin.ladder.climb import plan
 from tl_plugin.ladder.limits import Limits
+from tl_plugin.ladder.records import RunResult
 from tl_plugin.ladder.rungs import read_rungs, select_rungs
 from tl_plugin.launch.runs import load_config
+from tl_plugin.reliability.files import write_json
 
 
 @pytest.fixture
@@ -18,18 +20,13 @@ def jobs(tmp_path):
     jobs = plan(cfg, rungs, [0], tmp_path / 'work')
     for job, source, target in zip(jobs, (99.0, 90.0), (60.0, 85.0)):
         job.folder.mkdir(parents=True)
-        result = dict(
+        result = RunResult(
             key=job.key,
             accuracy=dict(source=source, target=target),
             seconds=100.0,
-            trainable_parameters=1,
-            parameters=1,
-            epochs=1,
-            iterations=1,
-            checkpoint='x.pth',
             validation={'source/accuracy/top1': source, 'target/accuracy/top1': target},
         )
-        (job.folder / 'result.json').write_text(json.dumps(result))
+        write_json(job.folder / 'result.json', result.to_json())
     return jobs
 
 
@@ -89,7 +86,7 @@ def test_several_rungs_at_once_reach_what_one_after_the_other_does(climbed, tmp_
     both = zip(results['rungs'], climbed.results['rungs'])
     for now, then in both:
         assert now['name'] == then['name']
-        assert now['target_accuracy'] == then['target_accuracy']
+        assert now['domains'] == then['domains']
     # All others start from the first rung; two of them go on together when it has ended.
     events = [line for line in output.splitlines() if re.search(r': starting$|% in \d+ s$', line)]
     assert [line.endswith('starting') for line in events[:4]] == [True, False, True, True]

@@ -7,9 +7,16 @@ import pytest
 import yaml
 
 from tests.test_ladder.conftest import run_tool, write_tiny
-from tl_plugin.ladder.leaf_configs import plan_configs
-from tl_plugin.ladder.measured import CHOOSES, TARGET, choices
-from tl_plugin.ladder.metafile import BEGIN, END, read_entries, table, write_table
+from tl_plugin.ladder.metafile import (
+    BEGIN,
+    END,
+    choices,
+    plan_configs,
+    read_entries,
+    table,
+    write_table,
+)
+from tl_plugin.ladder.recommend import TARGET_ACCURACY, TARGET_SCORE
 
 LEAF = (
     "task = 'clean -> field'\n"
@@ -45,9 +52,9 @@ def test_measures_what_mmengine_logged_and_keeps_it(folder):
         work = folder.parent / 'work' / 'clean_to_field' / 'tiny' / f'seed_{run["seed"]}'
         (scalars,) = work.glob('*/vis_data/scalars.json')
         records = [json.loads(line) for line in scalars.read_text().splitlines()]
-        accuracies = [record[TARGET] for record in records if TARGET in record]
+        accuracies = [record[TARGET_ACCURACY] for record in records if TARGET_ACCURACY in record]
         assert run['oracle'] == pytest.approx(max(accuracies), abs=0.01)
-        scores = [record[CHOOSES] for record in records if CHOOSES in record]
+        scores = [record[TARGET_SCORE] for record in records if TARGET_SCORE in record]
         expected = accuracies[scores.index(max(scores))]
         assert run['chosen'] == pytest.approx(expected, abs=0.01)
         tested = json.loads((work / 'result.json').read_text())['accuracy']
@@ -82,11 +89,11 @@ def test_a_changed_config_is_measured_anew(folder):
 
 def test_the_oracle_is_at_least_what_is_chosen():
     records = [
-        {'step': step, CHOOSES: score, TARGET: accuracy}
+        {'step': step, TARGET_SCORE: score, TARGET_ACCURACY: accuracy}
         for step, score, accuracy in ((1, 0.1, 50.0), (2, 0.3, 40.0), (3, 0.2, 60.0))
     ]
     assert choices(records) == {'chosen': 40.0, 'oracle': 60.0, 'steps': [2, 3]}
-    assert choices([{'step': 1, TARGET: 50.0}]) == {}
+    assert choices([{'step': 1, TARGET_ACCURACY: 50.0}]) == {}
 
 
 def test_wrong_use(folder, tmp_path):

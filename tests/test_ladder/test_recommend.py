@@ -2,13 +2,20 @@ from dataclasses import replace
 
 import pytest
 
-from tl_plugin.ladder.recommend import ACCURACY, SCORE, SOURCE, frontier, recommend, why_none
+from tl_plugin.ladder.recommend import (
+    SOURCE_ACCURACY,
+    TARGET_ACCURACY,
+    TARGET_SCORE,
+    frontier,
+    recommend,
+    why_none,
+)
 from tl_plugin.ladder.records import DomainResult, RungResult
 
 
-def row(name, source, target, measure=ACCURACY):
+def row(name, source, target, measure=TARGET_ACCURACY):
     as_list = [value if isinstance(value, list) else [value] for value in (source, target)]
-    validation = {SOURCE: as_list[0], measure: as_list[1]}
+    validation = {SOURCE_ACCURACY: as_list[0], measure: as_list[1]}
     return RungResult(name, seeds=list(range(len(as_list[1]))), validation=validation)
 
 
@@ -33,10 +40,10 @@ def test_test_accuracy_plays_no_part():
     assert recommend(tempting) == recommend(LADDER)
 
 
-def test_nothing_is_recommended_where_nothing_keeps_up_but_doing_nothing():
+def test_source_only_is_recommended_where_no_rung_is_better():
     found = recommend([row('source_only', 99, 60), row('dann', 99, 55)])
     assert found.rung == 'source_only'
-    assert 'No dearer rung' in ' '.join(found.reasons)
+    assert 'No more expensive rung' in ' '.join(found.reasons)
 
 
 @pytest.mark.parametrize(
@@ -59,14 +66,14 @@ def test_the_cheapest_of_equals(cheap, dear, expected):
 
 
 def test_without_target_labels_a_score_chooses_and_says_so():
-    rungs = [row('source_only', 99, 0.5, SCORE), row('dann', 98, 0.9, SCORE)]
+    rungs = [row('source_only', 99, 0.5, TARGET_SCORE), row('dann', 98, 0.9, TARGET_SCORE)]
     found = recommend(rungs)
-    assert found.rung == 'dann' and found.measure == SCORE
+    assert found.rung == 'dann' and found.measure == TARGET_SCORE
     text = ' '.join(found.reasons)
     # Both scores, what it costs, and how little that is.
-    assert '0.90, against 0.50 of doing nothing, and it costs 1.0 points on the source' in text
-    assert 'nobody knows how many' in text and 'This is a weak reason' in text
-    assert 'can prefer a rung that is worse than doing nothing' in text
+    assert '0.90, against 0.50 without adaptation, and it costs 1.0 points on the source' in text
+    assert 'not known how many' in text and 'This is a weak reason' in text
+    assert 'can prefer a rung that is worse than no adaptation' in text
 
 
 def test_a_score_that_does_not_choose_is_named():

@@ -9,7 +9,13 @@ from mmengine.config import Config
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from tl_plugin.ladder.records import LadderResults, Predictions
+from tl_plugin.ladder.records import (
+    DomainResult,
+    FailedRun,
+    LadderResults,
+    Predictions,
+    RungResult,
+)
 from tl_plugin.ladder.report import (
     SampleImages,
     confusion_counts,
@@ -17,7 +23,7 @@ from tl_plugin.ladder.report import (
     label_names,
     make_report,
 )
-from tl_plugin.ladder.target_labels import build_dataset
+from tl_plugin.ladder.target_labels import build_domain_dataset
 from tl_plugin.reliability.files import write_json
 
 COLOURS = dict(green=(0, 200, 0), red=(200, 0, 0))
@@ -72,7 +78,7 @@ def test_confusion_counts_leave_out_images_without_a_label():
 
 def test_samples_show_the_colours_of_the_files(cfg):
     for domain, dark in (('source', 1), ('target', 2)):
-        dataset = build_dataset(cfg, domain)
+        dataset = build_domain_dataset(cfg, domain)
         classes = label_names(dataset, {})
         assert classes == list(COLOURS)
         found = dict(source_only=AS_RECORDS[domain])
@@ -93,24 +99,24 @@ def test_a_report_escapes_text_and_names_failures(cfg, tmp_path):
     folder = tmp_path / 'work' / 'source_only' / 'seed_0'
     folder.mkdir(parents=True)
     write_json(folder / 'predictions.json', PREDICTIONS)
-    rung = dict(
+    rung = RungResult(
         name='source_only',
-        source_accuracy_interval=[34.2, 100.0],
-        source_accuracy=100.0,
-        source_change=0.0,
-        target_accuracy=50.0,
-        target_change=0.0,
+        seconds=1.0,
+        domains=dict(
+            source=DomainResult(accuracy=100.0, accuracy_interval=[34.2, 100.0], change=0.0),
+            target=DomainResult(accuracy=50.0, change=0.0),
+        ),
         config='a',
         folders=[str(folder)],
         command='python tools/train.py a && python tools/test.py a b',
     )
-    results = dict(
+    results = LadderResults(
         config='<script>',
         rungs=[rung],
         not_climbed={'jan': '<i>'},
-        failures=[dict(name='dann', seed=0, reason='ValueError: <b>')],
+        failures=[FailedRun('dann', 0, 'ValueError: <b>')],
     )
-    html = make_report(LadderResults.from_json(results), cfg)
+    html = make_report(results, cfg)
     assert '<script>' not in html
     assert 'Not climbed: jan: &lt;i&gt;' in html and 'No recommendation' in html
     assert 'dann (seed 0): ValueError: &lt;b&gt;' in html

@@ -1,61 +1,22 @@
-import json
 import statistics
 
 import pytest
 
-from tests.test_ladder.conftest import write_tiny
+from tests.test_ladder.conftest import ACCURACY
 from tl_plugin.evaluation.intervals import accuracy_interval
-from tl_plugin.ladder.job import Failure, plan
-from tl_plugin.ladder.results import collect, read_results
-from tl_plugin.ladder.rungs import read_rungs, select_rungs
+from tl_plugin.ladder.results import read_results
 from tl_plugin.ladder.table import markdown_table, print_table
-from tl_plugin.launch.runs import load_config
-
-ACCURACY = {'source_only': [(98, 50), (97, 54), (99, 49)], 'fine_tune': [(90, 75), (92, 70)]}
-
-
-@pytest.fixture
-def results(tmp_path):
-    """Two rungs of three seeds whose results are written by hand; the last one is missing."""
-    cfg = load_config(write_tiny(tmp_path))
-    rungs, _ = select_rungs(read_rungs(cfg.ladder), list(ACCURACY), cfg.ladder)
-    jobs = plan(cfg, rungs, [0, 1, 2], tmp_path / 'work')
-    for job in jobs:
-        if job.seed >= len(ACCURACY[job.rung.name]):
-            continue
-        source, target = ACCURACY[job.rung.name][job.seed]
-        job.folder.mkdir(parents=True)
-        result = dict(
-            key=job.key,
-            accuracy=dict(source=source, target=target),
-            seconds=10.0 + job.seed,
-            trainable_parameters=1234,
-            parameters=5678,
-            epochs=2,
-            iterations=8,
-            checkpoint='epoch_2.pth',
-            images=dict(source=200, target=100),
-            kept_layers=dict(
-                layers=['stem', 'block'],
-                images=dict(source=9, target=9),
-                seconds=2.0,
-                source=dict(cka=[1.0, 0.5 + 0.1 * job.seed]),
-                target=dict(cka=[None, 0.25]),
-            ),
-            validation={'source/accuracy/top1': source - 1, 'target/accuracy/top1': target + 1},
-        )
-        (job.folder / 'result.json').write_text(json.dumps(result))
-    return collect(jobs, [Failure(jobs[-1], 'ValueError: x')], 'tiny.py')
 
 
 def test_means_and_spread_over_the_finished_seeds(results):
-    for rung in (found.to_json() for found in results.rungs):
+    for rung in results.rungs:
         for column, domain in enumerate(('source', 'target')):
-            values = [seed[column] for seed in ACCURACY[rung['name']]]
-            assert rung[f'{domain}_accuracy'] == pytest.approx(sum(values) / len(values), abs=0.01)
-            assert rung[f'{domain}_accuracy_by_seed'] == values
+            values = [seed[column] for seed in ACCURACY[rung.name]]
+            on = rung.on(domain)
+            assert on.accuracy == pytest.approx(sum(values) / len(values), abs=0.01)
+            assert on.accuracy_by_seed == values
             spread = statistics.pstdev(values) * (len(values) / (len(values) - 1)) ** 0.5
-            assert rung[f'{domain}_accuracy_spread'] == pytest.approx(spread, abs=0.01)
+            assert on.accuracy_spread == pytest.approx(spread, abs=0.01)
     assert [rung.seeds for rung in results.rungs] == [[0, 1, 2], [0, 1]]
     assert results.rungs[1].on('target').change == pytest.approx(72.5 - 51, abs=0.01)
     assert results.rungs[1].validation['target/accuracy/top1'] == [76, 71]
@@ -93,10 +54,11 @@ def test_intervals_of_what_is_not_known():
 
 def test_layers_are_means_over_seeds(results):
     first, second = (rung.kept_layers for rung in results.rungs)
-    assert first['source']['cka'] == pytest.approx([1.0, 0.6])
-    assert second['source']['cka'] == pytest.approx([1.0, 0.55])
-    assert second['target']['cka'] == [None, 0.25]
-    assert first['layers'] == ['stem', 'block']
+    assert first.cka['source'] == pytest.approx([1.0, 0.6])
+    assert second.cka['source'] == pytest.approx([1.0, 0.55])
+    assert second.cka['target'] == [None, 0.25]
+    assert second.drift == dict(source=0.1, target=None)
+    assert first.layers == ['stem', 'block']
 
 
 def test_the_table_says_the_same_in_markdown_and_on_the_terminal(results, capsys):

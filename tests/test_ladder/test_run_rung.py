@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from tests.toy import toy_config, train
-from tl_plugin.ladder.kept_layers import kept_layers
 from tl_plugin.ladder.records import Predictions
 from tl_plugin.ladder.run_rung import (
+    compare_layers,
     count_parameters,
     final_validation,
+    gather_predictions,
     kept_checkpoint,
-    read_predictions,
 )
 from tl_plugin.reliability.checkpoints import read_whole
 
@@ -29,7 +29,7 @@ def test_predictions_are_gathered_per_domain_in_order(tmp_path):
     for domain in ('source', 'target'):
         with (tmp_path / f'predictions.{domain}.pkl').open('wb') as file:
             pickle.dump(samples, file)
-    found = read_predictions(tmp_path)
+    found = gather_predictions(tmp_path)
     assert list(found) == ['source', 'target']
     assert found['target'].predictions == Predictions((2, 0, 1), (2, 1, 1), (0.75,) * 3)
     assert found['source'].predictions.accuracy == pytest.approx(200 / 3, abs=1e-3)
@@ -84,14 +84,14 @@ def test_a_run_inside_its_budget_gives_its_last_model(source, tmp_path):
 
 def test_layers_are_compared_with_the_source_model(source, tmp_path):
     runner = forgetting(tmp_path / 'itself', source, budget=0.0)  # goes back to the source model
-    found = kept_layers(runner, source)
-    assert found['images'] == dict(source=12, target=7)
+    found = compare_layers(runner, source)
+    assert found.images == dict(source=12, target=7)
     for domain in ('source', 'target'):
-        assert found[domain]['cka'] == pytest.approx([1.0] * len(found['layers']), abs=1e-3)
-        assert found[domain]['flips'] == 0
-    other = kept_layers(forgetting(tmp_path / 'other', source, budget=100.0), source)
-    assert min(other['target']['cka']) < 0.99
-    assert other['layers'] == found['layers']
+        assert found.cka[domain] == pytest.approx([1.0] * len(found.layers), abs=1e-3)
+        assert found.flips[domain] == 0
+    other = compare_layers(forgetting(tmp_path / 'other', source, budget=100.0), source)
+    assert min(other.cka['target']) < 0.99
+    assert other.layers == found.layers
 
 
 def test_another_network_is_not_compared(source, tmp_path):
@@ -99,4 +99,4 @@ def test_another_network_is_not_compared(source, tmp_path):
     weights = read_whole(source)
     weights['state_dict']['head.fc.bias'] = torch.zeros(5)
     torch.save(weights, tmp_path / 'other.pth')
-    assert kept_layers(runner, tmp_path / 'other.pth') is None
+    assert compare_layers(runner, tmp_path / 'other.pth') is None

@@ -142,7 +142,7 @@ def test_rungs_without_data_are_left_out_unless_asked_for():
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        (dict(target_loader={}), "no 'target_loader', did you mean 'target_dataloader'"),
+        (dict(target_loader={}), "no 'target_loader'. Did you mean 'target_dataloader'"),
         (dict(rungs=dict(dann=dict(option={}))), r"rungs.dann: there is no 'option'.*'options'"),
         (dict(rungs=dict(dann=dict(start='sorce'))), "start is 'sorce', which is no rung"),
         (dict(rungs=dict(dann=dict(data='few'))), "data must be one of .* got 'few'"),
@@ -159,7 +159,7 @@ def test_a_wrong_ladder_is_named(settings, message):
 
 
 def test_an_unknown_rung_names_the_nearest():
-    with pytest.raises(ValueError, match="no 'finetune', did you mean 'fine_tune'"):
+    with pytest.raises(ValueError, match=r"no 'finetune'\. Did you mean 'fine_tune'"):
         select_rungs(read_rungs(SETTINGS), ['finetune'], SETTINGS)
 
 

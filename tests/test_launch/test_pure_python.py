@@ -18,8 +18,8 @@ from tests.toy import ToyDataset
 from tl_plugin.analysis.layer_table import layer_report
 from tl_plugin.engine.hooks import AdversaryMonitorHook, FreezeHook
 from tl_plugin.engine.loops.inherit import inherit_dataloader
-from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
 from tl_plugin.ladder.ready_config import content_key, place, ready_config
+from tl_plugin.ladder.rungs import DEFAULT_RUNGS
 from tl_plugin.launch import runs as launch
 from tl_plugin.launch.config_types import importable
 from tl_plugin.launch.runs import build_runner, load_config, prepare, prepare_test

@@ -17,8 +17,7 @@ from tl_plugin.intake.backbone_choice import ModelChoice, choose_model
 from tl_plugin.intake.config_writer import dataset_config, test_pipeline, write_config
 from tl_plugin.intake.images import DomainImages, ImageItem
 from tl_plugin.intake.prepared import PreparedData, match_classes, prepare_data
-from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
-from tl_plugin.ladder.rung import SOURCE_AND_TARGET
+from tl_plugin.ladder.rungs import DEFAULT_RUNGS, SOURCE_AND_TARGET
 from tl_plugin.reporting.progress import progress
 
 from .advice import advise

@@ -11,8 +11,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope
 
 from tl_plugin.datasets.wrappers import with_indices
-from tl_plugin.ladder.default_rungs import DEFAULT_RUNGS
-from tl_plugin.ladder.rung import LABELLED_TARGET
+from tl_plugin.ladder.rungs import DEFAULT_RUNGS, LABELLED_TARGET
 
 from .any_data import read_data, without_labels
 from .backbone_choice import ModelChoice, choose_model

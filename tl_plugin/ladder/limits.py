@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .job import Job
-from .recommend import ACCURACY, BASELINE, SOURCE, within_budget
+from .climb import Job
+from .recommend import BASELINE, SOURCE_ACCURACY, TARGET_ACCURACY, within_budget
 from .results import summaries
 from .target_labels import TargetLabels
 
@@ -72,15 +72,15 @@ class Limits:
         if self.budget_time is not None and spent >= self.budget_time:
             return f'{spent:.0f} s of training have used up the {self.budget_time:.0f} s allowed'
         inside = within_budget(rungs, self.budget_source)
-        kept = [rung for rung in inside if rung.validated(ACCURACY) is not None]
+        kept = [rung for rung in inside if rung.validated(TARGET_ACCURACY) is not None]
         if not kept:
             return None
-        best = max(kept, key=lambda rung: rung.validated(ACCURACY))
-        reached = best.validated(ACCURACY)
+        best = max(kept, key=lambda rung: rung.validated(TARGET_ACCURACY))
+        reached = best.validated(TARGET_ACCURACY)
         if self.until is not None and reached >= self.until:
             return f'{best.name} reaches the {self.until:g}% asked for on validation images'
         baseline = next((rung for rung in rungs if rung.name == BASELINE), None)
-        ceiling = baseline.validated(SOURCE) if baseline else None
+        ceiling = baseline.validated(SOURCE_ACCURACY) if baseline else None
         if self.early_stop and ceiling and reached >= ceiling:
             return (
                 f'{best.name} is as good on the target ({reached:.1f}%) as {BASELINE} on the '

@@ -2,24 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 import yaml
+from mmengine.config import Config
 
-from tl_plugin.reliability.files import write_text
+from tl_plugin.reliability.files import read_json, write_text
+from tl_plugin.strategies import apply_strategies, describe, headline
 
-from .job import Job
-from .measured import CHOOSES, mean_and_spread, measure
+from .climb import Job
+from .progress import read_scalars
+from .ready_config import check_measures_target, content_key
+from .recommend import TARGET_ACCURACY, TARGET_SCORE
+from .records import RunResult
 from .results import commit, machine, versions
+from .run_rung import RESULT_NAME
+from .rungs import Rung
+from .target_labels import count_target_labels, measure_by_labels
 
 METAFILE_NAME = 'metafile.yml'
 BEGIN, END = '<!-- measured: begin -->', '<!-- measured: end -->'
 HEADER = f"""# Measured results, written by tools/measure.py. In percent of test images: source,
-# target at the last iteration; chosen: target at the validation that {CHOOSES.split('/')[-1]}
+# target at the last iteration; chosen: target at the validation that {TARGET_SCORE.split('/')[-1]}
 # prefers, which takes no labels; oracle: the best by target labels, for comparison alone.
 """
+
+
+def plan_configs(
+    folder: Path, names: Sequence[str], seeds: Iterable[int], work_dir: Path
+) -> dict[str, list[Job]]:
+    """Lay out the runs of some leaf configs.
+
+    Args:
+        folder: Such as ``configs/mnist_m``.
+        names: Its configs, without ``.py``, and strategies to put on them: ``'dann'``,
+            ``'adapt+mcc'``, ``'adapt+mcc+pseudo_label'``.
+        seeds: One run of each config a seed.
+        work_dir: A run's folder is ``<work_dir>/<task>/<config>/seed_<seed>``, where the task is
+            what the config says of itself: ``task = 'photo -> cartoon'``.
+
+    Returns:
+        Task -> its runs, config by config.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+        ValueError: If a config names no ``task``, or doesn't test on the target.
+    """
+    tasks: dict[str, list[Job]] = {}
+    for name in names:
+        config, *strategies = name.split('+')
+        path = folder / f'{config}.py'
+        if not path.is_file():
+            known = ', '.join(sorted(item.stem for item in folder.glob('*.py')))
+            raise FileNotFoundError(f'no config {path}; there are {known or "none"}')
+        cfg = Config.fromfile(path)
+        check_measures_target(cfg)
+        cfg = measure_by_labels(cfg, count_target_labels(cfg))
+        task = cfg.pop('task', None)
+        if not task:
+            raise ValueError(f"{path} names no task: set task = 'SOURCE -> TARGET'")
+        cfg = apply_strategies(cfg, strategies)
+        about = ' '.join(map(describe, strategies)) or headline(path)
+        rung = Rung(name, strategies=strategies, about=about)
+        for seed in seeds:
+            ready = Config(cfg.to_dict())
+            ready.merge_from_dict({'randomness': {'seed': seed}})
+            run = work_dir / task.replace(' -> ', '_to_') / name / f'seed_{seed}'
+            job = Job(rung, seed, run, ready, content_key(ready, None))
+            tasks.setdefault(task, []).append(job)
+    return tasks
+
+
+def without_measured(jobs: Iterable[Job], entries: Iterable[dict]) -> list[Job]:
+    """Leave out the runs whose result stands in the metafile already.
+
+    Args:
+        jobs: Runs of one task.
+        entries: The metafile's, see :mod:`tl_plugin.ladder.metafile`.
+    """
+    keys = {run['key'] for entry in entries for run in entry['Runs']}
+    return [job for job in jobs if job.key not in keys]
 
 
 def read_entries(folder: Path) -> list[dict]:
@@ -144,8 +208,72 @@ def _of(entry: dict, key: str) -> list[float]:
 
 def _same_config(old: dict, job: Job) -> bool:
     """Whether a run's config is the job's, but for the seed."""
-    from .ready_config import content_key
-
     ready = type(job.ready)(job.ready.to_dict())
     ready.merge_from_dict({'randomness': {'seed': old['seed']}})
     return content_key(ready, None) == old['key']
+
+
+def measure(folder: Path) -> dict:
+    """Read what a finished run reached.
+
+    Args:
+        folder: The run's, with ``result.json`` and mmengine's ``scalars.json``.
+
+    Returns:
+        ``source`` and ``target``: accuracy at the last iteration in percent, None where the test
+        images have no labels; where the run
+        validated the target, ``chosen`` (target accuracy at the validation that the label-free
+        score prefers) and ``oracle`` (the best one, which takes labels to know), with ``steps``,
+        theirs; ``minutes``, ``parameters``, ``finished``.
+    """
+    result = RunResult.from_json(read_json(folder / RESULT_NAME))
+    _, validation = read_scalars(folder)
+    accuracy = {domain: result.accuracy.get(domain) for domain in ('source', 'target')}
+    return {
+        **{name: None if value is None else round(value, 2) for name, value in accuracy.items()},
+        **choices(validation),
+        'minutes': round(result.seconds / 60, 1),
+        'parameters': result.parameters,
+        'finished': result.finished,
+    }
+
+
+def choices(validation: Sequence[dict]) -> dict:
+    """Compare the validation that a score without labels chooses with the best one.
+
+    Args:
+        validation: Records of mmengine by rising ``step``.
+
+    Returns:
+        ``chosen``, ``oracle`` in percent and ``steps``; nothing where the target or its score
+        wasn't validated.
+
+    Example:
+        >>> first = {'step': 1, TARGET_SCORE: 0.2, TARGET_ACCURACY: 50.0}
+        >>> choices([first, {'step': 2, TARGET_SCORE: 0.1, TARGET_ACCURACY: 60.0}])
+        {'chosen': 50.0, 'oracle': 60.0, 'steps': [1, 2]}
+    """
+    records = [
+        record for record in validation if TARGET_SCORE in record and TARGET_ACCURACY in record
+    ]
+    if not records:
+        return {}
+    chosen = max(records, key=lambda record: record[TARGET_SCORE])
+    oracle = max(records, key=lambda record: record[TARGET_ACCURACY])
+    return {
+        'chosen': round(chosen[TARGET_ACCURACY], 2),
+        'oracle': round(oracle[TARGET_ACCURACY], 2),
+        'steps': [chosen['step'], oracle['step']],
+    }
+
+
+def mean_and_spread(values: Sequence[float | None]) -> str:
+    """Mean of several seeds, with their standard deviation.
+
+    >>> mean_and_spread([70.0, 72.0]), mean_and_spread([70.0]), mean_and_spread([None])
+    ('71.0 ± 1.4', '70.0', 'not known')
+    """
+    if None in values:
+        return 'not known'
+    mean = f'{fmean(values):.1f}'
+    return f'{mean} ± {stdev(values):.1f}' if len(values) > 1 else mean

@@ -14,14 +14,14 @@ from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.launch.config_types import importable
 from tl_plugin.launch.runs import add_test_metric, merge_options
 from tl_plugin.stack.options import type_name
+from tl_plugin.stack.protocol import TARGET
 from tl_plugin.strategies import apply_strategies
 
-from .rung import (
+from .rungs import (
     ALL,
     LABELLED_TARGET,
     SOURCE_AND_LABELLED,
     SOURCE_AND_TARGET,
-    TARGET,
     TWO_MODELS,
     Rung,
 )

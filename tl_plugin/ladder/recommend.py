@@ -1,4 +1,4 @@
-"""Which rung to take, and why: from validation alone, never from test labels."""
+"""Recommend a rung and say why: by validation alone, never by test labels."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Sequence
 
 from .records import Recommendation, RungResult
 
-#: Target accuracy on validation images chooses; where those have no labels, this score does, fixed
-#: before anything was measured with it.
-ACCURACY, SCORE = 'target/accuracy/top1', 'target/label_free/information_maximization'
-SOURCE = 'source/accuracy/top1'
+#: Rungs are chosen by target accuracy on validation images; where those have no labels, by this
+#: score, which was fixed before anything was measured with it.
+TARGET_ACCURACY, TARGET_SCORE = 'target/accuracy/top1', 'target/label_free/information_maximization'
+SOURCE_ACCURACY = 'source/accuracy/top1'
 BASELINE = 'source_only'
 
-#: Most points on validation that a cheaper rung may be behind the best one and still be taken.
+#: Maximum points on validation that a cheaper rung may be behind the best one and still be chosen.
 TOLERANCE = 0.5
 
 
 def recommend(
     rungs: Sequence[RungResult], budget_source: float | None = None
 ) -> Recommendation | None:
-    """Choose a rung by what it reaches on validation images.
+    """Recommend the cheapest rung inside the budget that is as good as the best on validation.
 
-    Of the rungs inside the budget it is the cheapest one that isn't measurably behind the best: by
-    no more than one standard error over the seeds (Breiman et al., "Classification and Regression
-    Trees", 1984, section 3.4.3), and by no more than :data:`TOLERANCE` points.
+    A rung is as good if it is behind by no more than one standard error over the seeds (Breiman et
+    al., "Classification and Regression Trees", 1984, section 3.4.3) and by no more than
+    :data:`TOLERANCE` points.
 
     Args:
-        rungs: In order of cost. Their ``seeds`` and ``validation`` alone count.
-        budget_source: Points of source accuracy that may be lost against ``source_only``. None
-            sets no limit.
+        rungs: In order of cost. Only their ``seeds`` and ``validation`` are used.
+        budget_source: Points of source accuracy that may be lost against ``source_only``. Defaults
+            to None, no limit.
 
     Returns:
         The recommendation; None where no rung was validated on the target, see :func:`why_none`.
@@ -39,7 +39,7 @@ def recommend(
 
     Example:
         >>> def row(name, source, target):
-        ...     validation = {SOURCE: [source], ACCURACY: [target]}
+        ...     validation = {SOURCE_ACCURACY: [source], TARGET_ACCURACY: [target]}
         ...     return RungResult(name, validation=validation)
         >>> rows = [row('source_only', 99, 60), row('fine_tune', 90, 85), row('dann', 98.5, 80)]
         >>> recommend(rows).rung, recommend(rows, budget_source=1).rung
@@ -55,7 +55,7 @@ def recommend(
     allowed = within_budget(measured, budget_source)
     over = [rung for rung in measured if rung not in allowed]
     best = max(allowed, key=lambda rung: _mean(rung, measure))
-    chosen = next(rung for rung in allowed if _keeps_up(rung, best, measure))
+    chosen = next(rung for rung in allowed if _as_good(rung, best, measure))
     return Recommendation(
         rung=chosen.name,
         reasons=_reasons(chosen, best, baseline, over, measure, budget_source),
@@ -66,12 +66,14 @@ def recommend(
 
 
 def chosen_by(rungs: Sequence[RungResult]) -> str | None:
-    """The validation metric that chooses: accuracy, or else the score that needs no labels."""
-    return next((m for m in (ACCURACY, SCORE) if any(_has(rung, m) for rung in rungs)), None)
+    """Return the metric to choose by: accuracy, or else the score that needs no labels."""
+    return next(
+        (m for m in (TARGET_ACCURACY, TARGET_SCORE) if any(_has(rung, m) for rung in rungs)), None
+    )
 
 
 def why_none(rungs: Sequence[RungResult]) -> str:
-    """Say why there is no recommendation for rungs that :func:`recommend` can't choose from."""
+    """Explain why :func:`recommend` can't choose from the rungs."""
     names = {name for rung in rungs for name in rung.validation}
     given = sorted(name for name in names if name.startswith('target/'))
     if not rungs:
@@ -79,27 +81,27 @@ def why_none(rungs: Sequence[RungResult]) -> str:
     if given:
         return (
             f'validation of the target gives {", ".join(given)}, and a rung is chosen by '
-            f'{ACCURACY}, which needs labels, or {SCORE}, which a LabelFreeScore among '
-            'val_cfg.evaluators.target gives'
+            f'{TARGET_ACCURACY}, which needs labels, or by {TARGET_SCORE}, which needs none: add '
+            "dict(type='LabelFreeScore') to val_cfg.evaluators.target"
         )
     return (
-        'nothing was validated on the target, and test images never choose. Give val_cfg a domain '
-        'target: val_cfg = dict(type="DomainValLoop", dataloaders=dict(target=dict(dataset=...))), '
-        'with labels or without'
+        'nothing was validated on the target, and no rung is chosen by test images. Give val_cfg a '
+        'domain target: val_cfg = dict(type="DomainValLoop", dataloaders=dict(target=dict('
+        'dataset=...))), with labels or without'
     )
 
 
 def within_budget(rungs: Sequence[RungResult], budget_source: float | None) -> list[RungResult]:
-    """The rungs that lose no more of the source than allowed; ``source_only`` always is one."""
+    """Select the rungs that lose no more of the source than allowed; ``source_only`` always is."""
     baseline = next((rung for rung in rungs if rung.name == BASELINE), None)
     limit = float('inf') if budget_source is None else budget_source
     return [rung for rung in rungs if _lost(rung, baseline) <= limit]
 
 
-def frontier(rungs: Sequence[RungResult], measure: str = ACCURACY) -> list[RungResult]:
-    """The rungs that no other one beats on source and target both, by rising source accuracy."""
-    known = [rung for rung in rungs if _has(rung, measure) and _has(rung, SOURCE)]
-    places = {rung.name: (_mean(rung, SOURCE), _mean(rung, measure)) for rung in known}
+def frontier(rungs: Sequence[RungResult], measure: str = TARGET_ACCURACY) -> list[RungResult]:
+    """Select the rungs that no other beats on source and target both, by rising source accuracy."""
+    known = [rung for rung in rungs if _has(rung, measure) and _has(rung, SOURCE_ACCURACY)]
+    places = {rung.name: (_mean(rung, SOURCE_ACCURACY), _mean(rung, measure)) for rung in known}
 
     def beaten(place: tuple[float, float]) -> bool:
         return any(
@@ -120,23 +122,21 @@ def _mean(rung: RungResult, metric: str) -> float:
 
 
 def _lost(rung: RungResult, baseline: RungResult | None) -> float:
-    """Points of source accuracy that a rung is behind the baseline, on validation images."""
-    if baseline is None or not (_has(rung, SOURCE) and _has(baseline, SOURCE)):
+    """Return how many points of source accuracy on validation a rung is behind the baseline."""
+    if baseline is None or not (_has(rung, SOURCE_ACCURACY) and _has(baseline, SOURCE_ACCURACY)):
         return 0.0
-    return _mean(baseline, SOURCE) - _mean(rung, SOURCE)
+    return _mean(baseline, SOURCE_ACCURACY) - _mean(rung, SOURCE_ACCURACY)
 
 
-def _keeps_up(rung: RungResult, best: RungResult, measure: str) -> bool:
-    if rung is best:
-        return True
+def _as_good(rung: RungResult, best: RungResult, measure: str) -> bool:
     behind = _mean(best, measure) - _mean(rung, measure)
-    if measure != ACCURACY:
-        return behind <= 0  # what a difference of scores is worth isn't known
-    return behind <= min(TOLERANCE, _standard_error(rung, best, measure))
+    # It isn't known what a difference of scores is worth.
+    slack = _standard_error(rung, best, measure) if measure == TARGET_ACCURACY else 0.0
+    return rung is best or behind <= min(TOLERANCE, slack)
 
 
 def _standard_error(rung: RungResult, best: RungResult, measure: str) -> float:
-    """Of the difference of two rungs, seed by seed; without a spread to go by there is no slack."""
+    """Return that of the two rungs' difference, paired by seed; 0 where it can't be estimated."""
     pairs = list(zip(rung.validation[measure], best.validation[measure]))
     if rung.seeds != best.seeds or len(pairs) < 2:
         return 0.0
@@ -151,7 +151,7 @@ def _reasons(
     measure: str,
     budget: float | None,
 ) -> list[str]:
-    by_accuracy = measure == ACCURACY
+    by_accuracy = measure == TARGET_ACCURACY
     reasons = (_by_accuracy if by_accuracy else _by_score)(chosen, best, baseline)
     if over:
         digits = 1 if by_accuracy else 2
@@ -164,19 +164,19 @@ def _reasons(
 
 
 def _by_accuracy(chosen: RungResult, best: RungResult, baseline: RungResult | None) -> list[str]:
-    reached = _mean(chosen, ACCURACY)
+    reached = _mean(chosen, TARGET_ACCURACY)
     reasons = [
         f'On validation images {chosen.name} reaches {reached:.1f}% of the target images right.'
     ]
     if baseline is chosen:
-        reasons.append('No dearer rung inside the budget gains measurably on it.')
+        reasons.append('No more expensive rung inside the budget is measurably better.')
     elif baseline is not None:
-        gain = reached - _mean(baseline, ACCURACY)
+        gain = reached - _mean(baseline, TARGET_ACCURACY)
         reasons.append(
-            f'That is {gain:+.1f} points against doing nothing, and {_price(chosen, baseline)}.'
+            f'That is {gain:+.1f} points against no adaptation, and {_price(chosen, baseline)}.'
         )
     if best is not chosen:
-        ahead = _mean(best, ACCURACY) - reached
+        ahead = _mean(best, TARGET_ACCURACY) - reached
         reasons.append(
             f'{best.name} is ahead by {ahead:.1f} points, within the noise of the seeds, and '
             'takes more work.'
@@ -185,34 +185,30 @@ def _by_accuracy(chosen: RungResult, best: RungResult, baseline: RungResult | No
 
 
 def _by_score(chosen: RungResult, best: RungResult, baseline: RungResult | None) -> list[str]:
-    reached = f'{_mean(chosen, SCORE):.2f}'
-    reasons = [
-        "The target's validation images have no labels, so nobody knows how many of them any rung "
-        f'gets right. Of all rungs {chosen.name} has the best label-free score on them, {reached}'
-        + (
-            '.'
-            if baseline in (None, chosen)
-            else f', against {_mean(baseline, SCORE):.2f} of doing nothing, and '
-            f'{_price(chosen, baseline)}.'
-        )
-    ]
+    reached = (
+        "The target's validation images have no labels, so it is not known how many of them any "
+        f'rung gets right. Of all rungs {chosen.name} has the best label-free score on them, '
+        f'{_mean(chosen, TARGET_SCORE):.2f}'
+    )
+    if baseline not in (None, chosen):
+        before = _mean(baseline, TARGET_SCORE)
+        reached += f', against {before:.2f} without adaptation, and {_price(chosen, baseline)}'
+    reasons = [f'{reached}.']
     if baseline is chosen:
         reasons.append('No more expensive rung inside the budget has a better one.')
-    reasons.append(
+    return [
+        *reasons,
         'This is a weak reason. The score (information maximization) is high where predictions are '
         'confident and spread over the classes; a model can be both and wrong, and the score can '
-        'prefer a rung that is worse than doing nothing.'
-    )
-    reasons.append(
+        'prefer a rung that is worse than no adaptation.',
         'To know, look at the sample images, and label some of the target images, a few dozen of '
-        'each class, in class folders or a CSV file: rungs are then chosen by accuracy.'
-    )
-    return reasons
+        'each class, in class folders or a CSV file: rungs are then chosen by accuracy.',
+    ]
 
 
 def _price(chosen: RungResult, baseline: RungResult) -> str:
-    """What a rung costs the source, as a sentence's part."""
-    if not (_has(chosen, SOURCE) and _has(baseline, SOURCE)):
+    """Describe what a rung costs the source, as a part of a sentence."""
+    if not (_has(chosen, SOURCE_ACCURACY) and _has(baseline, SOURCE_ACCURACY)):
         return 'what it costs on the source was not validated'
     lost = _lost(chosen, baseline)
     return f'it costs {f"{lost:.1f} points" if lost > 0 else "nothing"} on the source'

@@ -1,4 +1,7 @@
-"""What passes from a run to results, report and table. What can't be known is None in the type."""
+"""What passes from a run to results, report and table. What can't be known is None in the type.
+
+``results.schema.json`` beside this file describes the JSON of :class:`LadderResults`.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,38 @@ from typing import Any
 
 import numpy as np
 
+from tl_plugin.stack.protocol import SOURCE, TARGET
+
+#: The version of the files that these records are written to. Raised when a field changes.
+SCHEMA_VERSION = 1
+#: Domains that every rung reports, measured or not.
+DOMAINS = (SOURCE, TARGET)
 #: A prediction counts as confident from this probability of its class on.
 CONFIDENT = 0.9
-TARGET = 'target'
+
+
+def check_schema_version(content: Mapping, what: str) -> None:
+    """Refuse a file that another version of the package wrote.
+
+    Args:
+        content: Of the file.
+        what: Name of the file, for the error.
+
+    Raises:
+        ValueError: If its ``schema_version`` isn't :data:`SCHEMA_VERSION`.
+    """
+    version = content.get('schema_version')
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f'{what} has schema_version {version}, and this version of tl_plugin reads '
+            f'{SCHEMA_VERSION}: read it with the version that wrote it, or delete the folder of '
+            'the runs and run tools/ladder.py again'
+        )
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of one domain's test images, in their order.
+    """The predictions of a model on one domain's test images, in their order.
 
     Args:
         truth: True class of each image; None where an image has no label, or one of a class that
@@ -38,14 +65,14 @@ class Predictions:
 
     @property
     def labelled(self) -> int:
-        """How many images have a label."""
+        """Number of images that have a label."""
         return sum(label is not None for label in self.truth)
 
     @property
     def accuracy(self) -> float | None:
         """Percent of the labelled images that are right; None without labels."""
         pairs = zip(self.truth, self.predicted)
-        return percent([label == said for label, said in pairs if label is not None])
+        return percent([label == guess for label, guess in pairs if label is not None])
 
     @property
     def confident(self) -> float | None:
@@ -53,21 +80,24 @@ class Predictions:
         return percent([value >= CONFIDENT for value in self.confidence])
 
     def agreement(self, other: Predictions | None) -> float | None:
-        """Percent of the images of which another model says the same.
+        """Return the percent of the images that another model predicts the same class for.
 
         Args:
-            other: Of the same images; None, or another number of them, gives None.
+            other: Predictions on the same images.
+
+        Returns:
+            None where there are none, or on another number of images.
         """
         if other is None or len(other) != len(self):
             return None
         return percent([ours == theirs for ours, theirs in zip(self.predicted, other.predicted)])
 
     def truths(self) -> np.ndarray:
-        """``truth`` as an array, (N,), -1 where an image has no label."""
+        """Return ``truth`` as an array, (N,), with -1 where an image has no label."""
         return np.array([-1 if label is None else label for label in self.truth], dtype=int)
 
     def to_json(self) -> dict:
-        """Give what :meth:`from_json` reads."""
+        """Return what :meth:`from_json` reads."""
         return {name: list(values) for name, values in vars(self).items()}
 
     @classmethod
@@ -77,22 +107,47 @@ class Predictions:
 
 
 def percent(values: Sequence[bool]) -> float | None:
-    """Give the share of true ones; None of nothing."""
+    """Return the percent of true values; None where there are no values."""
     return round(100 * sum(values) / len(values), 3) if values else None
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """What one finished run found, the content of its ``result.json``.
+class KeptLayers:
+    """How similar a model's layers are to the source model's, on validation images.
 
     Args:
-        key: What it is filed under, see :func:`~tl_plugin.ladder.ready_config.content_key`.
-        checkpoint: The trained model.
-        seconds: Of training and testing.
-        epochs: Done.
-        iterations: Done.
-        parameters: Weights of the model.
-        trainable_parameters: Those of them that train.
+        layers: Names of the compared layers, from shallow to deep.
+        images: Domain -> number of images.
+        cka: Domain -> debiased linear CKA by layer, 1 for equal; None for a layer that sees no
+            difference between the images.
+        cosine: Domain -> mean cosine of an image's features in both models.
+        flips: Domain -> percent of the images whose predicted class differs.
+        drift: Domain -> how far the classes' centres have moved, see
+            :class:`~tl_plugin.evaluation.similarity.Similarity`.
+        seconds: Duration of the comparison.
+    """
+
+    layers: list[str]
+    images: dict[str, int]
+    cka: dict[str, list[float | None]]
+    cosine: dict[str, float | None]
+    flips: dict[str, float | None]
+    drift: dict[str, float | None]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one finished run measured, the content of its ``result.json``.
+
+    Args:
+        key: Hash of the run's config, see :func:`~tl_plugin.ladder.ready_config.content_key`.
+        checkpoint: Path of the trained model.
+        seconds: Duration of training and testing.
+        epochs: Number of epochs of training.
+        iterations: Number of iterations of training.
+        parameters: Number of weights of the model.
+        trainable_parameters: Number of those that train.
         accuracy: Domain -> percent of its labelled test images that are right; None without labels.
         images: Domain -> number of test images.
         labelled: Domain -> number of those that have a label.
@@ -101,10 +156,11 @@ class RunResult:
             :class:`~tl_plugin.evaluation.LabelFreeScore`.
         validation: Metric -> value at the end of the run.
         metrics: Metric -> value of the test.
-        classes: Names of the classes, where they have some.
-        finished: When, as ISO 8601.
-        kept_layers: See :func:`~tl_plugin.ladder.kept_layers.kept_layers`.
+        classes: Names of the classes; empty where they have none.
+        finished: Date and time in ISO 8601.
+        kept_layers: Comparison with the source model; None where it wasn't made.
         left_out: Extra -> why the run is without it.
+        schema_version: See :data:`SCHEMA_VERSION`.
     """
 
     key: str
@@ -123,11 +179,12 @@ class RunResult:
     metrics: dict[str, float] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     finished: str | None = None
-    kept_layers: dict | None = None
+    kept_layers: KeptLayers | None = None
     left_out: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
 
     def in_words(self) -> str:
-        """Say what was reached, domain by domain, for a line on the terminal."""
+        """Return the accuracy on each domain as text, for a line on the terminal."""
         return ', '.join(
             f'{name} {value:.1f}%' if value is not None else f'{name} {self._without_labels(name)}'
             for name, value in self.accuracy.items()
@@ -139,17 +196,22 @@ class RunResult:
         return f'without labels{known}'
 
     def to_json(self) -> dict:
-        """Give what :meth:`from_json` reads."""
+        """Return what :meth:`from_json` reads."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, content: Mapping) -> RunResult:
-        """Read a ``result.json``, those of older versions included."""
-        found = cls(**_known(cls, content))
-        if 'labelled' in content:
-            return found
-        # Before there was that key, every domain that has an accuracy had labels throughout.
-        return cls(**{**vars(found), 'labelled': dict(found.images)})
+    def from_json(cls, content: Mapping, path: object = 'result.json') -> RunResult:
+        """Read a ``result.json``.
+
+        Args:
+            content: Of the file.
+            path: Name of the file, for the error.
+
+        Raises:
+            ValueError: If another version of the package wrote it.
+        """
+        check_schema_version(content, str(path))
+        return cls(**{**content, 'kept_layers': _read(KeptLayers, content.get('kept_layers'))})
 
 
 @dataclass(frozen=True)
@@ -158,14 +220,14 @@ class DomainResult:
 
     Args:
         accuracy: Mean percent of the labelled images that are right; None without labels.
-        accuracy_by_seed: Of each seed.
+        accuracy_by_seed: Accuracy of each seed.
         accuracy_spread: Standard deviation over the seeds; None for one seed.
         accuracy_interval: 95%, see :func:`~tl_plugin.evaluation.intervals.accuracy_interval`.
         images: Number of images that have a label, which the accuracy is over.
         test_images: Number of all test images.
         change: Points of accuracy against ``source_only``.
         confident: Mean percent of all images that are predicted confidently.
-        agreement: Mean percent of all images of which ``source_only`` says the same.
+        agreement: Mean percent of all images that ``source_only`` predicts the same class for.
         label_free: Score that needs no labels -> its mean.
     """
 
@@ -178,16 +240,12 @@ class DomainResult:
     change: float | None = None
     confident: float | None = None
     agreement: float | None = None
-    label_free: dict[str, float] = field(default_factory=dict)
+    label_free: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def partly_labelled(self) -> bool:
         """Whether some of the images have labels and some have none."""
         return bool(self.images and self.test_images and self.images < self.test_images)
-
-
-#: Of a domain without a result.
-NOTHING = DomainResult()
 
 
 @dataclass(frozen=True)
@@ -196,24 +254,24 @@ class RungResult:
 
     Args:
         name: The rung's.
-        about: What it does, in plain words.
+        about: Description in plain words.
         strategies: Its overlays.
-        data: What it learns from, see :class:`~tl_plugin.ladder.rung.Rung`.
-        start: Rung that it starts from.
-        towards: Rung that gave the second of two models.
+        data: What it learns from, see :class:`~tl_plugin.ladder.rungs.Rung`.
+        start: Rung that it starts from; None for the config's own start.
+        towards: Rung that gave the second of two models; None for other rungs.
         seeds: Of its finished runs.
-        domains: Domain -> what it reaches there. In JSON its fields are ``<domain>_<field>``.
+        domains: Domain -> what it reaches there.
         interval_method: A key of :data:`~tl_plugin.evaluation.intervals.METHODS`.
         validation: Metric -> values by seed at the end.
-        seconds: Mean of training and testing.
-        trainable_parameters: Weights that train.
-        parameters: All weights.
+        seconds: Mean duration of training and testing.
+        trainable_parameters: Number of weights that train.
+        parameters: Number of all weights.
         epochs: Of the first seed.
         iterations: Of the first seed.
-        kept_layers: See :func:`~tl_plugin.ladder.results.mean_kept_layers`.
-        config: The first seed's ready config.
-        checkpoint: The first seed's model.
-        command: What makes the first seed's run again.
+        kept_layers: Mean over the seeds; None where no seed was compared.
+        config: Path of the first seed's ready config.
+        checkpoint: Path of the first seed's model.
+        command: Shell commands that repeat the first seed's run and test.
         folders: Of all seeds.
         left_out: Extra -> why the rung is without it.
     """
@@ -233,7 +291,7 @@ class RungResult:
     parameters: int = 0
     epochs: int = 0
     iterations: int = 0
-    kept_layers: dict | None = None
+    kept_layers: KeptLayers | None = None
     config: str = ''
     checkpoint: str = ''
     command: str = ''
@@ -241,40 +299,24 @@ class RungResult:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def on(self, domain: str) -> DomainResult:
-        """Give what it reaches on a domain; one whose figures are all None where it has none."""
-        return self.domains.get(domain, NOTHING)
+        """Return what it reaches on a domain; all figures are None where nothing is known."""
+        return self.domains.get(domain, DomainResult())
 
     def validated(self, metric: str) -> float | None:
-        """Give the mean over the seeds of a metric on validation images; None where there is none.
+        """Return a validation metric's mean over the seeds; None where it wasn't measured.
 
         Args:
-            metric: ``'target/accuracy/top1'``, say.
+            metric: For example ``'target/accuracy/top1'``.
         """
         values = self.validation.get(metric)
         return sum(values) / len(values) if values else None
 
-    def to_json(self) -> dict:
-        """Give what :meth:`from_json` reads."""
-        content = {}
-        for item in fields(self):
-            if item.name != 'domains':
-                content[item.name] = getattr(self, item.name)
-                continue
-            for domain, found in self.domains.items():
-                content.update({f'{domain}_{key}': value for key, value in asdict(found).items()})
-        return content
-
     @classmethod
     def from_json(cls, content: Mapping) -> RungResult:
-        """Read a row of ``results.json``, of those of older versions too."""
-        suffix = '_accuracy'
-        domains = {}
-        for name in (key[: -len(suffix)] for key in content if key.endswith(suffix)):
-            keys = {item.name: f'{name}_{item.name}' for item in fields(DomainResult)}
-            found = {key: content[flat] for key, flat in keys.items() if flat in content}
-            found.setdefault('test_images', found.get('images'))
-            domains[name] = DomainResult(**found)
-        return cls(domains=domains, **_known(cls, content))
+        """Read a row of ``results.json``."""
+        domains = {name: DomainResult(**one) for name, one in content['domains'].items()}
+        kept_layers = _read(KeptLayers, content.get('kept_layers'))
+        return cls(**{**content, 'domains': domains, 'kept_layers': kept_layers})
 
 
 @dataclass(frozen=True)
@@ -284,7 +326,7 @@ class Recommendation:
     Args:
         rung: Its name.
         reasons: In sentences, for somebody who doesn't train networks.
-        measure: The validation metric that chose.
+        measure: The validation metric that it was chosen by.
         frontier: Rungs that no other one beats on source and target both, by rising source.
         over_budget: Rungs that lose more of the source than the budget allows.
     """
@@ -303,8 +345,8 @@ class FailedRun:
     Args:
         name: The rung's.
         seed: Its seed.
-        reason: What went wrong.
-        log: Where it says more.
+        reason: The error.
+        log: Path of its console output; None for a run that wasn't started.
     """
 
     name: str
@@ -315,13 +357,13 @@ class FailedRun:
 
 @dataclass(frozen=True)
 class LadderResults:
-    """All that a climb found, the content of ``results.json``.
+    """All results of a climb, the content of ``results.json``.
 
     Args:
         config: Name of the config that the ladder stands on.
-        date: When it was written, as ISO 8601.
-        commit: Of the package.
-        versions: Of Python and libraries.
+        date: When it was written, in ISO 8601.
+        commit: Of the package; None outside of a checkout.
+        versions: Of Python and libraries; None for one that isn't installed.
         machine: In words.
         rungs: In order of cost.
         recommendation: None where there is none, and then :attr:`no_recommendation` says why.
@@ -330,6 +372,7 @@ class LadderResults:
         left_out: Rungs that the config has no data for -> what is missing.
         failures: Runs that gave no result.
         notes: On the data, in sentences.
+        schema_version: See :data:`SCHEMA_VERSION`.
     """
 
     config: str
@@ -337,13 +380,14 @@ class LadderResults:
     commit: str | None = None
     versions: dict[str, str | None] = field(default_factory=dict)
     machine: str = ''
-    rungs: tuple[RungResult, ...] = ()
+    rungs: list[RungResult] = field(default_factory=list)
     recommendation: Recommendation | None = None
     no_recommendation: str | None = None
     not_climbed: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
-    failures: tuple[FailedRun, ...] = ()
-    notes: tuple[str, ...] = ()
+    failures: list[FailedRun] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    schema_version: int = SCHEMA_VERSION
 
     @property
     def recommended(self) -> RungResult | None:
@@ -351,33 +395,32 @@ class LadderResults:
         return self.rung(self.recommendation.rung) if self.recommendation else None
 
     def rung(self, name: str) -> RungResult | None:
-        """Give a rung's row; None where it has none."""
+        """Return a rung's row; None where it has none."""
         return next((rung for rung in self.rungs if rung.name == name), None)
 
     def to_json(self) -> dict:
-        """Give what :meth:`from_json` reads."""
-        return {
-            **{item.name: getattr(self, item.name) for item in fields(self)},
-            'rungs': [rung.to_json() for rung in self.rungs],
-            'recommendation': asdict(self.recommendation) if self.recommendation else None,
-            'failures': [asdict(failure) for failure in self.failures],
-            'notes': list(self.notes),
-        }
+        """Return what :meth:`from_json` reads."""
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, content: Mapping) -> LadderResults:
-        """Read a ``results.json``, those of older versions included."""
-        found = _known(cls, content)
-        chosen = content.get('recommendation')
-        found['recommendation'] = Recommendation(**chosen) if chosen else None
-        found['rungs'] = tuple(map(RungResult.from_json, content['rungs']))
-        failures = content.get('failures') or ()
-        found['failures'] = tuple(FailedRun(**_known(FailedRun, one)) for one in failures)
-        found['notes'] = tuple(content.get('notes') or ())
-        return cls(**found)
+    def from_json(cls, content: Mapping, path: object = 'results.json') -> LadderResults:
+        """Read a ``results.json``.
+
+        Args:
+            content: Of the file.
+            path: Name of the file, for the error.
+
+        Raises:
+            ValueError: If another version of the package wrote it.
+        """
+        check_schema_version(content, str(path))
+        records = dict(
+            rungs=[RungResult.from_json(rung) for rung in content['rungs']],
+            recommendation=_read(Recommendation, content['recommendation']),
+            failures=[FailedRun(**failure) for failure in content['failures']],
+        )
+        return cls(**{**content, **records})
 
 
-def _known(cls: type, content: Mapping) -> dict[str, Any]:
-    """What a dataclass has fields for: files may come from an older or a newer version."""
-    names = {item.name for item in fields(cls)}
-    return {name: value for name, value in content.items() if name in names}
+def _read(cls: type, content: Mapping | None) -> Any:
+    return None if content is None else cls(**content)

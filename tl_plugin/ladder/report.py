@@ -14,14 +14,15 @@ from mmengine.config import Config
 from tl_plugin.reliability.files import read_json
 from tl_plugin.reporting import plots
 from tl_plugin.reporting.page import render_page, thumbnail
+from tl_plugin.stack.protocol import TARGET
 
-from .extras import attempt
 from .progress import read_scalars
-from .recommend import ACCURACY, BASELINE, SCORE, SOURCE
-from .records import TARGET, LadderResults, Predictions, RungResult
-from .results import DOMAINS, read_predictions
+from .recommend import BASELINE, SOURCE_ACCURACY, TARGET_ACCURACY, TARGET_SCORE
+from .records import DOMAINS, LadderResults, Predictions, RungResult
+from .results import read_predictions
+from .run_rung import attempt
 from .table import columns, has_accuracy, interval_note, notes
-from .target_labels import build_dataset
+from .target_labels import build_domain_dataset
 
 REPORT_NAME = 'report.html'
 TEMPLATE = Path(__file__).with_name('report.html.j2')
@@ -45,7 +46,7 @@ def make_report(results: LadderResults, cfg: Config) -> str:
     predictions = {rung.name: list(read_predictions(rung).values()) for rung in results.rungs}
     datasets = {
         domain: attempt(
-            f'sample images of the {domain}', partial(build_dataset, cfg, domain), left_out
+            f'sample images of the {domain}', partial(build_domain_dataset, cfg, domain), left_out
         )
         for domain in DOMAINS
     }
@@ -74,7 +75,7 @@ def make_report(results: LadderResults, cfg: Config) -> str:
         notes=[*notes(results), *results.notes],
         chosen=chosen,
         labelled=has_accuracy(results, TARGET),
-        by_accuracy=not results.recommendation or results.recommendation.measure == ACCURACY,
+        by_accuracy=not results.recommendation or results.recommendation.measure == TARGET_ACCURACY,
         impossible=impossible,
         overview=attempt('overview', lambda: _overview(results), left_out),
         intervals=interval_note(results),
@@ -224,7 +225,7 @@ def _overview(results: LadderResults) -> dict | None:
     numbered = dict(enumerate(results.rungs, 1))
     for number, rung in numbered.items():
         on, x = rung.on(TARGET), rung.on('source').accuracy
-        y = on.accuracy if by_accuracy else on.label_free.get(SCORE.split('/')[-1])
+        y = on.accuracy if by_accuracy else on.label_free.get(TARGET_SCORE.split('/')[-1])
         if x is not None and y is not None:
             points[number] = (x, y)
             values[rung.name] = f'{y:.1f}% and {x:.1f}%' if by_accuracy else f'{y:.2f} and {x:.1f}%'
@@ -260,18 +261,18 @@ def _layer_similarity(results: LadderResults) -> dict | None:
         return None
     first = next(iter(rungs.values())).kept_layers
     # A rung of another network has layers of its own.
-    rungs = {n: r for n, r in rungs.items() if r.kept_layers['layers'] == first['layers']}
+    rungs = {n: r for n, r in rungs.items() if r.kept_layers.layers == first.layers}
     drawn = {}
     for domain in DOMAINS:
-        cka = {number: rung.kept_layers[domain]['cka'] for number, rung in rungs.items()}
+        cka = {number: rung.kept_layers.cka[domain] for number, rung in rungs.items()}
         last = [(rungs[n].name, row[-1]) for n, row in cka.items() if row[-1] is not None]
         words = '; '.join(f'{name} {value:.2f}' for name, value in last)
-        drawn[domain] = dict(image=plots.plot_layer_similarity(cka, first['layers']), words=words)
+        drawn[domain] = dict(image=plots.plot_layer_similarity(cka, first.layers), words=words)
     return dict(
         plots=drawn,
         names={number: rung.name for number, rung in rungs.items()},
-        images=first['images'],
-        seconds=np.mean([rung.kept_layers['seconds'] for rung in rungs.values()]),
+        images=first.images,
+        seconds=np.mean([rung.kept_layers.seconds for rung in rungs.values()]),
     )
 
 
@@ -307,10 +308,10 @@ def _validation(runs: Sequence[Sequence[Mapping]]) -> bytes | None:
     Returns:
         None where nothing was validated twice, which makes no curve.
     """
-    by_accuracy = any(ACCURACY in record for run in runs for record in run)
+    by_accuracy = any(TARGET_ACCURACY in record for run in runs for record in run)
     source, target = (
         [[(record['step'], record[name]) for record in run if name in record] for run in runs]
-        for name in (SOURCE, ACCURACY if by_accuracy else SCORE)
+        for name in (SOURCE_ACCURACY, TARGET_ACCURACY if by_accuracy else TARGET_SCORE)
     )
     if max(map(len, [*source, *target]), default=0) < 2:
         return None

@@ -1,4 +1,4 @@
-"""The ladder's findings, the content of results.json."""
+"""Collect what the runs of a climb measured, the content of results.json."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ import tl_plugin
 from tl_plugin.evaluation.intervals import accuracy_interval, interval_method
 from tl_plugin.reliability.files import read_json
 
-from .job import Failure, Job
+from .climb import Failure, Job
 from .recommend import BASELINE, recommend, why_none
-from .records import DomainResult, FailedRun, LadderResults, Predictions, RungResult, RunResult
+from .records import (
+    DOMAINS,
+    DomainResult,
+    FailedRun,
+    KeptLayers,
+    LadderResults,
+    Predictions,
+    RungResult,
+    RunResult,
+)
 from .run_rung import PREDICTIONS_JSON
 
 RESULTS_NAME = 'results.json'
-#: What every row speaks of, measured or not.
-DOMAINS = ('source', 'target')
 
 
 def collect(
@@ -35,11 +42,11 @@ def collect(
     left_out: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> LadderResults:
-    """Put all finished runs together.
+    """Collect the results of all finished runs.
 
     Args:
         jobs: All runs of the climb.
-        failures: Those that gave no result.
+        failures: Runs that gave no result.
         config: Name of the config that the ladder stands on.
         budget_source: See :func:`~tl_plugin.ladder.recommend.recommend`.
         not_climbed: Rungs that the climb stopped before -> why.
@@ -54,12 +61,12 @@ def collect(
         commit=commit(),
         versions=versions(),
         machine=machine(),
-        rungs=tuple(rungs),
+        rungs=rungs,
         recommendation=found,
         no_recommendation=None if found else why_none(rungs),
         not_climbed=dict(not_climbed or {}),
         left_out=dict(left_out or {}),
-        failures=tuple(
+        failures=[
             FailedRun(
                 failure.job.rung.name,
                 failure.job.seed,
@@ -67,13 +74,13 @@ def collect(
                 str(failure.log) if failure.log else None,
             )
             for failure in failures
-        ),
-        notes=tuple(notes),
+        ],
+        notes=list(notes),
     )
 
 
 def summaries(jobs: Sequence[Job]) -> list[RungResult]:
-    """The rows of all rungs that have a finished run, in the order of the jobs."""
+    """Return the rows of all rungs that have a finished run, in the order of the jobs."""
     by_rung: dict[str, list[tuple[Job, RunResult]]] = {}
     for job in jobs:
         if result := job.result():
@@ -82,11 +89,11 @@ def summaries(jobs: Sequence[Job]) -> list[RungResult]:
 
 
 def summarise(jobs: Sequence[Job], results: Sequence[RunResult]) -> RungResult:
-    """Put one rung's finished runs into a row, without comparing it with others.
+    """Average one rung's finished runs into a row, without comparing it with others.
 
     Args:
-        jobs: The runs, one a seed.
-        results: What they found, in the same order.
+        jobs: The runs, one for each seed.
+        results: Their results, in the same order.
     """
     rung, first = jobs[0].rung, jobs[0]
     names = [name for name in results[0].validation if all(name in r.validation for r in results)]
@@ -121,7 +128,7 @@ def summarise(jobs: Sequence[Job], results: Sequence[RunResult]) -> RungResult:
 
 
 def _on(domain: str, results: Sequence[RunResult]) -> DomainResult:
-    """What the seeds of a rung reach on a domain's test images."""
+    """Average what the seeds of a rung reach on a domain's test images."""
     values = [result.accuracy.get(domain) for result in results]
     labelled = results[0].labelled.get(domain)
     scores = [result.label_free.get(domain) or {} for result in results]
@@ -141,7 +148,7 @@ def _on(domain: str, results: Sequence[RunResult]) -> DomainResult:
 
 
 def _mean(values: Sequence[float | None], digits: int = 2) -> float | None:
-    """The mean, None where one is missing: over a part of the seeds it would compare with nothing.
+    """Return the mean; None where a seed has no value, since rungs are compared over all seeds.
 
     >>> _mean([1.0, 2.0]), _mean([1.0, None]), _mean([])
     (1.5, None, None)
@@ -152,7 +159,7 @@ def _mean(values: Sequence[float | None], digits: int = 2) -> float | None:
 
 
 def _compared(rungs: Sequence[RungResult]) -> list[RungResult]:
-    """The rows, each compared with the source model's."""
+    """Add to each row how it compares with the source model's."""
     baseline = next((rung for rung in rungs if rung.name == BASELINE), None)
     before = read_predictions(baseline) if baseline else {}
     found = []
@@ -161,13 +168,19 @@ def _compared(rungs: Sequence[RungResult]) -> list[RungResult]:
         domains = {
             name: replace(
                 on,
-                change=_difference(on.accuracy, baseline.on(name).accuracy if baseline else None),
+                change=_change(on, baseline.on(name)) if baseline else None,
                 agreement=_mean([_agreement(name, now[seed], before.get(seed)) for seed in now]),
             )
             for name, on in rung.domains.items()
         }
         found.append(replace(rung, domains=domains))
     return found
+
+
+def _change(on: DomainResult, baseline: DomainResult) -> float | None:
+    if on.accuracy is None or baseline.accuracy is None:
+        return None
+    return round(on.accuracy - baseline.accuracy, 2)
 
 
 def _agreement(
@@ -179,9 +192,9 @@ def _agreement(
 
 
 def read_predictions(rung: RungResult) -> dict[int, dict[str, Predictions]]:
-    """Read what a rung's models say of the test images: seed -> domain -> predictions.
+    """Read the predictions of a rung's models on test images: seed -> domain -> predictions.
 
-    A run whose ``predictions.json`` is gone has none.
+    There are none for a run without ``predictions.json``.
     """
     found = {}
     for seed, folder in zip(rung.seeds, rung.folders):
@@ -190,25 +203,31 @@ def read_predictions(rung: RungResult) -> dict[int, dict[str, Predictions]]:
     return found
 
 
-def mean_kept_layers(found: Sequence[dict | None]) -> dict | None:
-    """Likeness to the source model layer by layer, the mean over the seeds that have one.
+def mean_kept_layers(found: Sequence[KeptLayers | None]) -> KeptLayers | None:
+    """Average the comparison with the source model over the seeds that have one.
 
     Args:
-        found: Of each seed, see :func:`tl_plugin.ladder.kept_layers.kept_layers`.
+        found: One for each seed, see :func:`tl_plugin.ladder.run_rung.compare_layers`.
 
     Returns:
-        ``layers``, ``images``, and ``source`` and ``target``, each with ``cka`` by layer; None
-        where no seed was compared.
+        None where no seed was compared.
     """
     known = [each for each in found if each]
     if not known:
         return None
-    mean = {key: known[0][key] for key in ('layers', 'images')}
-    for domain in ('source', 'target'):
-        columns = zip(*(each[domain]['cka'] for each in known))
-        mean[domain] = {'cka': [_mean_of(column) for column in columns]}
-    mean['seconds'] = round(statistics.fmean(each['seconds'] for each in known), 1)
-    return mean
+    means = {
+        key: {name: _mean_of([getattr(each, key)[name] for each in known]) for name in DOMAINS}
+        for key in ('cosine', 'flips', 'drift')
+    }
+    return KeptLayers(
+        layers=known[0].layers,
+        images=known[0].images,
+        cka={
+            name: list(map(_mean_of, zip(*(each.cka[name] for each in known)))) for name in DOMAINS
+        },
+        seconds=round(statistics.fmean(each.seconds for each in known), 1),
+        **means,
+    )
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:
@@ -217,9 +236,9 @@ def _mean_of(values: Sequence[float | None]) -> float | None:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that the package runs from, ``-dirty`` if its code was changed.
+    """Return the commit of the checkout that is running, with ``-dirty`` if its code was changed.
 
-    Texts and metafiles don't count: results are written into them.
+    Texts and metafiles don't count, since results are written into them.
     """
     root = Path(tl_plugin.__file__).resolve().parent.parent
     if not (root / '.git').exists():
@@ -239,7 +258,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """What the results were made with."""
+    """Return the versions of Python, this package and its libraries."""
     found = {'python': platform.python_version(), 'tl_plugin': tl_plugin.__version__}
     for name in ('mmpretrain', 'mmengine', 'torch', 'timm', 'numpy'):
         try:
@@ -250,7 +269,7 @@ def versions() -> dict[str, str | None]:
 
 
 def machine() -> str:
-    """The device that did the work, in words."""
+    """Describe the device in words."""
     import torch
 
     if torch.cuda.is_available():
@@ -259,19 +278,15 @@ def machine() -> str:
 
 
 def read_results(path: Path) -> LadderResults:
-    """Read a results.json, of an older version too.
+    """Read a results.json.
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If the file is something else.
+        ValueError: If it is another file, or another version of the package wrote it.
     """
     results = read_json(path)
     if results is None:
         raise FileNotFoundError(f'no results at {path}: tools/ladder.py CONFIG writes them')
     if 'rungs' not in results:
         raise ValueError(f'{path} is no results.json of tools/ladder.py: it has no "rungs"')
-    return LadderResults.from_json(results)
-
-
-def _difference(value: float | None, baseline: float | None) -> float | None:
-    return None if value is None or baseline is None else round(value - baseline, 2)
+    return LadderResults.from_json(results, path)

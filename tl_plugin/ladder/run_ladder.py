@@ -13,18 +13,22 @@ from tl_plugin.launch.runs import load_config
 from tl_plugin.reliability.files import write_json, write_text
 from tl_plugin.reporting.progress import ProgressDisplay
 
-from .climb import climb
-from .data_check import check_ladder_data
-from .extras import attempt
-from .job import plan
+from .climb import climb, plan
 from .limits import Limits
 from .ready_config import check_measures_target
 from .records import LadderResults
 from .report import REPORT_NAME, make_report
 from .results import RESULTS_NAME, collect
+from .run_rung import attempt
 from .rungs import read_rungs, select_rungs
 from .table import print_table
-from .target_labels import count_target_labels, measure_by_labels, not_validated, notes_on_labels
+from .target_labels import (
+    check_ladder_data,
+    count_target_labels,
+    measure_by_labels,
+    not_validated,
+    notes_on_labels,
+)
 
 
 def run_ladder(

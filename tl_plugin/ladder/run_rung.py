@@ -1,56 +1,65 @@
-"""One run in a process of its own: train, then test once, at the last epoch.
+"""Train and test one rung with one seed, in a process of its own.
 
-``python -m tl_plugin.ladder.run_rung FOLDER --key KEY`` runs ``FOLDER/config.py``. It goes on from
-the newest whole checkpoint in the folder, if there is one, and writes ``result.json`` last.
+``python -m tl_plugin.ladder.run_rung FOLDER --key KEY`` trains ``FOLDER/config.py`` and
+tests it once, at the last epoch. It resumes from the newest whole checkpoint in the folder, if
+there is one, and writes ``result.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import logging
 import pickle
+import time
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor
 
 from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.engine.hooks.retention_hook import CHECKPOINT, RetentionHook
+from tl_plugin.engine.layers import LayerMap, LayerOutputs
 from tl_plugin.evaluation.label_free_score import label_free_scores
-from tl_plugin.evaluation.predictions import SOURCE
+from tl_plugin.evaluation.looking import look, spread_loader
+from tl_plugin.evaluation.predictions import domain_loader
+from tl_plugin.evaluation.similarity import compare
 from tl_plugin.launch.runs import build_runner, prepare
 from tl_plugin.reliability.checkpoints import newest_whole_checkpoint
 from tl_plugin.reliability.files import write_json
+from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.protocol import SOURCE
 
-from .extras import attempt
-from .kept_layers import kept_layers
 from .progress import ProgressHook, read_progress, read_scalars
 from .ready_config import CONFIG_NAME, PREDICTIONS_NAME
-from .records import Predictions, RunResult
+from .records import DOMAINS, KeptLayers, Predictions, RunResult
 
 RESULT_NAME = 'result.json'
 PREDICTIONS_JSON = 'predictions.json'
 KEPT_LAYERS = 'comparison with the source model layer by layer'
+#: Images of each domain and layers that are compared: what bounds the cost.
+NUM_IMAGES, MAX_LAYERS, BATCH_SIZE = 256, 12, 32
 
 
 def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
-    """Train and test the config in a folder; leave ``result.json`` and ``predictions.json``.
+    """Train and test the config in a folder; write ``result.json`` and ``predictions.json``.
 
     Args:
         folder: Holds ``config.py``.
-        key: What the result is filed under, see :func:`~tl_plugin.ladder.ready_config.content_key`.
+        key: Of the result, see :func:`~tl_plugin.ladder.ready_config.content_key`.
         source_model: Checkpoint of the source model, to compare with layer by layer. Defaults to
-            None, which saves that.
+            None, no comparison.
     """
     checkpoint = newest_whole_checkpoint(folder)
-    # A config without a file name: the runner writes the config it runs into its folder under that
-    # name, and this one is resumed or not, which the ready config must not remember. Nor is it
-    # formatted, which takes seconds.
+    # Without a file name: the runner writes its config into the folder under that name, and would
+    # write `resume` into the ready config. Without formatting, which takes seconds.
     cfg = Config(Config.fromfile(folder / CONFIG_NAME).to_dict(), format_python_code=False)
     with naming_bad_data():
         runner = build_runner(prepare(cfg, resume=str(checkpoint) if checkpoint else None))
@@ -60,7 +69,7 @@ def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
     trained = kept_checkpoint(runner)
     validation = final_validation(runner, folder, fresh=trained is not None)
     metrics = runner.test()
-    tested = read_predictions(folder)
+    tested = gather_predictions(folder)
     predictions = {name: found.predictions for name, found in tested.items()}
     write_json(
         folder / PREDICTIONS_JSON, {name: found.to_json() for name, found in predictions.items()}
@@ -88,15 +97,43 @@ def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
         finished=datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
         left_out=left_out,
     )
-    # First of all the result: what follows may fail, and even end the process.
+    # The result comes first: what follows may fail, and even end the process.
     write_json(folder / RESULT_NAME, result.to_json())
     if source_model:
-        kept = attempt(KEPT_LAYERS, lambda: kept_layers(runner, source_model), left_out)
+        kept = attempt(KEPT_LAYERS, lambda: compare_layers(runner, source_model), left_out)
         write_json(folder / RESULT_NAME, replace(result, kept_layers=kept).to_json())
 
 
+def attempt(what: str, make: Callable[[], Any], left_out: dict[str, str]) -> Any:
+    """Make something optional; log and record an error instead of raising it.
+
+    Args:
+        what: Its name.
+        make: Function that makes it.
+        left_out: Receives ``what`` -> the error.
+
+    Returns:
+        What ``make`` returns; None after an error.
+
+    Example:
+        >>> left_out = {}
+        >>> attempt('half', lambda: 1 / 2, left_out), left_out
+        (0.5, {})
+    """
+    try:
+        return make()
+    except Exception as error:  # a finished run doesn't fail by an extra
+        left_out[what] = f'{type(error).__name__}: {error}'
+        print_log(
+            f'Left out: {what}, for {left_out[what]}\n{traceback.format_exc()}',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return None
+
+
 def kept_checkpoint(runner: Runner) -> Path | None:
-    """Where the model's weights are, if a budget of source accuracy made it go back to them."""
+    """Return the checkpoint that a run was rolled back to by its budget of source accuracy."""
     for hook in runner.hooks:
         if isinstance(hook, RetentionHook) and hook.overdrawn and hook.action == 'roll_back':
             return Path(runner.work_dir, CHECKPOINT)
@@ -104,10 +141,13 @@ def kept_checkpoint(runner: Runner) -> Path | None:
 
 
 def final_validation(runner: Runner, folder: Path, fresh: bool = False) -> dict[str, float]:
-    """What validation says of the trained model, by metric.
+    """Return the trained model's validation metrics.
 
-    The one in training counts if it came at its end; otherwise, or where it has to be ``fresh``
-    because the weights have changed since, there is another one.
+    Args:
+        runner: After its training.
+        folder: The run's folder, with mmengine's log.
+        fresh: Validate again, since the weights have changed after training. Defaults to False:
+            the last validation of training counts if it came at its end.
     """
     if runner.val_loop is None:
         return {}
@@ -120,10 +160,10 @@ def final_validation(runner: Runner, folder: Path, fresh: bool = False) -> dict[
 
 @dataclass(frozen=True)
 class Tested:
-    """One domain's test.
+    """The test of one domain.
 
     Args:
-        predictions: Image by image.
+        predictions: One for each image.
         probabilities: (N, K); empty where the model gives no scores.
     """
 
@@ -131,17 +171,17 @@ class Tested:
     probabilities: Tensor
 
     def label_free(self) -> dict[str, float]:
-        """Scores of the predictions that need no labels."""
+        """Return the scores of the predictions that need no labels."""
         return label_free_scores(self.probabilities)
 
 
-def read_predictions(folder: Path) -> dict[str, Tested]:
-    """Gather what was dumped per domain, in the order of the images; the dumps are deleted."""
+def gather_predictions(folder: Path) -> dict[str, Tested]:
+    """Read the dumped predictions of each domain, in the order of the images; delete the dumps."""
     dumped = Path(PREDICTIONS_NAME)
     found = {}
     for path in sorted(folder.glob(f'{dumped.stem}.*{dumped.suffix}')):
         with path.open('rb') as file:
-            samples = pickle.load(file)  # written a moment ago by this very process
+            samples = pickle.load(file)  # this process has just written it
         scores = [sample['pred_score'].float().cpu() for sample in samples]
         predictions = Predictions(
             truth=tuple(_truth(sample, len(own)) for sample, own in zip(samples, scores)),
@@ -155,7 +195,7 @@ def read_predictions(folder: Path) -> dict[str, Tested]:
 
 
 def _truth(sample: dict, num_classes: int) -> int | None:
-    """An image's true class, if it has a label and the model knows the class."""
+    """Return an image's true class, if it has a label and the model knows the class."""
     label = sample.get('gt_label')
     if label is None or not label.numel():
         return None
@@ -170,7 +210,7 @@ def _classes(runner: Runner) -> list[str]:
 
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:
     """Count a model's parameters, all and those that train."""
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     return {
         'trainable_parameters': sum(p.numel() for p in model.parameters() if p.requires_grad),
         'parameters': sum(p.numel() for p in model.parameters()),
@@ -180,6 +220,75 @@ def count_parameters(model: torch.nn.Module) -> dict[str, int]:
 def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
     numbers = (int, float)
     return {name: float(value) for name, value in metrics.items() if isinstance(value, numbers)}
+
+
+def compare_layers(runner: Runner, source_model: str | Path) -> KeptLayers | None:
+    """Compare the runner's model with the source model, on held-out images of both domains.
+
+    This takes two forward passes over at most :data:`NUM_IMAGES` validation images of each domain.
+    Call it last: the runner's model has the source model's weights afterwards.
+
+    Args:
+        runner: After its training, with a validation of both domains.
+        source_model: Checkpoint of the source model.
+
+    Returns:
+        None where the two aren't one network, or the target isn't validated.
+    """
+    began = time.perf_counter()
+    if not {*DOMAINS} <= {*getattr(runner.val_loop, 'domains', ())}:
+        return None
+    model = unwrap(runner.model)
+    loaders = {
+        name: spread_loader(domain_loader(runner, name), NUM_IMAGES, BATCH_SIZE, name)
+        for name in DOMAINS
+    }
+    outputs = LayerOutputs(model, None, MAX_LAYERS)
+    now = look(model, loaders, outputs)
+    if not _load(model, source_model):
+        return None
+    before = look(model, loaders, outputs)
+    found = {name: compare(before[name], now[name]) for name in DOMAINS}
+    return KeptLayers(
+        layers=[names[-1] for names in outputs.modules.values()],
+        images={name: len(loader.dataset) for name, loader in loaders.items()},
+        cka={
+            name: [_rounded(one.cka.get(depth)) for depth in outputs.modules]
+            for name, one in found.items()
+        },
+        cosine={name: _rounded(one.cosine) for name, one in found.items()},
+        flips={name: _rounded(one.flips) for name, one in found.items()},
+        drift={name: _rounded(one.drift) for name, one in found.items()},
+        seconds=round(time.perf_counter() - began, 1),
+    )
+
+
+def _load(model: Any, checkpoint: str | Path) -> bool:
+    """Load the source model's weights; return False where it is another network."""
+    weights = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')['state_dict']
+    own = model.state_dict()
+    # Prediction doesn't use these, and a source model has none.
+    unused = (*LayerMap.training_only(model), 'data_preprocessor.')
+    differing = [
+        name
+        for name in {*weights, *own}
+        if not name.startswith(unused)
+        and (name not in own or name not in weights or own[name].shape != weights[name].shape)
+    ]
+    if differing:
+        print_log(
+            f'Not compared with the source model layer by layer: {len(differing)} weights are in '
+            f'one of the two alone, such as {min(differing)}.',
+            logger='current',
+        )
+        return False
+    model.load_state_dict({name: weights[name] for name in own if name in weights}, strict=False)
+    return True
+
+
+def _rounded(value: float | None) -> float | None:
+    # JSON has no nan, which a layer gives that sees no difference between images.
+    return None if value is None or value != value else round(value, 4)
 
 
 def main() -> None:

@@ -1,14 +1,216 @@
-"""Which rungs there are for a config, and which of them are climbed."""
+"""What a rung of the ladder is, which rungs there are for a config, and which of them are run.
+
+Plain data: lower rooms read it, too.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from .default_rungs import DEFAULT_RUNGS
-from .rung import DATA_NEEDS, Rung
+from tl_plugin.stack.messages import did_you_mean
+from tl_plugin.stack.protocol import SOURCE, TARGET
+
+LABELLED_TARGET = 'labelled_target'
+SOURCE_AND_TARGET = 'source+target'
+SOURCE_AND_LABELLED = 'source+labelled_target'
+ALL = 'all'
+TWO_MODELS = 'two_models'
+
+# What each kind of data needs from the config's `ladder`.
+DATA_NEEDS = {
+    SOURCE: None,
+    TARGET: 'target_dataloader',
+    LABELLED_TARGET: 'labelled_target_dataloader',
+    SOURCE_AND_TARGET: 'target_dataloader',
+    SOURCE_AND_LABELLED: 'labelled_target_dataloader',
+    ALL: 'target_dataloader',
+    TWO_MODELS: None,
+}
+
+# Strategies that do nothing for a network without batch norm.
+BATCH_NORM_STRATEGIES = ('adabn',)
+
+# Strategies that choose, measure or compare by validation images -> of which domains.
+VALIDATION_STRATEGIES = {
+    'interpolation': (SOURCE, TARGET),
+    'retention': (SOURCE,),
+    'quality_matched': (SOURCE,),
+}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to meet the target: overlays over the config, data to learn from, a place to start.
+
+    Args:
+        name: The rung's folder and its row in the table.
+        strategies: Overlays, merged left to right; none where the config is the rung as it is.
+        data: What it learns from. ``'source'``: the config's ``train_dataloader``.
+            ``'target'``: ``ladder.target_dataloader`` without labels, given to the strategies'
+            hooks. ``'labelled_target'``: ``train_dataloader`` with
+            ``ladder.labelled_target_dataloader`` merged over it. ``'source+target'``: source, and
+            ``ladder.target_dataloader`` without labels. ``'source+labelled_target'``: the source
+            and the labelled target images together, the latter repeated until they are a quarter.
+            ``'all'``: source and ``ladder.target_dataloader``, and the labelled target images among
+            the source's, where there are some. ``'two_models'``: what ``start`` and ``towards``
+            learned; images of both domains for batch statistics, where the config has them.
+        start: Rung whose last checkpoint of the same seed it starts from. None: the config's own
+            start (``load_from``, ``init_cfg``).
+        options: Config keys merged last, over the overlays.
+        about: What it does, in plain words, for the report.
+        towards: Rungs that may give ``train_cfg.adapted``, the second of two models: the first of
+            them that is climbed does.
+
+    Raises:
+        ValueError: If ``data`` is none of these.
+    """
+
+    name: str
+    strategies: tuple[str, ...]
+    data: str = SOURCE
+    start: str | None = None
+    options: Mapping = field(default_factory=dict)
+    about: str = ''
+    towards: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.data not in DATA_NEEDS:
+            raise ValueError(
+                f'ladder.rungs.{self.name}.data must be one of {sorted(DATA_NEEDS)}, '
+                f'got {self.data!r}'
+            )
+        object.__setattr__(self, 'strategies', tuple(self.strategies))
+        object.__setattr__(self, 'towards', tuple(self.towards))
+
+    @property
+    def stands_on(self) -> tuple[str, ...]:
+        """Rungs that have to be climbed before it; of ``towards``, the first one."""
+        return (*filter(None, [self.start]), *self.towards[:1])
+
+    @property
+    def needs_batch_norm(self) -> bool:
+        """Whether it does nothing for a network without batch norm."""
+        return any(name in BATCH_NORM_STRATEGIES for name in self.strategies)
+
+    @property
+    def validates(self) -> tuple[str, ...]:
+        """Domains of whose validation images it can't do without."""
+        named = (VALIDATION_STRATEGIES.get(name, ()) for name in self.strategies)
+        return tuple(dict.fromkeys(domain for domains in named for domain in domains))
+
+
+#: In order of cost.
+DEFAULT_RUNGS = (
+    Rung(
+        'source_only',
+        strategies=('source_only',),
+        about='Does nothing about the target: trained on the source alone.',
+    ),
+    Rung(
+        'adabn',
+        strategies=('adabn', 'no_training'),
+        data=TARGET,
+        start='source_only',
+        about='Trains nothing. The network normalises what it sees by averages that it has counted '
+        'on the source; these are counted anew on unlabelled target images. All weights stay.',
+    ),
+    Rung(
+        'quality_matched',
+        strategies=('quality_matched',),
+        data=SOURCE_AND_TARGET,
+        about='Trains on source images that are blurred, darkened and so on until they look like '
+        "the unlabelled target images. The labels are the source's.",
+    ),
+    Rung(
+        'feature_extraction',
+        strategies=('feature_extraction',),
+        data=LABELLED_TARGET,
+        start='source_only',
+        about='Keeps the source model and trains a new last layer on the few target labels.',
+    ),
+    Rung(
+        'linear_probe_then_fine_tune',
+        strategies=('linear_probe_then_fine_tune',),
+        data=LABELLED_TARGET,
+        start='source_only',
+        about='First trains the last layer alone on the few target labels, then all weights, so '
+        "that a last layer that doesn't fit yet spoils nothing below it.",
+    ),
+    Rung(
+        'fine_tune',
+        strategies=('fine_tune',),
+        data=LABELLED_TARGET,
+        start='source_only',
+        about='Trains all weights of the source model on the few target labels, gently: the '
+        'nearer to the image, the smaller the steps.',
+    ),
+    # Not LwF: on target images it would teach what the source model says of them, which is wrong
+    # where help is needed most, and the source images that it is right about aren't in this data.
+    Rung(
+        'fine_tune_l2_sp',
+        strategies=('fine_tune', 'l2_sp'),
+        data=LABELLED_TARGET,
+        start='source_only',
+        # The classes are the same, so the last layer has something to keep, too.
+        options=dict(model=dict(regularizers=dict(l2_sp=dict(exclude=[])))),
+        about='Trains all weights on the few target labels while a spring pulls each of them back '
+        'to the source model (L2-SP). It needs no source images, nor that the source model be '
+        'right about the target.',
+    ),
+    Rung(
+        'joint_training',
+        strategies=('source_only',),
+        data=SOURCE_AND_LABELLED,
+        start='source_only',
+        about='Goes on training all weights on the source images and, among them, the few labelled '
+        "target images, each seen many times. What is rehearsed isn't forgotten.",
+    ),
+    Rung(
+        'dann',
+        strategies=('dann',),
+        data=SOURCE_AND_TARGET,
+        start='source_only',
+        about='Learns features that work on source and target alike, without target labels.',
+    ),
+    Rung(
+        'dann_retention',
+        strategies=('dann', 'retention'),
+        data=SOURCE_AND_TARGET,
+        start='source_only',
+        about='The same, with an eye on the source: ends, and goes back to the last model that '
+        'cost no more of the source accuracy than the budget.',
+    ),
+    Rung(
+        'self_training',
+        strategies=('quality_matched', 'pseudo_label'),
+        data=ALL,
+        start='source_only',
+        about='Takes all that there is: source images, most of them degraded until they look like '
+        "the target's, labelled target images, if there are some, and its own confident "
+        'predictions on the unlabelled ones as labels of strongly augmented copies.',
+    ),
+    Rung(
+        'interpolation',
+        strategies=('interpolation',),
+        data=TWO_MODELS,
+        start='source_only',
+        towards=('fine_tune', 'dann'),
+        about='Trains nothing. Mixes the weights of the source model with those of the fine-tuned '
+        'one (without target labels: the adapted one), in steps from one to the other, and keeps '
+        "the mix that is best on the target's validation images inside the source budget.",
+    ),
+    Rung(
+        'adapted_interpolation',
+        strategies=('interpolation',),
+        data=TWO_MODELS,
+        start='source_only',
+        towards=('self_training', 'dann'),
+        about='Trains nothing. The same between the source model and the self-trained one.',
+    ),
+)
 
 SETTINGS = ('target_dataloader', 'labelled_target_dataloader', 'rungs', 'notes')
 
@@ -186,6 +388,7 @@ def _check_names(given: Iterable[str], known: Iterable[str], where: str) -> None
     known = list(known)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f', did you mean {near[0]!r}?' if near else ''
-            raise ValueError(f'{where}: there is no {name!r}{hint} Known: {", ".join(known)}')
+            raise ValueError(
+                f'{where}: there is no {name!r}.{did_you_mean(name, known)} '
+                f'Known: {", ".join(known)}'
+            )

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from tl_plugin.evaluation.intervals import METHODS, interval_text
 from tl_plugin.reporting.tables import make_table
+from tl_plugin.stack.protocol import TARGET
 
-from .recommend import ACCURACY, BASELINE
-from .records import CONFIDENT, TARGET, DomainResult, LadderResults, RungResult
+from .recommend import BASELINE, TARGET_ACCURACY
+from .records import CONFIDENT, DomainResult, LadderResults, RungResult
 
 #: Stands for an unknown figure.
 UNKNOWN = 'not known'
@@ -64,11 +65,11 @@ def _accuracy(domain: str) -> list[Column]:
 def _without_labels(results: LadderResults) -> list[Column]:
     """Return columns of what is known of a target whose test images have no labels."""
     found = []
-    if any(rung.validated(ACCURACY) is not None for rung in results.rungs):
+    if any(rung.validated(TARGET_ACCURACY) is not None for rung in results.rungs):
         found.append(
             Column(
                 'target validation %',
-                lambda r: _number(r.validated(ACCURACY), 1),
+                lambda r: _number(r.validated(TARGET_ACCURACY), 1),
                 note="accuracy on the target's validation images",
             )
         )
@@ -110,12 +111,6 @@ def notes(results: LadderResults) -> list[str]:
             'is known instead says nothing of how many predictions are right:',
             *(f'{column.name}: {column.note}.' for column in columns(results) if column.note),
         ]
-    untested = [rung.name for rung in results.rungs if rung.on(TARGET).test_images is None]
-    if untested:
-        found.append(
-            f"Of {', '.join(untested)} nothing is known on the target's test images, since an "
-            'older version ran them: delete their folders, and the same command runs them again.'
-        )
     return found
 
 

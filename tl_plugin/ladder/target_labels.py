@@ -13,16 +13,44 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS, METRICS
 
+from tl_plugin.datasets.bad_data import build_named_dataset
 from tl_plugin.engine.loops import inherit_dataloader
+from tl_plugin.reliability.data_identity import check_source_and_target
 from tl_plugin.stack.options import type_name
+from tl_plugin.stack.protocol import TARGET
 
-from .recommend import SCORE
-from .records import TARGET
+from .recommend import TARGET_SCORE
 
 SPLITS = ('val', 'test')
 #: Metrics that give no accuracy, whatever the labels.
 NO_LABELS = ('LabelFreeScore', 'DumpResults')
-SCORE_NAME = SCORE.split('/')[-1]
+SCORE_NAME = TARGET_SCORE.split('/')[-1]
+
+
+def check_ladder_data(cfg: Config) -> None:
+    """Refuse target images that are the source's.
+
+    Args:
+        cfg: The config that the ladder stands on, with ``ladder.target_dataloader`` and
+            ``ladder.labelled_target_dataloader`` where there are such images.
+
+    Raises:
+        ValueError: If one of them is the source, or a data set can't be read.
+    """
+    base = cfg.get('train_dataloader')
+    loaders = {
+        key: loader
+        for key in ('target_dataloader', 'labelled_target_dataloader')
+        if (loader := (cfg.get('ladder') or {}).get(key))
+    }
+    if not base or not loaders:
+        return
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
+        source = build_named_dataset(base.dataset)
+        for key, loader in loaders.items():
+            where, labelled = f'ladder.{key}', key.startswith('labelled')
+            loader = inherit_dataloader(base, loader, where, labelled)
+            check_source_and_target(source, build_named_dataset(loader['dataset']), where)
 
 
 @dataclass(frozen=True)
@@ -72,7 +100,7 @@ class TargetLabels:
         return f'{why}, and it has no score that takes none (a LabelFreeScore)' if self.val else why
 
 
-def build_dataset(cfg: Config, domain: str, split: str = 'test') -> Any:
+def build_domain_dataset(cfg: Config, domain: str, split: str = 'test') -> Any:
     """Build the data set of one domain that a config tests or validates on.
 
     Args:
@@ -107,7 +135,7 @@ def count_target_labels(cfg: Config) -> TargetLabels:
 def _count(cfg: Config, split: str) -> Count | None:
     if TARGET not in _domains(cfg, split):
         return None
-    dataset = build_dataset(cfg, TARGET, split)
+    dataset = build_domain_dataset(cfg, TARGET, split)
     if not hasattr(dataset, 'get_data_info'):
         return Count(len(dataset), len(dataset))  # not mmengine's: nobody can ask it
     labels = (dataset.get_data_info(index).get('gt_label') for index in range(len(dataset)))

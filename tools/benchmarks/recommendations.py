@@ -114,28 +114,33 @@ def compare(name, results, ceiling):
     """One row of the table: the recommended rung against the best one, in test accuracy."""
     rungs = {rung['name']: rung for rung in results['rungs']}
     chosen, base = rungs[results['recommendation']['rung']], rungs[BASELINE]
-    best = max(rungs.values(), key=lambda rung: rung['target_accuracy'])
+    best = max(rungs.values(), key=lambda rung: rung['domains']['target']['accuracy'])
     row = dict(
         pair=name,
         seeds=chosen['seeds'],
         recommended=chosen['name'],
         best=best['name'],
-        source_only=base['target_accuracy'],
-        target=chosen['target_accuracy'],
-        behind_best=round(best['target_accuracy'] - chosen['target_accuracy'], 2),
-        source_change=chosen['source_change'],
+        source_only=base['domains']['target']['accuracy'],
+        target=chosen['domains']['target']['accuracy'],
+        behind_best=round(
+            best['domains']['target']['accuracy'] - chosen['domains']['target']['accuracy'], 2
+        ),
+        source_change=chosen['domains']['source']['change'],
         minutes=round(sum(r['seconds'] * len(r['seeds']) for r in rungs.values()) / 60, 1),
         commit=results['commit'],
         rungs={
-            rung: [found['target_accuracy'], found['source_accuracy']]
+            rung: [found['domains']['target']['accuracy'], found['domains']['source']['accuracy']]
             for rung, found in rungs.items()
         },
         interpolation=interpolation(rungs),
     )
     if ceiling:
-        top = ceiling['rungs'][0]['target_accuracy']
-        gap = top - base['target_accuracy']
-        row.update(ceiling=top, recovered=round((row['target'] - base['target_accuracy']) / gap, 3))
+        top = ceiling['rungs'][0]['domains']['target']['accuracy']
+        gap = top - base['domains']['target']['accuracy']
+        row.update(
+            ceiling=top,
+            recovered=round((row['target'] - base['domains']['target']['accuracy']) / gap, 3),
+        )
     return row
 
 
@@ -157,7 +162,9 @@ def interpolation(rungs):
         curve = json.loads(Path(folder, 'interpolation.json').read_text(encoding='utf-8'))
         kept = [p['source'] - source for p in curve['points'] if p['target'] >= target - 0.5]
         gains.append(round(max(kept, default=0.0), 2))
-    return dict(towards=rung['towards'], forgot=-adapted['source_change'], gains=gains)
+    return dict(
+        towards=rung['towards'], forgot=-adapted['domains']['source']['change'], gains=gains
+    )
 
 
 def lines(rows):
