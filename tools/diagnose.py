@@ -27,7 +27,7 @@ def parse_args():
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/diagnose'))
     parser.add_argument('--processes', type=int, help='that read images; by default all cores')
     parser.add_argument(
-        '--feature-images', type=int, default=1500, help='of each domain that features are made of'
+        '--max-images', type=int, default=1500, help='of each domain whose features are computed'
     )
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
@@ -67,7 +67,7 @@ def main():
         checkpoint=args.checkpoint,
         image_size=args.image_size,
         processes=args.processes,
-        feature_images=args.feature_images,
+        max_images=args.max_images,
         seed=args.seed,
     )
     found = diagnose(domains['source'], domains['target'], settings, few)

@@ -60,7 +60,7 @@ def test_different_images_and_plain_ones_are_no_copies():
     assert groups([*PICTURES, cat()[::2, ::2], *plain]) == []
 
 
-def test_groups_say_what_they_mean():
+def test_what_copies_do_to_splits_domains_and_labels():
     copy = PICTURES[0]
     (group,) = groups([copy, copy, copy], splits=['train', 'train', 'train'])
     assert not (group.leaks or group.crosses_domains or group.contradicts)

@@ -27,7 +27,7 @@ LAYERWISE = dict(
 )
 
 
-class LookAtTheFirstIteration(Hook):
+class FirstIterationHook(Hook):
     priority = 'LOWEST'
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
@@ -52,7 +52,7 @@ class LookAtTheFirstIteration(Hook):
     ],
     ids=['all', 'feature extraction', 'two parts', 'unfreezing'],
 )
-def test_says_what_a_runner_then_does(tmp_path, model, hooks):
+def test_the_report_is_what_a_runner_then_does(tmp_path, model, hooks):
     if model is TINY_VIT:
         hooks = [hook for hook in hooks if 'patterns' not in hook]
     cfg = tiny_config(
@@ -61,7 +61,7 @@ def test_says_what_a_runner_then_does(tmp_path, model, hooks):
     report = json.loads(json.dumps(layer_report(copy.deepcopy(cfg))))
 
     runner = Runner.from_cfg(cfg)
-    runner.register_hook(look := LookAtTheFirstIteration())
+    runner.register_hook(first := FirstIterationHook())
     runner.train()
     layers = LayerMap.from_model(runner.model)
     values = dict(runner.model.named_parameters())
@@ -70,17 +70,17 @@ def test_says_what_a_runner_then_does(tmp_path, model, hooks):
         names = layers.names(depth)
         assert row['weights'] == sum(values[name].numel() for name in names)
         assert row['trains'].get('the start', 0) == sum(
-            values[name].numel() for name in names if name in look.trained
+            values[name].numel() for name in names if name in first.trained
         )
         mine = [name for name in norms if f'{name}.weight' in names]
         assert sum(row['norm'].values()) == len(mine)
         evaluated = sum(v for mode, v in row['norm'].items() if mode.startswith('eval'))
-        assert evaluated == len(set(mine) & look.evaluated)
+        assert evaluated == len(set(mine) & first.evaluated)
         groups = [g for g in runner.optim_wrapper.optimizer.param_groups if g['layer'] == depth]
         assert set(row['groups']) == {group['name'] for group in groups}
         assert row['lr'] == sorted({group['lr'] for group in groups}, reverse=True)
     assert report['totals']['weights'] == sum(value.numel() for value in values.values())
-    assert report['totals']['trained'] == sum(values[name].numel() for name in look.trained)
+    assert report['totals']['trained'] == sum(values[name].numel() for name in first.trained)
 
 
 def test_when_layers_begin_to_train(tmp_path):
@@ -100,7 +100,7 @@ def test_when_layers_begin_to_train(tmp_path):
     ]
 
 
-def test_hooks_that_disagree_are_told(tmp_path):
+def test_hooks_that_disagree_are_refused(tmp_path):
     cfg = tiny_config(
         tmp_path,
         custom_hooks=[

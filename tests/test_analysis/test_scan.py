@@ -39,7 +39,7 @@ def test_processes_find_what_one_finds_in_order(items):
         assert record.faults == FAULTS.get(name, ())
 
 
-def test_a_record_says_what_the_image_is(items):
+def test_a_record_describes_the_image(items):
     (item,) = [item for item in items if item.name.endswith('000.png')]
     record = scan_image(item)
     assert record.quality == measure_quality(photo())

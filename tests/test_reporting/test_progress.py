@@ -26,7 +26,7 @@ def test_lines_come_now_and_then(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize('failed', [False, True])
-def test_bars_say_the_same(failed):
+def test_bars_show_the_same(failed):
     with ProgressDisplay(2, Terminal(), 'ladder') as display:
         display.start('dann (seed 0)')
         display.update('dann (seed 0)', 'epoch 2/4', 30, 60)

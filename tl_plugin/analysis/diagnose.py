@@ -38,8 +38,6 @@ from .quality_gap import LABELS, explained_by_quality, quality_gap, quality_tabl
 from .reading import FAULTS
 from .scan import ImageRecord, scan
 
-#: Images of a domain whose features are computed.
-FEATURE_IMAGES = 1500
 #: Images shown of each domain for each corruption, and those shown where few stand out.
 NUM_WORST, USUAL_CORRUPTIONS = 6, ('blur', 'noise', 'contrast', 'blockiness')
 
@@ -54,7 +52,7 @@ class Settings:
         checkpoint: Its weights.
         image_size: Side of the images; None takes the model's own.
         processes: That read images; None takes all cores.
-        feature_images: Images of a domain whose features are computed.
+        max_images: At most so many images of a domain have their features computed.
         seed: Of everything random.
     """
 
@@ -63,7 +61,7 @@ class Settings:
     checkpoint: str | None = None
     image_size: int | None = None
     processes: int | None = None
-    feature_images: int = FEATURE_IMAGES
+    max_images: int = 1500
     seed: int = 0
 
 
@@ -207,7 +205,7 @@ def _with_features(
     rng = np.random.default_rng(settings.seed)
     rows, chosen = [], []
     for name, images in (('source', data.source), ('target', data.target)):
-        picked = np.sort(rng.permutation(len(images.items))[: settings.feature_images])
+        picked = np.sort(rng.permutation(len(images.items))[: settings.max_images])
         parts = _by_data_set([images.items[index] for index in picked])
         listed = settings.folder / 'lists' / f'{name}_features.txt'
         pipeline = test_pipeline(choice, settings.image_size)

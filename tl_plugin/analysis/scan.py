@@ -61,7 +61,7 @@ def scan(
 ) -> list[ImageRecord]:
     """Read, measure and hash images.
 
-    A file that kills its reader costs that reader, is named and left out; the others go on.
+    An image whose reading ends the process is recorded as such; the others are read all the same.
 
     Args:
         items: The images.
@@ -148,16 +148,15 @@ def _in_parallel(chunks: Sequence, processes: int) -> Iterator[list[ImageRecord]
         started: deque = deque()
         with _pool(processes) as pool:
             try:
-                for chunk in itertools.islice(left, 2 * processes):
-                    started.append((pool.submit(scan_images, chunk), chunk))
-                while started:
+                while True:
+                    for chunk in itertools.islice(left, 2 * processes - len(started)):
+                        started.append((pool.submit(scan_images, chunk), chunk))
+                    if not started:
+                        return
                     yield started[0][0].result()
                     started.popleft()
-                    for chunk in itertools.islice(left, 1):
-                        started.append((pool.submit(scan_images, chunk), chunk))
-                return
             except BrokenProcessPool:
-                # One of those under way killed its process, and the pool died with it.
+                # One of these chunks ended its process, which broke the pool.
                 suspects = [chunk for _, chunk in started]
         for chunk in suspects:
             yield _isolate_crashes(chunk)
