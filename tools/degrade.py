@@ -1,4 +1,4 @@
-"""Writes a field-like copy of a curated data set: blurred, dark, noisy, partly hidden."""
+"""Write a field-like copy of a curated data set: blurred, dark, noisy, partly hidden."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def main():
     from tl_plugin.datasets.degrade_quality import CORRUPTIONS, DegradeQuality
     from tl_plugin.intake.any_data import read_data
     from tl_plugin.intake.degraded_copy import copy_files, write_degraded
-    from tl_plugin.intake.splits import part_of
+    from tl_plugin.intake.splits import sample_share
     from tl_plugin.reporting.progress import progress
 
     degrade = DegradeQuality(
@@ -46,7 +46,7 @@ def main():
     target = args.out
     if args.held_out is not None:
         target = args.out / 'target'
-        held_out = part_of(items, args.held_out, args.seed)
+        held_out = sample_share(items, args.held_out, args.seed)
         names = {item.name for item in held_out}
         copy_files([item for item in items if item.name not in names], args.out / 'source')
         items = held_out

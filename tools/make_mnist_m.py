@@ -1,4 +1,4 @@
-"""Makes MNIST-M out of MNIST and a folder of photographs, as the DANN paper does."""
+"""Make MNIST-M out of MNIST and a folder of photographs, as the DANN paper does."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tl_plugin.intake.any_data import read_data
 from tl_plugin.intake.images import SPLITS, DomainImages, ImageItem
 from tl_plugin.intake.prepared import prepare_data
-from tl_plugin.intake.splits import divide, few_a_class
+from tl_plugin.intake.splits import assign_splits, sample_per_class
 from tl_plugin.strategies import configs_dir
 
 CLASSES = ('cat', 'dog')
@@ -138,38 +138,38 @@ def splits_of(divided):
 
 
 def test_division_is_disjoint_stratified_and_the_same_in_any_order_and_place():
-    first = divide(items())
+    first = assign_splits(items())
     for label in CLASSES:
         counts = [sum(i.split == s and i.label == label for i in first) for s in SPLITS]
         assert counts == [26, 6, 8]
     shuffled = items()
     random.Random(0).shuffle(shuffled)
-    assert splits_of(divide(shuffled)) == splits_of(first)
+    assert splits_of(assign_splits(shuffled)) == splits_of(first)
     moved = [ImageItem(i.name.replace('/data', '/elsewhere'), i.label) for i in items()]
-    assert list(splits_of(divide(moved)).values()) == list(splits_of(first).values())
-    assert splits_of(divide(items(), seed=1)) != splits_of(first)
+    assert list(splits_of(assign_splits(moved)).values()) == list(splits_of(first).values())
+    assert splits_of(assign_splits(items(), seed=1)) != splits_of(first)
 
 
 def test_copies_go_the_same_way():
     groups = [[f'/data/cat/{n}.png', f'/data/cat/{n + 1}.png'] for n in range(0, 40, 2)]
-    where = splits_of(divide(items(), groups))
+    where = splits_of(assign_splits(items(), groups))
     assert all(len({where[name] for name in group}) == 1 for group in groups)
     assert set(where.values()) == set(SPLITS)
 
 
 def test_what_the_data_say_of_splits_stays():
     given = items(split='train') + [ImageItem('t', 'cat', 'test')]
-    where = splits_of(divide(given))
+    where = splits_of(assign_splits(given))
     assert [name for name, split in where.items() if split == 'test'] == ['t']
     assert sum(split == 'val' for split in where.values()) == 12
     with pytest.raises(ValueError, match='nothing is left to train on'):
-        divide(items(split='test'))
+        assign_splits(items(split='test'))
 
 
 def test_few_a_class_are_few_and_labelled():
-    chosen = few_a_class(items() + [ImageItem('x')], 3)
+    chosen = sample_per_class(items() + [ImageItem('x')], 3)
     assert [sum(item.label == label for item in chosen) for label in CLASSES] == [3, 3]
-    assert chosen == few_a_class(items()[::-1], 3)[::-1]
+    assert chosen == sample_per_class(items()[::-1], 3)[::-1]
 
 
 def domain(listed, name='x'):

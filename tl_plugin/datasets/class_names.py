@@ -1,4 +1,4 @@
-"""Compares names of classes as people write them: likely matches, and names that are no classes."""
+"""Compare names of classes: likely matches, and names that are no classes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 
 def canonical(name: str) -> str:
-    """Give the composed Unicode form, in which equal texts are equal.
-
-    Systems store ``é`` as one character or as two; both are the same text.
+    """Return the composed Unicode form: systems store ``é`` as one character or as two.
 
     Example:
         >>> canonical('cafe\\u0301') == canonical('caf\\u00e9')
@@ -21,7 +19,7 @@ def canonical(name: str) -> str:
 
 
 def folded(name: str) -> str:
-    """Give what is left of a name without case, white space, ``_``, ``-`` and leading zeros.
+    """Return a name without case, white space, ``_``, ``-`` and leading zeros.
 
     Example:
         >>> folded(' Tabby-Cat') == folded('tabby_cat'), folded('01') == folded('1.0')
@@ -36,8 +34,8 @@ def likely_matches(names: Iterable[str], known: Collection[str]) -> dict[str, st
     """Find names that differ from a known one in case, white space, Unicode form or ``_- `` alone.
 
     Args:
-        names: Names that may be written in another way.
-        known: The names to find them among.
+        names: Names that may be spelled differently.
+        known: The names to search.
 
     Returns:
         Name -> the known name that it probably means, for those that aren't known as they are.
@@ -54,11 +52,11 @@ def likely_matches(names: Iterable[str], known: Collection[str]) -> dict[str, st
     }
 
 
-def nearest(names: Iterable[str], known: Collection[str]) -> dict[str, str]:
-    """Find the known name that each name is most like, where one is like it at all.
+def closest_names(names: Iterable[str], known: Collection[str]) -> dict[str, str]:
+    """Find the known name that is most similar to each name, if any is similar.
 
     Example:
-        >>> nearest(['sqare', 'oval'], ['circle', 'square'])
+        >>> closest_names(['sqare', 'oval'], ['circle', 'square'])
         {'sqare': 'square'}
     """
     by_folded = {folded(name): name for name in known}
@@ -71,7 +69,7 @@ def nearest(names: Iterable[str], known: Collection[str]) -> dict[str, str]:
 
 
 def describe_matches(matches: dict[str, str]) -> str:
-    """Write pairs so that their difference is seen, also where both look the same.
+    """Describe pairs so that their difference is visible, also where both look the same.
 
     Example:
         >>> print(describe_matches({'cafe\\u0301': 'caf\\u00e9', 'square ': 'square'}))
@@ -85,21 +83,21 @@ def describe_matches(matches: dict[str, str]) -> str:
     )
 
 
-def number_classes(names: Collection[str], classes: Sequence[str]) -> bool:
-    """Tell whether names are numbers that may stand for the classes in their order.
+def are_class_indices(names: Collection[str], classes: Sequence[str]) -> bool:
+    """Return whether names are numbers that may stand for the classes in their order.
 
     Example:
-        >>> number_classes({'0', '2'}, ['a', 'b', 'c']), number_classes({'3'}, ['a', 'b', 'c'])
+        >>> are_class_indices({'0', '2'}, 'abc'), are_class_indices({'3'}, 'abc')
         (True, False)
     """
     return all(name.isdecimal() and int(name) < len(classes) for name in names)
 
 
-def look_unlike_classes(names: Collection[str]) -> bool:
-    """Tell whether names look like dates, cameras, batches or identifiers: all hold a digit.
+def resemble_identifiers(names: Collection[str]) -> bool:
+    """Return whether names look like dates, cameras, batches or identifiers: all hold a digit.
 
     Example:
-        >>> look_unlike_classes({'2026-01', 'cam 2'}), look_unlike_classes({'kitchen', 'room 1'})
+        >>> resemble_identifiers({'2026-01', 'cam 2'}), resemble_identifiers({'kitchen', 'room 1'})
         (True, False)
     """
     return all(re.search(r'\d', name) for name in names)

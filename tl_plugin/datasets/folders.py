@@ -1,4 +1,4 @@
-"""What counts as an image, as a class and as neither in a folder, everywhere the same."""
+"""Define what counts as an image, as a class and as neither in a folder."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _SYSTEM = {
 
 
 def is_system_name(name: str) -> bool:
-    """Tell whether a file or folder is hidden, or left behind by a system.
+    """Return whether a file or folder is hidden, or left behind by a system.
 
     Args:
         name: Its name, without the folder that it lies in.
@@ -64,18 +64,8 @@ def is_system_name(name: str) -> bool:
     return name.startswith('.') or name.lower() in _SYSTEM
 
 
-def has_system_part(path: str) -> bool:
-    """Tell whether any part of a relative path is hidden or a system's.
-
-    Example:
-        >>> has_system_part('cat/@eaDir/1.jpg'), has_system_part('cat/1.jpg')
-        (True, False)
-    """
-    return any(map(is_system_name, path.split(os.sep)))
-
-
 def is_image_name(name: str) -> bool:
-    """Tell by its extension whether a file is an image.
+    """Return by its extension whether a file is an image.
 
     Example:
         >>> is_image_name('1.JPEG'), is_image_name('notes.txt'), is_image_name('png')
@@ -88,7 +78,7 @@ class ByExtension:
     """Count files by their extensions, and remember one of each.
 
     Args:
-        taken: Says whether a file is taken.
+        taken: Returns whether a file is taken.
 
     Attributes:
         left_out: Extension -> number of files that aren't taken.
@@ -104,26 +94,27 @@ class ByExtension:
         self.example: dict[str, str] = {}
 
     def __call__(self, path: str) -> bool:
-        """Tell whether a file is taken; one of a system is neither taken nor counted."""
+        """Return whether a file is taken; one of a system is neither taken nor counted."""
         folder, _, name = path.rpartition(os.sep)
-        # Looked at once a folder: there may be millions of files.
+        # Checked once a folder: there may be millions of files.
         if folder not in self._of_a_system:
-            self._of_a_system[folder] = has_system_part(folder)
+            self._of_a_system[folder] = any(map(is_system_name, folder.split(os.sep)))
         if self._of_a_system[folder] or is_system_name(name):
             return False
         taken = self._taken(path)
-        extension = extension_of(name)
+        stem, _, extension = name.lower().rpartition('.')
+        extension = f'.{extension}' if stem else ''
         (self.found if taken else self.left_out)[extension] += 1
         if extension not in self.example:
             self.example[extension] = path
         return taken
 
     def describe_left_out(self) -> str:
-        """Say what was left out: ``'2 .heic (cat/1.heic), 1 without extension (cat/notes)'``."""
+        """Describe the rest: ``'2 .heic (cat/1.heic), 1 without extension (cat/notes)'``."""
         return self._describe(self.left_out)
 
     def describe_found(self, extensions: Iterable[str]) -> str:
-        """Say how many files of some extensions were taken."""
+        """Describe how many files of some extensions were taken."""
         return self._describe({e: self.found[e] for e in extensions if self.found[e]})
 
     def _describe(self, counts: dict[str, int]) -> str:
@@ -131,17 +122,3 @@ class ByExtension:
             f'{count} {extension or "without extension"} ({self.example[extension]})'
             for extension, count in sorted(counts.items())
         )
-
-
-def extension_of(name: str) -> str:
-    """Give a file's extension in lower case, '' where it has none.
-
-    Args:
-        name: Its name, without the folder that it lies in.
-
-    Example:
-        >>> extension_of('1.JPG'), extension_of('photo')
-        ('.jpg', '')
-    """
-    stem, _, extension = name.rpartition('.')
-    return f'.{extension.lower()}' if stem else ''

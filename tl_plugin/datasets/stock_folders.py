@@ -1,7 +1,7 @@
-"""Makes mmpretrain's CustomDataset read folders of images as this package reads them.
+"""Make mmpretrain's CustomDataset read folders of images as this package reads them.
 
-mmpretrain passes over hidden files, but takes hidden and system folders (``.ipynb_checkpoints``,
-``__MACOSX``) for classes, and leaves files of other extensions than its own out without a word.
+mmpretrain ignores hidden files, but takes hidden and system folders (``.ipynb_checkpoints``,
+``__MACOSX``) for classes, and silently leaves out files with extensions other than its own.
 Importing this module changes that for ``CustomDataset`` and what derives from it, in every process
 that builds one:
 
@@ -11,7 +11,7 @@ that builds one:
 - what is left out by its extension is logged, with numbers and an example, and likewise what
   mmpretrain without this package would leave out.
 
-Annotation files (``ann_file``) are read as ever.
+Annotation files (``ann_file``) are read as before.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ STOCK_EXTENSIONS: tuple[str, ...] = (
 )
 
 
-def read_folders_alike() -> None:
-    """Change mmpretrain's reading of folders, see the module. Doing it twice does nothing more."""
+def patch_stock_folders() -> None:
+    """Patch mmpretrain's reading of folders, once."""
     if getattr(custom.find_folders, 'changed', False):
         return
     custom.find_folders = _without_system_folders(custom.find_folders)
-    CustomDataset._find_samples = _counting(CustomDataset._find_samples)
+    CustomDataset._find_samples = _counting_files(CustomDataset._find_samples)
     init = CustomDataset.__init__
     init.__defaults__ = tuple(
         EXTENSIONS if value == STOCK_EXTENSIONS else value for value in init.__defaults__
@@ -61,40 +61,40 @@ def _without_system_folders(find_folders: Any) -> Any:
     return find
 
 
-def _counting(find_samples: Any) -> Any:
+def _counting_files(find_samples: Any) -> Any:
     @functools.wraps(find_samples)
     def find(dataset: CustomDataset) -> Any:
         # An attribute of the instance hides the method while the files are listed.
-        dataset.is_valid_file = seen = ByExtension(dataset.is_valid_file)
+        dataset.is_valid_file = files = ByExtension(dataset.is_valid_file)
         try:
             return find_samples(dataset)
         finally:
             del dataset.is_valid_file
-            _tell(dataset, seen)
+            _log_files(dataset, files)
 
     return find
 
 
-def _tell(dataset: CustomDataset, seen: ByExtension) -> None:
-    more = [extension for extension in seen.found if not extension.endswith(STOCK_EXTENSIONS)]
+def _log_files(dataset: CustomDataset, files: ByExtension) -> None:
+    more = [extension for extension in files.found if not extension.endswith(STOCK_EXTENSIONS)]
     if more:
         print_log(
-            f'{dataset.img_prefix}: of {sum(seen.found.values())} images, '
-            f'{seen.describe_found(sorted(more))} are read; without tl_plugin, mmpretrain leaves '
+            f'{dataset.img_prefix}: of {sum(files.found.values())} images, '
+            f'{files.describe_found(sorted(more))} are read; without tl_plugin, mmpretrain leaves '
             f'them out unless extensions=({", ".join(map(repr, sorted(more)))}, ...) says so.',
             logger='current',
         )
-    if seen.left_out:
+    if files.left_out:
         print_log(
-            f'{dataset.img_prefix}: {sum(seen.left_out.values())} files are left out by their '
-            f'extension: {seen.describe_left_out()}. {_cure(dataset, seen)}',
+            f'{dataset.img_prefix}: {sum(files.left_out.values())} files are left out by their '
+            f'extension: {files.describe_left_out()}. {_fix(dataset, files)}',
             logger='current',
             level=logging.WARNING,
         )
 
 
-def _cure(dataset: CustomDataset, seen: ByExtension) -> str:
-    lacking = sorted(e for e in seen.left_out if e.endswith(EXTENSIONS))
+def _fix(dataset: CustomDataset, files: ByExtension) -> str:
+    lacking = sorted(e for e in files.left_out if e.endswith(EXTENSIONS))
     if lacking:
         known = (*sorted(dataset.extensions), *lacking)
         return f'To have them read, give the data set extensions={known!r}.'

@@ -1,4 +1,4 @@
-"""Tables of images and labels, as CSV or JSON."""
+"""Read tables of images and labels, as CSV or JSON."""
 
 from __future__ import annotations
 
@@ -55,20 +55,18 @@ MISSING = (
 # Not 01, which is a name.
 _DECIMAL = re.compile(r'(0|[1-9]\d*)\.\d*')
 _SPLIT_NAMES = {
-    'train': 'train',
-    'training': 'train',
-    'val': 'val',
-    'valid': 'val',
-    'validation': 'val',
-    'test': 'test',
-    'testing': 'test',
-    '': '',
+    name: split
+    for split, names in dict(
+        train='train training', val='val valid validation', test='test testing'
+    ).items()
+    for name in names.split()
 }
 
 
 def split_name(given: str) -> str | None:
-    """The split that a folder or a cell names, None if it names none."""
-    return _SPLIT_NAMES.get(str(given).strip().lower())
+    """Return the split that a folder or a cell names, None if it names none."""
+    given = str(given).strip().lower()
+    return _SPLIT_NAMES.get(given) if given else ''
 
 
 def read_annotations(path: Path, every_file: bool = False) -> tuple[list[ImageItem], list[str]]:
@@ -126,10 +124,10 @@ def read_annotations(path: Path, every_file: bool = False) -> tuple[list[ImageIt
 
 def _csv_records(path: Path, lines: list[str]) -> list[dict]:
     delimiter = None
-    # Excel's own way to say what divides cells.
-    told = re.fullmatch(r'"?sep=(.)"?', lines[0].strip(), re.IGNORECASE) if lines else None
-    if told:
-        delimiter, lines = told[1], ['', *lines[1:]]
+    # How Excel declares the delimiter.
+    given = re.fullmatch(r'"?sep=(.)"?', lines[0].strip(), re.IGNORECASE) if lines else None
+    if given:
+        delimiter, lines = given[1], ['', *lines[1:]]
     delimiter = delimiter or _delimiter(next((line for line in lines if line.strip()), ''))
     rows = csv.reader(io.StringIO('\n'.join(lines)), delimiter=delimiter, strict=True)
     header, records = None, []
@@ -152,7 +150,7 @@ def _csv_records(path: Path, lines: list[str]) -> list[dict]:
 
 
 def _delimiter(header: str) -> str:
-    """The delimiter that finds an image column, or else that finds most columns."""
+    """Return the delimiter that finds an image column, or else the most columns."""
 
     def columns(delimiter: str) -> tuple[bool, int]:
         names = [_column(cell) for cell in next(csv.reader([header], delimiter=delimiter), [])]
@@ -162,7 +160,7 @@ def _delimiter(header: str) -> str:
 
 
 def _column(name: object) -> str:
-    """The name of a column as it is compared: ``Image Path`` and ``image-path`` are one."""
+    """Return the name of a column for comparison: ``Image Path`` and ``image-path`` are equal."""
     return re.sub(r'[\s-]+', '_', str(name).strip().lower())
 
 
@@ -307,7 +305,7 @@ def _label_notes(cells: Sequence[Mapping], items: Sequence[ImageItem], path: Pat
     others = [name for name in columns if name not in used]
     if others:
         notes.append(
-            f'{path}: no labels are read, for they are looked for in a column called '
+            f'{path}: no labels are read: they are expected in a column called '
             f'{", ".join(LABEL_COLUMNS)}; not used: {", ".join(others)}.'
             + _categorical(cells, others)
         )

@@ -1,4 +1,4 @@
-"""Reads whatever a person has: class folders, annotation files, mmpretrain configs."""
+"""Read data of any form: class folders, annotation files, mmpretrain configs."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def read_data(given: str | Path, every_file: bool = False) -> DomainImages:
             - an mmpretrain config, ``.py`` or ``package::path``: the data sets of its three
               loaders, or its ``dataset`` alone. Wrapped data sets are opened; each image comes
               once.
-        every_file: List files of all extensions, and those that a table names in vain, for whoever
-            looks at each. Defaults to False.
+        every_file: List files of all extensions too, and files of a table that do not exist, for
+            code that checks each. Defaults to False.
 
     Returns:
         The images. ``notes`` say what was left out and why.
@@ -69,7 +69,7 @@ def read_data(given: str | Path, every_file: bool = False) -> DomainImages:
 
 
 def without_labels(domain: DomainImages) -> DomainImages:
-    """Take a domain as unlabelled, whatever its folders, tables or data sets say.
+    """Return a domain without labels, whatever its folders, tables or data sets say.
 
     Args:
         domain: The domain. It isn't changed.
@@ -171,7 +171,7 @@ def _read_folder(folder: Path, given: str, every_file: bool) -> DomainImages:
             f'there is no image in {folder.absolute()}'
             + (f'. {notes[-1]}' if unlisted else f', expected files of {", ".join(EXTENSIONS)}')
         )
-    # An empty folder is a class too, one to be told about.
+    # An empty folder is a class too, which the notes report.
     labelled = any(item.label is not None for item in items)
     return DomainImages(
         given,
@@ -183,7 +183,7 @@ def _read_folder(folder: Path, given: str, every_file: bool) -> DomainImages:
 
 
 def _roots(folder: Path) -> tuple[list[tuple[str, str]], list[str]]:
-    """The folders that hold classes, each with its split, and notes."""
+    """Return the folders that hold classes, each with its split, and notes."""
     notes = []
     hidden = [
         entry.name for entry in os.scandir(folder) if entry.is_dir() and is_system_name(entry.name)

@@ -1,4 +1,4 @@
-"""Turns ``timm:resnet18`` and its like into the model part of a config."""
+"""Write the model part of a config from ``timm:resnet18`` and the like."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ class ModelChoice:
         train_pipeline: None for a usual one.
         test_pipeline: None for a usual one.
         cfg: The whole config that the model is from, if it is from one.
-        load_from: Checkpoint of the whole model, loaded before training.
     """
 
     model: dict
@@ -35,7 +34,6 @@ class ModelChoice:
     train_pipeline: list | None = None
     test_pipeline: list | None = None
     cfg: Config | None = None
-    load_from: str | None = None
 
 
 def choose_model(backbone: str, num_classes: int, checkpoint: str | None = None) -> ModelChoice:
@@ -107,7 +105,7 @@ def _pooled(backbone: dict, num_classes: int, scale: dict, size: int) -> ModelCh
 
 
 def _width(backbone: dict) -> int:
-    """Ask the backbone itself, built without weights, how many features it gives."""
+    """Return the number of features of the backbone, built without weights."""
     from mmpretrain.registry import MODELS
 
     bare = {key: backbone[key] for key in ('type', 'model_name')}

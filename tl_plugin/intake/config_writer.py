@@ -1,4 +1,4 @@
-"""Writes a complete config from data and a backbone, for people who have none yet."""
+"""Write a complete config from data and a backbone, for people who have none yet."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def config_from_data(
     seed: int = 0,
     unlabelled: bool = False,
 ) -> Path:
-    """Turn what a command line names into a written config.
+    """Write a config from the options of a command line.
 
     Args:
         source: See :func:`tl_plugin.intake.any_data.read_data`.
@@ -73,7 +73,6 @@ def write_config(
     image_size: int | None = None,
     batch_size: int = 32,
     epochs: int = 20,
-    learning_rate: float = 0.01,
     num_workers: int = 2,
     seed: int = 0,
 ) -> Path:
@@ -92,7 +91,6 @@ def write_config(
         batch_size: Images a step, at most. All batches of an epoch are about as large, for batch
             statistics of the last few images spoil a network; there are at least four of them.
         epochs: Training length.
-        learning_rate: Of SGD with momentum; a config's own optimizer stays.
         num_workers: Processes that load images.
         seed: Of the run.
 
@@ -100,7 +98,7 @@ def write_config(
         The config's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    cfg = choice.cfg or _stock_config(learning_rate, epochs)
+    cfg = choice.cfg or _stock_config(epochs)
     train, test = _pipelines(choice, image_size)
     batch_size = _even_batches(len(data.source.split(TRAIN)), batch_size, least=4)
 
@@ -123,7 +121,7 @@ def write_config(
         )
 
     cfg.model, cfg.data_preprocessor = choice.model, choice.data_preprocessor
-    cfg.load_from, cfg.randomness = choice.load_from, dict(seed=seed, deterministic=False)
+    cfg.load_from, cfg.randomness = None, dict(seed=seed, deterministic=False)
     cfg.train_dataloader = loader(dataset('source', TRAIN, train), shuffle=True)
     for split, loop in ((VAL, 'DomainValLoop'), (TEST, 'DomainTestLoop')):
         known = _measurable(data, split)
@@ -159,7 +157,7 @@ def write_config(
 
 
 def _even_batches(number: int, batch_size: int, least: int) -> int:
-    """The size of batches that divide so many images evenly.
+    """Return the size of batches that divide so many images evenly.
 
     >>> _even_batches(35, 32, least=2), _even_batches(65, 32, least=4), _even_batches(3, 32, 4)
     (18, 17, 1)
@@ -169,7 +167,7 @@ def _even_batches(number: int, batch_size: int, least: int) -> int:
 
 
 def _enough_epochs(number: int, ladder: dict, epochs: int) -> dict:
-    """A few labels make a few batches: their rungs train until a head has learned from them."""
+    """Return rungs on few labels, with epochs enough for a head to learn from few batches."""
     batches = -(-number // ladder['labelled_target_dataloader']['batch_size'])
     epochs = max(epochs, -(-_LEAST_STEPS // batches))
     options = dict(
@@ -199,7 +197,7 @@ def dataset_config(
         labels: Whether to give labels: -1 to an image that has none of ``classes``.
     """
     if domain.datasets:
-        return _part_of_dataset(domain, items, classes)
+        return _limited_dataset(domain, items, classes)
     list_file.parent.mkdir(parents=True, exist_ok=True)
     numbers = {name: number for number, name in enumerate(classes)}
     lines = [
@@ -223,10 +221,10 @@ def dataset_config(
     return _complete(listed)
 
 
-def _part_of_dataset(
+def _limited_dataset(
     domain: DomainImages, items: Sequence[ImageItem], classes: Sequence[str]
 ) -> dict:
-    """A data set of the domain's config, narrowed to some images."""
+    """Return a data set of the domain's config, limited to some images."""
     if domain.labelled and tuple(domain.classes) != tuple(classes):
         raise ValueError(
             f'{domain.origin} numbers its classes as {", ".join(domain.classes)}, the source as '
@@ -246,10 +244,10 @@ def _part_of_dataset(
 
 
 def _complete(config: dict) -> dict:
-    """Write out what a data set leaves at its defaults.
+    """Write out the arguments that a data set leaves at their defaults.
 
     What the target's data set doesn't set it inherits from the source's of the same type, and a
-    list or a narrowing of the source's images is none of the target's.
+    list or the ``indices`` of the source's images must not become the target's.
     """
     from mmpretrain.registry import DATASETS
 
@@ -278,12 +276,12 @@ def _small_target(data: PreparedData, batch_size: int) -> list[str]:
 
 
 def _measurable(data: PreparedData, split: str) -> tuple[ImageItem, ...]:
-    """Target images whose class is known to the model."""
+    """Return the target images whose class is known to the model."""
     return tuple(item for item in data.target.split(split) if item.label in data.classes)
 
 
 def test_pipeline(choice: ModelChoice, image_size: int | None = None) -> list:
-    """The pipeline that images to be looked at go through."""
+    """Return the pipeline of images for inspection."""
     return _pipelines(choice, image_size)[1]
 
 
@@ -306,14 +304,14 @@ def _pipelines(choice: ModelChoice, image_size: int | None) -> tuple[list, list]
     return train, test
 
 
-def _stock_config(learning_rate: float, epochs: int) -> Config:
+def _stock_config(epochs: int) -> Config:
     from tl_plugin.launch.runs import config_file
 
     cfg = Config.fromfile(config_file(_BASE))
     cfg.merge_from_dict(
         dict(
             optim_wrapper=dict(
-                optimizer=dict(type='SGD', lr=learning_rate, momentum=0.9, weight_decay=1e-4)
+                optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4)
             ),
             param_scheduler=[
                 dict(type='CosineAnnealingLR', eta_min_ratio=0.01, convert_to_iter_based=True)

@@ -1,8 +1,7 @@
-"""Writes a field-like copy of a curated data set."""
+"""Write a field-like copy of a curated data set."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ import mmcv
 import numpy as np
 
 from tl_plugin.datasets.degrade_quality import DegradeQuality
+from tl_plugin.reliability.files import write_json
 
 from .images import ImageItem
 
@@ -25,12 +25,12 @@ def write_degraded(
 ) -> list[str]:
     """Degrade images into a new folder, ``CLASS/NAME.png``; those without a class into its root.
 
-    What was done to them stands in ``<folder>.json`` beside it.
+    ``<folder>.json`` beside it records the corruptions.
 
     Args:
         items: The images. None is changed.
         folder: Where to write. It appears when all of them are there.
-        degrade: What to do to them; with a seed, each image always gets the same.
+        degrade: The corruptions; with a seed, each image always gets the same.
         advance: Called with 1 after each image.
 
     Returns:
@@ -40,7 +40,7 @@ def write_degraded(
         FileExistsError: If the folder is there already.
         ValueError: If two images would get the same name, or none can be read.
     """
-    places = place_items(items)
+    places = target_paths(items)
     names = _png_names(places)
     partial = _begin(folder)
     broken = []
@@ -60,7 +60,7 @@ def write_degraded(
     partial.rename(folder)
     # Beside the folder, in which every file counts as an image.
     about = dict(transform=repr(degrade), images=len(places) - len(broken), left_out=broken)
-    folder.with_name(f'{folder.name}.json').write_text(json.dumps(about, indent=2) + '\n')
+    write_json(folder.with_name(f'{folder.name}.json'), about)
     return broken
 
 
@@ -71,7 +71,7 @@ def copy_files(items: Iterable[ImageItem], folder: Path) -> None:
         FileExistsError: If the folder is there already.
         ValueError: If an image has no file, or two would get the same name.
     """
-    places = place_items(items)
+    places = target_paths(items)
     partial = _begin(folder)
     for place, item in places.items():
         if item.pixels is not None:
@@ -82,14 +82,14 @@ def copy_files(items: Iterable[ImageItem], folder: Path) -> None:
     partial.rename(folder)
 
 
-def place_items(items: Iterable[ImageItem]) -> dict[Path, ImageItem]:
-    """Give each image its path in a folder of classes.
+def target_paths(items: Iterable[ImageItem]) -> dict[Path, ImageItem]:
+    """Return the path of each image in a folder of classes.
 
     Raises:
         ValueError: If two get the same.
 
     Example:
-        >>> [str(path) for path in place_items([ImageItem('a/b/1.jpg', 'cat')])]
+        >>> [str(path) for path in target_paths([ImageItem('a/b/1.jpg', 'cat')])]
         ['cat/1.jpg']
     """
     places: dict[Path, ImageItem] = {}
@@ -117,7 +117,7 @@ def _png_names(places: Iterable[Path]) -> dict[Path, Path]:
 
 
 def _read(item: ImageItem) -> tuple[np.ndarray | None, str]:
-    """The pixels, in BGR as files are read in training, grey ones too; or None and why not."""
+    """Return the pixels, in BGR as files are read in training; or None and the reason."""
     if item.pixels is not None:
         return item.pixels, ''
     if not Path(item.name).is_file():  # to open a pipe is to wait for its writer
@@ -129,7 +129,7 @@ def _read(item: ImageItem) -> tuple[np.ndarray | None, str]:
 
 
 def _begin(folder: Path) -> Path:
-    """A folder beside the wanted one, which a broken run leaves behind and the next one clears."""
+    """Make a folder beside the wanted one, which the next run clears if this one fails."""
     if folder.exists():
         raise FileExistsError(f'{folder} is there already: remove it, or write elsewhere')
     partial = folder.with_name(f'{folder.name}.partial')

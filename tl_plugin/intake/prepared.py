@@ -1,25 +1,26 @@
-"""Source and target made ready for training: common classes, splits, the few target labels."""
+"""Prepare source and target for training: common classes, splits, the few target labels."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tl_plugin.datasets.class_names import (
+    are_class_indices,
     canonical,
+    closest_names,
     describe_matches,
     folded,
     likely_matches,
-    look_unlike_classes,
-    nearest,
-    number_classes,
+    resemble_identifiers,
 )
+from tl_plugin.stack.messages import short_list
 
 from .images import SPLITS, TEST, TRAIN, VAL, DomainImages, ImageItem
-from .splits import SHARES, divide, few_a_class
+from .splits import SHARES, assign_splits, sample_per_class
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class PreparedData:
         source: Divided; all labelled with one of ``classes``.
         target: Divided; labels by name, None where there is none.
         few: Target images of the training split whose labels may be trained on.
-        classes: What the model tells apart: the source's classes.
+        classes: The classes of the model, which are the source's.
         notes: What was left out and why, in sentences.
     """
 
@@ -56,8 +57,9 @@ def prepare_data(
         target: The field domain. Its own labels serve to measure, not to train.
         target_labels: Which target labels may be trained on: so many of each class, or a labelled
             list of images, of which the training split takes its share. None: no labels.
-        leave_out: Names of images that can't be read.
-        copies: Groups of names that go the same way, see :func:`tl_plugin.intake.splits.divide`.
+        leave_out: Names of images to leave out, as they can't be read.
+        copies: Groups of names that get the same split, see
+            :func:`tl_plugin.intake.splits.assign_splits`.
         seed: Of the division and the choice. Defaults to 0.
 
     Raises:
@@ -70,13 +72,13 @@ def prepare_data(
     if not labelled:
         raise ValueError(
             f'the source {source.origin} has no labels: give class folders, or a label column '
-            f'in its annotation file{_because(source)}'
+            f'in its annotation file{"".join(f". {note}" for note in source.notes)}'
         )
     dropped = len(_kept(source, leave_out)) - len(labelled)
     if dropped:
         notes.append(f'{dropped} source images without a label are left out.')
     classes = source.classes
-    notes += _enclosed(source)
+    notes += _nested_classes(source)
     if isinstance(target_labels, DomainImages):
         notes += [note for note in target_labels.notes if note not in notes]
         known = len(target.items)
@@ -87,19 +89,19 @@ def prepare_data(
                 'of the target and are added to them.'
             )
     target, found = match_classes(source, replace(target, items=tuple(_kept(target, leave_out))))
-    divided = DomainImages('', tuple(divide(labelled, copies, seed)))
-    target = replace(target, items=tuple(divide(target.items, copies, seed)))
+    divided = DomainImages('', tuple(assign_splits(labelled, copies, seed)))
+    target = replace(target, items=tuple(assign_splits(target.items, copies, seed)))
     check_divided('source', divided)
     check_divided('target', target)
-    few = _few(target.items, target_labels, classes, seed)
+    few = _trainable(target.items, target_labels, classes, seed)
     if isinstance(target_labels, int):
-        notes += _fewer(few, target_labels, classes)
+        notes += _too_few_labels(few, target_labels, classes)
     return PreparedData(
         source=replace(source, items=divided.items),
         target=target,
         few=tuple(few),
         classes=classes,
-        notes=tuple(dict.fromkeys((*notes, *found, *_lacking(divided, target, classes)))),
+        notes=tuple(dict.fromkeys((*notes, *found, *_missing_classes(divided, target, classes)))),
     )
 
 
@@ -120,7 +122,7 @@ def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainIma
         ValueError: If a name differs from one of the source in case, white space, ``_`` or ``-``
             alone, or there is no class in common.
     """
-    classes, notes = source.classes, _twins(source.classes)
+    classes, notes = source.classes, _similar_names(source.classes)
     forms = {canonical(name): name for name in classes}
     renamed = {
         item.label: forms[canonical(item.label)]
@@ -137,20 +139,21 @@ def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainIma
     unknown, missing = sorted(set(counts) - set(classes)), sorted(set(classes) - set(counts))
     pairs = likely_matches(unknown, classes)
     if pairs:
+        renaming = ', '.join(f'{name!a} to {other!a}' for name, other in pairs.items())
         raise ValueError(
             f"the target's class names differ from the source's in their spelling: "
             f'{describe_matches(pairs)}. Classes are compared by name: rename the folders or '
-            f'labels of one domain, {_renaming(pairs)}'
+            f'labels of one domain, {renaming}'
         )
     if len(unknown) == len(counts):
-        if not (_is_folder(target) and look_unlike_classes(unknown)) or number_classes(
+        if not (_is_folder(target) and resemble_identifiers(unknown)) or are_class_indices(
             unknown, classes
         ):
             raise ValueError(_nothing_in_common(unknown, classes))
         notes.append(
-            f"The target's folders, {_some(unknown)}, are none of the source's classes, "
-            f'{_some(classes)}, and called as by dates, numbers or cameras: the target is taken as '
-            'unlabelled. If they are classes, rename them as the source calls them.'
+            f"The target's folders, {short_list(unknown)}, are none of the source's classes, "
+            f'{short_list(classes)}, and named like dates, numbers or cameras: the target is taken '
+            'as unlabelled. If they are classes, rename them as the source calls them.'
         )
         return replace(
             target,
@@ -158,7 +161,7 @@ def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainIma
             classes=(),
         ), notes
     if unknown:
-        near = nearest(unknown, missing)
+        near = closest_names(unknown, missing)
         alike = ', '.join(f'{name!r} may be {other!r}' for name, other in near.items())
         hint = f' {alike}: if so, rename it.' if near else ''
         notes.append(
@@ -177,7 +180,7 @@ def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainIma
 
 
 def check_divided(name: str, domain: DomainImages) -> None:
-    """Refuse a domain that has no image in one of its splits.
+    """Refuse a domain that has an empty split.
 
     Args:
         name: 'source' or 'target', for the message.
@@ -195,23 +198,25 @@ def check_divided(name: str, domain: DomainImages) -> None:
     needed = f'at least {least} images'
     if counts.keys() - {None}:
         needed += f' of each class (of {smallest!r} there is {number})'
-    cure = f'give {needed}, or train, val and test folders of your own'
+    fix = f'give {needed}, or train, val and test folders of your own'
     if name == 'target' and domain.labelled and len(domain.items) >= least:
-        cure += ', or take the target as unlabelled (--unlabelled)'
+        fix += ', or take the target as unlabelled (--unlabelled)'
     raise ValueError(
         f'the {name} has too few images, {len(domain.items)}, to hold some out: none is left for '
-        f'{" and ".join(empty)}. To be divided into {", ".join(SPLITS)}, {cure}'
+        f'{" and ".join(empty)}. To be divided into {", ".join(SPLITS)}, {fix}'
     )
 
 
-def _lacking(source: DomainImages, target: DomainImages, classes: Sequence[str]) -> list[str]:
-    """Which classes a split has no image of, in sentences."""
+def _missing_classes(
+    source: DomainImages, target: DomainImages, classes: Sequence[str]
+) -> list[str]:
+    """Note the classes that a split has no image of."""
     notes = []
     for split in SPLITS:
         there = {item.label for item in source.split(split)}
         lacking = [name for name in classes if name not in there]
         if lacking:
-            notes.append(f"The source's {split} images show no {_some(lacking)}.")
+            notes.append(f"The source's {split} images show no {short_list(lacking)}.")
     if target.labelled:
         for split in (VAL, TEST):
             if not any(item.label in classes for item in target.split(split)):
@@ -222,16 +227,18 @@ def _lacking(source: DomainImages, target: DomainImages, classes: Sequence[str])
     return notes
 
 
-def _fewer(few: Sequence[ImageItem], wanted: int, classes: Sequence[str]) -> list[str]:
+def _too_few_labels(few: Sequence[ImageItem], wanted: int, classes: Sequence[str]) -> list[str]:
     counts = Counter(item.label for item in few)
     short = [f'{name} ({counts[name]})' for name in classes if counts[name] < wanted]
     if not short:
         return []
-    return [f'There are fewer than {wanted} labelled target images to train on of {_some(short)}.']
+    return [
+        f'There are fewer than {wanted} labelled target images to train on of {short_list(short)}.'
+    ]
 
 
-def _enclosed(source: DomainImages) -> list[str]:
-    """Whether the one class is but a folder around those of the classes."""
+def _nested_classes(source: DomainImages) -> list[str]:
+    """Note a single class whose folder holds other folders, which may be the classes."""
     if len(source.classes) != 1 or not _is_folder(source):
         return []
     (name,) = source.classes
@@ -241,12 +248,12 @@ def _enclosed(source: DomainImages) -> list[str]:
     if len(inner) < 2:
         return []
     return [
-        f'The source has one class alone, {name!r}, with the folders {_some(sorted(inner))} in it: '
-        f'if these are the classes, give {os.path.join(source.origin, name)}.'
+        f'The source has one class alone, {name!r}, with the folders {short_list(sorted(inner))} '
+        f'in it: if these are the classes, give {os.path.join(source.origin, name)}.'
     ]
 
 
-def _twins(classes: Sequence[str]) -> list[str]:
+def _similar_names(classes: Sequence[str]) -> list[str]:
     groups = defaultdict(list)
     for name in classes:
         groups[folded(name)].append(name)
@@ -258,35 +265,23 @@ def _twins(classes: Sequence[str]) -> list[str]:
     ]
 
 
-def _renaming(pairs: Mapping[str, str]) -> str:
-    return ', '.join(f'{name!a} to {other!a}' for name, other in pairs.items())
-
-
 def _is_folder(domain: DomainImages) -> bool:
     return os.path.isdir(domain.origin)
 
 
 def _nothing_in_common(unknown: Sequence[str], classes: Sequence[str]) -> str:
-    near = list(nearest(unknown, classes).items())
+    near = list(closest_names(unknown, classes).items())
     hint = ', '.join(f'{name!r} and {other!r}' for name, other in near[:3])
-    if number_classes(unknown, classes):
+    if are_class_indices(unknown, classes):
         order = ', '.join(f'{number} is {name}' for number, name in list(enumerate(classes))[:8])
         hint = f" If these number the source's classes in their order, write names ({order})."
     elif near:
         hint = f' Are {hint} the same?'
     return (
-        f'source and target have no class in common: the source has {_some(classes)}, the '
-        f"target {_some(unknown)}. Classes are compared by name.{hint} If the target's are no "
-        'classes (dates, cameras, places), take it as unlabelled: --unlabelled'
+        f'source and target have no class in common: the source has {short_list(classes)}, the '
+        f"target {short_list(unknown)}. Classes are compared by name.{hint} If the target's are "
+        'no classes (dates, cameras, places), take it as unlabelled: --unlabelled'
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ', '.join(names[:12]) + (f' and {len(names) - 12} more' if len(names) > 12 else '')
-
-
-def _because(domain: DomainImages) -> str:
-    return ''.join(f'. {note}' for note in domain.notes)
 
 
 def _kept(domain: DomainImages, leave_out: Collection[str]) -> list[ImageItem]:
@@ -298,7 +293,7 @@ def _kept(domain: DomainImages, leave_out: Collection[str]) -> list[ImageItem]:
 
 
 def _with_labels(target: DomainImages, labelled: DomainImages) -> DomainImages:
-    """Give images the labels of another list; images that only that list has are added."""
+    """Label images from another list; add images that only that list has."""
     given = {os.path.realpath(item.name): item for item in labelled.items}
     found = []
     for item in target.items:
@@ -317,7 +312,7 @@ def _with_labels(target: DomainImages, labelled: DomainImages) -> DomainImages:
     )
 
 
-def _few(
+def _trainable(
     items: Sequence[ImageItem],
     target_labels: DomainImages | int | None,
     classes: Collection[str],
@@ -327,7 +322,7 @@ def _few(
         return []
     known = [item for item in items if item.split == TRAIN and item.label in classes]
     if isinstance(target_labels, int):
-        known = few_a_class(known, target_labels, seed)
+        known = sample_per_class(known, target_labels, seed)
     else:
         allowed = {os.path.realpath(i.name) for i in target_labels.items if i.label is not None}
         known = [item for item in known if os.path.realpath(item.name) in allowed]

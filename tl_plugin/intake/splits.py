@@ -1,4 +1,4 @@
-"""Divides images into training, validation and test, the same way every time."""
+"""Divide images into training, validation and test, the same way every time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .images import TEST, TRAIN, VAL, ImageItem
 SHARES = {VAL: 0.15, TEST: 0.2}
 
 
-def divide(
+def assign_splits(
     items: Sequence[ImageItem], copies: Iterable[Sequence[str]] = (), seed: int = 0
 ) -> list[ImageItem]:
     """Give every image a split; the three are disjoint and hold every class in proportion.
 
-    What the data say of splits stays. Those that they lack are taken from the training images, or
-    from all images where nothing is divided. An image's place follows from a hash of its name: it
-    doesn't depend on the order of the images or on what other classes hold.
+    Splits that the data define are kept. Missing ones are taken from the training images, or from
+    all images where nothing is divided. The split of an image follows from a hash of its name: it
+    doesn't depend on the order of the images or on other classes.
 
     Args:
         items: The images.
-        copies: Names of images that are copies of each other: they go the same way, unless the data
-            divide them themselves.
-        seed: Another one divides otherwise. Defaults to 0.
+        copies: Names of images that are copies of each other: they get the same split, unless the
+            data define another one.
+        seed: Seed of the division. Defaults to 0.
 
     Returns:
         The images in their order, each with a split.
@@ -36,8 +36,8 @@ def divide(
 
     Example:
         >>> items = [ImageItem(f'{number}.png', 'cat') for number in range(20)]
-        >>> [sum(item.split == name for item in divide(items)) for name in ('train', 'val', 'test')]
-        [13, 3, 4]
+        >>> sorted(Counter(item.split for item in assign_splits(items)).items())
+        [('test', 4), ('train', 13), ('val', 3)]
     """
     given = {item.split for item in items}
     if given - {''} and TRAIN not in given and '' not in given:
@@ -55,29 +55,24 @@ def divide(
     return [replace(item, split=places.get(item.name, item.split)) for item in items]
 
 
-def few_a_class(items: Sequence[ImageItem], number: int, seed: int = 0) -> list[ImageItem]:
-    """Choose some labelled images of each class, the same ones every time.
+def sample_per_class(items: Sequence[ImageItem], number: int, seed: int = 0) -> list[ImageItem]:
+    """Choose some labelled images of each class, the same ones for the same seed.
 
     Args:
         items: Training images.
-        number: How many of each class, at most.
-        seed: Another one chooses others. Defaults to 0.
+        number: Number of images of each class at most.
+        seed: Seed of the choice. Defaults to 0.
     """
-    by_class = defaultdict(list)
-    for item in sorted(items, key=lambda item: _hash(item.name, seed + 1)):
-        if item.label is not None:
-            by_class[item.label].append(item)
-    chosen = {item.name for members in by_class.values() for item in members[:number]}
-    return [item for item in items if item.name in chosen]
+    return _sample(items, {item.label: number for item in items if item.label}, seed + 1)
 
 
-def part_of(items: Sequence[ImageItem], share: float, seed: int = 0) -> list[ImageItem]:
-    """Choose a share of each class, the same images every time.
+def sample_share(items: Sequence[ImageItem], share: float, seed: int = 0) -> list[ImageItem]:
+    """Choose a share of each class, the same images for the same seed.
 
     Args:
         items: The images.
         share: Between 0 and 1.
-        seed: Another one chooses others. Defaults to 0.
+        seed: Seed of the choice. Defaults to 0.
 
     Raises:
         ValueError: If the share isn't between 0 and 1.
@@ -85,11 +80,16 @@ def part_of(items: Sequence[ImageItem], share: float, seed: int = 0) -> list[Ima
     if not 0 < share < 1:
         raise ValueError(f'a share of the images lies between 0 and 1, got {share}')
     counts = Counter(item.label for item in items)
-    left = {label: round(share * count) for label, count in counts.items()}
-    chosen = set()
+    return _sample(items, {label: round(share * count) for label, count in counts.items()}, seed)
+
+
+def _sample(
+    items: Sequence[ImageItem], counts: Mapping[str | None, int], seed: int
+) -> list[ImageItem]:
+    remaining, chosen = dict(counts), set()
     for item in sorted(items, key=lambda item: _hash(item.name, seed)):
-        if left[item.label]:
-            left[item.label] -= 1
+        if remaining.get(item.label):
+            remaining[item.label] -= 1
             chosen.add(item.name)
     return [item for item in items if item.name in chosen]
 

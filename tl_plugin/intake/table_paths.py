@@ -1,4 +1,4 @@
-"""Finds the files that a table names, written on whatever system and from whatever folder."""
+"""Find the files that a table names, whatever system and folder it was written for."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def find_files(table: Path, names: Sequence[str]) -> tuple[list[str], list[int],
         names: What its rows say.
 
     Returns:
-        A path for each row; the numbers of the rows, from 0, that have no file; and how names had
-        to be understood for the others to have one, in words.
+        A path for each row; the numbers of the rows, from 0, that have no file; and how the other
+        names were interpreted, in words.
 
     Raises:
-        ValueError: If no row has a file; says where they were looked for.
+        ValueError: If no row has a file; says where they were expected.
     """
     ways = _ways(table)
     found, missing, used = [], [], {}
@@ -49,9 +49,12 @@ def find_files(table: Path, names: Sequence[str]) -> tuple[list[str], list[int],
 def _ways(table: Path) -> list[tuple]:
     forms = (
         ('', str),
-        ('\\ is taken for /', _with_slashes),
+        ('\\ is taken for /', lambda name: name.replace('\\', '/')),
         ('%-codes are decoded', unquote),
-        ('\\ is taken for / and %-codes are decoded', _decoded_with_slashes),
+        (
+            '\\ is taken for / and %-codes are decoded',
+            lambda name: unquote(name.replace('\\', '/')),
+        ),
     )
     above = table.absolute().parent.parent
     bases = (
@@ -64,14 +67,6 @@ def _ways(table: Path) -> list[tuple]:
         for change, form in forms
         for place, base in bases
     ]
-
-
-def _with_slashes(name: str) -> str:
-    return name.replace('\\', '/')
-
-
-def _decoded_with_slashes(name: str) -> str:
-    return unquote(_with_slashes(name))
 
 
 def _nowhere(table: Path, name: str, count: int) -> str:
