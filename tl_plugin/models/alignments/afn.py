@@ -19,7 +19,7 @@ from .base import Alignment, DomainBatch
 class AFNAlignment(Alignment):
     """Larger feature norms in both domains (AFN), stepwise or towards a radius.
 
-    Features of the target are harmful where their norms are small: both domains' are made larger.
+    Features with small norms transfer badly: the norms of both domains are increased.
     Xu et al., "Larger Norm More Transferable: An Adaptive Feature Norm Approach for Unsupervised
     Domain Adaptation", ICCV 2019, arXiv 1811.07456. As in the authors' code the two domains' terms,
     each a mean over its images, add up.
@@ -27,7 +27,7 @@ class AFNAlignment(Alignment):
     Logs ``source_norm`` and ``target_norm``, the mean norms of the features.
 
     Args:
-        step: How much larger each norm shall become, every iteration (SAFN). Defaults to 1.
+        step: Increase of each norm per iteration (SAFN). Defaults to 1.
         radius: Pull the mean norm to this one instead (HAFN); the paper's is 25. None for steps.
             Defaults to None.
         loss_weight: Factor of the loss. Defaults to 0.05, as in the paper.
@@ -55,7 +55,7 @@ class AFNAlignment(Alignment):
         self.radius = radius
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
-        """The sum of both domains' terms."""
+        """Return the sum of both domains' terms."""
         check_images('the feature norm', source=source.features, target=target.features)
         norms = {
             'source': feature_norms(source.features),

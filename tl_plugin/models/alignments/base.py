@@ -12,7 +12,7 @@ from tl_plugin.stack.options import checked
 
 
 class DomainBatch(NamedTuple):
-    """What an alignment sees of one domain's half of a batch.
+    """One domain's half of a batch, as alignments get it.
 
     Attributes:
         features: ``head.pre_logits`` of N images, one vector an image, (N, D).
@@ -23,9 +23,9 @@ class DomainBatch(NamedTuple):
             the train loop has a ``strong_view`` and an alignment ``needs_logits``.
         teacher_logits: Scores of the mean teacher, (N, K). None unless an alignment has a
             ``teacher_momentum``.
-        domains: Which of several sources each image is from, (N,). None where the data don't say.
-        weights: What each image counts, mean 1 over the domain, (N,). None for equal ones.
-        pseudo_labels: Labels that a hook has found, (N,), -1 for none. None without such a hook.
+        domains: Index of the source that each image is from, (N,). None where the data have none.
+        weights: Weight of each image, mean 1 over the domain, (N,). None for equal ones.
+        pseudo_labels: Labels assigned by a hook, (N,), -1 for none. None without such a hook.
     """
 
     features: Tensor
@@ -51,8 +51,8 @@ class Alignment(BaseModule):
         num_classes: K, the number of classes. :class:`AdaptationClassifier` fills it in.
         loss_weight: Factor of the loss. Not negative. Defaults to 1.
         gamma: Steepness of the loss's rise over training, see
-            :func:`tl_plugin.functional.sigmoid_ramp`, so that young features aren't pulled together
-            before they tell classes apart; None keeps it constant. Defaults to None.
+            :func:`tl_plugin.functional.sigmoid_ramp`, so that features aren't aligned before they
+            discriminate classes; None keeps it constant. Defaults to None.
         init_cfg: Of mmengine's ``BaseModule``. Defaults to None.
 
     Raises:
@@ -63,19 +63,19 @@ class Alignment(BaseModule):
     #: those of one softmax over the classes: heads for several labels an image are refused then.
     needs_logits = False
 
-    #: Whether it compares the target with source images; else it looks at the target alone.
+    #: Whether it compares the target with source images, or uses the target alone.
     needs_source = True
 
     #: Whether it reads ``DomainBatch.strong_logits``, for which the loop has to give two views.
     needs_strong_view = False
 
-    #: Whether it compares the domains with all source images alike, whatever their class weighs.
+    #: Whether it ignores the class weights of source images.
     ignores_class_weights = False
 
-    #: How slowly a mean teacher follows, for one that reads ``DomainBatch.teacher_logits``.
+    #: Momentum of a mean teacher, for an alignment that reads ``DomainBatch.teacher_logits``.
     teacher_momentum: float | None = None
 
-    #: How many sources it tells apart by ``DomainBatch.domains``; 1 takes them all for one.
+    #: How many sources it distinguishes by ``DomainBatch.domains``; 1 treats them as one.
     num_sources = 1
 
     @checked
@@ -103,22 +103,22 @@ class Alignment(BaseModule):
         self.diagnostics: dict[str, Tensor] = {}
 
     def set_progress(self, progress: float) -> None:
-        """Tells which part of training is done, in [0, 1]. Schedules are functions of it."""
+        """Set the fraction of training completed, in [0, 1]. Schedules are functions of it."""
         self.progress.fill_(progress)
 
     def current_weight(self) -> float | Tensor:
-        """The factor of the loss at the present progress."""
+        """Return the factor of the loss at the current progress."""
         if self.gamma is None:
             return self.loss_weight
         return self.loss_weight * sigmoid_ramp(self.progress, self.gamma)
 
     def log(self, **values: Tensor) -> None:
-        """Keeps values to be logged beside the loss, as ``<name of the alignment>_<key>``."""
+        """Record values to be logged beside the loss, as ``<name of the alignment>_<key>``."""
         self.diagnostics.update({key: value.detach() for key, value in values.items()})
 
     @abstractmethod
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
-        """The alignment loss of one batch, not yet weighted.
+        """Return the alignment loss of one batch, not yet weighted.
 
         Args:
             source: N labelled images.

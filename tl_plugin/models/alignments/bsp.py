@@ -14,9 +14,9 @@ from .base import Alignment, DomainBatch
 class BSPAlignment(Alignment):
     """Penalty on the largest singular values of the feature matrices (BSP).
 
-    Adversarial alignment strengthens few directions, those with the largest singular values, at the
-    cost of the others, which classes are told apart by; this keeps it from doing so. It goes with
-    DANN or CDAN. See :func:`tl_plugin.functional.batch_spectral_penalty`. Chen et al.,
+    Adversarial alignment strengthens the few directions with the largest singular values at the
+    cost of the others, which discriminate classes; the penalty counteracts that. Use it with DANN
+    or CDAN. See :func:`tl_plugin.functional.batch_spectral_penalty`. Chen et al.,
     "Transferability vs. Discriminability: Batch Spectral Penalization for Adversarial Domain
     Adaptation", ICML 2019. It couples all images of a batch and is computed on those of all
     processes together.
@@ -40,7 +40,7 @@ class BSPAlignment(Alignment):
         self.k = k
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
-        """The sum of the k largest squared singular values of each domain."""
+        """Return the sum of the k largest squared singular values of each domain."""
         return batch_spectral_penalty(
             gather_ranks(source.features), gather_ranks(target.features), self.k
         )

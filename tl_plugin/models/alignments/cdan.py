@@ -14,10 +14,10 @@ from .dann import DANNHead
 
 @MODELS.register_module()
 class CDANHead(DANNHead):
-    """A domain classifier that sees features and class predictions together (CDAN, CDAN+E).
+    """A domain classifier of features and class predictions together (CDAN, CDAN+E).
 
-    It gets the outer product of each image's features and class probabilities, so that it tells
-    apart, and the features mend, what differs within a class. No gradient flows through the
+    Its input is the outer product of each image's features and class probabilities, so that it
+    detects, and the features remove, differences within a class. No gradient flows through the
     probabilities. Long et al., "Conditional Adversarial Domain Adaptation", NeurIPS 2018, arXiv
     1705.10667.
 
@@ -25,7 +25,7 @@ class CDANHead(DANNHead):
 
     Args:
         entropy_conditioning: CDAN+E: weigh each image by 1 + exp(-entropy of its prediction), so
-            that it is the certain images that are aligned. As in the authors' code the weights are
+            that alignment focuses on certain images. As in the authors' code the weights are
             divided by their mean over the domain (over all processes) and pass no gradient.
             Defaults to False.
         max_channels: Largest outer product; a larger one is replaced by a random projection.
@@ -56,23 +56,23 @@ class CDANHead(DANNHead):
         super().__init__(**kwargs)
         self.entropy_conditioning = entropy_conditioning
         if self.is_random():
-            # Of a generator of their own: processes may be seeded differently, and mmengine's DDP
-            # doesn't bring buffers into line. In the checkpoint, as the classifier knows no others.
+            # From a generator of their own: processes may have different seeds, and mmengine's DDP
+            # does not synchronise buffers. In the checkpoint, as the classifier depends on them.
             generator = torch.Generator().manual_seed(0)
             for name, width in (('feature', self.in_features), ('prediction', self.num_classes)):
                 projection = torch.randn(width, random_channels, generator=generator)
                 self.register_buffer(f'{name}_projection', projection)
 
     def is_random(self) -> bool:
-        """Whether the outer product is too large and replaced by a random projection."""
+        """Return whether the outer product is too large and replaced by a random projection."""
         return self.in_features * self.num_classes > self.max_channels
 
     def classifier_width(self) -> int:
-        """Width of what the domain classifier sees."""
+        """Return the width of the domain classifier's input."""
         return self.random_channels if self.is_random() else self.in_features * self.num_classes
 
     def classifier_inputs(self, batch: DomainBatch) -> Tensor:
-        """The (projected) outer product of features and predictions."""
+        """Return the (projected) outer product of features and predictions."""
         predictions = batch.logits.detach().softmax(dim=1)
         if self.is_random():
             return random_multilinear_map(
@@ -81,7 +81,7 @@ class CDANHead(DANNHead):
         return multilinear_map(batch.features, predictions)
 
     def image_weights(self, batch: DomainBatch) -> Tensor | None:
-        """CDAN+E's weights, times those that the images have anyway."""
+        """Return the weights of CDAN+E, times those of the images."""
         if not self.entropy_conditioning:
             return batch.weights
         weights = 1 + torch.exp(-prediction_entropy(batch.logits.detach()))

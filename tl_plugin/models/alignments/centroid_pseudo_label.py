@@ -16,7 +16,7 @@ class CentroidPseudoLabelAlignment(Alignment):
 
     Liang et al., "Do We Really Need to Access the Source Data?" (SHOT), ICML 2020, arXiv
     2002.08546, the second term of equation 8. :class:`CentroidPseudoLabelHook` finds the labels.
-    It looks at the target alone.
+    It uses the target alone.
 
     Args:
         loss_weight: Factor of the loss. Defaults to 0.3, as in the paper.
@@ -32,7 +32,7 @@ class CentroidPseudoLabelAlignment(Alignment):
         super().__init__(loss_weight=loss_weight, **kwargs)
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
-        """The mean over target images, those without a label counting as zero."""
+        """Return the mean over target images, those without a label counting as zero."""
         check_images('a pseudo-label loss', target=target.logits)
         if target.pseudo_labels is None:
             raise ValueError(

@@ -36,21 +36,21 @@ class DeepCORALAlignment(Alignment):
         self._warned = False
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
-        """The squared distance, divided by 4 D²."""
+        """Return the squared distance, divided by 4 D²."""
         ours, theirs = gather_ranks(source.features), gather_ranks(target.features)
         if 1 in (len(ours), len(theirs)):
-            return self._skip(ours, theirs)
+            self._warn(len(ours), len(theirs))
+            return 0.0 * (ours.sum() + theirs.sum()).float()
         return coral_loss(ours, theirs)
 
-    def _skip(self, source: Tensor, target: Tensor) -> Tensor:
+    def _warn(self, num_source: int, num_target: int) -> None:
         # Not an error: the last batch of a pass may be one image, after hours of training.
         if not self._warned:
             print_log(
-                f'Deep CORAL skips batches with a single image of a domain (here {len(source)} '
-                f'source and {len(target)} target): no covariance. `drop_last=True` in the loaders '
+                f'Deep CORAL skips batches with a single image of a domain (here {num_source} '
+                f'source and {num_target} target): no covariance. `drop_last=True` in the loaders '
                 'avoids them; a batch size of 1 would skip all',
                 logger='current',
                 level=logging.WARNING,
             )
             self._warned = True
-        return 0.0 * (source.sum() + target.sum()).float()

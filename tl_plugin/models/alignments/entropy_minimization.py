@@ -14,11 +14,11 @@ class EntropyMinimization(Alignment):
     """Mean entropy of the target's predictions.
 
     Pushes the classes' boundaries out of dense regions of the target. Grandvalet and Bengio,
-    "Semi-supervised Learning by Entropy Minimization", NeurIPS 2004. It looks at the target alone.
+    "Semi-supervised Learning by Entropy Minimization", NeurIPS 2004. It uses the target alone.
 
     Args:
-        loss_weight: Factor of the loss. Defaults to 0.1: at full weight it settles on the first
-            guess, or on one class for all.
+        loss_weight: Factor of the loss. Defaults to 0.1: at full weight predictions freeze early
+            in training, or collapse to one class.
         **kwargs: ``in_features``, ``num_classes``, ``gamma``, ``init_cfg``: see
             :class:`Alignment`.
     """
@@ -31,5 +31,5 @@ class EntropyMinimization(Alignment):
         super().__init__(loss_weight=loss_weight, **kwargs)
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
-        """The mean entropy of the target, in nats."""
+        """Return the mean entropy of the target, in nats."""
         return entropy_loss(target.logits)

@@ -17,13 +17,13 @@ class InformationMaximization(Alignment):
     The mean entropy of the predictions minus the entropy of the mean prediction, that is, minus the
     mutual information of images and predicted classes. Liang et al., "Do We Really Need to Access
     the Source Data? Source Hypothesis Transfer for Unsupervised Domain Adaptation" (SHOT), ICML
-    2020, arXiv 2002.08546, equations 3 and 4. It looks at the target alone, couples all images of a
+    2020, arXiv 2002.08546, equations 3 and 4. It uses the target alone, couples all images of a
     batch and is computed on those of all processes together.
 
     Logs ``entropy`` (of each prediction, mean) and ``diversity`` (entropy of the mean prediction).
 
     Args:
-        diversity_weight: Factor of the second part, which keeps the predictions from falling into
+        diversity_weight: Factor of the second part, which keeps the predictions from collapsing to
             one class; less than 1 where the target's classes aren't equally frequent. Not negative.
             Defaults to 1, as in the paper.
         **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``gamma``,
@@ -46,7 +46,7 @@ class InformationMaximization(Alignment):
         self.diversity_weight = diversity_weight
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
-        """Minus the mutual information of the target's images and predictions, in nats."""
+        """Return minus the mutual information of the target's images and predictions, in nats."""
         logits = gather_ranks(target.logits)
         entropy, diversity = entropy_loss(logits), marginal_entropy(logits)
         self.log(entropy=entropy, diversity=diversity)

@@ -15,7 +15,7 @@ class MCCAlignment(Alignment):
     """Minimum class confusion of the target's predictions (MCC).
 
     See :func:`tl_plugin.functional.class_confusion`. Jin et al., "Minimum Class Confusion for
-    Versatile Domain Adaptation", ECCV 2020, arXiv 1912.03699. It looks at the target alone, couples
+    Versatile Domain Adaptation", ECCV 2020, arXiv 1912.03699. It uses the target alone, couples
     all images of a batch and is computed on those of all processes together.
 
     Args:
@@ -38,5 +38,5 @@ class MCCAlignment(Alignment):
         self.temperature = temperature
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
-        """The class confusion of the target."""
+        """Return the class confusion of the target."""
         return class_confusion(gather_ranks(target.logits), self.temperature)

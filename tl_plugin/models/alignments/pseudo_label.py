@@ -19,17 +19,17 @@ class PseudoLabelAlignment(Alignment):
     Sohn et al., "FixMatch", NeurIPS 2020, arXiv 2001.07685; the relative threshold and the ramp
     are those of Berthelot et al., "AdaMatch", ICLR 2022, arXiv 2106.04732.
 
-    Needs ``train_cfg.strong_view``. Logs ``confident``, the share of target images that counted.
+    Needs ``train_cfg.strong_view``. Logs ``confident``, the share of target images used.
 
     Args:
-        threshold: The least confidence that counts, in [0, 1]. Defaults to 0.9.
+        threshold: Confidence from which images are used, in [0, 1]. Defaults to 0.9.
         relative: Whether the threshold is relative to the confidence on the source, which keeps
-            counting images when the model is unsure of everything; without source images only
-            False works. Defaults to True.
-        ramp: Whether the loss fades in over the first half of training. Defaults to True.
-        teacher_momentum: How slowly a mean teacher follows, in [0, 1), whose predictions are the
-            labels then (Tarvainen and Valpola, NeurIPS 2017, arXiv 1703.01780, see
-            :class:`Teacher`). Defaults to None: the model's own.
+            using images when the model is uncertain everywhere; without source images it must
+            be False. Defaults to True.
+        ramp: Whether the loss weight rises over the first half of training. Defaults to True.
+        teacher_momentum: Momentum of a mean teacher, in [0, 1), whose predictions are then the
+            labels (Tarvainen and Valpola, NeurIPS 2017, arXiv 1703.01780, see
+            :class:`Teacher`). Defaults to None, the model's own.
         **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``gamma``,
             ``init_cfg``: see :class:`Alignment`.
 
@@ -63,7 +63,7 @@ class PseudoLabelAlignment(Alignment):
         self.teacher_momentum = teacher_momentum
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> Tensor:
-        """The loss on the strong views of the target."""
+        """Return the loss on the strong views of the target."""
         if target.strong_logits is None:
             raise ValueError(
                 'PseudoLabelAlignment needs a strongly augmented view of each target image: set '

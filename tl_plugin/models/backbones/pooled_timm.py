@@ -82,13 +82,13 @@ class PooledTimmBackbone(PooledBackbone):
             return
         import timm
 
-        # How a file is converted is known to the builder of each architecture alone.
+        # Each architecture has its own conversion of files in timm, hence a second model.
         with torch.random.fork_rng(devices=[]):
             pretrained = timm.create_model(**self._options, pretrained=True)
         self.timm_model.load_state_dict(pretrained.state_dict())
 
     def network(self) -> nn.Module:
-        """Give the timm model."""
+        """Return the timm model."""
         return self.timm_model
 
     def pool(self, features: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class PooledTorchvisionBackbone(PooledBackbone):
             return
         from torchvision import models
 
-        # How a file is converted is known to the builder of each architecture alone.
+        # Each architecture has its own loading code in torchvision, hence a second model.
         with torch.random.fork_rng(devices=[]):
             pretrained = models.get_model(**self._options, weights=self._weights)
         _remove_classifier(pretrained)
@@ -81,7 +81,7 @@ class PooledTorchvisionBackbone(PooledBackbone):
         self.torchvision_model.load_state_dict({name: state[name] for name in own})
 
     def network(self) -> nn.Module:
-        """Give the torchvision model."""
+        """Return the torchvision model."""
         return self.torchvision_model
 
 
@@ -109,7 +109,7 @@ def _check_arguments(
 
 
 def _built_for(model_name: str, weights: str | None) -> dict[str, Any]:
-    """Say how torchvision builds a model for certain weights, beyond what the name says."""
+    """Return the options that torchvision adds to build a model for certain weights."""
     from torchvision import models
 
     if weights is None:
@@ -125,7 +125,7 @@ def _built_for(model_name: str, weights: str | None) -> dict[str, Any]:
 
 
 def _remove_classifier(model: nn.Module) -> str:
-    """Replace the last layer, a linear or a convolution over classes, and give its name."""
+    """Replace the last layer, a linear or a convolution over classes, and return its name."""
     name = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
     parent, _, child = name.rpartition('.')
     setattr(model.get_submodule(parent), child, nn.Identity())

@@ -1,4 +1,4 @@
-"""Keeps mmengine from overwriting the pretrained weights of foreign models."""
+"""Keep mmengine from overwriting the pretrained weights of timm and other models."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Loads local weights into a network, wholly or not at all."""
+"""Load local weights into a network, all or none."""
 
 from __future__ import annotations
 
 import logging
 import os
-from typing import Callable, Collection
+from collections.abc import Callable, Collection
 
 from mmengine.logging import print_log
 from torch import nn
@@ -105,7 +105,7 @@ def _read_safetensors(path: str) -> StateDict:
 
 
 def _inside(state: StateDict, wanted: Collection[str]) -> tuple[StateDict, str]:
-    """Take the network's tensors out of those of whatever model holds it."""
+    """Extract the network's tensors from those of a model that contains it."""
     known = set(wanted)
     best, best_hits = '', sum(name in known for name in state)
     for prefix in dict.fromkeys(name[: i + 1] for name in state for i in _dots(name)):
@@ -116,7 +116,7 @@ def _inside(state: StateDict, wanted: Collection[str]) -> tuple[StateDict, str]:
 
 
 def _copies(state: StateDict, taken: StateDict, prefix: str) -> list[str]:
-    """Name the other parts of a model that hold the same network, as a momentum encoder does."""
+    """Name other parts of a model with the same network, such as a momentum encoder."""
     last = next(iter(taken), '')
     ends = {name[: -len(last)] for name in state if last and name.endswith(f'.{last}')}
     return sorted(ends - {prefix})
@@ -129,7 +129,7 @@ def _dots(name: str) -> list[int]:
 def _fitting(
     state: StateDict, wanted: Collection[str], classifier: Collection[str]
 ) -> tuple[StateDict, list[str], list[str]]:
-    """Part off the classifier, and modules that the network hasn't: a projection head, a queue."""
+    """Separate the classifier and modules that the network lacks: a projection head, a queue."""
     heads = tuple(f'{module}.' for module in classifier)
     dropped = [name for name in state if heads and name.startswith(heads)]
     own = {name.split('.')[0] for name in wanted}
@@ -140,7 +140,7 @@ def _fitting(
 
 
 def _differences(wanted: StateDict, state: StateDict, strangers: Collection[str]) -> list[str]:
-    """Say what keeps a state dict from fitting, each kind with its first few names."""
+    """Describe why a state dict does not fit, each kind with its first few names."""
     missing = [n for n in wanted if n not in state and not n.endswith('num_batches_tracked')]
     unexpected = [n for n in state if n not in wanted]
     mismatched = [

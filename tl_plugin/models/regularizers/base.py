@@ -14,7 +14,7 @@ IMAGES = ('source', 'target', 'both')
 
 
 class ModelView(NamedTuple):
-    """What a regularizer sees of a model: its weights, and what it says to some images.
+    """Weights of a model, and its outputs for some images, as regularizers get them.
 
     Attributes:
         weights: Parameters of backbone, neck and head by name.
@@ -31,16 +31,16 @@ class ModelView(NamedTuple):
 
 
 class Regularizer(BaseModule):
-    """A loss that keeps what the model knew when the run began.
+    """A loss that preserves what the model could do when the run began.
 
     A subclass implements :meth:`forward` and is registered in ``MODELS``. One that isn't a mean
     over images reads them through :func:`tl_plugin.stack.gather.gather_ranks`.
 
     Args:
         loss_weight: Factor of the loss. Not negative.
-        images: Whose images it looks at: 'source', 'target' or 'both'. An ordinary batch, of a run
-            without adaptation, is all source. Defaults to 'source': what the source model says of
-            target images is what adaptation wants to change.
+        images: Domain whose images it uses: 'source', 'target' or 'both'. An ordinary batch, of a
+            run without adaptation, is all source. Defaults to 'source', since adaptation is to
+            change the outputs for target images.
         init_cfg: Of mmengine's ``BaseModule``. Defaults to None.
 
     Raises:
@@ -70,7 +70,7 @@ class Regularizer(BaseModule):
 
     @property
     def needs_logits(self) -> bool:
-        """Whether it takes the head's scores for one softmax over the classes."""
+        """Whether it needs a softmax over the classes."""
         return 'logits' in self.reads
 
     @property
@@ -79,7 +79,7 @@ class Regularizer(BaseModule):
         return any(field != 'weights' for field in self.reads)
 
     def prepare(self, classifier: nn.Module) -> None:
-        """Looks at the classifier once, before training. Does nothing by default.
+        """Inspect the classifier once, before training. Does nothing by default.
 
         Args:
             classifier: The :class:`AdaptationClassifier`.
@@ -87,7 +87,7 @@ class Regularizer(BaseModule):
 
     @abstractmethod
     def forward(self, source: ModelView | None, adapted: ModelView) -> Tensor:
-        """The regularizer's loss, not yet weighted.
+        """Return the regularizer's loss, not yet weighted.
 
         Args:
             source: The model as it was when the run began. Nothing in it gets a gradient.

@@ -12,12 +12,12 @@ from .base import ModelView, Regularizer
 
 @MODELS.register_module()
 class BSSRegularizer(Regularizer):
-    """Shrinks the smallest singular values of a batch's features (BSS).
+    """Shrink the smallest singular values of a batch's features (BSS).
 
     Chen et al., "Catastrophic Forgetting Meets Negative Transfer: Batch Spectral Shrinkage for Safe
-    Transfer Learning", NeurIPS 2019. Directions with small singular values are those that don't
-    transfer; fine-tuning on few labels would overfit them. It protects the target from what the
-    model knew: a partner of L2-SP, DELTA or LwF, which protect what it knew.
+    Transfer Learning", NeurIPS 2019. Directions with small singular values transfer badly, and
+    fine-tuning on few labels would overfit them. It prevents negative transfer and complements
+    L2-SP, DELTA and LwF, which prevent forgetting.
 
     Args:
         k: How many singular values are penalised. Defaults to 1, as in the paper.
@@ -39,5 +39,5 @@ class BSSRegularizer(Regularizer):
         self.k = k
 
     def forward(self, source: ModelView | None, adapted: ModelView) -> Tensor:
-        """The penalty of the batch of all processes."""
+        """Return the penalty of the batch of all processes."""
         return batch_spectral_shrinkage(gather_ranks(adapted.features), self.k)

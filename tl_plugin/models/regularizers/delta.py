@@ -16,12 +16,12 @@ _DEFAULT_LAYERS = 4
 
 @MODELS.register_module()
 class DELTARegularizer(Regularizer):
-    """Feature maps stay near the source model's (DELTA).
+    """Keep feature maps near the source model's (DELTA).
 
     Li et al., "DELTA: Deep Learning Transfer using Feature Map with Attention for Convolutional
     Networks", ICLR 2019, arXiv 1901.09229, with all channels attended alike, see
-    :func:`tl_plugin.functional.feature_map_distance`. Weights may move as long as what they compute
-    stays. Costs a forward pass of the source model without gradient.
+    :func:`tl_plugin.functional.feature_map_distance`. Weights may change as long as the
+    feature maps stay. Costs a forward pass of the source model without gradient.
 
     Args:
         layers: Depths whose outputs are compared: ``'4:-1'``, ``[2, 5]``; the head has none.
@@ -52,12 +52,12 @@ class DELTARegularizer(Regularizer):
         self.relative = relative
 
     def prepare(self, classifier: nn.Module) -> None:
-        """Finds the layers."""
+        """Find the layers whose outputs are compared."""
         at_most = _DEFAULT_LAYERS if self.layers is None else None
         self.outputs = LayerOutputs(classifier, self.layers, at_most)
 
     def forward(self, source: ModelView, adapted: ModelView) -> Tensor:
-        """The distance, summed over the layers, mean over the images."""
+        """Return the distance, summed over the layers, mean over the images."""
         energies = None
         if self.relative:
             # Of the images of all ranks, so that all of them divide by the same.

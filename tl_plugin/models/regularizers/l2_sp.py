@@ -15,7 +15,7 @@ from .base import ModelView, Regularizer
 
 @MODELS.register_module()
 class L2SPRegularizer(Regularizer):
-    """Weights stay near the pretrained ones (L2-SP).
+    """Keep weights near the pretrained ones (L2-SP).
 
     Li et al., "Explicit Inductive Bias for Transfer Learning with Convolutional Networks", ICML
     2018, arXiv 1802.01483. Half the squared distance of all weights from where they started, and
@@ -23,8 +23,8 @@ class L2SPRegularizer(Regularizer):
     to 0. Frozen weights don't count.
 
     Args:
-        exclude: Regular expressions over parameter names: weights that aren't held where they
-            started but decay to zero. ``()`` holds the head too, which pays where it comes trained.
+        exclude: Regular expressions over parameter names: weights that decay to zero instead of to
+            their initial values. ``()`` includes the head, which helps where it is pretrained.
             Defaults to the head.
         excluded_decay: Weight of their decay, relative to ``loss_weight``; 0 leaves them free.
             Defaults to 1.
@@ -53,7 +53,7 @@ class L2SPRegularizer(Regularizer):
         self._excluded: frozenset[str] | None = None
 
     def forward(self, source: ModelView, adapted: ModelView) -> Tensor:
-        """The penalty of what trains now."""
+        """Return the penalty of the weights that are trained."""
         if self._excluded is None:
             self._excluded = self._find_excluded(adapted.weights)
         trained = {name: value for name, value in adapted.weights.items() if value.requires_grad}

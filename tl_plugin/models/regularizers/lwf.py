@@ -11,12 +11,12 @@ from .base import ModelView, Regularizer
 
 @MODELS.register_module()
 class LwFRegularizer(Regularizer):
-    """Predictions stay near the source model's: learning without forgetting (LwF).
+    """Keep predictions near the source model's: learning without forgetting (LwF).
 
     Li and Hoiem, "Learning without Forgetting", ECCV 2016, arXiv 1606.09282. The source model's
     probabilities at a temperature are soft labels of the training images. Costs a forward pass of
-    the source model without gradient. The head has to come trained, too: a new one has nothing to
-    remember.
+    the source model without gradient. The head must be pretrained, too: a new one has no
+    predictions worth keeping.
 
     Args:
         temperature: Divides the logits of both. Defaults to 2, as in the paper.
@@ -37,5 +37,5 @@ class LwFRegularizer(Regularizer):
         self.temperature = temperature
 
     def forward(self, source: ModelView, adapted: ModelView) -> Tensor:
-        """The distillation loss, a mean over the images."""
+        """Return the distillation loss, a mean over the images."""
         return distillation_loss(source.logits, adapted.logits, self.temperature)
