@@ -70,8 +70,9 @@ def _checking_batches(build_train_loop: Callable) -> Callable:
     @wraps(build_train_loop)
     def build(runner: Any, loop: Any) -> Any:
         built = build_train_loop(runner, loop)
-        if hasattr(built.dataloader, '__len__') and hasattr(built.dataloader.dataset, '__len__'):
-            check_batches('train', built.dataloader)
+        loader = getattr(built, 'dataloader', None)
+        if hasattr(loader, '__len__') and hasattr(getattr(loader, 'dataset', None), '__len__'):
+            check_batches('train', loader)
         return built
 
     return build

@@ -1,4 +1,4 @@
-"""What can be said of one image's quality without a reference image."""
+"""Measure the quality of one image without a reference image."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-#: Statistics of single pixels' surroundings look at no more than this many pixels a side, from the
-#: image's middle, so that a huge image costs no more than a large one.
+#: Statistics of the surroundings of pixels are computed on at most this many pixels a side, in the
+#: middle of the image, so that a huge image costs no more than a large one.
 WINDOW = 1024
 #: Pixels within this many grey levels of black or white count as clipped.
 CLIPPED = 3
-#: How many grey levels a pixel stands off from all its neighbours before it counts as dead.
+#: A pixel that differs from all its neighbours by at least this many grey levels counts as dead.
 DEAD = 48
 #: Share of the strongest gradients that are taken for edges and not for noise.
 EDGES = 0.1
@@ -131,7 +131,7 @@ def measure_quality(image: np.ndarray) -> dict[str, float]:
 
 
 def perceptual_blur(grey: np.ndarray) -> float:
-    """Say how little an image loses when it is blurred again.
+    """Measure how little an image changes when it is blurred again.
 
     Crété-Roffet et al., "The Blur Effect: Perception and Estimation with a New No-Reference
     Perceptual Blur Metric", Human Vision and Electronic Imaging 2007. Hardly moved by light and

@@ -12,14 +12,13 @@ from .bad_data import describe_data, differing_names
 
 @DATASETS.register_module()
 class SeveralSources(ConcatDataset):
-    """Several labelled domains as one source, each image marked with the number of its own.
+    """Several labelled domains as one source, each image marked with the number of its domain.
 
-    mmengine's ``ConcatDataset``, whose arguments it takes; all have the same classes. Beside it,
-    ``source_index``, counted from 0, comes with each image, by which an alignment with
-    ``num_sources`` tells them apart. Others take them all for one source.
+    mmengine's ``ConcatDataset`` for data sets of the same classes. Each image gets a
+    ``source_index``, counted from 0, by which an alignment with ``num_sources`` distinguishes the
+    domains. Other alignments treat them as one source.
 
-    A few labelled target images among many of the source are a source, too: ``least_ratio`` has
-    them seen often enough.
+    A few labelled target images can be one of the sources: ``least_ratio`` repeats them.
 
     Args:
         datasets: Configs of the data sets.
@@ -29,7 +28,7 @@ class SeveralSources(ConcatDataset):
             (0, 1]; a smaller one is repeated, as a whole. Defaults to None, nothing is repeated.
 
     Raises:
-        ValueError: If two of them have different classes; says which are missing where. If the
+        ValueError: If two of them have different classes (says which are missing where), or the
             ratio is out of its range.
     """
 
@@ -56,7 +55,7 @@ class SeveralSources(ConcatDataset):
         _check_classes(self.datasets)
 
     def full_init(self) -> None:
-        """As in ``ConcatDataset``; then says how often each image is seen."""
+        """As in ``ConcatDataset``; then set how often each image is repeated."""
         if self._fully_initialized:
             return
         super().full_init()
