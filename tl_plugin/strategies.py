@@ -94,7 +94,7 @@ def describe(name: str) -> str:
     """What a strategy does in one sentence: the first line of its overlay.
 
     >>> print(describe('dann'))
-    DANN: features that classify the source and from which the domain can't be told.
+    DANN: features that classify the source and don't reveal the domain.
     """
     return headline(overlay_path(name))
 

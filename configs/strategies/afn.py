@@ -9,7 +9,7 @@
 # Needs  The target images; what isn't set here is inherited from train_dataloader:
 #        train_cfg.target_dataloader.dataset.data_root=data/target/train
 # Options of AFNAlignment (model.alignments.afn.*)
-#        step         how much larger each norm shall become
+#        step         increase of each norm per iteration
 #        radius       the norm to pull the mean norm to instead, 25 in the paper
 #        loss_weight  0.05 by default, as in the paper
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)

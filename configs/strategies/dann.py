@@ -1,4 +1,4 @@
-# DANN: features that classify the source and from which the domain can't be told.
+# DANN: features that classify the source and don't reveal the domain.
 #
 # What   Each step sees one batch of labelled source and one of unlabelled target images. A domain
 #        classifier learns to tell them apart; its gradient reaches the features reversed.
@@ -17,7 +17,7 @@
 #        label_smoothing  of the domain labels
 #        spectral_norm    True bounds the domain classifier's slope layer by layer
 #        gradient_penalty weight of its squared slope at the features; not together with norm='BN'
-#        num_sources      with several sources, so many: told apart from each other, too
+#        num_sources      number of sources, which are then classified one by one
 # Options of AdaptationClassifier (model.*)
 #        domain_specific_bn  True normalises each domain by its own batch, False both by one
 # Options of AdversaryMonitorHook (custom_hooks), which says by name when it goes wrong

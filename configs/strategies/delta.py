@@ -2,7 +2,7 @@
 #
 # What   The model that the run begins with looks at the same images; the squared distance between
 #        its feature maps and those of the model that trains, in a few layers, is added to the loss.
-# When   Fine-tuning or adapting a pretrained model that shall not forget: with `fine_tune`, with any
+# When   Fine-tuning or adapting a pretrained model that must not forget: with `fine_tune`, with any
 #        alignment. Costs one forward pass more, without gradient.
 #        Give the model its weights: `load_from`, or `init_cfg` / `checkpoint_path` in the backbone.
 # Paper  Li et al., "DELTA: Deep Learning Transfer using Feature Map with Attention for Convolutional

@@ -2,7 +2,7 @@
 #
 # What   Adds half the squared distance of the backbone's weights from the pretrained ones to the
 #        loss; the head's decay to zero. Takes the place of weight decay, which pulls all to zero.
-# When   Fine-tuning or adapting a pretrained model that shall not forget: with `fine_tune`, with any
+# When   Fine-tuning or adapting a pretrained model that must not forget: with `fine_tune`, with any
 #        alignment. Costs no forward pass. Where the head comes trained too, hold it as well:
 #        model.regularizers.l2_sp.exclude=[]
 #        Give the model its weights: `load_from`, or `init_cfg` / `checkpoint_path` in the backbone.

@@ -3,7 +3,7 @@
 # What   Takes the place of the training loop: one epoch without iterations. The run starts, writes
 #        its checkpoint and is validated as any other. With `adabn` the model gets the batch
 #        statistics of the target, and nothing else: `--strategy adabn no_training`.
-# When   A method that doesn't train shall stand beside those that do, in one comparison.
+# When   To compare a method that doesn't train with those that do.
 #        Give the model its weights: `load_from`.
 # Paper  None.
 # Options None.

@@ -2,7 +2,7 @@
 #
 # What   The head stays as it is. The features learn to give predictions on the target that are
 #        certain one by one and diverse together, and the label of the nearest class centroid, which
-#        is found anew every epoch.
+#        is computed again every epoch.
 # When   The source images may not leave where they are, or are gone. A source model that is mostly
 #        right on the target, classes about equally frequent there.
 # Paper  Liang et al., "Do We Really Need to Access the Source Data? Source Hypothesis Transfer for
