@@ -30,7 +30,7 @@ def parse_args():
     parser.add_argument(
         '--no-persistent-workers',
         action='store_true',
-        help='start the workers of dataloaders anew each epoch',
+        help='start the workers of dataloaders again each epoch',
     )
     return parse(parser)
 

@@ -11,7 +11,7 @@
 #        custom_hooks.AdaBNHook.target_dataloader.dataset.data_root=data/target/train
 # Options of AdaBNHook (custom_hooks.AdaBNHook.*)
 #        target_dataloader  what it leaves out is inherited from test_dataloader
-#        max_batches        so many are enough; None takes all
+#        max_batches        batches to use at most; None uses all
 #        report_before      False saves the evaluation before
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 

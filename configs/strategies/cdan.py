@@ -9,7 +9,7 @@
 #        train_cfg.target_dataloader.dataset.data_root=data/target/train
 # Options of CDANHead (model.alignments.cdan.*)
 #        max_channels     largest outer product (features x classes); a larger one is replaced by
-#        random_channels  so many random projections
+#        random_channels  number of random projections
 #        and those of DANNHead: hidden_channels, norm, dropout, loss_weight, reversal_weight, gamma,
 #        label_smoothing, spectral_norm, gradient_penalty; see dann.py
 # Options of AdversaryMonitorHook (custom_hooks), which says by name when it goes wrong

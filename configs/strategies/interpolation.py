@@ -1,7 +1,7 @@
 # Interpolation (WiSE-FT): weights between the source model and an adapted one. No training.
 #
 # What   Mixes the weights of `load_from`, the source model, with those of `train_cfg.adapted` in
-#        steps, with batch statistics that are mixed as well and with some taken anew, validates on
+#        steps, with batch statistics that are mixed as well and with some recomputed, validates on
 #        both domains, and keeps the best on the target that loses no more than a budget on the
 #        source. The work folder gets that model as an ordinary checkpoint, and the curve:
 #        interpolation.json, interpolation.png.
@@ -16,7 +16,7 @@
 #        alphas             parts of the way; None: 0, 0.1, ... 1
 #        rule, budget       'budget': the best on the target that loses at most so many points on the
 #                           source; 'mean': the best mean of both
-#        statistics         taken anew from ['source'], ['target'] or both; None: what the config has;
+#        statistics         recomputed from ['source'], ['target'] or both; None: what the config has;
 #                           []: only those interpolated like weights, which are tried in any case
 #        statistics_images  of each domain
 #        metric             of the validation, without the domain

@@ -3,7 +3,7 @@
 # What   After each validation it estimates the target's class frequencies from predictions, without
 #        labels, logs how far they are from the source's and warns where that is far. It can weigh
 #        source images accordingly.
-# When   With any alignment (`--strategy dann label_shift_guard`): DANN and its kin hurt where class
+# When   With any alignment (`--strategy dann label_shift_guard`): adversarial alignments hurt where class
 #        frequencies differ.
 # Paper  Lipton et al., "Detecting and Correcting for Label Shift with Black Box Predictors", ICML
 #        2018, arXiv 1802.03916; Saerens et al., Neural Computation 2002.

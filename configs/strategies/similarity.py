@@ -13,7 +13,7 @@
 #        val_cfg = dict(type='DomainValLoop', dataloaders=dict(target=dict(dataset=...)))
 # Options of SimilarityHook (custom_hooks)
 #        num_images  of each domain's validation images
-#        interval    measure at every so-manieth validation
+#        interval    measure at every `interval`-th validation
 #        layers      depths that are compared; None: all, but no more than max_layers
 #        batch_size  images in a forward pass
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)

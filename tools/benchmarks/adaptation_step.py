@@ -34,7 +34,7 @@ from torch import nn
 import tl_plugin
 
 SGD = dict(lr=0.001, momentum=0.9, nesterov=True, weight_decay=1e-3)
-#: As often as AdversaryMonitorHook measures unless told otherwise.
+#: The default interval of AdversaryMonitorHook.
 MONITOR_INTERVAL = 50
 
 

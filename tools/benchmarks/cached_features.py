@@ -53,7 +53,7 @@ def parse_args():
         default=[24, 256, 512],
         help='of the epochs that are timed against a bare loop',
     )
-    parser.add_argument('--head-epochs', type=int, default=20, help='so many of each')
+    parser.add_argument('--head-epochs', type=int, default=20, help='epochs of each')
     parser.add_argument(
         '--head',
         choices=['linear', 'bottleneck'],

@@ -1,6 +1,6 @@
 """Measures what a frozen trunk saves: step time and bytes between ranks, by frozen depth.
 
-Several gloo processes train a ViT on a CPU. `set_trainable` (freeze and wrap anew) is compared
+Several gloo processes train a ViT on a CPU. `set_trainable` (freeze and wrap again) is compared
 with what is usual, freezing under `find_unused_parameters=True`, which reduces the frozen gradients
 all the same. Writes JSON.
 
@@ -116,7 +116,7 @@ def measure(args, frozen_layers, work_dir):
             dist.barrier()
             start = time.perf_counter()
             runner.model.train_step(data, runner.optim_wrapper)
-            if step >= 3:  # DDP groups the gradients anew after its first step
+            if step >= 3:  # DDP regroups the gradients after its first step
                 seconds[way].append(time.perf_counter() - start)
     values = list(runners[OURS].model.module.parameters())
     return dict(

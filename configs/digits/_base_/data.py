@@ -35,7 +35,7 @@ test_dataloader = dict(
     ),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
-# Both domains are measured; whatever a loader doesn't say it takes from the source's above.
+# Both domains are measured; what a loader doesn't set is inherited from the source's above.
 val_cfg = dict(
     type='DomainValLoop',
     dataloaders=dict(target=dict(dataset=dict(quality='field', split='val'))),
