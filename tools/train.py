@@ -6,7 +6,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.launch.cpu import leave_cpu_group
 from tl_plugin.launch.runs import build_runner, default_work_dir, load_config, prepare
-from tl_plugin.reliability.lost_rank import naming_lost_ranks
+from tl_plugin.reliability.ranks import naming_lost_ranks
 
 
 def parse_args():

@@ -2,7 +2,7 @@
 
 import torch
 
-from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.reliability.checkpoints import save_hook_state, saved_hook_state
 
 
 def test_states_lie_side_by_side():

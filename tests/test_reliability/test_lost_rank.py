@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.distributed import run_distributed
-from tl_plugin.reliability.lost_rank import naming_lost_ranks
+from tl_plugin.reliability.ranks import naming_lost_ranks
 
 ROOT = Path(__file__).parents[2]
 

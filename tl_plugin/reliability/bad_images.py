@@ -89,7 +89,7 @@ def read_or_replace(dataset: Any, index: int, tries: int) -> Any:
             if not is_unreadable(error):
                 raise
             reason = ' '.join(f'{type(error).__name__}: {error}'.split())  # decoders break lines
-            faults.append(Fault(sample_name(dataset, index), reason))
+            faults.append(Fault(image_name(dataset, index), reason))
             last = error
         else:
             return Replaced(sample, faults) if faults else sample
@@ -120,7 +120,7 @@ def _raised_in_loading(error: BaseException) -> bool:
     return False
 
 
-def sample_name(dataset: Any, index: int) -> str:
+def image_name(dataset: Any, index: int) -> str:
     """Names a sample by its path where the data set knows it.
 
     Args:

@@ -14,8 +14,7 @@ from mmpretrain.registry import HOOKS
 from tl_plugin.stack.options import checked
 
 from .bad_images import Fault
-from .loaders import train_loaders
-from .replayable_loader import ReplayableLoader
+from .replayable_loader import ReplayableLoader, train_loaders
 
 _INFO = 'unreadable_images'
 

@@ -1,4 +1,9 @@
-"""Finds the newest checkpoint that can be read, among whatever an interrupted run has left."""
+"""Find and verify checkpoints; keep the state of hooks in them.
+
+A hook's state lies under ``hook_msgs``: mmpretrain's ``publish_model.py`` deletes this key by name,
+and mmengine's ``published_keys`` keeps nothing that it doesn't list. A key of its own beside
+``state_dict`` would be published, with the pseudo-labels of all target images, for example.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +20,48 @@ from tl_plugin.stack.foreign_weights import extraction_command, find_weights
 from tl_plugin.stack.safe_loading import BrokenCheckpointError, load_safely
 
 POINTER = 'last_checkpoint'
+_HOOK_STATES = 'hook_msgs'
+
+
+def resumes(runner: Any) -> bool:
+    """Return whether a runner continues an interrupted run, not just starts from its weights."""
+    return bool(runner._resume)
+
+
+def save_hook_state(checkpoint: dict, name: str, state: Any) -> None:
+    """Put the state of a hook into a checkpoint.
+
+    Args:
+        checkpoint: What ``before_save_checkpoint`` gets.
+        name: The hook's own name in it.
+        state: Tensors and plain data.
+    """
+    checkpoint.setdefault(_HOOK_STATES, {})[name] = state
+
+
+def saved_hook_state(checkpoint: dict, name: str) -> Any:
+    """Return the state of a hook that a checkpoint holds, None where it holds none.
+
+    Args:
+        checkpoint: What ``after_load_checkpoint`` gets, perhaps a bare state dict; not changed.
+        name: The hook's own name in it.
+    """
+    states = checkpoint.get(_HOOK_STATES)
+    return states.get(name) if isinstance(states, dict) else None
 
 
 def newest_whole_checkpoint(work_dir: str | Path, resumable: bool = True) -> Path | None:
-    """The newest checkpoint of a run's course that is whole.
+    """Find the newest undamaged checkpoint of a run; name the damaged ones in the log.
 
     Args:
-        work_dir: The run's folder. What ``last_checkpoint`` in it points to is looked at as well,
-            and so are the files beside that.
-        resumable: Whether the run must be able to go on from it; else weights are enough.
+        work_dir: The run's folder. The file that ``last_checkpoint`` in it points to, and the files
+            beside that, are considered as well.
+        resumable: Require that the run can be resumed from it; otherwise weights are enough.
+            Defaults to True.
 
     Returns:
-        Its path, or None. What is passed over, because it is damaged, is named in the log. The best
-        checkpoints are none: labels may have chosen them, and they hold no optimizer.
+        Its path, or None. Checkpoints named ``best_*`` are left out: labels may have chosen them,
+        and they hold no optimizer.
     """
     pointed = _pointed(Path(work_dir))
     if pointed is not None and pointed.is_dir():
@@ -43,7 +77,7 @@ def newest_whole_checkpoint(work_dir: str | Path, resumable: bool = True) -> Pat
 
 
 def check_resumable(path: str | Path) -> None:
-    """Checks that a run can go on from a checkpoint.
+    """Check that a run can be resumed from a checkpoint.
 
     Args:
         path: A local file.
@@ -68,15 +102,15 @@ def check_resumable(path: str | Path) -> None:
 
 
 def weights_of(content: Any, path: str | Path) -> dict[str, Tensor]:
-    """The tensors that mmengine would load of a checkpoint, by name.
+    """Return the tensors that mmengine would load from a checkpoint, by name.
 
     Args:
-        content: What was read.
-        path: From where, for messages.
+        content: The content of the file.
+        path: The file, for messages.
 
     Raises:
-        BrokenCheckpointError: If there are none; if they lie elsewhere, with the command that
-            brings them where mmengine looks.
+        BrokenCheckpointError: If there are none. If they lie under another key, the message has
+            the command that moves them to where mmengine looks.
     """
     state = content.get('state_dict', content) if isinstance(content, dict) else content
     if not isinstance(state, dict):
@@ -100,7 +134,7 @@ def weights_of(content: Any, path: str | Path) -> dict[str, Tensor]:
 
 
 def read_whole(path: str | Path) -> Any:
-    """Reads a checkpoint without its tensors' data, which is checked on the disk.
+    """Read a checkpoint and verify every byte; tensors of a zip archive are mapped, not copied.
 
     Args:
         path: A local file.

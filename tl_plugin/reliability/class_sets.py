@@ -20,7 +20,7 @@ _CURE = (
 )
 
 
-def class_names(dataset: Any) -> Sequence[str]:
+def dataset_classes(dataset: Any) -> Sequence[str]:
     """The names of a data set's classes, () where it has none.
 
     Args:

@@ -11,15 +11,15 @@ from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl_plugin.datasets.bad_data import check_batches, describe_data
 from tl_plugin.stack.protocol import SOURCE
 
-from .batch_norm import CURE, LoneImageGuard, lone_image, trained_norms
-from .batches import parts, sample_name
-from .class_sets import check_classes, check_one_hot, check_width, class_names, num_classes
+from .batches import DROP_LAST, SingleImageGuard, domain_batches, name_of_sample
+from .class_sets import check_classes, check_one_hot, check_width, dataset_classes, num_classes
 from .data_identity import check_source_free, check_trained
-from .loaders import train_loaders
+from .replayable_loader import is_endless, train_loaders
 
 
 @HOOKS.register_module()
@@ -41,7 +41,7 @@ class DataCheckHook(Hook):
 
     def __init__(self) -> None:
         self._trained: Any = ()
-        self._guard: LoneImageGuard | None = None
+        self._guard: SingleImageGuard | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Compares the classes of all loaders that are built, and looks for empty ones.
@@ -66,7 +66,7 @@ class DataCheckHook(Hook):
             ValueError: If they differ.
         """
         for name, dataset in _evaluated(runner.test_loop, 'test_dataloader', 'test_cfg'):
-            classes = class_names(dataset)
+            classes = dataset_classes(dataset)
             check_width(name, classes, runner.model)
             if len(self._trained) == num_classes(runner.model):
                 check_classes('the checkpoint', self._trained, name, classes)
@@ -89,13 +89,15 @@ class DataCheckHook(Hook):
         """
         if getattr(data_batch, 'checked', False):
             return  # when the cache of features was made
-        for domain, part in parts(data_batch):
+        for domain, part in domain_batches(data_batch):
             samples = part.get('data_samples') or []
             if domain.split('/')[0] != 'target':  # its labels are dropped
                 _check_labels(runner, domain, samples, _datasets(runner), lowest=0)
             if len(samples) == 1:
                 what = f'the {domain} batch' if domain else 'the batch'
-                self._guard = LoneImageGuard(runner.model, f'{what} of iteration {runner.iter + 1}')
+                self._guard = SingleImageGuard(
+                    runner.model, f'{what} of iteration {runner.iter + 1}'
+                )
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -125,14 +127,14 @@ class DataCheckHook(Hook):
         loader = runner._train_loop.dataloader
         if hasattr(loader, 'batch_size') and hasattr(loader, 'drop_last'):
             check_batches('train', loader)
-        trained = class_names(getattr(loader, 'dataset', None))
+        trained = dataset_classes(getattr(loader, 'dataset', None))
         check_width('training', trained, runner.model)
         inside = (runner.cfg.get('model') or {}).get('data_preprocessor')
         check_one_hot(runner.model, f'{"model." * bool(inside)}data_preprocessor.num_classes')
         if isinstance(runner._val_loop, BaseLoop):
             for name, dataset in _evaluated(runner._val_loop, 'val_dataloader', 'val_cfg'):
-                check_width(name, class_names(dataset), runner.model)
-                check_classes('train_dataloader', trained, name, class_names(dataset))
+                check_width(name, dataset_classes(dataset), runner.model)
+                check_classes('train_dataloader', trained, name, dataset_classes(dataset))
             self._check_identity(runner)
 
     def _check_identity(self, runner: Runner) -> None:
@@ -160,7 +162,7 @@ def _datasets(runner: Runner) -> dict[str, Any]:
 
 def _check_evaluated(runner: Runner, loop: Any, batch: Any) -> None:
     dataset = {'': loop.dataloader.dataset}
-    for domain, part in parts(batch):
+    for domain, part in domain_batches(batch):
         _check_labels(runner, domain, part.get('data_samples') or [], dataset, lowest=-1)
 
 
@@ -178,17 +180,27 @@ def _check_labels(
             where = '' if dataset is None else f' in {describe_data(dataset)}'
             raise ValueError(
                 f'label {wrong[0]} of {f"the {domain} image " if domain else ""}'
-                f'{sample_name(sample, place)}{where} is out of range: the head has {width} '
+                f'{name_of_sample(sample, place)}{where} is out of range: the head has {width} '
                 f'classes, 0 to {width - 1}. Correct the annotation, or set '
                 'model.head.num_classes'
             )
 
 
 def _check_last_batch(runner: Runner, loader: Any) -> None:
-    norms, found = trained_norms(runner.model), lone_image(loader)
-    if not norms or found is None:
+    size, samples = loader.batch_size, len(loader.sampler)
+    if not size or size == 1 or samples % size != 1 or loader.drop_last or is_endless(loader):
         return
-    message = f'{found}, and {len(norms)} BatchNorm layers train on it. {CURE}'
+    norms = [
+        module
+        for module in runner.model.modules()
+        if isinstance(module, _BatchNorm) and any(p.requires_grad for p in module.parameters())
+    ]
+    if not norms:
+        return
+    message = (
+        f'the last batch of each epoch has 1 image ({samples} on this rank, batches of {size}), '
+        f'and {len(norms)} BatchNorm layers train on it. {DROP_LAST}'
+    )
     if any(isinstance(module, nn.BatchNorm1d) for module in norms):
         raise ValueError(f'{message}: BatchNorm1d has no variance of one vector')
     print_log(f'{message[0].upper()}{message[1:]}.', logger='current', level=logging.WARNING)

@@ -13,8 +13,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 
-from .hook_state import save_hook_state, saved_hook_state
-from .loaders import train_loaders
+from .checkpoints import resumes, save_hook_state, saved_hook_state
+from .replayable_loader import train_loaders
 from .resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 from .seeds import MODEL, seed_process
 
@@ -62,7 +62,7 @@ class ExactResumeHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Takes what a checkpoint to resume from holds for this hook."""
-        if runner._resume:
+        if resumes(runner):
             self._sampler_seeds = saved_hook_state(checkpoint, _SAMPLER_SEEDS)
             self._gradients = saved_hook_state(checkpoint, _GRADIENTS)
 

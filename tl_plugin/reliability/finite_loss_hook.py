@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tl_plugin.stack.options import checked
 
-from .batches import batch_names
+from .batches import image_names
 
 
 @HOOKS.register_module()
@@ -53,7 +53,7 @@ class FiniteLossHook(Hook):
         self._in_a_row = self._in_a_row + 1 if bad else 0
         if self._in_a_row <= self._allowed(runner):
             return
-        names = batch_names(data_batch)
+        names = image_names(data_batch)
         raise FloatingPointError(
             f'{", ".join(f"{name} is {value}" for name, value in bad.items())} at epoch '
             f'{runner.epoch + 1}, iteration {runner.iter + 1}, rank {get_dist_info()[0]}. Training '

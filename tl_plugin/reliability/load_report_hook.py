@@ -17,7 +17,7 @@ from tl_plugin.stack.foreign_weights import extraction_command
 from tl_plugin.stack.options import checked
 from tl_plugin.stack.protocol import training_only
 
-from .checkpoints import weights_of
+from .checkpoints import resumes, weights_of
 from .pretrained import pretrained_parts, read_pretrained
 
 
@@ -73,7 +73,7 @@ class LoadReportHook(Hook):
         if not self._reports(runner):
             return
         averaged = 'ema_state_dict' in checkpoint
-        if averaged and isinstance(runner._train_loop, BaseLoop) and not runner._resume:
+        if averaged and isinstance(runner._train_loop, BaseLoop) and not resumes(runner):
             del checkpoint['ema_state_dict']
             # mmengine keeps the averaged weights under state_dict, the others apart. mmpretrain's
             # EMAHook would exchange them, name by name, for a model that may have another head.
@@ -90,7 +90,7 @@ class LoadReportHook(Hook):
         missing = [n for n in wanted if n not in given and not n.endswith('num_batches_tracked')]
         unused = [n for n in given if n not in wanted]
         _check_backbone(model, checkpoint, set(loaded), str(runner._load_from))
-        if runner._resume and (other or missing):
+        if resumes(runner) and (other or missing):
             raise ValueError(
                 'the checkpoint to resume from does not fit the model: missing '
                 f'{_short(missing)}; of another shape {_short(sorted(other))}. Resume with the '
@@ -101,12 +101,12 @@ class LoadReportHook(Hook):
             f'Loaded {len(loaded)} of {len(wanted)} tensors.',
             missing,
             unused,
-            warn=bool(missing) and not runner._resume,
+            warn=bool(missing) and not resumes(runner),
         )
 
     def before_train(self, runner: Runner) -> None:
         """Lets averages begin with the model: EMAHook copied it before it had its weights."""
-        if runner._resume or not self._reports(runner):
+        if resumes(runner) or not self._reports(runner):
             return
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):

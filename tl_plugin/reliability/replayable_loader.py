@@ -259,3 +259,22 @@ class CyclingLoader:
     def _start_pass(self) -> None:
         place = (0, self.position) if self._endless else divmod(self.position, len(self.loader))
         self._iterator = seek(self.loader, *place)
+
+
+def train_loaders(loop: Any) -> list[ReplayableLoader]:
+    """Find the replayable loaders behind a train loop.
+
+    Args:
+        loop: A train loop.
+
+    Returns:
+        One, or those that a pair is made of, source first.
+    """
+    return _replayable(getattr(loop, 'dataloader', None))
+
+
+def _replayable(loader: Any) -> list[ReplayableLoader]:
+    if isinstance(loader, ReplayableLoader):
+        return [loader]
+    inside = (getattr(loader, name, None) for name in ('source', 'target', 'loader'))
+    return [found for inner in inside if inner is not None for found in _replayable(inner)]

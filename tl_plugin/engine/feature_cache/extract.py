@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from tl_plugin.datasets.wrappers import inner_datasets
 from tl_plugin.reliability.bad_images import FaultyBatch, TolerantCollate
-from tl_plugin.reliability.batches import batch_names
+from tl_plugin.reliability.batches import image_names
 from tl_plugin.reliability.fingerprint import files_fingerprint, fingerprint, weights_fingerprint
 from tl_plugin.reliability.ranks import on_all_ranks, on_main_process
 from tl_plugin.reliability.replayable_loader import Draw, ReplayableLoader, SampleReader
@@ -195,7 +195,7 @@ class Extraction:
 
     def _labels(self, batch: dict, data: dict) -> tuple[list[Tensor], Tensor | None]:
         labels, scores = labels_of(data['data_samples'])
-        check_labels(labels, self._num_classes, batch_names(batch))
+        check_labels(labels, self._num_classes, image_names(batch))
         return labels, scores
 
     def _batches(self, share: range) -> Iterator[dict]:

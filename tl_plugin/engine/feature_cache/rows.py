@@ -11,7 +11,7 @@ from mmpretrain.models import ClsHead
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from tl_plugin.reliability.bad_images import sample_name
+from tl_plugin.reliability.bad_images import image_name
 
 from .store import FeatureStore
 
@@ -43,7 +43,7 @@ class CachedSample(DataSample):
     def get(self, key: str, default: Any = None) -> Any:
         """As in ``DataSample``; the path is looked up."""
         if key == 'img_path':
-            return sample_name(self.__dict__['_dataset'], self.__dict__['sample_idx'])
+            return image_name(self.__dict__['_dataset'], self.__dict__['sample_idx'])
         return self.__dict__.get(key, default)
 
 

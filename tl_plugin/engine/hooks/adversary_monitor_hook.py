@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
 from tl_plugin.stack.protocol import adaptation_model
@@ -142,7 +142,7 @@ class AdversaryMonitorHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Takes it out again, of a run that is resumed."""
-        if runner._resume:
+        if resumes(runner):
             self._loaded = saved_hook_state(checkpoint, _STATE)
 
     def _measured(self, outputs: dict) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from tl_plugin.datasets.wrappers import inner_configs
 from tl_plugin.functional import centroid_pseudo_labels
-from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
 from tl_plugin.stack.gather import gather_ranks
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
@@ -87,7 +87,7 @@ class CentroidPseudoLabelHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Takes them out again, of a run that is resumed."""
-        if runner._resume:
+        if resumes(runner):
             self._labels = saved_hook_state(checkpoint, _STATE)
 
     def _is_resumed(self, runner: Runner) -> bool:

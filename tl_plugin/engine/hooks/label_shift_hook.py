@@ -20,8 +20,8 @@ from tl_plugin.functional import (
     expectation_maximization_shift,
     total_variation,
 )
+from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
 from tl_plugin.reliability.class_sets import has_several_labels
-from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
 from tl_plugin.stack.protocol import require_adaptation_model
@@ -133,7 +133,7 @@ class LabelShiftHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Takes them out again, of a run that is resumed."""
-        if runner._resume:
+        if resumes(runner):
             self._weights = saved_hook_state(checkpoint, _STATE)
 
     def _frequencies(self, source: dict, target: dict) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from tl_plugin.evaluation.add_metrics import add_metrics
-from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
 from tl_plugin.stack.options import checked
 
 from ..monitors import Monitor
@@ -101,5 +101,5 @@ class OracleGapHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Takes them out again, of a run that is resumed."""
-        if runner._resume:
+        if resumes(runner):
             self.best = dict(saved_hook_state(checkpoint, _STATE) or {})

@@ -15,7 +15,7 @@ from mmpretrain.registry import HOOKS
 from tl_plugin.evaluation.add_metrics import add_metrics
 from tl_plugin.evaluation.predictions import SOURCE, domain_loader, gather_labels, predicted_labels
 from tl_plugin.evaluation.retention import Baseline, Retention, retention
-from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
 from tl_plugin.reliability.ranks import on_all_ranks
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
@@ -180,7 +180,7 @@ class RetentionHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the baseline of a run that is resumed."""
         saved = saved_hook_state(checkpoint, _KEY)
-        if saved is not None and runner._resume:
+        if saved is not None and resumes(runner):
             self.baseline = Baseline(saved['metric'], saved['predictions'].cpu())
             self.overdrawn = saved['overdrawn']
 

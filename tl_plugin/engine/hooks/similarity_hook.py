@@ -19,8 +19,8 @@ from tl_plugin.evaluation.add_metrics import add_metrics
 from tl_plugin.evaluation.looking import look, spread_loader
 from tl_plugin.evaluation.predictions import SOURCE, domain_loader
 from tl_plugin.evaluation.similarity import Seen, compare
+from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
 from tl_plugin.reliability.files import write_whole
-from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
 from tl_plugin.reporting.plots import plot_similarity
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
@@ -168,7 +168,7 @@ class SimilarityHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take them over in a run that is resumed."""
         saved = saved_hook_state(checkpoint, _KEY)
-        if saved is not None and runner._resume:
+        if saved is not None and resumes(runner):
             self._source = {name: _on_cpu(seen) for name, seen in saved['source'].items()}
             self.records, self._validations = list(saved['records']), saved['validations']
 

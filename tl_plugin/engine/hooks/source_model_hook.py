@@ -7,7 +7,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from tl_plugin.reliability.hook_state import save_hook_state, saved_hook_state
+from tl_plugin.reliability.checkpoints import save_hook_state, saved_hook_state
 from tl_plugin.stack.protocol import require_adaptation_model
 
 _KEY = 'source_model'

@@ -13,7 +13,7 @@ from tl_plugin.reliability.class_sets import (
     check_classes,
     check_target_classes,
     check_width,
-    class_names,
+    dataset_classes,
 )
 from tl_plugin.reliability.data_identity import check_source_and_target
 from tl_plugin.reliability.replayable_loader import ReplayableLoader
@@ -156,7 +156,7 @@ def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoad
 
 
 def _check_classes(model: Any, source: Any, target: Any) -> None:
-    source_classes, target_classes = class_names(source), class_names(target)
+    source_classes, target_classes = dataset_classes(source), dataset_classes(target)
     check_target_classes(source_classes, target_classes, f'{_TARGET_KEY}.dataset')
     for name, classes in (('source', source_classes), ('target', target_classes)):
         check_width(name, classes, model)

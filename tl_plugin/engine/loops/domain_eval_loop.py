@@ -10,7 +10,7 @@ from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from tl_plugin.reliability.build_loader import build_loader
-from tl_plugin.reliability.class_sets import check_classes, class_names
+from tl_plugin.reliability.class_sets import check_classes, dataset_classes
 from tl_plugin.reliability.data_identity import check_evaluated
 from tl_plugin.stack.protocol import SOURCE, TARGET, announce_domain
 
@@ -61,7 +61,10 @@ class _SeveralDomains:
                 check_evaluated(other, known.dataset, name, loader.dataset, where)
             self._add_domain(name, loader, evaluators.get(name, template))
             check_classes(
-                SOURCE, class_names(self.dataloader.dataset), name, class_names(loader.dataset)
+                SOURCE,
+                dataset_classes(self.dataloader.dataset),
+                name,
+                dataset_classes(loader.dataset),
             )
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.logging import print_log
 from mmpretrain.registry import LOOPS
 
+from tl_plugin.reliability.checkpoints import resumes
 from tl_plugin.reliability.ranks import on_main_process
 from tl_plugin.stack.protocol import TARGET
 
@@ -59,7 +60,7 @@ class InterpolationLoop(NoTrainingLoop):
         metric: str = 'accuracy/top1',
     ) -> None:
         super().__init__(runner, dataloader)
-        if not adapted or not (runner._load_from or runner._resume):
+        if not adapted or not (runner._load_from or resumes(runner)):
             raise ValueError(
                 'interpolation lies between two models of one network: set load_from to the '
                 "source model's checkpoint and train_cfg.adapted to the adapted one's"

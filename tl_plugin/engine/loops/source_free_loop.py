@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 from tl_plugin.datasets.bad_data import check_batches
 from tl_plugin.reliability.build_loader import build_loader
-from tl_plugin.reliability.class_sets import check_width, class_names
+from tl_plugin.reliability.checkpoints import resumes
+from tl_plugin.reliability.class_sets import check_width, dataset_classes
 from tl_plugin.reliability.data_identity import check_root
 from tl_plugin.reliability.replayable_loader import ReplayableLoader, is_endless, seek, set_epoch
 from tl_plugin.reliability.resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
@@ -117,7 +118,7 @@ def SourceFreeTrainLoop(
 def _target_loader(runner: Any, loader: Any, strong_view: Any) -> TargetLoader:
     own_weights = type_name((runner.cfg.get('model') or {}).get('init_cfg') or {})
     trained = own_weights in ('Pretrained', 'PretrainedInit')
-    if not runner._load_from and not runner._resume and not trained:
+    if not runner._load_from and not resumes(runner) and not trained:
         raise ValueError(
             'adaptation without a source starts from a model that was trained on it, head '
             'included: set load_from to its checkpoint'
@@ -129,7 +130,7 @@ def _target_loader(runner: Any, loader: Any, strong_view: Any) -> TargetLoader:
     loader = build_loader(runner, loader, 'target')
     check_root(loader.dataset, 'train_dataloader')
     check_batches('target', loader)
-    check_width('target', class_names(loader.dataset), runner.model)
+    check_width('target', dataset_classes(loader.dataset), runner.model)
     target = TargetLoader(ReplayableLoader.of(loader, runner.seed, TARGET))
     check_labelled_target(runner.model, target.dataset)
     print_log(
