@@ -1,8 +1,8 @@
 """Measures how costs grow: with images, classes, domains, layers and parameter groups.
 
-Each cost is measured at several sizes and its growth given as an exponent: 1 is in proportion, 0 not
-at all. The plain way at the same sizes: stock loaders, a linear classifier without an alignment,
-mmpretrain's get_layer_depth, one optimizer group. Writes JSON.
+Each cost is measured at several sizes and its growth given as an exponent: 1 is in proportion, 0
+not at all. The plain way at the same sizes: stock loaders, a linear classifier without an
+alignment, mmpretrain's get_layer_depth, one optimizer group. Writes JSON.
 
     python tools/benchmarks/growth.py --out growth.json
 """
