@@ -1,24 +1,99 @@
-"""The arguments that more than one tool takes, and what every tool does first."""
+"""Arguments that more than one tool has, their parser, and what every tool does first."""
+
+from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 if (ROOT / 'tl_plugin' / '__init__.py').is_file():
-    # A tool of a checkout uses the package beside it, installed or not.
+    # A tool of a checkout uses the package beside it, whether or not one is installed.
     sys.path.insert(0, str(ROOT))
 
-# First of all imports, because it names whatever is missing.
+# The first import, since its error names a missing requirement.
 import tl_plugin  # noqa: E402, F401, I001
 from mmengine.config import DictAction  # noqa: E402
-from positionals import Parser  # noqa: E402, F401
 from tl_plugin.strategies import available_strategies  # noqa: E402
 
 
-def add_config_arguments(parser):
-    """Adds the config, its strategies and single options."""
+_NUMBER = re.compile(r'^-\d+$|^-\d*\.\d+$')
+_ANY_NUMBER = {argparse.OPTIONAL: 0, argparse.ZERO_OR_MORE: 0, argparse.ONE_OR_MORE: 1}
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` that finds positional arguments after options with many values.
+
+    argparse takes all of ``--strategy adabn CONFIG CHECKPOINT`` for values of ``--strategy``, in
+    ``parse_intermixed_args`` too. Here the last values are positional arguments while some are
+    missing: values that the option doesn't accept (no number, no choice, no ``KEY=VALUE``, no known
+    strategy), and names of config files.
+    """
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Move positional arguments before all options, then parse as argparse does."""
+        args = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(self._positionals_first(args), namespace)
+
+    def _positionals_first(self, args: list[str]) -> list[str]:
+        positionals = [action for action in self._actions if not action.option_strings]
+        if '--' in args or any(p.nargs not in (None, argparse.OPTIONAL) for p in positionals):
+            return args
+        free, runs = self._split(args)
+        missing = len(positionals) - len(free)
+        for action, places in reversed(runs):
+            least = _ANY_NUMBER[action.nargs]
+            while missing > 0 and len(places) > least and _is_positional(action, args[places[-1]]):
+                free.append(places.pop())
+                missing -= 1
+        others = [value for place, value in enumerate(args) if place not in free]
+        return [*(args[place] for place in sorted(free)), *others]
+
+    def _split(self, args: list[str]) -> tuple[list[int], list[tuple[argparse.Action, list[int]]]]:
+        """Return the indices of positional arguments, and of the values of options with many."""
+        free, runs, action, wanted = [], [], None, 0
+        for place, value in enumerate(args):
+            if value.startswith('-') and not _NUMBER.match(value) and value != '-':
+                action, wanted = self._option(value), 0
+                if action is not None and '=' not in value:
+                    many = action.nargs in (argparse.ONE_OR_MORE, argparse.ZERO_OR_MORE)
+                    wanted = len(args) if many else {None: 1, '?': 1}.get(action.nargs, 0)
+                    if action.nargs in _ANY_NUMBER:
+                        runs.append((action, []))
+            elif wanted:
+                wanted -= 1
+                if action.nargs in _ANY_NUMBER:
+                    runs[-1][1].append(place)
+            else:
+                free.append(place)
+        return free, runs
+
+    def _option(self, value: str) -> argparse.Action | None:
+        flag = value.split('=')[0]
+        known = {name: action for action in self._actions for name in action.option_strings}
+        alike = {id(known[name]): known[name] for name in known if name.startswith(flag)}
+        return known.get(flag) or (next(iter(alike.values())) if len(alike) == 1 else None)
+
+
+def _is_positional(action: argparse.Action, value: str) -> bool:
+    if getattr(action, 'accepts', None) is not None:
+        fits = action.accepts(value)
+    else:
+        fits = action.choices is None or value in action.choices
+        try:
+            (action.type or str)(value)
+        except (ValueError, TypeError, argparse.ArgumentTypeError):
+            fits = False
+    return not fits or value.endswith('.py') or '::' in value
+
+
+def add_config_arguments(parser: Parser) -> None:
+    """Add the config, its strategies and single options."""
     parser.add_argument('config', help='config file, or package::path of one in a package')
     strategy = parser.add_argument(
         '--strategy',
@@ -37,15 +112,18 @@ def add_config_arguments(parser):
         'nested ones as key="[(a,b),(c,d)]" (with the quotation marks and without white space); '
         'those of a hook by its class: custom_hooks.FreezeHook.layers=0:4',
     )
-    # What they can't take is a positional argument, see `Parser`.
+    # Values that they don't accept are positional arguments, see `Parser`.
     strategy.accepts = available_strategies().__contains__
     options.accepts = lambda value: '=' in value
 
 
-def add_data_arguments(parser, required, backbone):
-    """Adds what stands in for a config: data of two domains, and a network.
+def add_data_arguments(parser: Parser, required: bool, backbone: str) -> None:
+    """Add what replaces a config: data of two domains, and a network.
 
-    ``backbone`` says what the network is for.
+    Args:
+        parser: The parser.
+        required: Whether both data sets have to be given.
+        backbone: What the network is for, for the help.
     """
     parser.add_argument(
         '--source',
@@ -64,8 +142,8 @@ def add_data_arguments(parser, required, backbone):
     )
     parser.add_argument(
         '--target-labels',
-        help='target labels that may be trained on: so many of each class, or a labelled list or '
-        'folder of images',
+        help='target labels that may be trained on: a number of images of each class, or a '
+        'labelled list or folder of images',
     )
     parser.add_argument(
         '--backbone',
@@ -75,8 +153,8 @@ def add_data_arguments(parser, required, backbone):
     parser.add_argument('--image-size', type=int, help="side of its images; by default the model's")
 
 
-def add_launch_arguments(parser):
-    """Adds what every run takes: its folder, its launcher, how it loads data."""
+def add_launch_arguments(parser: Parser) -> None:
+    """Add the arguments of every run: its folder, its launcher, how it loads data."""
     parser.add_argument('--work-dir', help='folder of logs and checkpoints')
     parser.add_argument(
         '--no-pin-memory', action='store_true', help="don't pin memory in dataloaders"
@@ -91,8 +169,8 @@ def add_launch_arguments(parser):
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def parse(parser):
-    """Parses the command line and tells mmengine which process of a machine this is."""
+def parse(parser: Parser) -> argparse.Namespace:
+    """Parse the command line and set the environment's ``LOCAL_RANK``."""
     args = parser.parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args

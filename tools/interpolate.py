@@ -5,12 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from arguments import Parser, add_config_arguments
 
+if TYPE_CHECKING:
+    from tl_plugin.engine.interpolation import Interpolation, Point
 
-def parse_args():
+
+def parse_args() -> Namespace:
+    """Parse the command line."""
     parser = Parser(
         description=__doc__,
         epilog='CONFIG is that of both models and validates on both domains (DomainValLoop). '
@@ -59,9 +65,10 @@ def parse_args():
     return args
 
 
-def main():
+def main() -> None:
+    """Run the tool."""
     args = parse_args()
-    # What is logged on the way stays out of the table.
+    # Keep log lines out of the table.
     with contextlib.redirect_stdout(sys.stderr):
         from rich.console import Console
 
@@ -115,7 +122,7 @@ def main():
     console.print(f'Written: {checkpoint}, interpolation.json, interpolation.png', soft_wrap=True)
 
 
-def _checkpoint(interpolation, point, meta, about) -> bytes:
+def _checkpoint(interpolation: Interpolation, point: Point, meta: dict, about: dict) -> bytes:
     import torch
 
     about = {**about, 'alpha': point.alpha, 'batch_statistics': point.statistics}

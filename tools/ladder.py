@@ -1,10 +1,11 @@
-"""Climbs the ladder of strategies on one config and says what each of them gains and costs."""
+"""Climb the ladder of strategies on a config and report what each of them gains and costs."""
 
 from __future__ import annotations
 
 import shlex
 import signal
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from arguments import Parser, add_data_arguments
@@ -13,17 +14,18 @@ from mmengine.config import Config, DictAction
 from tl_plugin.launch.runs import default_work_dir
 
 
-def parse_args():
+def parse_args() -> Namespace:
+    """Parse the command line."""
     parser = Parser(
         description=__doc__,
-        epilog='Finished rungs are kept, an interrupted one goes on: run the same command again.',
+        epilog='Run the same command again to resume: finished rungs are kept.',
     )
     parser.add_argument(
         'config', nargs='?', help='config with a `ladder`, or package::path of one in a package'
     )
     add_data_arguments(parser, required=False, backbone='to train, where there is no config')
     parser.add_argument(
-        '--rungs', nargs='+', metavar='NAME', help='climb these alone, with those they start from'
+        '--rungs', nargs='+', metavar='NAME', help='climb only these and those that they start from'
     )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='runs of each rung')
     parser.add_argument('--work-dir', type=Path, help='folder of all runs, results and report')
@@ -50,7 +52,7 @@ def parse_args():
         '--budget-time',
         type=float,
         metavar='SECONDS',
-        help='begin no further rung after so much training',
+        help='start no further rung after this time of training',
     )
     parser.add_argument(
         '--early-stop',
@@ -58,7 +60,10 @@ def parse_args():
         help='end the climb when a rung is as good on the target as source_only on the source',
     )
     parser.add_argument(
-        '--devices', nargs='+', metavar='GPU', help='run on these GPUs at once, by default on all'
+        '--devices',
+        nargs='+',
+        metavar='GPU',
+        help='run on these GPUs in parallel, by default on all',
     )
     parser.add_argument(
         '--markdown',
@@ -73,14 +78,14 @@ def parse_args():
         parser.error('--unlabelled is for --target; a config says with_label=False itself')
     if sum(given) != 1 or any(data) != all(data):
         parser.error(
-            'give a config to climb with, or --source, --target and --backbone to make one of, or '
+            'give a config, or --source, --target and --backbone to write one from, or '
             '--markdown RESULTS to print a table'
         )
     return args
 
 
-def write_config(args):
-    """Turns data and a backbone into a config beside the runs."""
+def write_config(args: Namespace) -> tuple[Path, Path]:
+    """Write a config for data and a backbone beside the runs; return it and the work folder."""
     from tl_plugin.intake.config_writer import config_from_data
 
     work_dir = args.work_dir or Path('work_dirs/ladder')
@@ -94,14 +99,15 @@ def write_config(args):
         args.image_size,
         unlabelled=args.unlabelled,
     )
-    sys.stdout.reconfigure(errors='backslashreplace')  # names of files may be no text
+    sys.stdout.reconfigure(errors='backslashreplace')  # names of files may not be printable
     for note in Config.fromfile(config).ladder.get('notes', ()):
         print(f'Note:    {note}')
     print(f'Config:  {config}')
     return config, work_dir
 
 
-def main():
+def main() -> int:
+    """Climb the ladder; return the exit code."""
     args = parse_args()
     if args.markdown:
         from tl_plugin.ladder.results import read_results
@@ -126,7 +132,7 @@ def main():
             devices=args.devices,
         )
     except KeyboardInterrupt:
-        print(f'\nInterrupted. This goes on where it stopped:\n  {shlex.join(sys.argv)}')
+        print(f'\nInterrupted. This resumes it:\n  {shlex.join(sys.argv)}')
         return 130
 
 

@@ -1,4 +1,4 @@
-"""Trains and tests leaf configs; writes what they reach into their metafile and README."""
+"""Train and test leaf configs; write their results into their metafile and README."""
 
 from __future__ import annotations
 
@@ -10,21 +10,29 @@ from pathlib import Path
 import arguments  # noqa: F401  (finds the package beside a checkout's tools)
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='What the metafile holds already is kept as long as the config is the same, an '
-        'interrupted run goes on: run the same command again.',
+        epilog='Run the same command again to resume: results in the metafile are kept as long as '
+        'the config is the same.',
     )
     parser.add_argument('folder', type=Path, help='such as configs/mnist_m')
-    parser.add_argument('configs', nargs='*', help='its configs, without .py; none: table alone')
+    parser.add_argument(
+        'configs',
+        nargs='*',
+        help='its configs, without .py; without any, only the table is written',
+    )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='runs of each config')
     parser.add_argument('--work-dir', type=Path, help='by default work_dirs/measure/<folder>')
-    parser.add_argument('--again', action='store_true', help='also what the metafile holds already')
+    parser.add_argument(
+        '--again', action='store_true', help='also run what is in the metafile already'
+    )
     return parser.parse_args()
 
 
-def main():
+def main() -> int:
+    """Measure the configs; return the exit code."""
     args = parse_args()
     from tl_plugin.ladder.climb import climb
     from tl_plugin.ladder.metafile import (
@@ -48,7 +56,7 @@ def main():
                 failures, _ = climb([job], display)
                 failed += len(failures)
                 if not failures:
-                    # As they come, so that nothing is lost.
+                    # After each run, so that nothing is lost.
                     add_run(args.folder, task, job)
                     write_table(args.folder / 'README.md', read_entries(args.folder))
     write_table(args.folder / 'README.md', read_entries(args.folder))

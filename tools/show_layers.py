@@ -1,22 +1,27 @@
-"""Shows what a config will train, layer by layer, before any training."""
+"""Show what a config will train, layer by layer, before any training."""
+
+from __future__ import annotations
 
 import contextlib
 import json
 import sys
+from argparse import Namespace
 
 from arguments import Parser, add_config_arguments
 
 
-def parse_args():
+def parse_args() -> Namespace:
+    """Parse the command line."""
     parser = Parser(description=__doc__)
     add_config_arguments(parser)
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
+    """Run the tool."""
     args = parse_args()
-    # What is logged on the way, such as warnings, stays out of the table and the JSON.
+    # Keep log lines, such as warnings, out of the table and the JSON.
     with contextlib.redirect_stdout(sys.stderr):
         from mmengine.logging import MMLogger
         from rich.console import Console

@@ -1,5 +1,8 @@
-"""Tests a checkpoint with any mmpretrain config, with strategies merged over it."""
+"""Test a checkpoint with any mmpretrain config, with strategies merged over it."""
 
+from __future__ import annotations
+
+from argparse import Namespace
 from pathlib import Path
 
 from arguments import Parser, add_config_arguments, add_launch_arguments, parse
@@ -12,7 +15,8 @@ from tl_plugin.launch.cpu import leave_cpu_group
 from tl_plugin.launch.runs import build_runner, default_work_dir, load_config, prepare_test
 
 
-def parse_args():
+def parse_args() -> Namespace:
+    """Parse the command line."""
     parser = Parser(description='Test (and evaluate) a model')
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
@@ -46,7 +50,8 @@ def parse_args():
 
 
 @record
-def main():
+def main() -> None:
+    """Run the tool."""
     args = parse_args()
     cfg = load_config(args.config, args.strategy, args.cfg_options)
     in_config = cfg.get('work_dir')

@@ -1,4 +1,8 @@
-"""Trains any mmpretrain config, with strategies merged over it."""
+"""Train any mmpretrain config, with strategies merged over it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
 
 from arguments import Parser, add_config_arguments, add_launch_arguments, parse
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -9,7 +13,8 @@ from tl_plugin.launch.runs import build_runner, default_work_dir, load_config, p
 from tl_plugin.reliability.ranks import naming_lost_ranks
 
 
-def parse_args():
+def parse_args() -> Namespace:
+    """Parse the command line."""
     parser = Parser(description='Train a model')
     add_config_arguments(parser)
     add_launch_arguments(parser)
@@ -30,13 +35,14 @@ def parse_args():
     parser.add_argument(
         '--no-persistent-workers',
         action='store_true',
-        help='start the workers of dataloaders again each epoch',
+        help='restart the workers of dataloaders each epoch',
     )
     return parse(parser)
 
 
 @record
-def main():
+def main() -> None:
+    """Run the tool."""
     args = parse_args()
     cfg = load_config(args.config, args.strategy, args.cfg_options)
     in_config = cfg.get('work_dir')

@@ -192,7 +192,7 @@ def test_a_target_that_is_not_validated_gives_no_recommendation(climbs, capsys):
     said = capsys.readouterr().out
     assert said.count('finished before, kept') == 2
     assert 'No recommendation: nothing was validated on the target' in said
-    with pytest.raises(ValueError, match="'interpolation' can't be climbed: it goes by validation"):
+    with pytest.raises(ValueError, match="'interpolation' can't be climbed: it needs validation"):
         run_ladder(climbed.config, climbed.work_dir, ['interpolation'])
 
 

@@ -71,7 +71,7 @@ def test_the_climb_stops_where_it_is_enough(tmp_path):
     results = json.loads((tmp_path / 'work' / 'results.json').read_text())
     assert [rung['name'] for rung in results['rungs']] == ['source_only']
     assert set(RUNGS[1:]) <= set(results['not_climbed'])
-    assert 'Not climbed: dann, for source_only reaches the 0.1% asked for' in output
+    assert 'Not climbed: dann: source_only reaches the 0.1% asked for' in output
     assert results['recommendation']['rung'] == 'source_only'
     assert 'Take source_only.' in output
 

@@ -121,7 +121,7 @@ def test_options_come_last_and_the_seed_after_them(cfg):
     assert config.randomness.seed == 5
 
 
-def test_the_config_that_the_ladder_stands_on_stays_as_it_is(cfg):
+def test_the_base_config_stays_as_it_is(cfg):
     before = cfg.to_dict()
     for name in read_rungs(cfg.ladder):
         ready(cfg, name)
@@ -147,7 +147,7 @@ def test_the_key_follows_content_and_start_alone(cfg):
     assert key != content_key(ready(cfg, 'fine_tune'), 'start')
 
 
-def test_a_changed_start_changes_what_stands_on_it(tmp_path):
+def test_a_changed_start_changes_what_builds_on_it(tmp_path):
     rungs = ['source_only', 'fine_tune']
     keys = []
     for number, extra in enumerate(('', 'randomness = dict(deterministic=True)\n')):

@@ -83,7 +83,7 @@ def test_interpolation_goes_to_the_model_that_is_asked_for():
     assert names(chosen) == ['source_only', 'dann', 'interpolation']
     chosen, _ = select_rungs(rungs, ['interpolation'], SETTINGS)
     assert names(chosen) == ['source_only', 'fine_tune', 'interpolation']
-    with pytest.raises(ValueError, match=r"'interpolation' can't .* it stands on fine_tune"):
+    with pytest.raises(ValueError, match=r"'interpolation' can't .* it builds on fine_tune"):
         select_rungs(rungs, ['interpolation'], {})
 
 
@@ -96,7 +96,7 @@ def test_adabn_is_left_out_where_there_is_no_batch_norm():
         select_rungs(rungs, ['adabn'], SETTINGS, has_batch_norm=lambda: False)
 
 
-def test_what_stands_on_what():
+def test_which_rungs_build_on_which():
     rungs = read_rungs(dict(rungs=dict(dann=dict(start='feature_extraction'))))
     assert below(rungs, 'source_only') == []
     assert below(rungs, 'dann') == ['source_only', 'feature_extraction']

@@ -24,7 +24,7 @@ def call(*arguments, cwd):
 
 def test_every_tool_has_a_command_or_is_none_of_a_users():
     tools = {path.stem.replace('_', '-') for path in (ROOT / 'tools').glob('*.py')}
-    helpers = {'arguments', 'positionals'}
+    helpers = {'arguments'}
     for_this_repository = {'measure', 'make-mnist-m', 'convert-efficientnet-lite0'}
     assert tools - helpers - for_this_repository == set(console.TOOLS)
 

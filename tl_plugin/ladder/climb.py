@@ -1,4 +1,4 @@
-"""Climbs the ladder: every rung and seed a training run of its own, in a process of its own."""
+"""Climb the ladder: each rung and seed is a training run in a process of its own."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Job:
     """One rung with one seed.
 
     Args:
-        rung: What is trained.
-        seed: Its seed.
-        folder: Where everything it makes lies.
+        rung: The rung.
+        seed: The seed.
+        folder: Folder of all files of the run.
         ready: Its config, not yet placed.
-        key: What its result is filed under.
+        key: Of its result, see :func:`~tl_plugin.ladder.ready_config.content_key`.
         start: The job whose checkpoint it starts from.
         adapted: The job whose checkpoint is the second of two models.
         baseline: The job of the source model, which the trained one is compared with.
@@ -57,18 +57,23 @@ class Job:
     baseline: Job | None = None
 
     @property
+    def id(self) -> tuple[str, int]:
+        """Rung and seed."""
+        return self.rung.name, self.seed
+
+    @property
     def needs(self) -> list[Job]:
-        """Jobs without whose checkpoints it can't run."""
+        """Jobs whose checkpoints it needs."""
         return [job for job in (self.start, self.adapted) if job]
 
     @property
     def after(self) -> list[Job]:
-        """Jobs that end before it begins."""
+        """Jobs that have to end before it starts."""
         return [*self.needs, *([self.baseline] if self.baseline else [])]
 
     @property
     def label(self) -> str:
-        """Rung and seed, for people."""
+        """Rung and seed as text."""
         return f'{self.rung.name} (seed {self.seed})'
 
     @property
@@ -77,13 +82,13 @@ class Job:
         return self.folder / CONFIG_NAME
 
     def result(self) -> RunResult | None:
-        """What the run found, if it is finished and the config is still the one it ran."""
+        """Return the result, if the run is finished and its config hasn't changed since."""
         path = self.folder / RESULT_NAME
         found = read_json(path)
         return RunResult.from_json(found, path) if found and found['key'] == self.key else None
 
     def commands(self) -> list[str]:
-        """The shell commands that make the run and its test again, from the current folder."""
+        """Return the shell commands that repeat training and test from the current folder."""
         checkpoint = getattr(self.result(), 'checkpoint', '') or 'CHECKPOINT'
         return [
             tool_command('train.py', self.config),
@@ -107,15 +112,15 @@ def plan(
     work_dir: Path,
     budget_source: float | None = None,
 ) -> list[Job]:
-    """Lay out the runs, each after those that it stands on.
+    """Plan the runs, each after those that it builds on.
 
     Args:
-        cfg: The config that the ladder stands on.
+        cfg: The base config of the ladder.
         rungs: From :func:`tl_plugin.ladder.rungs.select_rungs`.
-        seeds: One run of each rung a seed.
+        seeds: Each rung is run once for each of them.
         work_dir: Folder of the whole ladder; a run's is ``<work_dir>/<rung>/seed_<seed>``.
-        budget_source: Points of source accuracy that a rung may lose; None leaves the rungs that
-            keep to a budget their own.
+        budget_source: Points of source accuracy that a rung may lose. Defaults to None: rungs that
+            keep to a budget keep their own.
     """
     jobs: dict[tuple[str, int], Job] = {}
     for rung in rungs:
@@ -131,28 +136,23 @@ def plan(
     return list(jobs.values())
 
 
-def job_id(job: Job) -> tuple[str, int]:
-    """Rung and seed, for programs."""
-    return job.rung.name, job.seed
-
-
 def climb(
     jobs: Sequence[Job],
     display: ProgressDisplay,
     stop: Callable[[Sequence[Job]], str | None] = lambda jobs: None,
     devices: Sequence[str | None] = (None,),
 ) -> tuple[list[Failure], dict[str, str]]:
-    """Run what isn't finished yet. A run that fails takes along only those that start from it.
+    """Run the jobs that aren't finished. A failed run stops only those that start from it.
 
     Args:
         jobs: From :func:`plan`.
-        display: Shows how far they are.
-        stop: Is asked before each new rung, with all jobs; a reason ends the climb there.
-        devices: What each of the runs that go on at once sees as ``CUDA_VISIBLE_DEVICES``. One run
-            at a time, on whatever is there, by default.
+        display: Shows their progress.
+        stop: Called with all jobs before each new rung; a reason that it returns ends the climb.
+        devices: ``CUDA_VISIBLE_DEVICES`` of each of the runs that run in parallel. Defaults to one
+            run at a time with the environment's own.
 
     Returns:
-        What failed, and why; the rungs that were stopped before -> the reason.
+        The failed runs; the rungs that the climb stopped before -> the reason.
     """
     waiting, running = list(jobs), []
     failures: dict[tuple[str, int], Failure] = {}
@@ -162,12 +162,12 @@ def climb(
         while waiting or running:
             for job in list(waiting):
                 free = [device for device in devices if device not in [r.device for r in running]]
-                broken = next((need for need in job.needs if job_id(need) in failures), None)
+                broken = next((need for need in job.needs if need.id in failures), None)
                 if job.result():
                     display.finish(job.label, f'finished before, kept: {job.folder}')
                 elif broken:
                     reason = f'not run: it starts from {broken.label}, which failed'
-                    failures[job_id(job)] = Failure(job, reason)
+                    failures[job.id] = Failure(job, reason)
                     display.finish(job.label, reason, failed=True)
                 elif not free or _unfinished(job, waiting, running):
                     continue
@@ -187,11 +187,11 @@ def climb(
                 running.remove(run)
                 failure = finish(run, display)
                 if failure:
-                    failures[job_id(run.job)] = failure
+                    failures[run.job.id] = failure
             if running:
                 time.sleep(POLL_SECONDS)
     finally:
-        # However this ends, nothing goes on training behind the user's back.
+        # No run goes on in the background, however this ends.
         for run in running:
             run.process.terminate()
         for run in running:
@@ -200,14 +200,14 @@ def climb(
 
 
 def _unfinished(job: Job, waiting: Sequence[Job], running: Sequence[Run]) -> bool:
-    """Whether something has to end before the job can begin."""
-    open_jobs = [*map(job_id, waiting), *(job_id(run.job) for run in running)]
-    return any(job_id(earlier) in open_jobs for earlier in job.after)
+    """Return whether another job has to end before this one can start."""
+    open_jobs = [other.id for other in (*waiting, *(run.job for run in running))]
+    return any(earlier.id in open_jobs for earlier in job.after)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A job that is under way, in a process of its own."""
+    """A job that is running in a process of its own."""
 
     job: Job
     process: subprocess.Popen
@@ -215,7 +215,7 @@ class Run:
 
 
 def start(job: Job, display: ProgressDisplay, device: str | None = None) -> Run:
-    """Start a job, or go on with it where it was interrupted."""
+    """Start a job, or resume it where it was interrupted."""
     make_folder(job)
     place(job.ready, job.folder, _checkpoint(job.start), _checkpoint(job.adapted))
     display.start(job.label)
@@ -231,23 +231,23 @@ def start(job: Job, display: ProgressDisplay, device: str | None = None) -> Run:
 
 
 def _checkpoint(job: Job | None) -> str | None:
-    """What a finished run has trained."""
+    """Return the model of a finished run."""
     result = job.result() if job else None
     return result.checkpoint if result else None
 
 
 def finish(run: Run, display: ProgressDisplay) -> Failure | None:
-    """Say how a run that has ended went.
+    """Show how a run ended.
 
     Returns:
-        What went wrong, if something did.
+        The failure; None where the run has a result.
     """
     job, log = run.job, run.job.folder / LOG_NAME
     result = job.result()
     if result:
         found = f'{result.in_words()} in {result.seconds:.0f} s'
         if run.process.returncode:
-            # What comes after the result are extras, and what they do to the process is their own.
+            # What comes after the result is optional, even if it ended the process.
             reason = failure_reason(run.process.returncode, log)
             found += f'; what comes after the result was left out: {reason} (see {log})'
         display.finish(job.label, found)
@@ -258,7 +258,7 @@ def finish(run: Run, display: ProgressDisplay) -> Failure | None:
 
 
 def make_folder(job: Job) -> None:
-    """Make the job's folder; one that another config has filled is set aside as ``*.old``."""
+    """Make the job's folder; rename one of another config to ``*.old``."""
     job.folder.mkdir(parents=True, exist_ok=True)
     owner = read_json(job.folder / JOB_NAME)
     if any(job.folder.iterdir()) and (not owner or owner['key'] != job.key):
@@ -268,13 +268,13 @@ def make_folder(job: Job) -> None:
         job.folder.rename(old)
         job.folder.mkdir()
     write_json(job.folder / JOB_NAME, {'rung': job.rung.name, 'seed': job.seed, 'key': job.key})
-    # What an interrupted attempt said of itself is out of date, but for the time it took.
+    # Of an interrupted attempt only the time it took counts.
     progress = Progress(elapsed=read_progress(job.folder).elapsed)
     write_json(job.folder / PROGRESS_NAME, progress._asdict())
 
 
 def failure_reason(code: int, log: Path) -> str:
-    """Name what ended a run: the last error in its log, or the signal."""
+    """Return what ended a run: the last error in its log, or the signal."""
     if code < 0:
         hint = ', the machine may be out of memory' if code == -signal.SIGKILL else ''
         return f'ended by {signal.Signals(-code).name}{hint}'
@@ -285,16 +285,16 @@ def failure_reason(code: int, log: Path) -> str:
 
 
 def failure_report(failure: Failure) -> str:
-    """Say what happened, show the log's end, and what to do about it."""
+    """Return the reason, the end of the log, and how to fix it."""
     tail = '\n'.join(f'    {line}' for line in _tail(failure.log, 15))
-    cure = 'Fix the cause and run the same command again: finished runs are kept.'
+    fix = 'Fix the cause and run the same command again: finished runs are kept.'
     if 'out of memory' in failure.reason.lower():
-        cure = (
+        fix = (
             'Smaller batches need less memory: --cfg-options train_dataloader.batch_size=... . '
             'Then run the command again.'
         )
     return (
-        f'failed: {failure.reason}\n  The end of {failure.log}:\n{tail}\n  {cure}\n'
+        f'failed: {failure.reason}\n  The end of {failure.log}:\n{tail}\n  {fix}\n'
         f'  This run alone: {failure.job.commands()[0]}'
     )
 

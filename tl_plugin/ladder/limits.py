@@ -1,4 +1,4 @@
-"""When a climb ends before its last rung."""
+"""Limits that end a climb before its last rung."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .target_labels import TargetLabels
 
 @dataclass(frozen=True)
 class Limits:
-    """What is enough, and what is too much. Only validation decides.
+    """Limits of a climb, checked on validation images alone.
 
     Args:
         until: Target accuracy in percent at which the climb ends. Defaults to None, no such limit.
-        budget_source: Points of source accuracy that a rung may lose and still count. Defaults to
-            None, no limit.
-        budget_time: Seconds of training after which no new rung begins, those of runs that were
-            finished before included. Defaults to None, no limit.
-        early_stop: Whether the climb ends when no gap is left that a dearer rung could close: a
-            rung is as good on the target as ``source_only`` on the source. Defaults to False.
+        budget_source: Points of source accuracy that a rung may lose; one that loses more can't be
+            recommended. Defaults to None, no limit.
+        budget_time: Seconds of training after which no new rung starts, including runs that were
+            finished before. Defaults to None, no limit.
+        early_stop: End the climb when a rung is as good on the target as ``source_only`` on the
+            source, so that more expensive rungs have no gap to close. Defaults to False.
 
     Raises:
         ValueError: If a limit is out of its range.
@@ -42,30 +42,30 @@ class Limits:
                 raise ValueError(f'{name} must be at least 0, got {value}')
 
     def check_reachable(self, labels: TargetLabels) -> None:
-        """See to it that a limit on target accuracy can act, before anything is trained.
+        """Check before training that a limit on target accuracy can act.
 
         Args:
-            labels: Which target images have some.
+            labels: Which target images have labels.
 
         Raises:
-            ValueError: If the target accuracy will not be known on validation images.
+            ValueError: If the target accuracy won't be known on validation images.
         """
         wanted = [f'--until {self.until:g}'] if self.until is not None else []
         wanted += ['--early-stop'] if self.early_stop else []
         why = labels.why_no_accuracy()
         if wanted and why:
             raise ValueError(
-                f'{" and ".join(wanted)} would never end the climb: it takes the accuracy on '
-                f'target validation images, which will not be known, since {why}. Leave it out '
-                '(--budget-time SECONDS bounds a climb without labels), or give val_cfg a domain '
-                'target some of whose images have labels'
+                f'{" and ".join(wanted)} would never end the climb: it needs the accuracy on '
+                f'target validation images, which will not be known, since {why}. Remove it '
+                '(--budget-time SECONDS limits a climb without labels), or give val_cfg a domain '
+                'target with labels on some of its images'
             )
 
     def reason_to_stop(self, jobs: Sequence[Job]) -> str | None:
-        """Why no further rung is worth climbing; None if one may be.
+        """Return why the climb ends before the next rung; None if it goes on.
 
         Args:
-            jobs: All runs of the climb, those that are finished among them.
+            jobs: All runs of the climb, finished and unfinished.
         """
         rungs = summaries(jobs)
         spent = sum(rung.seconds * len(rung.seeds) for rung in rungs)

@@ -1,4 +1,4 @@
-"""A folder's metafile.yml, which stores what was measured, and the README's table made from it."""
+"""Measure the leaf configs of a folder: their runs, its metafile.yml, and its README's table."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ HEADER = f"""# Measured results, written by tools/measure.py. In percent of test
 def plan_configs(
     folder: Path, names: Sequence[str], seeds: Iterable[int], work_dir: Path
 ) -> dict[str, list[Job]]:
-    """Lay out the runs of some leaf configs.
+    """Plan the runs of leaf configs.
 
     Args:
         folder: Such as ``configs/mnist_m``.
-        names: Its configs, without ``.py``, and strategies to put on them: ``'dann'``,
+        names: Its configs, without ``.py``, with strategies to merge over them: ``'dann'``,
             ``'adapt+mcc'``, ``'adapt+mcc+pseudo_label'``.
-        seeds: One run of each config a seed.
-        work_dir: A run's folder is ``<work_dir>/<task>/<config>/seed_<seed>``, where the task is
-            what the config says of itself: ``task = 'photo -> cartoon'``.
+        seeds: Each config is run once for each of them.
+        work_dir: A run's folder is ``<work_dir>/<task>/<config>/seed_<seed>``, where the config
+            sets the task: ``task = 'photo -> cartoon'``.
 
     Returns:
         Task -> its runs, config by config.
@@ -76,11 +76,11 @@ def plan_configs(
 
 
 def without_measured(jobs: Iterable[Job], entries: Iterable[dict]) -> list[Job]:
-    """Leave out the runs whose result stands in the metafile already.
+    """Leave out the runs whose result is in the metafile already.
 
     Args:
         jobs: Runs of one task.
-        entries: The metafile's, see :mod:`tl_plugin.ladder.metafile`.
+        entries: Of the metafile, see :func:`read_entries`.
     """
     keys = {run['key'] for entry in entries for run in entry['Runs']}
     return [job for job in jobs if job.key not in keys]
@@ -95,7 +95,7 @@ def read_entries(folder: Path) -> list[dict]:
 
 
 def add_run(folder: Path, task: str, job: Job) -> None:
-    """Put a finished run into the metafile, in the place of an older one of the same seed.
+    """Add a finished run to the metafile, in place of an older one of the same seed.
 
     Args:
         folder: The configs' folder.
@@ -108,8 +108,8 @@ def add_run(folder: Path, task: str, job: Job) -> None:
     if entry is None:
         entry = {'Name': name, 'In Collection': folder.name, 'Runs': []}
         entries.append(entry)
-    run = {'seed': job.seed, **measure(job.folder), 'commit': commit(), 'key': job.key}
-    # Runs of a config that has changed since are no longer its runs.
+    run = {'seed': job.seed, **read_measurement(job.folder), 'commit': commit(), 'key': job.key}
+    # Runs of a config that has changed since are dropped.
     kept = [old for old in entry['Runs'] if old['seed'] != job.seed and _same_config(old, job)]
     entry['Runs'] = sorted([*kept, run], key=lambda item: item['seed'])
     entry['Config'] = f'configs/{folder.name}/{job.rung.name.split("+")[0]}.py'
@@ -125,7 +125,7 @@ def add_run(folder: Path, task: str, job: Job) -> None:
 
 
 def write_entries(folder: Path, entries: Iterable[dict]) -> None:
-    """Write the metafile whole, with the means that OpenMMLab's tools show."""
+    """Write the metafile, with the means that OpenMMLab's tools show."""
     entries = list(entries)
     for entry in entries:
         entry['Results'] = [
@@ -144,7 +144,7 @@ def write_entries(folder: Path, entries: Iterable[dict]) -> None:
 
 
 def table(entries: Iterable[dict]) -> str:
-    """Make the README's table: one for each task, a row for each config."""
+    """Return the README's tables: one for each task, with a row for each config."""
     tasks: dict[str, list[dict]] = {}
     for entry in entries:
         tasks.setdefault(entry['Metadata']['Task'], []).append(entry)
@@ -182,17 +182,17 @@ def _task_table(task: str, entries: list[dict]) -> str:
 
 
 def _command(entry: dict) -> str:
-    """What follows ``python tools/train.py configs/FOLDER/``."""
+    """Return what follows ``python tools/train.py configs/FOLDER/``."""
     strategies = entry['Metadata'].get('Strategies')
     name = Path(entry['Config']).name
     return f'{name} --strategy {" ".join(strategies)}' if strategies else name
 
 
 def write_table(readme: Path, entries: Iterable[dict]) -> None:
-    """Put the table between the README's two marks.
+    """Write the table between the README's two marks.
 
     Raises:
-        ValueError: If the README hasn't got the marks.
+        ValueError: If the README has no such marks.
     """
     text = readme.read_text(encoding='utf-8')
     before, begin, rest = text.partition(BEGIN)
@@ -207,24 +207,23 @@ def _of(entry: dict, key: str) -> list[float]:
 
 
 def _same_config(old: dict, job: Job) -> bool:
-    """Whether a run's config is the job's, but for the seed."""
+    """Return whether a run's config is the job's, except for the seed."""
     ready = type(job.ready)(job.ready.to_dict())
     ready.merge_from_dict({'randomness': {'seed': old['seed']}})
     return content_key(ready, None) == old['key']
 
 
-def measure(folder: Path) -> dict:
-    """Read what a finished run reached.
+def read_measurement(folder: Path) -> dict:
+    """Read what a finished run measured.
 
     Args:
         folder: The run's, with ``result.json`` and mmengine's ``scalars.json``.
 
     Returns:
         ``source`` and ``target``: accuracy at the last iteration in percent, None where the test
-        images have no labels; where the run
-        validated the target, ``chosen`` (target accuracy at the validation that the label-free
-        score prefers) and ``oracle`` (the best one, which takes labels to know), with ``steps``,
-        theirs; ``minutes``, ``parameters``, ``finished``.
+        images have no labels. Where the run validated the target, ``chosen`` (target accuracy at
+        the validation with the best label-free score) and ``oracle`` (the best target accuracy,
+        which needs labels), with their ``steps``. ``minutes``, ``parameters``, ``finished``.
     """
     result = RunResult.from_json(read_json(folder / RESULT_NAME))
     _, validation = read_scalars(folder)
@@ -239,10 +238,10 @@ def measure(folder: Path) -> dict:
 
 
 def choices(validation: Sequence[dict]) -> dict:
-    """Compare the validation that a score without labels chooses with the best one.
+    """Compare the validation with the best label-free score with the most accurate one.
 
     Args:
-        validation: Records of mmengine by rising ``step``.
+        validation: Records of mmengine, by rising ``step``.
 
     Returns:
         ``chosen``, ``oracle`` in percent and ``steps``; nothing where the target or its score
@@ -268,7 +267,7 @@ def choices(validation: Sequence[dict]) -> dict:
 
 
 def mean_and_spread(values: Sequence[float | None]) -> str:
-    """Mean of several seeds, with their standard deviation.
+    """Format the mean of several seeds, with their standard deviation.
 
     >>> mean_and_spread([70.0, 72.0]), mean_and_spread([70.0]), mean_and_spread([None])
     ('71.0 ± 1.4', '70.0', 'not known')

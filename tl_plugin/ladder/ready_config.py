@@ -1,4 +1,4 @@
-"""A rung's ready config: a plain file that mmpretrain's own tools can run."""
+"""Make a rung's ready config: a plain file that mmpretrain's own tools can run."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ from .rungs import (
 
 CONFIG_NAME = 'config.py'
 PREDICTIONS_NAME = 'predictions.pkl'
-# Who takes a `target_dataloader`, and who keeps to a `budget` of source accuracy.
+# What has a `target_dataloader`, and what has a `budget` of source accuracy.
 TARGET_HOOKS = ('AdaBNHook', 'QualityMatchHook')
 TARGET_LOOPS = ('AdaptationTrainLoop', 'InterpolationLoop')
 WITH_LABELLED = (LABELLED_TARGET, SOURCE_AND_LABELLED)
 WITH_UNLABELLED = (TARGET, SOURCE_AND_TARGET, ALL, TWO_MODELS)
-#: Labelled target images for one source image of a joint training, at least: a quarter of all.
+#: Minimum number of labelled target images for each source image of a joint training: a quarter of
+#: all images.
 LEAST_RATIO = 1 / 3
 WITH_BUDGET = ('RetentionHook', 'InterpolationLoop')
 
 
 def check_measures_target(cfg: Config) -> None:
-    """See to it that the config tests on a domain called target.
+    """Check that the config tests on a domain called target.
 
     Raises:
         ValueError: If it doesn't.
@@ -58,14 +59,14 @@ def ready_config(cfg: Config, rung: Rung, seed: int, budget: float | None = None
     """Merge a rung into a config: strategies, then its data, then the rung's options.
 
     Args:
-        cfg: The config that the ladder stands on. It isn't changed.
-        rung: What to make of it.
+        cfg: The base config of the ladder. It isn't changed.
+        rung: The rung.
         seed: The run's seed.
         budget: Points of source accuracy that may be lost, for the strategies that keep to such a
-            budget. None leaves them their own.
+            budget. Defaults to None: they keep their own.
 
     Returns:
-        A config that knows nothing of the ladder, and not yet where it runs: see :func:`place`.
+        A config without a ``ladder`` and without a folder, which :func:`place` adds.
     """
     ready = apply_strategies(cfg, rung.strategies)
     settings = ready.pop('ladder', None) or {}
@@ -88,7 +89,7 @@ def ready_config(cfg: Config, rung: Rung, seed: int, budget: float | None = None
 
 
 def _add_labelled(ready: Config, few: dict) -> None:
-    """Put the few labelled target images among those of the source."""
+    """Mix the labelled target images with those of the source."""
     datasets = [_plain(ready.train_dataloader)['dataset'], few['dataset']]
     ready.train_dataloader.dataset = ConfigDict(
         type='SeveralSources', datasets=datasets, least_ratio=LEAST_RATIO
@@ -99,7 +100,7 @@ def _add_labelled(ready: Config, few: dict) -> None:
 
 
 def _give_target(ready: Config, loader: dict) -> None:
-    """Put the target's images where the strategies look for them: in a loop, or in their hooks."""
+    """Give the target's images to the strategies: to their loop, or to their hooks."""
     hooks = [hook for hook in _hooks(ready) if type_name(hook) in TARGET_HOOKS]
     for hook in hooks:
         hook.setdefault('target_dataloader', loader)
@@ -118,15 +119,15 @@ def _hooks(ready: Config) -> list[dict]:
 
 
 def content_key(ready: Config, start_key: str | None, *more_keys: str) -> str:
-    """Return a short hash of what decides the outcome: the config, and where it starts.
+    """Return a short hash of what determines a run's result: its config, and where it starts.
 
     Args:
         ready: Before :func:`place`, so that a moved folder keeps its results.
-        start_key: The key of the run it starts from.
-        *more_keys: Those of other runs whose checkpoints it reads.
+        start_key: Key of the run that it starts from; None for the config's own start.
+        *more_keys: Keys of other runs whose checkpoints it reads.
 
     Raises:
-        ValueError: If the config holds what no file can.
+        ValueError: If the config holds an object that can't be written to a file.
     """
     content = json.dumps(
         [importable(ready).to_dict(), start_key, *more_keys], sort_keys=True, default=_as_text
@@ -135,7 +136,7 @@ def content_key(ready: Config, start_key: str | None, *more_keys: str) -> str:
 
 
 def _as_text(value: Any) -> Any:
-    """What JSON has no form for, the same in every process."""
+    """Return text that is the same in every process, for what JSON has no form for."""
     if isinstance(value, (set, frozenset)):
         return sorted(value, key=repr)
     if isinstance(value, (bytes, complex, range)):
@@ -149,16 +150,16 @@ def _as_text(value: Any) -> Any:
 def place(
     ready: Config, folder: Path, start_checkpoint: str | None, adapted: str | None = None
 ) -> Path:
-    """Give a ready config its folder and its start, and write it there.
+    """Set a ready config's folder and start, and write it there.
 
     Args:
         ready: From :func:`ready_config`. It isn't changed.
         folder: The run's folder.
-        start_checkpoint: What to load first. None keeps the config's own ``load_from``.
+        start_checkpoint: Checkpoint to start from. None keeps the config's own ``load_from``.
         adapted: Checkpoint of the second of two models, for ``train_cfg.adapted``.
 
     Returns:
-        The file.
+        Path of the written config.
     """
     placed = Config(importable(ready).to_dict())
     placed.work_dir = str(folder)
@@ -175,5 +176,5 @@ def place(
 
 
 def _plain(config: Mapping | None) -> dict:
-    """A deep copy in plain dicts: merging in place would write into what it came from."""
+    """Return a deep copy in plain dicts: merging in place would change the original."""
     return ConfigDict(config or {}).to_dict()

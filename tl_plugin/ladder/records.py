@@ -360,7 +360,7 @@ class LadderResults:
     """All results of a climb, the content of ``results.json``.
 
     Args:
-        config: Name of the config that the ladder stands on.
+        config: Name of the base config of the ladder.
         date: When it was written, in ISO 8601.
         commit: Of the package; None outside of a checkout.
         versions: Of Python and libraries; None for one that isn't installed.

@@ -40,7 +40,7 @@ def make_report(results: LadderResults, cfg: Config) -> str:
 
     Args:
         results: Of a climb, with at least one rung.
-        cfg: The config that the ladder stands on; its test data give the sample images.
+        cfg: The base config of the ladder; its test data give the sample images.
     """
     left_out: dict[str, str] = {}
     predictions = {rung.name: list(read_predictions(rung).values()) for rung in results.rungs}

@@ -47,7 +47,7 @@ def collect(
     Args:
         jobs: All runs of the climb.
         failures: Runs that gave no result.
-        config: Name of the config that the ladder stands on.
+        config: Name of the base config of the ladder.
         budget_source: See :func:`~tl_plugin.ladder.recommend.recommend`.
         not_climbed: Rungs that the climb stopped before -> why.
         left_out: Rungs that the config has no data for -> what is missing.

@@ -1,4 +1,4 @@
-"""From a config to results and report."""
+"""Run a ladder from its config to results and report."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def run_ladder(
     Args:
         config: A config with a ``ladder`` and a target in ``test_cfg``.
         work_dir: Folder of all runs, results and report.
-        rungs: Rungs to climb, by default all that the config has data for.
-        seeds: One run of each rung a seed.
+        rungs: Names of rungs to climb. Defaults to all that the config has data for.
+        seeds: Each rung is run once for each of them. Defaults to ``(0,)``.
         cfg_options: Single settings over the config.
-        limits: When to end the climb, and what a rung may cost the source.
-        devices: GPUs for one run each at a time, as in ``CUDA_VISIBLE_DEVICES``. By default all
-            that there are, where there are several.
+        limits: When to end the climb, and what a rung may cost the source. Defaults to no limits.
+        devices: GPUs that run one rung each at a time, as in ``CUDA_VISIBLE_DEVICES``. Defaults to
+            all of several GPUs.
 
     Returns:
         0, or 1 if a run failed.
@@ -92,19 +92,19 @@ def run_ladder(
 
 
 def write_report(results: LadderResults, cfg: Config, work_dir: Path) -> None:
-    """Write the report, or say why there is none: the results stand without it."""
+    """Write the report, or print why there is none: the results are complete without it."""
     path = work_dir / REPORT_NAME
-    path.unlink(missing_ok=True)  # an older one would tell of other results
+    path.unlink(missing_ok=True)  # an older one would show other results
     left_out: dict[str, str] = {}
     report = attempt('report', lambda: make_report(results, cfg), left_out)
     if report is None:
-        print(f'No report: {left_out["report"]}. The results are whole.')
+        print(f'No report: {left_out["report"]}. The results are complete.')
     else:
         write_text(path, report)
 
 
 def has_batch_norm(cfg: Config) -> bool:
-    """Whether the config's network keeps batch statistics, found by building it without weights."""
+    """Return whether the config's network has batch statistics; builds it without weights."""
     from tl_plugin.analysis.features import build_model
     from tl_plugin.engine.batch_statistics import norm_layers
 
@@ -112,15 +112,15 @@ def has_batch_norm(cfg: Config) -> bool:
 
 
 def print_end(results: LadderResults, work_dir: Path) -> None:
-    """Say what failed, where everything is, and what to do next."""
+    """Print what failed, where the results are, and what to do next."""
     for failure in results.failures:
         log = f' (see {failure.log})' if failure.log else ''
         print(f'FAILED {failure.name} (seed {failure.seed}): {failure.reason}{log}')
     for name, reason in results.not_climbed.items():
-        print(f'Not climbed: {name}, for {reason}')
+        print(f'Not climbed: {name}: {reason}')
     for rung in results.rungs:
         for what, reason in rung.left_out.items():
-            print(f'Left out of {rung.name}: {what}, for {reason}')
+            print(f'Left out of {rung.name}: {what}: {reason}')
     for note in results.notes:
         print(f'Note: {note}')
     if not results.rungs:
@@ -140,7 +140,7 @@ def print_end(results: LadderResults, work_dir: Path) -> None:
 
 
 def visible_devices() -> Sequence[str | None]:
-    """One entry for each GPU that a run may have to itself; one for the machine as it is."""
+    """Return the GPUs that a run may have for itself; None where there are fewer than two."""
     import torch
 
     count = torch.cuda.device_count()

@@ -1,6 +1,6 @@
-"""What a rung of the ladder is, which rungs there are for a config, and which of them are run.
+"""The rungs of the ladder: the default ones, those of a config, and the selection to climb.
 
-Plain data: lower rooms read it, too.
+Plain data, which lower rooms read, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SOURCE_AND_LABELLED = 'source+labelled_target'
 ALL = 'all'
 TWO_MODELS = 'two_models'
 
-# What each kind of data needs from the config's `ladder`.
+#: Kind of data -> key of the config's ``ladder`` that it needs.
 DATA_NEEDS = {
     SOURCE: None,
     TARGET: 'target_dataloader',
@@ -30,10 +30,10 @@ DATA_NEEDS = {
     TWO_MODELS: None,
 }
 
-# Strategies that do nothing for a network without batch norm.
+#: Strategies that have no effect on a network without batch norm.
 BATCH_NORM_STRATEGIES = ('adabn',)
 
-# Strategies that choose, measure or compare by validation images -> of which domains.
+#: Strategies that use validation images -> the domains of these images.
 VALIDATION_STRATEGIES = {
     'interpolation': (SOURCE, TARGET),
     'retention': (SOURCE,),
@@ -43,7 +43,7 @@ VALIDATION_STRATEGIES = {
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to meet the target: overlays over the config, data to learn from, a place to start.
+    """One way to adapt to the target: overlays over a config, data to learn from, and a start.
 
     Args:
         name: The rung's folder and its row in the table.
@@ -57,12 +57,12 @@ class Rung:
             ``'all'``: source and ``ladder.target_dataloader``, and the labelled target images among
             the source's, where there are some. ``'two_models'``: what ``start`` and ``towards``
             learned; images of both domains for batch statistics, where the config has them.
-        start: Rung whose last checkpoint of the same seed it starts from. None: the config's own
-            start (``load_from``, ``init_cfg``).
-        options: Config keys merged last, over the overlays.
-        about: What it does, in plain words, for the report.
-        towards: Rungs that may give ``train_cfg.adapted``, the second of two models: the first of
-            them that is climbed does.
+        start: Rung whose last checkpoint of the same seed it starts from. Defaults to None, the
+            config's own start (``load_from``, ``init_cfg``).
+        options: Config keys that are merged last, over the overlays.
+        about: Description in plain words, for the report.
+        towards: Rungs that may give ``train_cfg.adapted``, the second of two models. The first of
+            them that is climbed gives it.
 
     Raises:
         ValueError: If ``data`` is none of these.
@@ -86,18 +86,18 @@ class Rung:
         object.__setattr__(self, 'towards', tuple(self.towards))
 
     @property
-    def stands_on(self) -> tuple[str, ...]:
+    def builds_on(self) -> tuple[str, ...]:
         """Rungs that have to be climbed before it; of ``towards``, the first one."""
         return (*filter(None, [self.start]), *self.towards[:1])
 
     @property
     def needs_batch_norm(self) -> bool:
-        """Whether it does nothing for a network without batch norm."""
+        """Whether it has no effect on a network without batch norm."""
         return any(name in BATCH_NORM_STRATEGIES for name in self.strategies)
 
     @property
     def validates(self) -> tuple[str, ...]:
-        """Domains of whose validation images it can't do without."""
+        """Domains whose validation images it needs."""
         named = (VALIDATION_STRATEGIES.get(name, ()) for name in self.strategies)
         return tuple(dict.fromkeys(domain for domains in named for domain in domains))
 
@@ -107,15 +107,15 @@ DEFAULT_RUNGS = (
     Rung(
         'source_only',
         strategies=('source_only',),
-        about='Does nothing about the target: trained on the source alone.',
+        about='Trains on the source alone, without any adaptation to the target.',
     ),
     Rung(
         'adabn',
         strategies=('adabn', 'no_training'),
         data=TARGET,
         start='source_only',
-        about='Trains nothing. The network normalises what it sees by averages that it has counted '
-        'on the source; these are counted anew on unlabelled target images. All weights stay.',
+        about='Trains nothing. The averages over source images by which the network normalises its '
+        'features are replaced by averages over unlabelled target images. All weights stay.',
     ),
     Rung(
         'quality_matched',
@@ -137,36 +137,37 @@ DEFAULT_RUNGS = (
         data=LABELLED_TARGET,
         start='source_only',
         about='First trains the last layer alone on the few target labels, then all weights, so '
-        "that a last layer that doesn't fit yet spoils nothing below it.",
+        "that a last layer that doesn't fit yet can't harm the layers below it.",
     ),
     Rung(
         'fine_tune',
         strategies=('fine_tune',),
         data=LABELLED_TARGET,
         start='source_only',
-        about='Trains all weights of the source model on the few target labels, gently: the '
-        'nearer to the image, the smaller the steps.',
+        about='Trains all weights of the source model on the few target labels, with smaller steps '
+        'for layers nearer to the image.',
     ),
-    # Not LwF: on target images it would teach what the source model says of them, which is wrong
-    # where help is needed most, and the source images that it is right about aren't in this data.
+    # Not LwF: its teacher, the source model, is often wrong on target images, and the source images
+    # that it is right on aren't in this data.
     Rung(
         'fine_tune_l2_sp',
         strategies=('fine_tune', 'l2_sp'),
         data=LABELLED_TARGET,
         start='source_only',
-        # The classes are the same, so the last layer has something to keep, too.
+        # The classes are the same, so that the last layer is kept near the source model, too.
         options=dict(model=dict(regularizers=dict(l2_sp=dict(exclude=[])))),
-        about='Trains all weights on the few target labels while a spring pulls each of them back '
-        'to the source model (L2-SP). It needs no source images, nor that the source model be '
-        'right about the target.',
+        about='Trains all weights on the few target labels, with a penalty on their squared '
+        'distance to the source model (L2-SP). It needs no source images, and the source model '
+        "needn't be right on the target.",
     ),
     Rung(
         'joint_training',
         strategies=('source_only',),
         data=SOURCE_AND_LABELLED,
         start='source_only',
-        about='Goes on training all weights on the source images and, among them, the few labelled '
-        "target images, each seen many times. What is rehearsed isn't forgotten.",
+        about='Continues to train all weights on the source images mixed with the few labelled '
+        'target images, which are repeated. Since source images are trained on, too, less is '
+        'forgotten.',
     ),
     Rung(
         'dann',
@@ -180,16 +181,16 @@ DEFAULT_RUNGS = (
         strategies=('dann', 'retention'),
         data=SOURCE_AND_TARGET,
         start='source_only',
-        about='The same, with an eye on the source: ends, and goes back to the last model that '
-        'cost no more of the source accuracy than the budget.',
+        about='The same, with a budget of source accuracy: training stops when it is exceeded, and '
+        'goes back to the last model within it.',
     ),
     Rung(
         'self_training',
         strategies=('quality_matched', 'pseudo_label'),
         data=ALL,
         start='source_only',
-        about='Takes all that there is: source images, most of them degraded until they look like '
-        "the target's, labelled target images, if there are some, and its own confident "
+        about='Uses all data: source images, most of them degraded until they look like the '
+        "target's, labelled target images, if there are some, and the model's own confident "
         'predictions on the unlabelled ones as labels of strongly augmented copies.',
     ),
     Rung(
@@ -221,7 +222,7 @@ def read_rungs(settings: Mapping) -> dict[str, Rung]:
     Args:
         settings: The config's ``ladder``: ``target_dataloader``, ``labelled_target_dataloader``,
             ``rungs``, a dict ``name -> fields of Rung that differ``, where a new name adds a rung,
-            and ``notes``, sentences on the data that the results repeat.
+            and ``notes``, sentences on the data that are copied into the results.
 
     Returns:
         Name to rung, in order of cost: the default ones, then the added ones.
@@ -263,12 +264,12 @@ def below(rungs: Mapping[str, Rung], name: str) -> list[str]:
     """Return the rungs that have to be climbed before ``name``, first one first.
 
     Raises:
-        ValueError: If a rung stands on one that doesn't exist, or on itself in the end.
+        ValueError: If a rung builds on one that doesn't exist, or on itself.
     """
     found: list[str] = []
 
     def visit(upper: str, path: tuple[str, ...]) -> None:
-        for lower in rungs[upper].stands_on:
+        for lower in rungs[upper].builds_on:
             if lower in path:
                 raise ValueError(
                     f'ladder.rungs.{name} starts from itself, by way of {[*path[1:], lower]}'
@@ -294,18 +295,17 @@ def select_rungs(
     has_batch_norm: Callable[[], bool] = lambda: True,
     not_validated: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Rung], dict[str, str]]:
-    """Choose the rungs to climb, with those that they stand on, in order of cost.
+    """Select the rungs to climb, with those that they build on, in order of cost.
 
     Args:
         rungs: All rungs.
-        names: Those asked for; None asks for all that the config has data for.
+        names: Names of the requested rungs; None for all that the config has data for.
         settings: The config's ``ladder``.
-        has_batch_norm: Says whether the network has batch norms; asked if a rung depends on it.
-        not_validated: Domains that the config doesn't validate on, or that give nothing to choose
-            by -> why.
+        has_batch_norm: Returns whether the network has batch norms; called if a rung needs them.
+        not_validated: Domains whose validation can't choose a rung -> why.
 
     Returns:
-        The rungs, each with at most one rung ``towards``; and for those left out name -> why.
+        The rungs, each with at most one rung ``towards``; and the rungs left out -> why.
 
     Raises:
         ValueError: If there is no such rung, or one asked for by name can't be climbed.
@@ -328,7 +328,7 @@ def select_rungs(
                 lower: _missing(rungs[lower], settings, not_validated=not_validated)
                 for lower in below(rungs, name)
             }
-            reasons = [f'it stands on {lower}: {why}' for lower, why in lacking.items() if why]
+            reasons = [f'it builds on {lower}: {why}' for lower, why in lacking.items() if why]
             missing.update({name: reasons[0]} if reasons else {})
     if names is None:
         names = [name for name in rungs if name not in missing]
@@ -345,7 +345,7 @@ def _missing(
     has_batch_norm: Callable[[], bool] = lambda: True,
     not_validated: Mapping[str, str] = MappingProxyType({}),
 ) -> str | None:
-    """What a rung lacks, in words."""
+    """Return what a rung lacks in words; None where it lacks nothing."""
     need = DATA_NEEDS[rung.data]
     if need and not settings.get(need):
         hint = '; --target-labels writes one, beside --source and --target'
@@ -355,7 +355,7 @@ def _missing(
         return 'the network has no batch norm whose statistics could be adapted'
     for domain in rung.validates:
         if domain in not_validated:
-            return f'it goes by validation images of the {domain}, and {not_validated[domain]}'
+            return f'it needs validation images of the {domain}, and {not_validated[domain]}'
     return None
 
 
@@ -366,7 +366,7 @@ def _choose_towards(
     settings: Mapping,
     not_validated: Mapping[str, str],
 ) -> Rung:
-    """Decide which rung gives the second model: one that is asked for, else one that has data."""
+    """Select the rung that gives the second model: a requested one, or else one that has data."""
     asked = [name for name in rung.towards if name in (names or ())]
     ready = [
         name
@@ -377,7 +377,7 @@ def _choose_towards(
 
 
 def _in_order(rungs: Mapping[str, Rung]) -> list[str]:
-    """Order so that every rung comes after those it stands on, else as given."""
+    """Sort the rungs so that each comes after those that it builds on, in the given order."""
     ordered: list[str] = []
     for name in rungs:
         ordered += [item for item in (*below(rungs, name), name) if item not in ordered]

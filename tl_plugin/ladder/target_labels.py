@@ -1,4 +1,4 @@
-"""Which target images have labels, and metrics that go by it: known before anything is trained."""
+"""Check the data of a ladder before training: which target images have labels, and for what."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from tl_plugin.datasets.bad_data import build_named_dataset
 from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.reliability.data_identity import check_source_and_target
 from tl_plugin.stack.options import type_name
-from tl_plugin.stack.protocol import TARGET
+from tl_plugin.stack.protocol import SOURCE, TARGET
 
 from .recommend import TARGET_SCORE
 
 SPLITS = ('val', 'test')
-#: Metrics that give no accuracy, whatever the labels.
+#: Metrics that never give an accuracy.
 NO_LABELS = ('LabelFreeScore', 'DumpResults')
 SCORE_NAME = TARGET_SCORE.split('/')[-1]
 
 
 def check_ladder_data(cfg: Config) -> None:
-    """Refuse target images that are the source's.
+    """Raise an error where target images are those of the source.
 
     Args:
-        cfg: The config that the ladder stands on, with ``ladder.target_dataloader`` and
+        cfg: The base config of the ladder, with ``ladder.target_dataloader`` and
             ``ladder.labelled_target_dataloader`` where there are such images.
 
     Raises:
-        ValueError: If one of them is the source, or a data set can't be read.
+        ValueError: If a target data set is the source's, or a data set can't be read.
     """
     base = cfg.get('train_dataloader')
     loaders = {
@@ -55,11 +55,11 @@ def check_ladder_data(cfg: Config) -> None:
 
 @dataclass(frozen=True)
 class Count:
-    """How many images of a split have a label.
+    """Number of images of a split.
 
     Args:
-        labelled: Those that have.
-        images: All.
+        labelled: Images that have a label.
+        images: All images.
     """
 
     labelled: int
@@ -68,13 +68,14 @@ class Count:
 
 @dataclass(frozen=True)
 class TargetLabels:
-    """Which images of the target have labels.
+    """Labels of the target images, and what its validation measures.
 
     Args:
-        val: Of its validation images; None where it has none.
-        test: Of its test images.
-        accuracy: Whether a metric of the target's validation may take labels.
-        score: Whether one of them gives the score that chooses without labels.
+        val: Validation images; None where the target isn't validated.
+        test: Test images; None where the target isn't tested.
+        accuracy: Whether a metric of the target's validation may use labels. Defaults to True.
+        score: Whether one of them gives the score that rungs are chosen by without labels.
+            Defaults to True.
     """
 
     val: Count | None
@@ -83,33 +84,33 @@ class TargetLabels:
     score: bool = True
 
     def why_no_accuracy(self) -> str | None:
-        """Why the target accuracy will not be known on validation images; None if it will."""
+        """Return why target accuracy on validation will be unknown; None if it will be known."""
         if self.val is None:
             return 'the target is not validated (val_cfg has no domain target)'
         if not self.val.labelled:
             return f'none of its {self.val.images} target images has a label'
         if not self.accuracy:
-            return 'val_cfg.evaluators.target has only metrics that take no labels'
+            return 'val_cfg.evaluators.target has only metrics that use no labels'
         return None
 
     def why_no_choice(self) -> str | None:
-        """Why nothing can be chosen by validation of the target; None if something can."""
+        """Return why no rung can be chosen by validation of the target; None if one can."""
         why = self.why_no_accuracy()
         if why is None or (self.val is not None and self.score):
             return None
-        return f'{why}, and it has no score that takes none (a LabelFreeScore)' if self.val else why
+        return f'{why}, and it has no score that needs none (a LabelFreeScore)' if self.val else why
 
 
 def build_domain_dataset(cfg: Config, domain: str, split: str = 'test') -> Any:
-    """Build the data set of one domain that a config tests or validates on.
+    """Build the data set of a domain that a config tests or validates on.
 
     Args:
         cfg: The config.
-        domain: 'source', or a domain of its ``DomainTestLoop`` or ``DomainValLoop``.
-        split: 'test' or 'val'.
+        domain: ``'source'``, or a domain of its ``DomainTestLoop`` or ``DomainValLoop``.
+        split: ``'test'`` or ``'val'``. Defaults to ``'test'``.
     """
     loader = cfg[f'{split}_dataloader']
-    if domain != 'source':
+    if domain != SOURCE:
         own, key = cfg[f'{split}_cfg'].dataloaders[domain], f'{split}_cfg.dataloaders.{domain}'
         loader = inherit_dataloader(loader, own, key, labelled=True)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
@@ -117,18 +118,18 @@ def build_domain_dataset(cfg: Config, domain: str, split: str = 'test') -> Any:
 
 
 def count_target_labels(cfg: Config) -> TargetLabels:
-    """Look which target images have labels, by building the data sets and asking them.
+    """Count the target images that have labels; builds the data sets.
 
     Args:
-        cfg: The config that the ladder stands on.
+        cfg: The base config of the ladder.
     """
     counts = {split: _count(cfg, split) for split in SPLITS}
     metrics = _metrics(cfg, 'val')
     return TargetLabels(
         **counts,
         accuracy=any(type_name(one) not in NO_LABELS for one in metrics),
-        # Without labels, `measure_by_labels` puts a score in the place of what takes them.
-        score=any(_chooses(one) for one in metrics) or all(map(_takes_labels, metrics)),
+        # Without labels, `measure_by_labels` replaces metrics that need them by a score.
+        score=any(_gives_score(one) for one in metrics) or all(map(_needs_labels, metrics)),
     )
 
 
@@ -137,7 +138,7 @@ def _count(cfg: Config, split: str) -> Count | None:
         return None
     dataset = build_domain_dataset(cfg, TARGET, split)
     if not hasattr(dataset, 'get_data_info'):
-        return Count(len(dataset), len(dataset))  # not mmengine's: nobody can ask it
+        return Count(len(dataset), len(dataset))  # not one of mmengine's: unknown
     labels = (dataset.get_data_info(index).get('gt_label') for index in range(len(dataset)))
     return Count(sum(map(_is_label, labels)), len(dataset))
 
@@ -147,21 +148,21 @@ def _is_label(label: Any) -> bool:
 
 
 def not_validated(cfg: Config, labels: TargetLabels) -> dict[str, str]:
-    """Domains whose validation images nothing can be chosen by -> why.
+    """Return the domains whose validation can't choose a rung -> why.
 
     Args:
-        cfg: The config that the ladder stands on.
+        cfg: The base config of the ladder.
         labels: Of its target.
     """
     if not (cfg.get('val_dataloader') and cfg.get('val_evaluator')):
         none = 'the config has no validation (val_dataloader, val_cfg, val_evaluator)'
-        return {'source': none, TARGET: none}
+        return {SOURCE: none, TARGET: none}
     why = labels.why_no_choice()
     return {TARGET: why} if why else {}
 
 
 def notes_on_labels(labels: TargetLabels) -> list[str]:
-    """Say in sentences for which target images there are no labels."""
+    """Describe in sentences which target images have no labels."""
     notes = []
     for name, count in (('validation', labels.val), ('test', labels.test)):
         if count is not None and count.labelled < count.images:
@@ -176,14 +177,14 @@ def notes_on_labels(labels: TargetLabels) -> list[str]:
 
 
 def measure_by_labels(cfg: Config, labels: TargetLabels) -> Config:
-    """Give a config metrics that fit the labels that its target has.
+    """Replace the target's metrics by ones that fit its labels.
 
-    Without labels, metrics that take some are left out and a ``LabelFreeScore`` stands in for them;
-    with labels on some images, they go by those images alone. A config whose target images all have
-    labels stays as it is.
+    Without labels, a ``LabelFreeScore`` replaces the metrics that need them; with labels on some of
+    the images, these metrics use those images alone. A config whose target images all have labels
+    stays as it is.
 
     Args:
-        cfg: The config that the ladder stands on. It isn't changed.
+        cfg: The base config of the ladder. It isn't changed.
         labels: Of its target.
     """
     changed = None
@@ -194,11 +195,11 @@ def measure_by_labels(cfg: Config, labels: TargetLabels) -> Config:
         metrics = _metrics(cfg, split)
         if count.labelled:
             fitting = [
-                dict(type='LabelledOnly', metric=one) if _takes_labels(one) else one
+                dict(type='LabelledOnly', metric=one) if _needs_labels(one) else one
                 for one in metrics
             ]
         else:
-            fitting = [one for one in metrics if not _takes_labels(one)]
+            fitting = [one for one in metrics if not _needs_labels(one)]
             fitting = fitting or [dict(type='LabelFreeScore')]
         if fitting != metrics:
             changed = changed or copy.deepcopy(cfg)
@@ -211,7 +212,7 @@ def _domains(cfg: Config, split: str) -> Mapping:
 
 
 def _metrics(cfg: Config, split: str) -> list:
-    """The metrics of the target, in whichever form the config has them."""
+    """Return the metrics of the target, from any form of evaluator that a config may have."""
     own = (cfg.get(f'{split}_cfg') or {}).get('evaluators') or {}
     found = own.get(TARGET, cfg.get(f'{split}_evaluator'))
     if isinstance(found, Evaluator):
@@ -221,15 +222,15 @@ def _metrics(cfg: Config, split: str) -> list:
     return list(found) if isinstance(found, (list, tuple)) else [found] if found else []
 
 
-def _chooses(metric: Any) -> bool:
-    """Whether a metric's config gives the score that chooses without labels."""
+def _gives_score(metric: Any) -> bool:
+    """Return whether a metric gives the score that rungs are chosen by without labels."""
     if not isinstance(metric, Mapping) or type_name(metric) != 'LabelFreeScore':
         return False
     return not metric.get('prefix') and SCORE_NAME in metric.get('scores', [SCORE_NAME])
 
 
-def _takes_labels(metric: Any) -> bool:
-    """Whether a metric takes labels: all of mmpretrain do; one of the user's is theirs to know."""
+def _needs_labels(metric: Any) -> bool:
+    """Return whether a metric needs labels: all of mmpretrain do, others may not."""
     kind = metric.get('type') if isinstance(metric, Mapping) else type(metric)
     if isinstance(kind, str):
         kind = METRICS.get(kind)
