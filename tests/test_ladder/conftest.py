@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tl_plugin.ladder.climb import Failure, plan
-from tl_plugin.ladder.records import KeptLayers, RunResult
+from tl_plugin.ladder.climb import plan
+from tl_plugin.ladder.records import FailedRun, KeptLayers, RunResult
 from tl_plugin.ladder.results import collect
 from tl_plugin.ladder.rungs import read_rungs, select_rungs
 from tl_plugin.launch.runs import load_config
@@ -145,4 +145,4 @@ def results(tiny_rungs, tmp_path):
             validation={'source/accuracy/top1': source - 1, 'target/accuracy/top1': target + 1},
         )
         write_json(job.folder / 'result.json', result.to_json())
-    return collect(jobs, [Failure(jobs[-1], 'ValueError: x')], 'tiny.py')
+    return collect(jobs, [FailedRun(*jobs[-1].id, 'ValueError: x')], 'tiny.py')

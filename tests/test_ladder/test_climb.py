@@ -5,7 +5,6 @@ import pytest
 
 from tests.test_ladder.conftest import write_tiny
 from tl_plugin.ladder.climb import (
-    Failure,
     Run,
     failure_reason,
     failure_report,
@@ -51,10 +50,11 @@ def test_what_ended_a_run_is_named(tmp_path, error, code, reason):
     assert failure_reason(code, log).startswith(reason)
 
 
-def test_a_report_of_a_failure_shows_the_log_the_cure_and_the_command(job, tmp_path):
-    log = tmp_path / 'console.log'
+def test_a_report_of_a_failure_shows_the_log_the_fix_and_the_command(job):
+    make_folder(job)
+    log = job.folder / 'console.log'
     log.write_text(TRACEBACK.format('torch.OutOfMemoryError: CUDA out of memory.'))
-    report = failure_report(Failure(job, failure_reason(1, log), log))
+    report = failure_report(job, failure_reason(1, log))
     assert 'what more there is to say' in report
     assert '--cfg-options train_dataloader.batch_size=' in report
     assert tool_command('train.py', job.config) in report

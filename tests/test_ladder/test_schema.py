@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 import tl_plugin.ladder
-from tl_plugin.ladder.climb import Failure, plan
+from tl_plugin.ladder.climb import plan
 from tl_plugin.ladder.records import (
     SCHEMA_VERSION,
     DomainResult,
@@ -68,7 +68,9 @@ def test_results_of_several_seeds_and_of_a_rung_that_failed(results):
 
 def test_results_without_any_finished_run(tiny_rungs, tmp_path):
     jobs = plan(*tiny_rungs, [0], tmp_path)
-    content = check(collect(jobs, [Failure(job, 'x', tmp_path) for job in jobs], 'tiny.py'))
+    content = check(
+        collect(jobs, [FailedRun(*job.id, 'x', 'console.log') for job in jobs], 'tiny.py')
+    )
     assert content['recommendation'] is None and content['no_recommendation']
 
 

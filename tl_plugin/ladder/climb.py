@@ -23,7 +23,7 @@ from tl_plugin.reporting.progress import ProgressDisplay
 from .progress import PROGRESS_NAME, Progress, read_progress
 from .ready_config import CONFIG_NAME, content_key, place, ready_config
 from .recommend import BASELINE
-from .records import RunResult
+from .records import FailedRun, RunResult
 from .run_rung import RESULT_NAME
 from .rungs import Rung
 
@@ -96,15 +96,6 @@ class Job:
         ]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A run that gave no result."""
-
-    job: Job
-    reason: str
-    log: Path | None = None
-
-
 def plan(
     cfg: Config,
     rungs: Iterable[Rung],
@@ -141,7 +132,7 @@ def climb(
     display: ProgressDisplay,
     stop: Callable[[Sequence[Job]], str | None] = lambda jobs: None,
     devices: Sequence[str | None] = (None,),
-) -> tuple[list[Failure], dict[str, str]]:
+) -> tuple[list[FailedRun], dict[str, str]]:
     """Run the jobs that aren't finished. A failed run stops only those that start from it.
 
     Args:
@@ -155,7 +146,7 @@ def climb(
         The failed runs; the rungs that the climb stopped before -> the reason.
     """
     waiting, running = list(jobs), []
-    failures: dict[tuple[str, int], Failure] = {}
+    failures: dict[tuple[str, int], FailedRun] = {}
     not_climbed: dict[str, str] = {}
     begun: set[str] = set()
     try:
@@ -167,7 +158,7 @@ def climb(
                     display.finish(job.label, f'finished before, kept: {job.folder}')
                 elif broken:
                     reason = f'not run: it starts from {broken.label}, which failed'
-                    failures[job.id] = Failure(job, reason)
+                    failures[job.id] = FailedRun(*job.id, reason)
                     display.finish(job.label, reason, failed=True)
                 elif not free or _unfinished(job, waiting, running):
                     continue
@@ -236,7 +227,7 @@ def _checkpoint(job: Job | None) -> str | None:
     return result.checkpoint if result else None
 
 
-def finish(run: Run, display: ProgressDisplay) -> Failure | None:
+def finish(run: Run, display: ProgressDisplay) -> FailedRun | None:
     """Show how a run ended.
 
     Returns:
@@ -252,9 +243,9 @@ def finish(run: Run, display: ProgressDisplay) -> Failure | None:
             found += f'; what comes after the result was left out: {reason} (see {log})'
         display.finish(job.label, found)
         return None
-    failure = Failure(job, failure_reason(run.process.returncode, log), log)
-    display.finish(job.label, failure_report(failure), failed=True)
-    return failure
+    reason = failure_reason(run.process.returncode, log)
+    display.finish(job.label, failure_report(job, reason), failed=True)
+    return FailedRun(*job.id, reason, str(log))
 
 
 def make_folder(job: Job) -> None:
@@ -284,18 +275,19 @@ def failure_reason(code: int, log: Path) -> str:
     return f'exit code {code}'
 
 
-def failure_report(failure: Failure) -> str:
+def failure_report(job: Job, reason: str) -> str:
     """Return the reason, the end of the log, and how to fix it."""
-    tail = '\n'.join(f'    {line}' for line in _tail(failure.log, 15))
+    log = job.folder / LOG_NAME
+    tail = '\n'.join(f'    {line}' for line in _tail(log, 15))
     fix = 'Fix the cause and run the same command again: finished runs are kept.'
-    if 'out of memory' in failure.reason.lower():
+    if 'out of memory' in reason.lower():
         fix = (
             'Smaller batches need less memory: --cfg-options train_dataloader.batch_size=... . '
             'Then run the command again.'
         )
     return (
-        f'failed: {failure.reason}\n  The end of {failure.log}:\n{tail}\n  {fix}\n'
-        f'  This run alone: {failure.job.commands()[0]}'
+        f'failed: {reason}\n  The end of {log}:\n{tail}\n  {fix}\n'
+        f'  This run alone: {job.commands()[0]}'
     )
 
 

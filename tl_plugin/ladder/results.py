@@ -16,7 +16,7 @@ import tl_plugin
 from tl_plugin.evaluation.intervals import accuracy_interval, interval_method
 from tl_plugin.reliability.files import read_json
 
-from .climb import Failure, Job
+from .climb import Job
 from .recommend import BASELINE, recommend, why_none
 from .records import (
     DOMAINS,
@@ -35,7 +35,7 @@ RESULTS_NAME = 'results.json'
 
 def collect(
     jobs: Sequence[Job],
-    failures: Sequence[Failure],
+    failures: Sequence[FailedRun],
     config: str,
     budget_source: float | None = None,
     not_climbed: Mapping[str, str] | None = None,
@@ -66,15 +66,7 @@ def collect(
         no_recommendation=None if found else why_none(rungs),
         not_climbed=dict(not_climbed or {}),
         left_out=dict(left_out or {}),
-        failures=[
-            FailedRun(
-                failure.job.rung.name,
-                failure.job.seed,
-                failure.reason,
-                str(failure.log) if failure.log else None,
-            )
-            for failure in failures
-        ],
+        failures=list(failures),
         notes=list(notes),
     )
 
