@@ -75,8 +75,8 @@ def main() -> None:
         from tl_plugin.engine import interpolation_report as report
         from tl_plugin.engine.interpolation import (
             Interpolation,
+            checkpoint_weights,
             choose,
-            load_weights,
             plain_model_config,
         )
         from tl_plugin.launch.runs import build_runner, load_config, prepare
@@ -84,7 +84,9 @@ def main() -> None:
         from tl_plugin.reporting.progress import progress
 
         folder = args.work_dir or Path(args.adapted).parent / 'interpolation'
-        (source, _), (adapted, meta) = (load_weights(path) for path in (args.source, args.adapted))
+        (source, _), (adapted, meta) = (
+            checkpoint_weights(path) for path in (args.source, args.adapted)
+        )
         cfg = plain_model_config(load_config(args.config, args.strategy, args.cfg_options))
         cfg.log_level = 'WARNING'
         interpolation = Interpolation(

@@ -16,8 +16,8 @@ from tl_plugin.engine.interpolation import (
     LABEL_FREE,
     Interpolation,
     Point,
+    checkpoint_weights,
     choose,
-    load_weights,
     plain_model_config,
 )
 from tl_plugin.functional import interpolate_weights
@@ -47,7 +47,7 @@ def checkpoints(tmp_path_factory):
 def _interpolation(checkpoints, folder, options=None, **kwargs):
     cfg = plain_model_config(_config(folder, **(options or {})))
     cfg.experiment_name = f'interpolation_{torch.rand(1).item()}'
-    weights = [load_weights(path)[0] for path in checkpoints]
+    weights = [checkpoint_weights(path)[0] for path in checkpoints]
     return Interpolation(Runner.from_cfg(cfg), *weights, **kwargs)
 
 
@@ -143,7 +143,7 @@ class TestSweep:
         interpolation = _interpolation(checkpoints, tmp_path, statistics=[])
         points = list(interpolation.sweep([0.0, 0.5, 1.0]))
         assert [point.statistics for point in points] == ['own', 'own', 'interpolated']
-        source, adapted = (load_weights(path)[0] for path in checkpoints)
+        source, adapted = (checkpoint_weights(path)[0] for path in checkpoints)
         name = 'backbone.bn1.running_var'
         found = interpolation.weights(points[-1])[name]
         torch.testing.assert_close(found, (source[name] + adapted[name]) / 2)
@@ -153,7 +153,7 @@ class TestSweep:
         train(_config(tmp_path / 'adapted', load_from=str(checkpoints[0]), **by_domain))
         pair = checkpoints[0], tmp_path / 'adapted' / 'epoch_1.pth'
         found = _interpolation(pair, tmp_path / 'sweep', by_domain)
-        before, after = (load_weights(path)[0] for path in pair)
+        before, after = (checkpoint_weights(path)[0] for path in pair)
         own = 'backbone.bn1.running_mean'
         source = 'dsbn.backbone/bn1/running_mean'
         assert not torch.equal(after[own], after[source])
@@ -179,7 +179,7 @@ class TestSweep:
         with pytest.raises(ValueError, match='no source/f1, but source/accuracy/top1'):
             list(_interpolation(checkpoints, tmp_path, metric='f1').sweep([0.5]))
         with pytest.raises(FileNotFoundError, match=r'no checkpoint at .*missing\.pth'):
-            load_weights(tmp_path / 'missing.pth')
+            checkpoint_weights(tmp_path / 'missing.pth')
 
 
 def test_the_tool_writes_what_it_says(checkpoints, tmp_path):
@@ -208,7 +208,7 @@ def test_the_tool_writes_what_it_says(checkpoints, tmp_path):
     assert (tmp_path / 'out/interpolation.png').read_bytes().startswith(b'\x89PNG')
     # An ordinary checkpoint: tested, it has the accuracy that the table says.
     written = tmp_path / 'out/interpolated.pth'
-    assert set(read_whole(written)['state_dict']) == set(load_weights(checkpoints[0])[0])
+    assert set(read_whole(written)['state_dict']) == set(checkpoint_weights(checkpoints[0])[0])
     cfg = _config(tmp_path / 'test', load_from=str(written))
     cfg.experiment_name = 'written'
     metrics = Runner.from_cfg(cfg).test()
@@ -249,7 +249,7 @@ class TestLoop:
             )
         )
         cfg.experiment_name = 'label_free'
-        weights = [load_weights(path)[0] for path in checkpoints]
+        weights = [checkpoint_weights(path)[0] for path in checkpoints]
         interpolation = Interpolation(Runner.from_cfg(cfg), *weights)
         points = list(interpolation.sweep([0.5]))
         assert interpolation.target_metric == 'label_free/information_maximization'

@@ -15,7 +15,7 @@ from mmpretrain.registry import HOOKS
 from torch import nn
 
 from tl_plugin.engine.freezing.plan import times_by_name
-from tl_plugin.engine.freezing.stages import set_aside_frozen_stages
+from tl_plugin.engine.freezing.trainable import set_aside_frozen_stages
 from tl_plugin.engine.hooks.frozen_part_hook import FrozenPartHook, refuse_overlaps
 from tl_plugin.engine.hooks.gradual_unfreeze_hook import GradualUnfreezeHook
 from tl_plugin.engine.layers import LayerMap
@@ -51,7 +51,7 @@ def layer_report(cfg: Config) -> dict[str, Any]:
         hooks = _frozen_part_hooks(cfg)
     layer_map = LayerMap.from_model(model)
     for hook in hooks:
-        hook.claim = frozenset(hook.select(layer_map))
+        hook.initially_frozen = frozenset(hook.select(layer_map))
     refuse_overlaps(hooks)
     begins = _begins(model, layer_map, hooks)
     groups = _groups(model, optim_wrapper)
@@ -148,9 +148,9 @@ def _begins(model: nn.Module, layer_map: LayerMap, hooks: list[FrozenPartHook]) 
     for hook in hooks:
         times = {}
         if isinstance(hook, GradualUnfreezeHook):
-            phases = hook.schedule.phases(layer_map, sorted(hook.claim))
+            phases = hook.schedule.phases(layer_map, sorted(hook.initially_frozen))
             times = times_by_name(phases, hook.schedule)
-        for name in hook.policy.frozen_names(model, hook.claim):
+        for name in hook.policy.frozen_names(model, hook.initially_frozen):
             if begins[name] == START:
                 begins[name] = times.get(name, NEVER)
     return begins
@@ -190,7 +190,7 @@ def _norm_modes(
         if own:
             mode = 'eval (norm_eval)' if id(module) in norm_eval else 'train'
             for hook in hooks:
-                if own <= hook.claim:
+                if own <= hook.initially_frozen:
                     trained = '' if hook.policy.norm_affine == 'frozen' else ', affine trained'
                     mode = hook.policy.norm + trained
             modes[layer_map.depth(min(own))][mode] += 1

@@ -1,4 +1,4 @@
-"""Statistics of norm layers, taken anew from data."""
+"""Statistics of norm layers, re-estimated from data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .layers import LayerMap
 def estimate_batch_statistics(
     model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any]
 ) -> int:
-    """Sets running means and variances to those of all values that come through the layers.
+    """Set running means and variances to those of all values that come through the layers.
 
     Each layer normalises a batch by the batch's own statistics, as in training, and adds up what it
     sees: all images weigh alike, in the last, smaller batch too, and over all processes. Every

@@ -19,7 +19,7 @@ from tl_plugin.stack.protocol import adaptation_model
 
 from .batch_statistics import estimate_batch_statistics, norm_layers
 from .layers import LayerMap
-from .loops.evaluate import evaluate
+from .loops.domain_eval_loop import evaluate
 from .loops.inherit import inherit_dataloader
 
 RULES = ('budget', 'mean')
@@ -38,7 +38,7 @@ class Point(NamedTuple):
         source: Metric on source validation images, in percent.
         target: Metric on target validation images, in percent; a label-free score where they have
             no labels.
-        statistics: Of batches: 'estimated' anew at this alpha, 'interpolated' like weights, or
+        statistics: Of batches: 'estimated' at this alpha, 'interpolated' like weights, or
             the checkpoint's 'own'.
     """
 
@@ -55,8 +55,8 @@ class Choice(NamedTuple):
     why: str
 
 
-def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """Reads a classifier's weights and the ``meta`` of its checkpoint.
+def checkpoint_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Read a classifier's weights and the ``meta`` of its checkpoint.
 
     Args:
         path: A checkpoint of mmengine, on disk or at any address that it reads.
@@ -86,7 +86,7 @@ def plain_model_config(cfg: Config) -> Config:
 
 
 class Interpolation:
-    """Sweeps from the source model to the adapted one.
+    """Sweep from the source model to the adapted one.
 
     Args:
         runner: Of the config of both, whose validation is a ``DomainValLoop`` with the domains
@@ -188,9 +188,9 @@ class Interpolation:
         return {n: v.cpu().clone() for n, v in found if not n.startswith(unused)}
 
     def sweep(self, alphas: Sequence[float]) -> Iterator[Point]:
-        """Measures both models as they are, then every alpha between them and at their ends.
+        """Measure both models as they are, then every alpha between them and at their ends.
 
-        Batch statistics that are taken anew fit the mixed weights; those that are mixed like the
+        Batch statistics that are re-estimated fit the mixed weights; those that are mixed like the
         weights keep what fine-tuning made of them. Either can be the better one, so both are tried.
 
         Args:
@@ -274,7 +274,7 @@ def choose(
     budget: float = 1.0,
     target_metric: str = 'accuracy/top1',
 ) -> Choice:
-    """Chooses a point by validation alone.
+    """Choose a point by validation alone.
 
     Args:
         points: Those of a sweep, the source model with its own statistics among them.

@@ -17,7 +17,7 @@ from .interpolation import LABEL_FREE, Choice, Point
 def interpolation_table(
     points: Sequence[Point], choice: Choice, target_metric: str = 'accuracy/top1'
 ) -> Any:
-    """Makes a rich table, the chosen point marked."""
+    """Make a rich table, the chosen point marked."""
     target = 'target score' if target_metric == LABEL_FREE else 'target %'
     before = points[0]  # the source model as it is
     rows = [
@@ -42,7 +42,7 @@ def interpolation_json(points: Sequence[Point], choice: Choice, **about: Any) ->
     Args:
         points: Of the sweep.
         choice: Of it.
-        **about: Whatever else shall be in it: checkpoints, rule, images.
+        **about: Further entries of the file: checkpoints, rule, images.
     """
     return {
         **about,
@@ -54,7 +54,7 @@ def interpolation_json(points: Sequence[Point], choice: Choice, **about: Any) ->
 def write_interpolation(
     folder: Path, points: Sequence[Point], choice: Choice, **about: Any
 ) -> None:
-    """Writes ``interpolation.json`` and ``interpolation.png`` into a folder.
+    """Write ``interpolation.json`` and ``interpolation.png`` into a folder.
 
     Args:
         folder: Where to.

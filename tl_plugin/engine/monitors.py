@@ -144,7 +144,7 @@ def with_added(own: Metrics, hooks: Sequence[Hook]) -> Metrics:
     return Metrics(tuple(dict.fromkeys(names)), unknown)
 
 
-def cure(monitor: Monitor, own: Metrics) -> str:
+def how_to_fix(monitor: Monitor, own: Metrics) -> str:
     """Propose a setting that works, out of what the validation itself gives.
 
     Args:

@@ -14,9 +14,9 @@ LAYERS = LayerMap.from_model(MODEL)
 ALL_BUT_HEAD = LAYERS.select(':-1')
 
 
-def plan(length, claim=ALL_BUT_HEAD, **schedule):
+def plan(length, initially_frozen=ALL_BUT_HEAD, **schedule):
     schedule = read_schedule(schedule)
-    return UnfreezePlan.make(schedule, schedule.phases(LAYERS, claim), length)
+    return UnfreezePlan.make(schedule, schedule.phases(LAYERS, initially_frozen), length)
 
 
 def steps(plan):
@@ -54,7 +54,7 @@ def test_steps_too_close_for_a_short_run_begin_together():
 
 
 def test_only_what_is_frozen_is_unfrozen():
-    made = plan(9, claim=['1.weight', '3.weight', '3.bias'], every=1)
+    made = plan(9, initially_frozen=['1.weight', '3.weight', '3.bias'], every=1)
     assert steps(made) == [(1, (3,)), (2, (1,))]
     assert [phase.names for phase in made.phases] == [('3.weight', '3.bias'), ('1.weight',)]
 

@@ -17,8 +17,12 @@ from mmpretrain.registry import HOOKS, MODELS
 
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.tiny_runs import TINY_RESNET, TINY_VIT, state_of, tiny_config, tiny_runner
-from tl_plugin.engine.freezing.stages import set_aside_frozen_stages
-from tl_plugin.engine.freezing.trainable import not_in_optimizer, refuse_unsupported, set_trainable
+from tl_plugin.engine.freezing.trainable import (
+    not_in_optimizer,
+    refuse_unsupported,
+    set_aside_frozen_stages,
+    set_trainable,
+)
 
 FROZEN = ('backbone.layers.0.', 'backbone.patch_embed.', 'backbone.pos_embed', 'backbone.cls_token')
 

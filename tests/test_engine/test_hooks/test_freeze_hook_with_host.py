@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from tests.distributed import run_distributed
 from tests.test_engine.test_hooks.freeze_runs import Watch, of_backbone, train
 from tests.tiny_runs import TINY_RESNET, TINY_VIT, state_of, tiny_runner
-from tl_plugin.engine.freezing.rank_check import check_ranks_equal
+from tl_plugin.engine.freezing.checks import check_ranks_equal
 
 
 @pytest.mark.parametrize(

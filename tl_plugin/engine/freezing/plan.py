@@ -1,11 +1,12 @@
-"""The plan of a run: what begins to train at which epoch or iteration."""
+"""The plan of a run: what begins to train at which epoch or iteration, and its warm-up."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, replace
-from typing import Mapping, Sequence
+from typing import Collection, Mapping, Sequence
 
+from mmengine.runner import Runner
 from torch import nn
 
 from tl_plugin.reporting.tables import make_table, table_text
@@ -13,6 +14,7 @@ from tl_plugin.stack.model_wrappers import parameters
 
 from ..layers import LayerMap
 from .schedules import Every, Phase, Plateau, Schedule, Time, Until
+from .trainable import optimizers
 
 
 @dataclass(frozen=True)
@@ -91,17 +93,17 @@ def _place(start: Time | None, length: int, unit: str) -> int:
 def _check_end(schedule: Schedule, phases: list[Phase], length: int, unit: str) -> None:
     if not phases or phases[-1].start < length:
         return
-    cure = 'Bring the milestones forward, or train longer.'
+    fix = 'Bring the milestones forward, or train longer.'
     if isinstance(schedule, (Every, Until)):
-        cure = (
+        fix = (
             f'Take more layers at a time (layers_per_step={2 * schedule.layers_per_step}), '
             'or spread the steps over a part of the run with dict(until=0.5).'
         )
     if schedule.by_epoch and length == 1:
-        cure = 'A run that counts iterations needs by_epoch=False in the schedule.'
+        fix = 'A run that counts iterations needs by_epoch=False in the schedule.'
     raise ValueError(
         f'Depths {list(phases[-1].depths)} would begin to train at {unit} {phases[-1].start}, but '
-        f'the run ends after {length} {unit}s. {cure}'
+        f'the run ends after {length} {unit}s. {fix}'
     )
 
 
@@ -182,3 +184,70 @@ def modules_text(depths: Sequence[int], layers: LayerMap, count: int = 3) -> str
 def times_by_name(phases: Sequence[Phase], schedule: Schedule) -> Mapping[str, str]:
     """Say for each parameter when it begins to train."""
     return {name: start_text(phase.start, schedule) for phase in phases for name in phase.names}
+
+
+class PhaseWarmup:
+    """Lower the rate of newly trained groups during an iteration, and restore it after.
+
+    Schedulers compute a rate from the last one, so that whatever lowers it for good compounds
+    with them. Here the groups hold the lowered rate only from ``before_train_iter``, where it is
+    logged, to ``after_train_iter``, before schedulers and checkpoints see it. The factor is a
+    function of the iteration alone, so that a resumed run goes on exactly.
+
+    Args:
+        runner: The runner, with its optimizer loaded.
+        phases: The phases, each with its parameters.
+        initially_frozen: All parameters that are frozen at the start.
+        iters: Iterations of the warm-up, in which the rate grows linearly.
+
+    Raises:
+        ValueError: A group holds parameters that begin to train at different times, and so
+            can't be warmed up for some of them.
+    """
+
+    def __init__(
+        self, runner: Runner, phases: Sequence[Phase], initially_frozen: Collection[str], iters: int
+    ) -> None:
+        self.iters = iters
+        self._saved: list[tuple[dict, float]] = []
+        values = parameters(runner.model)
+        groups = [g for optimizer in optimizers(runner) for g in optimizer.param_groups]
+        waiting = {id(values[name]) for name in initially_frozen}
+        frozen_by_others = {
+            id(v) for n, v in values.items() if not v.requires_grad and n not in initially_frozen
+        }
+        self.groups: list[list[dict]] = []
+        for phase in phases:
+            # The affine weights of norm layers may train all along.
+            beginning = {id(values[name]) for name in phase.names if name in initially_frozen}
+            touched = [g for g in groups if any(id(v) in beginning for v in g['params'])]
+            for group in touched:
+                if any(id(v) not in waiting | frozen_by_others for v in group['params']):
+                    raise ValueError(
+                        'warmup_iters needs optimizer groups of their own for the layers of a '
+                        f'phase, but the group of {phase.names[0]} also holds parameters that '
+                        'train before. Use optim_wrapper.constructor='
+                        "'LayerwiseLROptimWrapperConstructor'."
+                    )
+            waiting -= beginning
+            self.groups.append(touched)
+
+    def apply(self, iteration: int, starts: Sequence[int]) -> None:
+        """Lower the rates for one iteration.
+
+        Args:
+            iteration: The iteration about to run.
+            starts: The iterations at which phases began, for those that have.
+        """
+        for groups, start in zip(self.groups, starts):
+            if 0 <= iteration - start < self.iters:
+                factor = (iteration - start + 1) / (self.iters + 1)
+                for group in groups:
+                    self._saved.append((group, group['lr']))
+                    group['lr'] = group['lr'] * factor
+
+    def restore(self) -> None:
+        """Give each group its rate back, to the bit."""
+        for group, rate in reversed(self._saved):
+            group['lr'] = rate
+        self._saved.clear()

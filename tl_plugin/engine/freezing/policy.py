@@ -72,7 +72,7 @@ class FreezePolicy:
 
 
 class FrozenModes:
-    """Keeps the modules of a frozen part in their modes, against each ``model.train()``.
+    """Keep the modules of a frozen part in their modes, against each ``model.train()``.
 
     Args:
         model: The model.

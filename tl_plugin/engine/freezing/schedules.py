@@ -1,9 +1,13 @@
-"""When each layer of a frozen part begins to train."""
+"""When each layer of a frozen model begins to train, by time or by a monitored metric."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, fields
 from typing import Sequence, Tuple, Union
+
+from mmengine.logging import print_log
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from tl_plugin.stack.options import check_option
 
@@ -46,9 +50,9 @@ class Every:
     layers_per_step: int = 1
     by_epoch: bool = True
 
-    def phases(self, layers: LayerMap, claim: Sequence[str]) -> list[Phase]:
+    def phases(self, layers: LayerMap, initially_frozen: Sequence[str]) -> list[Phase]:
         """List the phases of a frozen part, in their order."""
-        steps = _deepest_first(layers, claim, self.layers_per_step)
+        steps = _deepest_first(layers, initially_frozen, self.layers_per_step)
         begin = self.every if self.begin is None else self.begin
         if isinstance(begin, float) != isinstance(self.every, float):
             raise ValueError(
@@ -56,7 +60,7 @@ class Every:
                 'or both as fractions.'
             )
         return [
-            _phase(begin + index * self.every, depths, layers, claim)
+            _phase(begin + index * self.every, depths, layers, initially_frozen)
             for index, depths in enumerate(steps)
         ]
 
@@ -75,13 +79,13 @@ class Until:
     layers_per_step: int = 1
     by_epoch: bool = True
 
-    def phases(self, layers: LayerMap, claim: Sequence[str]) -> list[Phase]:
+    def phases(self, layers: LayerMap, initially_frozen: Sequence[str]) -> list[Phase]:
         """List the phases of a frozen part, in their order."""
         if not isinstance(self.until, float) or not 0 < self.until < 1:
             raise ValueError(f'until={self.until}: expected a fraction of the run, such as 0.5.')
-        steps = _deepest_first(layers, claim, self.layers_per_step)
+        steps = _deepest_first(layers, initially_frozen, self.layers_per_step)
         return [
-            _phase(self.until * (index + 1) / len(steps), depths, layers, claim)
+            _phase(self.until * (index + 1) / len(steps), depths, layers, initially_frozen)
             for index, depths in enumerate(steps)
         ]
 
@@ -99,7 +103,7 @@ class Milestones:
     milestones: Pairs
     by_epoch: bool = True
 
-    def phases(self, layers: LayerMap, claim: Sequence[str]) -> list[Phase]:
+    def phases(self, layers: LayerMap, initially_frozen: Sequence[str]) -> list[Phase]:
         """List the phases of a frozen part, in their order."""
         if (
             not isinstance(self.milestones, (list, tuple))
@@ -121,7 +125,7 @@ class Milestones:
                     f'Overlapping milestones: {spec!r} at {start} has depths {again}, which begin '
                     f'to train at {begun[again[0]]} already. Name each layer once.'
                 )
-            phase = _phase(start, depths, layers, claim)
+            phase = _phase(start, depths, layers, initially_frozen)
             if not phase.names:
                 raise ValueError(
                     f'The milestone {spec!r} at {start} has depths {depths}, none of '
@@ -161,11 +165,11 @@ class Plateau:
         if self.patience < 1:
             raise ValueError(f'patience={self.patience}: expected 1 or more.')
 
-    def phases(self, layers: LayerMap, claim: Sequence[str]) -> list[Phase]:
+    def phases(self, layers: LayerMap, initially_frozen: Sequence[str]) -> list[Phase]:
         """List the phases of a frozen part, in their order."""
         return [
-            _phase(None, depths, layers, claim)
-            for depths in _deepest_first(layers, claim, self.layers_per_step)
+            _phase(None, depths, layers, initially_frozen)
+            for depths in _deepest_first(layers, initially_frozen, self.layers_per_step)
         ]
 
     def improves(self, value: float, best: float | None) -> bool:
@@ -211,14 +215,101 @@ def read_schedule(cfg: dict) -> Schedule:
     return kinds[0](**cfg)
 
 
-def _deepest_first(layers: LayerMap, claim: Sequence[str], step: int) -> list[list[int]]:
-    depths = sorted({layers.depth(name) for name in claim}, reverse=True)
+def _deepest_first(layers: LayerMap, initially_frozen: Sequence[str], step: int) -> list[list[int]]:
+    depths = sorted({layers.depth(name) for name in initially_frozen}, reverse=True)
     return [depths[index : index + step] for index in range(0, len(depths), step)]
 
 
 def _phase(
-    start: Time | None, depths: Sequence[int], layers: LayerMap, claim: Sequence[str]
+    start: Time | None, depths: Sequence[int], layers: LayerMap, initially_frozen: Sequence[str]
 ) -> Phase:
-    inside = set(claim)
+    inside = set(initially_frozen)
     names = tuple(n for depth in depths for n in layers.names(depth) if n in inside)
     return Phase(start, tuple(depths), names)
+
+
+class PlateauState:
+    """Decide when the next phase begins, and remember it.
+
+    The decisions lie in the message hub, which every checkpoint holds. A checkpoint is written
+    before the validation of its epoch or iteration, so that a resumed run, which the loops start
+    with training, first makes up for that validation: else it would decide otherwise than the
+    run that went on.
+
+    Args:
+        runner: The runner.
+        hook: The hook that this belongs to.
+
+    Raises:
+        ValueError: The run has no validation.
+    """
+
+    def __init__(self, runner: Runner, hook) -> None:
+        self.schedule: Plateau = hook.schedule
+        self.limit = len(hook.plan.phases)
+        if runner.val_loop is None:
+            raise ValueError(
+                f'Unfreezing by {self.schedule.monitor!r} needs validation during '
+                'training: give the config a val_dataloader, val_cfg and '
+                'val_evaluator.'
+            )
+        alike = [other for other in runner.hooks if type(other) is type(hook)]
+        self.key = f'gradual_unfreeze_{alike.index(hook)}'
+        self._state: dict = dict(starts=[], best=None, stalled=0, seen=0)
+
+    @property
+    def starts(self) -> list[int]:
+        """The iterations at which phases have begun."""
+        return self._state['starts']
+
+    def load(self, runner: Runner) -> None:
+        """Start afresh, or go on from what a resumed checkpoint holds."""
+        saved = runner.message_hub.get_info(self.key) if runner.iter else None
+        if saved is not None:
+            self._state = dict(saved, starts=list(saved['starts']))
+        elif runner.iter:
+            self._state['seen'] = runner.iter
+            print_log(
+                'The checkpoint knows nothing of unfreezing: all layers start frozen.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        self._save(runner)
+
+    def catch_up(self, runner: Runner) -> None:
+        """Validate now, if the checkpoint was written right before a validation was due."""
+        loop = runner.train_loop
+        now = runner.iter if isinstance(loop, IterBasedTrainLoop) else runner.epoch
+        due = now >= max(1, runner.val_begin) and now % runner.val_interval == 0
+        if due and self._state['seen'] < runner.iter:
+            runner.val_loop.run()
+
+    def update(self, runner: Runner, metrics: dict) -> None:
+        """Take in the metrics of a validation.
+
+        Raises:
+            KeyError: The metric isn't among them.
+        """
+        if self.schedule.monitor not in metrics:
+            raise KeyError(
+                f'Unfreezing monitors {self.schedule.monitor!r}, but validation gives '
+                f'{", ".join(sorted(metrics)) or "nothing"}.'
+            )
+        state, value = self._state, float(metrics[self.schedule.monitor])
+        if self.schedule.improves(value, state['best']):
+            state.update(best=value, stalled=0)
+        else:
+            state['stalled'] += 1
+        if state['stalled'] >= self.schedule.patience and len(self.starts) < self.limit:
+            state.update(starts=[*self.starts, runner.iter], stalled=0)
+            print_log(
+                f'{self.schedule.monitor} has not improved on {state["best"]:.6g} for '
+                f'{self.schedule.patience} validations: phase {len(self.starts)} of '
+                f'{self.limit} begins.',
+                logger='current',
+            )
+        state['seen'] = runner.iter
+        self._save(runner)
+
+    def _save(self, runner: Runner) -> None:
+        runner.message_hub.update_info(self.key, dict(self._state, starts=list(self.starts)))

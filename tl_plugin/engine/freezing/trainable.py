@@ -1,11 +1,14 @@
-"""The one place where it is decided and carried out which parameters train."""
+"""Decide and carry out which parameters train."""
 
 from __future__ import annotations
 
 import gc
+import inspect
+import logging
 from typing import Collection
 from weakref import WeakKeyDictionary
 
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -13,8 +16,72 @@ from torch.optim import Optimizer
 
 from tl_plugin.stack.model_wrappers import parameters, unwrap
 
-from ..layers.selection import nearest
-from .stages import set_aside_frozen_stages
+from ..layers.selection import nearest_names
+
+
+def set_aside_frozen_stages(model: nn.Module) -> set[str]:
+    """Switch off ``frozen_stages`` wherever a backbone uses it.
+
+    Such a backbone freezes its stages again on every ``train()``, that is in every epoch or
+    iteration, and would undo whatever else decides about them.
+
+    Args:
+        model: The unwrapped model.
+
+    Returns:
+        Names of the parameters that ``frozen_stages`` kept from training, and that it doesn't
+        any more. Their ``requires_grad`` is left for the caller to set.
+    """
+    names = {id(value): name for name, value in parameters(model).items()}
+    stopped: set[str] = set()
+    for path, module in model.named_modules():
+        if not _freezes_itself(module):
+            continue
+        held = {names[id(value)] for value in _held_by_stages(module)}
+        print_log(
+            f'{type(module).__name__}.frozen_stages={module.frozen_stages} of `{path}` is set '
+            f'aside: from here on the hooks alone decide what trains. It had frozen {len(held)} '
+            f'parameters{_examples(held)}.',
+            logger='current',
+            level=logging.WARNING,
+        )
+        module.frozen_stages = -1
+        stopped |= held
+    return stopped
+
+
+def _freezes_itself(module: nn.Module) -> bool:
+    stages = getattr(module, 'frozen_stages', None)
+    if not isinstance(stages, int) or not callable(getattr(module, '_freeze_stages', None)):
+        return False
+    # 0 is one stage where -1 stands for none (ResNet), and none where 0 is the default (ViT).
+    return stages > 0 or (stages == 0 and _default_stages(type(module)) == -1)
+
+
+def _default_stages(kind: type) -> int | None:
+    for base in kind.__mro__:
+        parameter = inspect.signature(base.__init__).parameters.get('frozen_stages')
+        if parameter is not None:
+            return parameter.default
+    return None
+
+
+def _held_by_stages(module: nn.Module) -> list[nn.Parameter]:
+    """Find what is frozen now and would be frozen by `_freeze_stages` alone."""
+    before = [(value, value.requires_grad) for value in module.parameters()]
+    for value, _ in before:
+        value.requires_grad_(True)
+    module._freeze_stages()
+    held = [value for value, trained in before if not trained and not value.requires_grad]
+    for value, trained in before:
+        value.requires_grad_(trained)
+    return held
+
+
+def _examples(names: set[str], count: int = 3) -> str:
+    shown = sorted(names)[:count]
+    return f' ({", ".join(shown)}{", ..." if len(names) > count else ""})' if shown else ''
+
 
 # Per model the names that this module has frozen, so that it never thaws what somebody else
 # froze on purpose, such as a fixed sine-cosine position embedding.
@@ -27,10 +94,10 @@ def set_trainable(runner: Runner, frozen: Collection[str]) -> bool:
     Parameters that were frozen before by anything but this function stay frozen, with one
     exception: a backbone's own ``frozen_stages`` is set aside.
 
-    Where something changes, a model under DistributedDataParallel is wrapped anew, since the
+    Where something changes, a model under DistributedDataParallel is wrapped again, since the
     reducer fixes at construction which gradients it waits for, and a compiled ``train_step`` is
     compiled again. That is collective: call it on all ranks at the same iteration with the same
-    names. A FullyShardedDataParallel model reads ``requires_grad`` anew in each iteration and
+    names. A FullyShardedDataParallel model reads ``requires_grad`` again in each iteration and
     needs no more.
 
     Args:
@@ -134,16 +201,16 @@ def refuse_unsupported(runner: Runner) -> None:
     """
     kind = type(runner.model).__name__
     strategy = type(getattr(runner, 'strategy', None)).__name__
-    cure = None
+    fix = None
     if 'DeepSpeed' in kind + strategy or 'ColossalAI' in kind + strategy:
-        cure = (
+        fix = (
             'it divides the optimizer among the ranks once, when it starts, by what trains '
             'then. Use DDP or FSDP, or freeze before the model is built'
         )
     elif kind == 'MMSeparateDistributedDataParallel':
-        cure = 'each child has a reducer of its own. Use MMDistributedDataParallel'
-    if cure:
-        raise NotImplementedError(f'Freezing and unfreezing do not work with {kind}: {cure}.')
+        fix = 'each child has a reducer of its own. Use MMDistributedDataParallel'
+    if fix:
+        raise NotImplementedError(f'Freezing and unfreezing do not work with {kind}: {fix}.')
     refuse_flattened(runner.model)
 
 
@@ -169,7 +236,7 @@ def _check_names(frozen: Collection[str], values: dict[str, nn.Parameter]) -> No
     if unknown:
         raise ValueError(
             f'The model has no parameter {unknown[0]!r} to freeze ({len(unknown)} '
-            f'unknown names). {nearest(unknown[0], values)}'
+            f'unknown names). {nearest_names(unknown[0], values)}'
         )
 
 

@@ -19,7 +19,7 @@ from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
 
 from ..batch_statistics import estimate_batch_statistics, norm_layers
-from ..loops.evaluate import evaluate
+from ..loops.domain_eval_loop import evaluate
 from ..loops.inherit import inherit_dataloader
 
 _WHERE = 'custom_hooks.AdaBNHook.target_dataloader'

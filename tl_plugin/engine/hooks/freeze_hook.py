@@ -1,4 +1,4 @@
-"""Freezes a part of any model."""
+"""Freeze a part of any model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .frozen_part_hook import FrozenPartHook
 
 @HOOKS.register_module()
 class FreezeHook(FrozenPartHook):
-    """Freezes a part of any model by depth, name or kind of module, under any launcher.
+    """Freeze a part of any model by depth, name or kind of module, under any launcher.
 
     Frozen weights don't change, cost no backward pass below the first trained layer and no
     traffic between ranks. By default all norm, dropout and stochastic-depth layers in the part

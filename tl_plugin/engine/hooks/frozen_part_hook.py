@@ -13,17 +13,15 @@ from torch import nn
 from tl_plugin.stack.model_wrappers import parameters
 from tl_plugin.stack.options import checked
 
-from ..freezing.checkpointed import let_gradients_pass
-from ..freezing.gradient_check import GradientCheck
+from ..freezing.checks import GradientCheck, check_ranks_equal, let_gradients_pass
 from ..freezing.policy import FreezePolicy, FrozenModes
-from ..freezing.rank_check import check_ranks_equal
 from ..freezing.trainable import refuse_unsupported, set_trainable
 from ..layers import LayerMap
 from ..layers.selection import LayerSpec
 
 
 class FrozenPartHook(Hook):
-    """Freezes a part of the model before the run and keeps its layers in their modes.
+    """Freeze a part of the model before the run and keep its layers in their modes.
 
     Several of these hooks share a model: what any of them holds is frozen.
 
@@ -68,7 +66,7 @@ class FrozenPartHook(Hook):
         self.selection = dict(layers=layers, patterns=patterns, modules=modules)
         self.policy = FreezePolicy(norm, norm_affine, dropout, droppath)
         self.check_ranks = check_ranks
-        self.claim: frozenset[str] = frozenset()
+        self.initially_frozen: frozenset[str] = frozenset()
         self.part: frozenset[str] = frozenset()
         self._modes: FrozenModes | None = None
         self._changed = False
@@ -85,14 +83,14 @@ class FrozenPartHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Freeze, once the optimizer holds every parameter."""
-        if self.claim or not isinstance(runner._train_loop, BaseLoop):
+        if self.initially_frozen or not isinstance(runner._train_loop, BaseLoop):
             return  # a test run, or one more run of the same runner
         refuse_unsupported(runner)
         self.layer_map = LayerMap.from_model(runner.model)
-        self.claim = frozenset(self.select(self.layer_map))
+        self.initially_frozen = frozenset(self.select(self.layer_map))
         refuse_overlaps(_frozen_part_hooks(runner))
         let_gradients_pass(runner.model, runner.cfg.get('activation_checkpointing'))
-        self.hold(runner, self.claim, 'before the run')
+        self.hold(runner, self.initially_frozen, 'before the run')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         """Set the modes again: the loop has just called ``model.train()``."""
@@ -174,13 +172,13 @@ def refuse_overlaps(hooks: Sequence[FrozenPartHook]) -> None:
     """Check that no two hooks disagree about a parameter.
 
     Args:
-        hooks: Hooks, with what they claim.
+        hooks: Hooks, with the parameters that they freeze.
 
     Raises:
         ValueError: If two do.
     """
     for one, other in combinations(hooks, 2):
-        shared = one.claim & other.claim
+        shared = one.initially_frozen & other.initially_frozen
         if shared and not (one.fixed and other.fixed and one.policy == other.policy):
             raise ValueError(
                 f'{type(one).__name__} and {type(other).__name__} both decide about '

@@ -1,4 +1,4 @@
-"""Freezes a part of the model and lets it train layer by layer."""
+"""Freeze a part of the model and let it train layer by layer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from mmpretrain.registry import HOOKS
 from tl_plugin.stack.model_wrappers import parameters
 from tl_plugin.stack.options import checked
 
-from ..freezing.plan import UnfreezePlan, depths_text, plan_table
-from ..freezing.plateau import PlateauState
-from ..freezing.schedules import Plateau, read_schedule
+from ..freezing.plan import PhaseWarmup, UnfreezePlan, depths_text, plan_table
+from ..freezing.schedules import Plateau, PlateauState, read_schedule
 from ..freezing.trainable import check_in_optimizer, frozen_here
-from ..freezing.warmup import PhaseWarmup
 from ..layers.selection import LayerSpec
 from ..monitors import Monitor
 from .frozen_part_hook import FrozenPartHook
@@ -23,13 +21,13 @@ from .frozen_part_hook import FrozenPartHook
 
 @HOOKS.register_module()
 class GradualUnfreezeHook(FrozenPartHook):
-    """Freezes a part of any model and lets it train again step by step, deepest layers first.
+    """Freeze a part of any model and let it train again step by step, deepest layers first.
 
     What trains is a pure function of epoch or iteration, so that a resumed run goes on exactly;
     the metric-driven schedule keeps its decisions in the checkpoint. The plan is logged as a
-    table before training. Under DDP all ranks wrap the model anew at each step. With more than
+    table before training. Under DDP all ranks wrap the model again at each step. With more than
     two ranks a resumed run equals the uninterrupted one to the bit only with
-    ``find_unused_parameters=True``, and else to rounding: DDP otherwise groups the gradients anew
+    ``find_unused_parameters=True``, and else to rounding: DDP otherwise regroups the gradients
     after its first iteration, and the grouping decides in which order the ranks are summed.
 
     Paper: Howard and Ruder, "ULMFiT", ACL 2018, arXiv 1801.06146 (gradual unfreezing); Kumar et
@@ -101,9 +99,9 @@ class GradualUnfreezeHook(FrozenPartHook):
 
     def before_run(self, runner: Runner) -> None:
         """Freeze and make the plan."""
-        first = not self.claim
+        first = not self.initially_frozen
         super().before_run(runner)
-        if not first or not self.claim:
+        if not first or not self.initially_frozen:
             return
         if self.warmup_iters and get_priority(self.priority) > Priority.HIGHEST.value:
             raise ValueError(
@@ -111,12 +109,12 @@ class GradualUnfreezeHook(FrozenPartHook):
                 'restore the learning rates before schedulers and checkpoints see them; got '
                 f'{self.priority!r}.'
             )
-        phases = self.schedule.phases(self.layer_map, sorted(self.claim))
+        phases = self.schedule.phases(self.layer_map, sorted(self.initially_frozen))
         length = runner.max_epochs if self.schedule.by_epoch else runner.max_iters
         if self.schedule.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             length = 1
         self.plan = UnfreezePlan.make(self.schedule, phases, length)
-        check_in_optimizer(runner, sorted(self.claim & frozen_here(runner.model)))
+        check_in_optimizer(runner, sorted(self.initially_frozen & frozen_here(runner.model)))
         if isinstance(self.schedule, Plateau):
             self._plateau = PlateauState(runner, self)
 
@@ -132,7 +130,10 @@ class GradualUnfreezeHook(FrozenPartHook):
             self._plateau.load(runner)
         if self.warmup_iters:
             self._warmup = PhaseWarmup(
-                runner, self.plan.phases, self.claim & frozen_here(runner.model), self.warmup_iters
+                runner,
+                self.plan.phases,
+                self.initially_frozen & frozen_here(runner.model),
+                self.warmup_iters,
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -188,7 +189,7 @@ class GradualUnfreezeHook(FrozenPartHook):
         depths = depths_text([depth for phase in new for depth in phase.depths])
         self.hold(
             runner,
-            self.claim - released,
+            self.initially_frozen - released,
             f'unfreezing depths {depths} at epoch {runner.epoch}, iteration {runner.iter}',
         )
         return True

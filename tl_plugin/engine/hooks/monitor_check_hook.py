@@ -1,4 +1,4 @@
-"""Checks before training that the metrics exist that a run waits for."""
+"""Check before training that the metrics exist that a run waits for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmpretrain.registry import HOOKS
 from ..monitors import (
     Metrics,
     Monitor,
-    cure,
+    how_to_fix,
     inferred_rule,
     monitors,
     never_validates,
@@ -23,7 +23,7 @@ from ..monitors import (
 
 @HOOKS.register_module()
 class MonitorCheckHook(Hook):
-    """Refuses a run that waits for a metric which no validation will give.
+    """Refuse a run that waits for a metric which no validation will give.
 
     ``save_best``, an ``EarlyStoppingHook``, ``ReduceOnPlateau...`` schedulers and the hooks and
     loops of this package name metrics. mmengine finds a wrong name after the first validation, or
@@ -64,9 +64,9 @@ def _check(monitor: Monitor, own: Metrics, found: Metrics) -> None:
         return
     message = f'{_wait(monitor)}, and the validation gives {", ".join(found.names) or "nothing"}'
     if not found.unknown:
-        raise ValueError(f'{message}{cure(monitor, own)}')
+        raise ValueError(f'{message}{how_to_fix(monitor, own)}')
     if found.names:
-        _warn(f'{message}, as far as is known ({found.unknown}){cure(monitor, own)}')
+        _warn(f'{message}, as far as is known ({found.unknown}){how_to_fix(monitor, own)}')
 
 
 def _check_auto(monitor: Monitor, own: Metrics) -> None:
@@ -76,7 +76,7 @@ def _check_auto(monitor: Monitor, own: Metrics) -> None:
     first = monitor._replace(names=own.names[:1])
     raise ValueError(
         f"{monitor.option}='auto' means the first metric of the validation, {own.names[0]}, of "
-        f'which mmengine does not know whether more or less is better{cure(first, own)}'
+        f'which mmengine does not know whether more or less is better{how_to_fix(first, own)}'
     )
 
 

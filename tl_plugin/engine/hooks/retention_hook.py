@@ -20,7 +20,7 @@ from tl_plugin.reliability.ranks import on_all_ranks
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
 
-from ..loops.evaluate import evaluate
+from ..loops.domain_eval_loop import evaluate
 from ..monitors import Monitor
 
 ACTIONS = ('log', 'stop', 'roll_back')

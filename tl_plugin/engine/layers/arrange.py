@@ -1,4 +1,4 @@
-"""Puts the parameters of any model into layers, shallow to deep."""
+"""Put the parameters of any model into layers, shallow to deep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from tl_plugin.stack.model_wrappers import children, matrix_ids, parameters, unwrap
 
-from .blocks import cut
+from .blocks import split_into_units
 from .execution import execution_order
 from .owners import KNOWS_LAYERS, Answer, ask_mmpretrain, ask_timm, classifier_names, rates_behind
 
@@ -154,7 +154,7 @@ def _in_order(names: Sequence[str], times: Mapping[str, int]) -> list[str]:
 
 def _by_execution(core: nn.Module, matrices: Collection[int]) -> Layers:
     """Cut into units and sort them by the time at which they first run."""
-    pieces, times = cut(core, matrices), _times(core, matrices)
+    pieces, times = split_into_units(core, matrices), _times(core, matrices)
     units, starts = [], []
     for unit in pieces.units:
         used = [times[name] for name in unit if name in times]

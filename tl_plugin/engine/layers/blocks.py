@@ -1,4 +1,4 @@
-"""Cuts a network that nobody describes into the units that make up its layers."""
+"""Cut a network that nobody describes into the units that make up its layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONGEST_STEM = 4
 
 
 @dataclass
-class Cut:
+class Units:
     """What a network was cut into.
 
     Attributes:
@@ -30,7 +30,7 @@ class Cut:
     loose: list[str] = field(default_factory=list)
 
 
-def cut(root: nn.Module, matrices: Collection[int]) -> Cut:
+def split_into_units(root: nn.Module, matrices: Collection[int]) -> Units:
     """Cut a network into units: stem, blocks, head.
 
     A block (a residual unit, a transformer layer, an inception module) stays whole. A container
@@ -48,7 +48,7 @@ def cut(root: nn.Module, matrices: Collection[int]) -> Cut:
 
 
 class _Cutter:
-    """Opens containers and knows what is repeated in the network."""
+    """Open containers and know what is repeated in the network."""
 
     def __init__(self, root: nn.Module, matrices: Collection[int]) -> None:
         self.root = root
@@ -58,7 +58,7 @@ class _Cutter:
         kinds = Counter(type(m) for m in root.modules() if self._is_composite(m))
         self.repeated_kinds = {kind for kind, count in kinds.items() if count > 1}
 
-    def run(self) -> Cut:
+    def run(self) -> Units:
         modules, loose = self._open([self.root], forced=True)
         while len(modules) < FEWEST_UNITS:
             largest = max(modules, key=self._weights, default=None)
@@ -71,7 +71,7 @@ class _Cutter:
         taken: set[int] = set()
         loose = self._take(loose, taken)
         units = [self._take(list(m.parameters()), taken) for m in modules]
-        return Cut([unit for unit in units if unit], loose)
+        return Units([unit for unit in units if unit], loose)
 
     def _take(self, values: list[nn.Parameter], taken: set[int]) -> list[str]:
         fresh = [v for v in values if id(v) not in taken]

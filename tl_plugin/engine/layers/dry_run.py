@@ -16,7 +16,7 @@ _FIRST_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def dry_run(module: nn.Module, forward: Callable[[nn.Module, Tensor], Any]) -> Any:
-    """Runs a forward on a batch of two to learn the shapes of what comes out.
+    """Run a forward on a batch of two to learn the shapes of what comes out.
 
     Nothing is computed: a hollow copy of the module runs. Only a forward that looks into its data,
     which a hollow tensor hasn't, runs for real, in a copy, on zeros. The module stays untouched.

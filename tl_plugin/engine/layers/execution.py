@@ -46,7 +46,7 @@ def _trace(network: nn.Module, inputs: torch.Tensor) -> dict[str, int]:
 
 
 class _FirstUses(TorchFunctionMode):
-    """Notes the first operation that makes a tensor out of each parameter."""
+    """Note the first operation that makes a tensor out of each parameter."""
 
     def __init__(self, names: dict[int, str]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Runs a model without data, memory or side effects, to learn what its forward pass would do."""
+"""Run a model without data, memory or side effects, to learn what its forward pass would do."""
 
 from __future__ import annotations
 

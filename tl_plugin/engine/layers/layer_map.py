@@ -11,7 +11,7 @@ from tl_plugin.stack.model_wrappers import parameters, strip, unwrap
 from tl_plugin.stack.protocol import training_only
 
 from .arrange import arrange
-from .selection import LayerSpec, match_names, nearest, parse_depths
+from .selection import LayerSpec, match_names, nearest_names, parse_depths
 
 
 class LayerMap:
@@ -175,12 +175,12 @@ class LayerMap:
     def _report(self, what: str, wanted, found: list[str]) -> list[str]:
         if not found:
             known = sorted(set().union(*self._kinds.values()))
-            cure = (
-                nearest(wanted, known)
+            fix = (
+                nearest_names(wanted, known)
                 if what == 'module type'
                 else f'Valid depths with parameters are {sorted(set(self._depths.values()))}.'
             )
-            raise ValueError(f'The {what} {wanted!r} selects no parameter. {cure}')
+            raise ValueError(f'The {what} {wanted!r} selects no parameter. {fix}')
         print_log(
             f'The {what} {wanted!r} selects {len(found)} parameters, {found[0]} to {found[-1]}.',
             logger='current',
@@ -192,7 +192,7 @@ class LayerMap:
             known = self._aliases.get(known, known)
             if known in self._depths:
                 return known
-        raise KeyError(f'The model has no parameter {name!r}. {nearest(name, self._depths)}')
+        raise KeyError(f'The model has no parameter {name!r}. {nearest_names(name, self._depths)}')
 
 
 def _as_list(value: str | Sequence[str] | None) -> list[str]:

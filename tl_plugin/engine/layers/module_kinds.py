@@ -1,4 +1,4 @@
-"""Tells norm and stochastic-depth layers from all others, whichever library they come from."""
+"""Tell norm and stochastic-depth layers from all others, whichever library they come from."""
 
 from __future__ import annotations
 

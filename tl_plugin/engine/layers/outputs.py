@@ -17,7 +17,7 @@ from .selection import LayerSpec, parse_depths
 
 
 class LayerOutputs:
-    """Reads the outputs of the layers that :class:`LayerMap` knows, by depth, shallow to deep.
+    """Read the outputs of the layers that :class:`LayerMap` knows, by depth, shallow to deep.
 
     A layer's output is that of the last of its modules to run. The head has none here: training
     doesn't run it as a whole.

@@ -1,4 +1,4 @@
-"""Asks those who know a network best for its layers: mmpretrain, then timm."""
+"""Ask those who know a network best for its layers: mmpretrain, then timm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads what users write to select layers and names, and says clearly what doesn't fit."""
+"""Read what users write to select layers and names, and say clearly what doesn't fit."""
 
 from __future__ import annotations
 
@@ -92,11 +92,13 @@ def match_names(pattern: str, names: Sequence[str]) -> list[str]:
         raise ValueError(f'{pattern!r} is no regular expression: {error}.') from error
     found = [name for name in names if expression.search(name)]
     if not found:
-        raise ValueError(f'The pattern {pattern!r} matches no parameter. {nearest(pattern, names)}')
+        raise ValueError(
+            f'The pattern {pattern!r} matches no parameter. {nearest_names(pattern, names)}'
+        )
     return found
 
 
-def nearest(wanted: str, names: Iterable[str], count: int = 5) -> str:
+def nearest_names(wanted: str, names: Iterable[str], count: int = 5) -> str:
     """Say which known names come nearest to an unknown one.
 
     Args:

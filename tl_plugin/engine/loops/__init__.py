@@ -4,18 +4,15 @@ from .cached_feature_loop import (
     CachedFeatureIterTrainLoop,
     CachedFeatureTrainLoop,
 )
-from .domain_eval_loop import DomainTestLoop, DomainValLoop
-from .evaluate import evaluate
-from .inherit import inherit_dataloader
+from .domain_eval_loop import DomainTestLoop, DomainValLoop, evaluate
+from .inherit import add_strong_view, inherit_dataloader
 from .no_training_loop import NoTrainingLoop
-from .paired_loader import PairedLoader
+from .paired_loader import PairedLoader, TargetLoader
 from .source_free_loop import (
     SourceFreeEpochTrainLoop,
     SourceFreeIterTrainLoop,
     SourceFreeTrainLoop,
-    TargetLoader,
 )
-from .strong_view import add_strong_view
 
 __all__ = [
     'AdaptationEpochTrainLoop',

@@ -1,10 +1,14 @@
+"""Training on pairs of a labelled source batch and a target batch."""
+
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any, Union
 
 from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
@@ -20,12 +24,47 @@ from tl_plugin.reliability.replayable_loader import ReplayableLoader
 from tl_plugin.reliability.resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 from tl_plugin.reliability.seeds import SOURCE, TARGET
 from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.options import check_option
 from tl_plugin.stack.protocol import adaptation_model
 
-from .inherit import inherit_dataloader
-from .length import check_length
+from .inherit import add_strong_view, inherit_dataloader
 from .paired_loader import PairedLoader
-from .strong_view import add_strong_view
+
+_STOCK = inspect.signature(EpochBasedTrainLoop.__init__).parameters
+
+
+def check_length(loop: str, max_epochs: Any, max_iters: Any, **others: Any) -> None:
+    """Check the length of a train loop and the other options of its config.
+
+    Args:
+        loop: Its name, for messages.
+        max_epochs: Its length by epoch, or None.
+        max_iters: Its length by iteration, or None.
+        **others: ``val_begin``, ``val_interval``, ``dynamic_intervals``, as in mmengine's loops.
+
+    Raises:
+        ValueError: If not just one length is given, or a number is out of range.
+        TypeError: If one is no number, or there is no such option.
+    """
+    if (max_epochs is None) == (max_iters is None):
+        raise ValueError(
+            f'{loop} trains by epoch (max_epochs) or by iteration (max_iters): give '
+            f'one of them, got max_epochs={max_epochs} and max_iters={max_iters}'
+        )
+    for name in others:
+        if name not in _STOCK:
+            raise TypeError(
+                f'{loop} has no option {name!r}: it takes max_epochs or max_iters, '
+                'val_begin, val_interval, dynamic_intervals'
+            )
+    numbers = {'max_epochs': max_epochs, 'max_iters': max_iters, **others}
+    intervals = numbers.pop('dynamic_intervals', None)
+    check_option(loop, 'dynamic_intervals', intervals, 'list[list[int]] | None')
+    for name, value in numbers.items():
+        check_option(loop, name, value, 'int | None')
+        if value is not None and value < 1:
+            raise ValueError(f'{loop}: {name} must be at least 1, got {value}')
+
 
 # Keeps the target's shuffle apart from the source's: with one seed, two domains of one size would
 # always meet in the same pairs.
@@ -34,7 +73,7 @@ _TARGET_KEY = 'train_cfg.target_dataloader'
 
 
 class _Adaptation:
-    """What both loops add: the pair of loaders, and the model's knowledge of its progress."""
+    """Give the model its progress before each step, and update its teacher."""
 
     def run_iter(self, *args: Any, **kwargs: Any) -> None:
         model = adaptation_model(self.runner.model)
@@ -46,38 +85,27 @@ class _Adaptation:
         super().run_iter(*args, **kwargs)
 
 
+class _Paired(_Adaptation):
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        target_dataloader: Any,
+        strong_view: Sequence[dict] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        pair = _pair(runner, dataloader, target_dataloader, strong_view)
+        super().__init__(runner, pair, **kwargs)
+
+
 @LOOPS.register_module()
-class AdaptationEpochTrainLoop(_Adaptation, ResumableEpochTrainLoop):
+class AdaptationEpochTrainLoop(_Paired, ResumableEpochTrainLoop):
     """mmengine's ``EpochBasedTrainLoop`` over pairs of batches, see :func:`AdaptationTrainLoop`."""
 
-    def __init__(
-        self,
-        runner: Any,
-        dataloader: Any,
-        target_dataloader: Any,
-        strong_view: Sequence[dict] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            runner, _pair(runner, dataloader, target_dataloader, strong_view), **kwargs
-        )
-
 
 @LOOPS.register_module()
-class AdaptationIterTrainLoop(_Adaptation, ResumableIterTrainLoop):
+class AdaptationIterTrainLoop(_Paired, ResumableIterTrainLoop):
     """mmengine's ``IterBasedTrainLoop`` over pairs of batches, see :func:`AdaptationTrainLoop`."""
-
-    def __init__(
-        self,
-        runner: Any,
-        dataloader: Any,
-        target_dataloader: Any,
-        strong_view: Sequence[dict] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            runner, _pair(runner, dataloader, target_dataloader, strong_view), **kwargs
-        )
 
 
 @LOOPS.register_module()
@@ -166,7 +194,7 @@ def _check_classes(model: Any, source: Any, target: Any) -> None:
 
 
 def check_labelled_target(model: Any, dataset: Any) -> None:
-    """Has the data preprocessor look for the target images whose labels it is to keep."""
+    """Let the data preprocessor find the target images whose labels it keeps."""
     preprocessor = getattr(unwrap(model), 'data_preprocessor', None)
     if hasattr(preprocessor, 'check_target'):
         preprocessor.check_target(dataset)

@@ -25,8 +25,8 @@ from ..feature_cache.rows import JoinedLabels
 from ..feature_cache.stepping import LightSteps
 from ..feature_cache.threads import few_threads, threads_for
 from ..freezing.trainable import optimizers
+from .adaptation_loop import check_length
 from .iteration_hooks import IterationHooks
-from .length import check_length
 
 _DTYPES = ('float32', 'float16', 'bfloat16')
 _FOLDER = 'feature_cache'

@@ -1,27 +1,58 @@
+"""Evaluation on several domains, as a loop of the run or beside it."""
+
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.evaluator import Evaluator
-from mmengine.runner import TestLoop, ValLoop
+from mmengine.runner import Runner, TestLoop, ValLoop
+from mmengine.runner.amp import autocast
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from tl_plugin.reliability.build_loader import build_loader
 from tl_plugin.reliability.class_sets import check_classes, dataset_classes
 from tl_plugin.reliability.data_identity import check_evaluated
+from tl_plugin.stack.model_wrappers import evaluating
 from tl_plugin.stack.protocol import SOURCE, TARGET, announce_domain
 
 from .inherit import inherit_dataloader
 
 
 class _SeveralDomains:
-    """What both loops add: one evaluation after the other, one set of metrics for all."""
+    """Evaluate one domain after the other, with one set of metrics for all."""
 
+    #: 'val' or 'test': the stage that hooks and config keys are named after.
+    stage: str
     #: The domain that is being evaluated.
     domain = SOURCE
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        evaluator: Any,
+        dataloaders: dict,
+        evaluators: dict | None = None,
+        fp16: bool = False,
+    ) -> None:
+        built = build_loader(runner, dataloader, f'{self.stage}_dataloader')
+        super().__init__(runner, built, evaluator, fp16=fp16)
+        self._add_domains(dataloader, dataloaders, evaluators or {}, f'{self.stage}_cfg')
+
+    def run(self) -> dict:
+        """Evaluate all domains."""
+        self.runner.call_hook(f'before_{self.stage}')
+        self.runner.call_hook(f'before_{self.stage}_epoch')
+        self.runner.model.eval()
+        metrics = self._evaluate_domains()
+        self.runner.call_hook(f'after_{self.stage}_epoch', metrics=metrics)
+        self.runner.call_hook(f'after_{self.stage}')
+        return metrics
 
     def _add_domains(
         self, base: Any, dataloaders: dict[str, Any], evaluators: dict[str, Any], key: str
@@ -86,7 +117,8 @@ class _SeveralDomains:
     def _evaluate_domains(self) -> dict[str, Any]:
         metrics = {}
         for name, (loader, evaluator) in self._domains.items():
-            self._announce(name)
+            self.domain = name
+            announce_domain(self.runner.model, name)
             # Where `run_iter` and the hooks that log progress look.
             self.dataloader, self.evaluator = loader, evaluator
             for idx, data_batch in enumerate(loader):
@@ -97,16 +129,12 @@ class _SeveralDomains:
         announce_domain(self.runner.model, TARGET)
         return metrics
 
-    def _announce(self, name: str) -> None:
-        self.domain = name
-        announce_domain(self.runner.model, name)
-
 
 @LOOPS.register_module()
 class DomainValLoop(_SeveralDomains, ValLoop):
-    """Validates on several domains: metrics are prefixed, ``source/accuracy/top1``.
+    """Validate on several domains: metrics are prefixed, ``source/accuracy/top1``.
 
-    ``val_dataloader`` is the domain ``source``; ``val_evaluator`` is computed for each domain anew,
+    ``val_dataloader`` is the domain ``source``; ``val_evaluator`` is computed for each one,
     unless the domain has evaluators of its own, as one without labels needs.
 
     Args:
@@ -123,53 +151,49 @@ class DomainValLoop(_SeveralDomains, ValLoop):
             images as another, or other classes than the source.
     """
 
-    def __init__(
-        self,
-        runner: Any,
-        dataloader: Any,
-        evaluator: Any,
-        dataloaders: dict,
-        evaluators: dict | None = None,
-        fp16: bool = False,
-    ) -> None:
-        built = build_loader(runner, dataloader, 'val_dataloader')
-        super().__init__(runner, built, evaluator, fp16=fp16)
-        self._add_domains(dataloader, dataloaders, evaluators or {}, 'val_cfg')
-
-    def run(self) -> dict:
-        """Launches the validation of all domains."""
-        self.runner.call_hook('before_val')
-        self.runner.call_hook('before_val_epoch')
-        self.runner.model.eval()
-        metrics = self._evaluate_domains()
-        self.runner.call_hook('after_val_epoch', metrics=metrics)
-        self.runner.call_hook('after_val')
-        return metrics
+    stage = 'val'
 
 
 @LOOPS.register_module()
 class DomainTestLoop(_SeveralDomains, TestLoop):
-    """Tests on several domains, see :class:`DomainValLoop`; ``test_dataloader`` is ``source``."""
+    """Test on several domains, see :class:`DomainValLoop`; ``test_dataloader`` is ``source``."""
 
-    def __init__(
-        self,
-        runner: Any,
-        dataloader: Any,
-        evaluator: Any,
-        dataloaders: dict,
-        evaluators: dict | None = None,
-        fp16: bool = False,
-    ) -> None:
-        built = build_loader(runner, dataloader, 'test_dataloader')
-        super().__init__(runner, built, evaluator, fp16=fp16)
-        self._add_domains(dataloader, dataloaders, evaluators or {}, 'test_cfg')
+    stage = 'test'
 
-    def run(self) -> dict:
-        """Launches the test of all domains."""
-        self.runner.call_hook('before_test')
-        self.runner.call_hook('before_test_epoch')
-        self.runner.model.eval()
-        metrics = self._evaluate_domains()
-        self.runner.call_hook('after_test_epoch', metrics=metrics)
-        self.runner.call_hook('after_test')
-        return metrics
+
+@torch.no_grad()
+def evaluate(
+    runner: Runner,
+    loop: Any,
+    only: Collection[str] | None = None,
+    hear: Callable[[str, Sequence], Any] | None = None,
+) -> dict[str, Any]:
+    """Return what a validation or test loop would measure now, without calling any hook.
+
+    Args:
+        runner: The runner.
+        loop: A ``ValLoop`` or ``TestLoop``, or one of ours over several domains.
+        only: Of several domains evaluate these alone. Defaults to None, all.
+        hear: Called with the domain ('' where there is only one) and each batch's predictions.
+            Defaults to None.
+
+    Returns:
+        Metrics by name.
+    """
+    model = runner.model
+    found = {}
+    domains = getattr(loop, 'domains', {'': (loop.dataloader, loop.evaluator)})
+    with evaluating(model):
+        for name, (loader, evaluator) in domains.items():
+            announce_domain(model, name or TARGET)
+            for batch in loader:
+                with autocast(enabled=loop.fp16):
+                    outputs = model.val_step(batch)
+                if hear is not None:
+                    hear(name, outputs)
+                evaluator.process(data_samples=outputs, data_batch=batch)
+            metrics = evaluator.evaluate(len(loader.dataset))
+            prefix = f'{name}/' if name else ''
+            found.update({f'{prefix}{key}': value for key, value in metrics.items()})
+        announce_domain(model, TARGET)
+    return found

@@ -1,7 +1,10 @@
+"""Loader configs of a domain: what they inherit, and a strong view of each image."""
+
 from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -108,7 +111,7 @@ def unlabelled_dataloader(loader: dict, key: str) -> dict:
 
 
 def _drop_samplers(base: dict, override: dict, labelled: bool) -> None:
-    """Takes samplers from a loader config that the other one isn't to have."""
+    """Take samplers from a loader config that the other one isn't to have."""
     sampler, own = base.get('sampler'), override.get('sampler') or {}
     if not labelled:
         base.pop('batch_sampler', None)
@@ -210,7 +213,9 @@ def _parameter(kind: Any, argument: str) -> inspect.Parameter | None:
 
 
 def _merged(own: dict, base: dict) -> dict:
-    return plain_copy(Config._merge_a_into_b(own, base))
+    merged = Config(base)
+    merged.merge_from_dict(own, allow_list_keys=False)
+    return plain_copy(dict(merged.items()))
 
 
 def plain_copy(value: Any) -> Any:
@@ -220,3 +225,50 @@ def plain_copy(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(plain_copy(item) for item in value)
     return copy.deepcopy(value)
+
+
+def add_strong_view(loader: dict, transforms: Sequence[dict]) -> dict:
+    """A target loader that gives each image twice: as its pipeline does, and augmented further.
+
+    The pipeline becomes loading, mmpretrain's ``MultiView`` over the rest, packing. The second view
+    goes through the same transforms, drawn again, and then through ``transforms``.
+
+    Args:
+        loader: Loader config whose dataset, or each one inside of it, has a pipeline that ends in
+            packing.
+        transforms: Configs of what the strong view goes through besides.
+
+    Returns:
+        A new loader config.
+
+    Raises:
+        ValueError: If there are no transforms, or the pipeline isn't of that form.
+
+    Example:
+        >>> steps = [dict(type='LoadImageFromFile'), dict(type='Flip'), dict(type='PackInputs')]
+        >>> views = add_strong_view(dict(dataset=dict(pipeline=steps)), [dict(type='Posterize')])
+        >>> [step['type'] for step in views['dataset']['pipeline']]
+        ['LoadImageFromFile', 'MultiView', 'PackInputs']
+    """
+    if not isinstance(transforms, (list, tuple)) or not transforms:
+        raise ValueError(
+            f'train_cfg.strong_view names no transforms ({transforms!r}): give what the strong '
+            "view of a target image goes through, [dict(type='RandAugment', ...)] for example"
+        )
+    loader = plain_copy(loader)
+    for dataset in inner_configs(loader.get('dataset')) or [{}]:
+        dataset['pipeline'] = _two_views(list(dataset.get('pipeline') or []), transforms)
+    return loader
+
+
+def _two_views(pipeline: list[dict], transforms: Sequence[dict]) -> list[dict]:
+    kinds = [type_name(step) for step in pipeline]
+    if not kinds or not kinds[-1].startswith('Pack') or 'MultiView' in kinds:
+        raise ValueError(
+            'train_cfg.strong_view needs a target pipeline that ends in PackInputs and has no '
+            f'MultiView yet, got {" -> ".join(kinds) or "none"}'
+        )
+    first = 1 if kinds[0].startswith('Load') else 0
+    weak, pack = pipeline[first:-1], pipeline[-1]
+    views = dict(type='MultiView', num_views=[1, 1], transforms=[weak, [*weak, *transforms]])
+    return [*pipeline[:first], views, pack]

@@ -13,7 +13,14 @@ from tl_plugin.reliability.checkpoints import resumes
 from tl_plugin.reliability.ranks import on_main_process
 from tl_plugin.stack.protocol import TARGET
 
-from ..interpolation import ALPHAS, LABEL_FREE, Interpolation, check_rule, choose, load_weights
+from ..interpolation import (
+    ALPHAS,
+    LABEL_FREE,
+    Interpolation,
+    check_rule,
+    checkpoint_weights,
+    choose,
+)
 from ..interpolation_report import write_interpolation
 from ..monitors import Monitor
 from .domain_eval_loop import SOURCE
@@ -22,7 +29,7 @@ from .no_training_loop import NoTrainingLoop
 
 @LOOPS.register_module()
 class InterpolationLoop(NoTrainingLoop):
-    """Chooses a model between the source model and an adapted one (WiSE-FT), by validation alone.
+    """Choose a model between the source model and an adapted one (WiSE-FT), by validation alone.
 
     Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv 2109.01903. The
     source model is what the run starts from (``load_from``). ``interpolation.json`` and
@@ -92,7 +99,7 @@ class InterpolationLoop(NoTrainingLoop):
     def change(self, model: Any) -> None:
         """Sweeps, chooses, and leaves the model at the chosen point."""
         source = {name: value.cpu().clone() for name, value in model.state_dict().items()}
-        adapted, _ = load_weights(self.adapted)
+        adapted, _ = checkpoint_weights(self.adapted)
         interpolation = Interpolation(self.runner, source, adapted, **self.options)
         points = list(interpolation.sweep(self.alphas))
         choice = choose(points, self.rule, self.budget, interpolation.target_metric)

@@ -28,7 +28,7 @@ class NoTrainingLoop(EpochBasedTrainLoop):
         self._max_iters = 0
 
     def run_epoch(self) -> None:
-        """Changes the model, then lets hooks do so."""
+        """Change the model, then let hooks do so."""
         model = unwrap(self.runner.model)
         model.requires_grad_(False)
         self.runner.call_hook('before_train_epoch')

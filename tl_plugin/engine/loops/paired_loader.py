@@ -23,16 +23,67 @@ def target_domains(dataset: Any) -> tuple[str, ...]:
     return ('target', 'target_strong') if two else ('target',)
 
 
-class PairedLoader:
+class _DomainLoader:
+    """Iterate over one loader from any batch of any pass, and name the domains of a batch."""
+
+    def __init__(self, loader: DataLoader, domains: tuple[str, ...]) -> None:
+        self.loader = loader
+        self.dataset = loader.dataset
+        self.batch_size = loader.batch_size
+        self.sampler = self
+        self.endless = is_endless(loader)
+        self.domains = domains
+        self._epoch = self._batch = 0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the number of the next pass, counted from 0."""
+        self._epoch, self._batch = epoch, 0
+        set_epoch(self.loader, epoch)
+
+    def seek(self, number: int, batch: int = 0) -> None:
+        """Make batch number ``batch`` of pass ``number`` the next one."""
+        self._epoch, self._batch = number, batch
+
+    def _next_place(self) -> tuple[int, int]:
+        """Return where this pass begins; the next one follows where nobody counts passes."""
+        place = (self._epoch, self._batch)
+        self._epoch, self._batch = self._epoch + 1, 0
+        return place
+
+
+class TargetLoader(_DomainLoader):
+    """A loader whose batches are marked as the target's, so that their labels are dropped.
+
+    Args:
+        loader: Of target images.
+
+    Attributes:
+        sampler: Offers ``set_epoch``, for mmengine's ``DistSamplerSeedHook``.
+        endless: Whether a pass never ends.
+        domains: The domains that each batch has images of.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        super().__init__(loader, target_domains(loader.dataset))
+
+    def __iter__(self) -> Iterator[dict]:
+        for batch in seek(self.loader, *self._next_place()):
+            yield {'target': batch}
+
+
+class PairedLoader(_DomainLoader):
     """A source and a target loader that stand in for one loader.
 
     A pass is a pass over the source; beside each source batch comes the next target batch. The
-    target goes round by itself: a shorter one repeats within the pass, a longer one goes on in the
+    target cycles independently: a shorter one repeats within the pass, a longer one goes on in the
     next. Each is reshuffled each of its passes and sharded over ranks by its own sampler.
 
     Args:
         source: Loader of the labelled domain.
-        target: Loader of the field domain.
+        target: Loader of the target domain.
 
     Raises:
         ValueError: If one of them yields no batch.
@@ -41,45 +92,19 @@ class PairedLoader:
         dataset: The source's, as stock loops and hooks expect of a loader.
         sampler: Offers ``set_epoch``, for mmengine's ``DistSamplerSeedHook``.
         endless: Whether a pass over the source never ends.
-        domains: Of which each batch has images, see :meth:`AdaptationModel.check_domains`.
+        domains: The domains that each batch has images of, see
+            :meth:`AdaptationModel.check_domains`.
     """
 
     def __init__(self, source: DataLoader, target: DataLoader) -> None:
         for name, loader in (('source', source), ('target', target)):
             check_batches(name, loader)
+        super().__init__(source, ('source', *target_domains(target.dataset)))
         self.source = source
         self.target = CyclingLoader(target)
-        self.dataset = source.dataset
-        self.batch_size = source.batch_size
-        self.sampler = _PairedSampler(self)
-        self.endless = is_endless(source)
-        self.domains = ('source', *target_domains(target.dataset))
-        self._epoch = self._batch = 0
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the number of the next pass over the source, counted from 0."""
-        self._epoch, self._batch = epoch, 0
-        set_epoch(self.source, epoch)
-
-    def seek(self, number: int, batch: int = 0) -> None:
-        """Makes batch number ``batch`` of pass ``number`` over the source the next one."""
-        self._epoch, self._batch = number, batch
 
     def __iter__(self) -> Iterator[dict]:
-        number, first = self._epoch, self._batch
-        # So that passes go on where nobody counts them.
-        self._epoch, self._batch = number + 1, 0
+        number, first = self._next_place()
         self.target.seek(number * len(self.source) + first)
         for batch in seek(self.source, number, first):
             yield {'source': batch, 'target': next(self.target)}
-
-
-class _PairedSampler:
-    def __init__(self, loader: PairedLoader) -> None:
-        self.loader = loader
-
-    def set_epoch(self, epoch: int) -> None:
-        self.loader.set_epoch(epoch)

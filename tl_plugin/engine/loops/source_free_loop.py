@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Union
 
 from mmengine.logging import print_log
@@ -12,72 +12,31 @@ from tl_plugin.reliability.build_loader import build_loader
 from tl_plugin.reliability.checkpoints import resumes
 from tl_plugin.reliability.class_sets import check_width, dataset_classes
 from tl_plugin.reliability.data_identity import check_root
-from tl_plugin.reliability.replayable_loader import ReplayableLoader, is_endless, seek, set_epoch
+from tl_plugin.reliability.replayable_loader import ReplayableLoader
 from tl_plugin.reliability.resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 from tl_plugin.reliability.seeds import TARGET
 from tl_plugin.stack.options import type_name
 
-from .adaptation_loop import _Adaptation, check_labelled_target
-from .inherit import unlabelled_dataloader
-from .length import check_length
-from .paired_loader import target_domains
-from .strong_view import add_strong_view
+from .adaptation_loop import _Adaptation, check_labelled_target, check_length
+from .inherit import add_strong_view, unlabelled_dataloader
+from .paired_loader import TargetLoader
 
 
-class TargetLoader:
-    """A loader whose batches are marked as the target's, so that their labels are dropped.
-
-    Args:
-        loader: Of target images.
-
-    Attributes:
-        sampler: Offers ``set_epoch``, for mmengine's ``DistSamplerSeedHook``.
-        endless: Whether a pass never ends.
-        domains: Of which each batch has images.
-    """
-
-    def __init__(self, loader: DataLoader) -> None:
-        self.loader = loader
-        self.dataset = loader.dataset
-        self.batch_size = loader.batch_size
-        self.sampler = self
-        self.endless = is_endless(loader)
-        self.domains = target_domains(loader.dataset)
-        self._epoch = self._batch = 0
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the number of the next pass, counted from 0."""
-        self._epoch, self._batch = epoch, 0
-        set_epoch(self.loader, epoch)
-
-    def seek(self, number: int, batch: int = 0) -> None:
-        """Makes batch number ``batch`` of pass ``number`` the next one."""
-        self._epoch, self._batch = number, batch
-
-    def __iter__(self) -> Iterator[dict]:
-        place = (self._epoch, self._batch)
-        self._epoch, self._batch = self._epoch + 1, 0
-        for batch in seek(self.loader, *place):
-            yield {'target': batch}
+class _TargetAlone(_Adaptation):
+    def __init__(
+        self, runner: Any, dataloader: Any, strong_view: Any = None, **kwargs: Any
+    ) -> None:
+        super().__init__(runner, _target_loader(runner, dataloader, strong_view), **kwargs)
 
 
 @LOOPS.register_module()
-class SourceFreeEpochTrainLoop(_Adaptation, ResumableEpochTrainLoop):
+class SourceFreeEpochTrainLoop(_TargetAlone, ResumableEpochTrainLoop):
     """mmengine's ``EpochBasedTrainLoop`` on the target alone, see :func:`SourceFreeTrainLoop`."""
 
-    def __init__(self, runner: Any, dataloader: Any, strong_view: Any = None, **kwargs: Any):
-        super().__init__(runner, _target_loader(runner, dataloader, strong_view), **kwargs)
-
 
 @LOOPS.register_module()
-class SourceFreeIterTrainLoop(_Adaptation, ResumableIterTrainLoop):
+class SourceFreeIterTrainLoop(_TargetAlone, ResumableIterTrainLoop):
     """mmengine's ``IterBasedTrainLoop`` on the target alone, see :func:`SourceFreeTrainLoop`."""
-
-    def __init__(self, runner: Any, dataloader: Any, strong_view: Any = None, **kwargs: Any):
-        super().__init__(runner, _target_loader(runner, dataloader, strong_view), **kwargs)
 
 
 @LOOPS.register_module()

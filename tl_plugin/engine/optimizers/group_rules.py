@@ -13,7 +13,7 @@ from tl_plugin.stack.model_wrappers import strip
 
 from ..layers import LayerMap
 from ..layers.module_kinds import is_norm
-from ..layers.selection import nearest
+from ..layers.selection import nearest_names
 from .options import LayerwiseOptions
 
 
@@ -36,7 +36,7 @@ class Setting(NamedTuple):
 
 
 class GroupRules:
-    """Turns the options into a setting for each parameter of a model.
+    """Turn the options into a setting for each parameter of a model.
 
     Args:
         model: The unwrapped model.
@@ -135,7 +135,7 @@ class GroupRules:
                     f'custom_keys: {key!r} sets {setting} for {count} parameters.', logger='current'
                 )
                 continue
-            message = f'custom_keys: {key!r} matches no parameter. {nearest(key, names)}'
+            message = f'custom_keys: {key!r} matches no parameter. {nearest_names(key, names)}'
             # Stock configs list what some variants of a backbone shouldn't decay. A learning
             # rate that reaches nothing is a mistake.
             if set(setting) != {'decay_mult'}:

@@ -23,7 +23,7 @@ from .scheduler_check import watch_schedulers
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    r"""Gives each layer of any model its own learning rate, in few parameter groups.
+    r"""Give each layer of any model its own learning rate, in few parameter groups.
 
     The rate of a layer is ``lr * base_lr_mult * layer_decay_rate ** n`` with n layers above it,
     times ``head_lr_mult`` at the deepest layer (neck, head, discriminators). Layers are counted as

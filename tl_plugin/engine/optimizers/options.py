@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from dataclasses import dataclass, field, fields
 from numbers import Real
+
+from tl_plugin.stack.messages import did_you_mean
 
 #: Of mmengine's constructor, and always so here: shared parameters are held once.
 IMPLIED = ('bypass_duplicate',)
@@ -45,11 +46,9 @@ class LayerwiseOptions:
         known = [item.name for item in fields(cls)]
         for key in cfg:
             if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
                 raise ValueError(
-                    f'paramwise_cfg has no option {key!r}. '
-                    + (f'Did you mean {close[0]!r}? ' if close else '')
-                    + f'Known options: {", ".join(known)}.'
+                    f'paramwise_cfg has no option {key!r}.{did_you_mean(key, known)} '
+                    f'Known options: {", ".join(known)}.'
                 )
         return cls(**cfg)
 
@@ -98,7 +97,7 @@ def _check_setting(pattern: str, setting) -> None:
     for key, value in setting.items():
         if key in ('lr_mult', 'decay_mult'):
             _check_multiplier(f'custom_keys[{pattern!r}].{key}', value)
-        elif difflib.get_close_matches(str(key), ('lr_mult', 'decay_mult'), cutoff=0.7):
+        elif did_you_mean(key, ('lr_mult', 'decay_mult'), cutoff=0.7):
             raise ValueError(
                 f'custom_keys[{pattern!r}] has {key!r}: did you mean lr_mult or decay_mult?'
             )

@@ -1,4 +1,4 @@
-"""Notices schedulers that pull the learning rates of all layers to one value."""
+"""Notice schedulers that pull the learning rates of all layers to one value."""
 
 from __future__ import annotations
 

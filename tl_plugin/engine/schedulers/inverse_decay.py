@@ -63,7 +63,7 @@ class InverseDecayLR(LRSchedulerMixin, _ParamScheduler):
         epoch_length: int | None = None,
         **kwargs: Any,
     ) -> InverseDecayLR:
-        """Builds one that steps by iteration from settings in epochs."""
+        """Build one that steps by iteration from settings in epochs."""
         if not by_epoch or not epoch_length:
             raise ValueError(
                 'only a schedule by epoch can be converted, by the length of an epoch; got '
