@@ -46,9 +46,9 @@ ladder = dict(
         feature_extraction=dict(options=dict(_delete_=True)),
         fine_tune=dict(options=dict(_delete_=True)),
         dann=dict(options=dict(train_cfg=dict(max_epochs=2), param_scheduler=dict(T_max=2))),
-        # What looks for faults takes no time with those that are known.
+        # Fitting corruptions takes no time when they are given.
         self_training=dict(
-            options=dict(custom_hooks={{'1': dict(faults=dict(noise=dict(severity=2.0)))}})
+            options=dict(custom_hooks={{'1': dict(corruptions=dict(noise=dict(severity=2.0)))}})
         ),
     ),
 )
