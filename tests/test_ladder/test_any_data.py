@@ -53,4 +53,4 @@ def test_climbs_from_folders_alone(folders):
 
 def test_half_of_it_is_refused(folders):
     code, output = run_tool('--source', folders / 'source', '--backbone', 'timm:resnet18')
-    assert code == 2 and 'or --source, --target and --backbone to make one of' in output
+    assert code == 2 and 'or --source, --target and --backbone to write one from' in output

@@ -13,9 +13,10 @@ VALIDATION = 'source/accuracy/top1', 'target/accuracy/top1'
 def rung(name, target, source, seeds=1, **more):
     return dict(
         name=name,
-        target_accuracy=target,
-        source_accuracy=source,
-        source_change=source - 90,
+        domains=dict(
+            target=dict(accuracy=target, change=target - 40),
+            source=dict(accuracy=source, change=source - 90),
+        ),
         seconds=60.0,
         seeds=list(range(seeds)),
         towards=None,
