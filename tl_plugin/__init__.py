@@ -9,7 +9,7 @@ from importlib import import_module
 
 from tl_plugin.stack.check import repair_stack
 
-# First: an unfit stack has to end in a clear message, not in a traceback from the depths.
+# First: an unfit stack has to raise a clear error, not an obscure one of a library.
 repair_stack()
 
 from tl_plugin.stack.registration import ROOMS, register_rooms
@@ -21,7 +21,7 @@ __all__ = ['__version__']
 
 
 def __getattr__(name):
-    """Imports a room when it is first reached for: ``tl_plugin.models.AdaptationClassifier``."""
+    """Import a room when it is first used: ``tl_plugin.models.AdaptationClassifier``."""
     if name in ROOMS:
         return import_module(f'tl_plugin.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

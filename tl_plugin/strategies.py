@@ -1,4 +1,4 @@
-"""Finds an overlay by name and merges it over a config."""
+"""Find an overlay by name and merge it over a config."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mmengine.utils import import_modules_from_strings
 
 from tl_plugin.stack.options import type_name
 
-# What an overlay's `type` may take the place of. Anything else in a config was put there on
-# purpose and would be lost without a word. '' is a config that names no type.
+# What an overlay's `type` may replace. Anything else was put into the config on purpose and would
+# be lost silently. '' is a config that names no type.
 _STOCK_LOOPS = ('', 'EpochBasedTrainLoop', 'IterBasedTrainLoop')
 _REPLACEABLE = {
     ('model', 'AdaptationClassifier'): ('ImageClassifier',),
@@ -23,7 +23,7 @@ _REPLACEABLE = {
     ('train_cfg', 'SourceFreeTrainLoop'): _STOCK_LOOPS,
 }
 
-_CURE = {
+_FIX = {
     'train_cfg': (
         ': a run has one loop, so take one of the strategies that set it, or give the config a '
         'stock one, train_cfg=dict(by_epoch=True, max_epochs=...)'
@@ -36,7 +36,7 @@ _CURE = {
 
 
 def configs_dir() -> Path:
-    """The folder of configs that came with this copy of the package.
+    """Find the folder of configs that came with this copy of the package.
 
     Returns:
         ``configs/`` of the checkout that holds the package, or ``tl_plugin/.mim/configs`` of an
@@ -59,15 +59,15 @@ def configs_dir() -> Path:
 
 
 def available_strategies() -> dict[str, Path]:
-    """Every strategy that ``--strategy`` takes: name -> overlay file, sorted by name."""
+    """Map each strategy that ``--strategy`` takes to its overlay file, sorted by name."""
     return {path.stem: path for path in sorted((configs_dir() / 'strategies').glob('*.py'))}
 
 
 def overlay_path(name: str) -> Path:
-    """The overlay file of a strategy.
+    """Return the overlay file of a strategy.
 
     Args:
-        name: A name out of :func:`available_strategies`, or the path of an overlay of your own
+        name: A name from :func:`available_strategies`, or the path of an overlay of your own
             (anything that ends in ``.py``).
 
     Raises:
@@ -91,7 +91,7 @@ def overlay_path(name: str) -> Path:
 
 
 def describe(name: str) -> str:
-    """What a strategy does in one sentence: the first line of its overlay.
+    """Describe a strategy in one sentence, the first line of its overlay.
 
     >>> print(describe('dann'))
     DANN: features that classify the source and don't reveal the domain.
@@ -100,18 +100,18 @@ def describe(name: str) -> str:
 
 
 def headline(config: Path) -> str:
-    """The first line of a config, which says what it is."""
+    """Return the first line of a config, which describes it."""
     return config.read_text(encoding='utf-8').split('\n', 1)[0].lstrip('# ')
 
 
 def apply_strategies(cfg: Config, names: Sequence[str]) -> Config:
-    """Merges overlays over a config, left to right.
+    """Merge overlays over a config, left to right.
 
     Dicts merge key by key (``_delete_=True`` replaces), ``custom_hooks`` lists append, the imports
-    of ``custom_imports`` are united, all else is replaced.
+    of ``custom_imports`` are united, everything else is replaced.
 
     Args:
-        cfg: Any mmpretrain config. It is left as it is.
+        cfg: Any mmpretrain config. It isn't changed.
         names: Strategies to merge, see :func:`overlay_path`.
 
     Returns:
@@ -166,7 +166,7 @@ def _merge(cfg: Config, overlay: Config, name: str) -> None:
 
 
 def _check_forms(changes: dict, name: str) -> None:
-    """Refuses an overlay whose parts are of another form than mmengine takes them in."""
+    """Refuse an overlay with parts of a form that mmengine doesn't take."""
     forms = {'custom_imports': dict, 'model': dict, 'train_cfg': dict, 'optim_wrapper': dict}
     for key, form in {**forms, 'custom_hooks': list}.items():
         part = changes.get(key)
@@ -187,7 +187,7 @@ def _check_forms(changes: dict, name: str) -> None:
 
 
 def _without_needless_deletes(changes: dict, old: Any) -> dict:
-    """mmengine leaves the mark `_delete_` in a dict that replaces nothing."""
+    """Remove ``_delete_`` where nothing is replaced, as mmengine would leave it in the config."""
     found = {}
     for key, value in changes.items():
         if isinstance(value, dict):
@@ -200,7 +200,7 @@ def _without_needless_deletes(changes: dict, old: Any) -> dict:
 
 
 def unite_imports(old: dict | None, new: dict) -> dict:
-    """Unites two ``custom_imports``, without naming a module twice.
+    """Unite two ``custom_imports``, without naming a module twice.
 
     >>> unite_imports(dict(imports='mine'), dict(imports=['tl_plugin']))
     {'imports': ['mine', 'tl_plugin'], 'allow_failed_imports': False}
@@ -209,7 +209,7 @@ def unite_imports(old: dict | None, new: dict) -> dict:
     modules = [*_as_list(old.get('imports')), *_as_list(new.get('imports'))]
     return {
         'imports': list(dict.fromkeys(modules)),
-        # One side that can't do without its imports is enough.
+        # False if one side needs its imports.
         'allow_failed_imports': bool(
             old.get('allow_failed_imports') and new.get('allow_failed_imports')
         ),
@@ -223,7 +223,7 @@ def _as_list(imports: str | Sequence[str] | None) -> list[str]:
 
 
 def _comparable(hook: Any) -> Any:
-    """A hook's config with the bare name of its type, however the config names it."""
+    """Return a hook's config with the bare name of its type, however the config names it."""
     return {**hook, 'type': type_name(hook)} if isinstance(hook, dict) else hook
 
 
@@ -237,5 +237,5 @@ def _check_replaced_types(cfg: Config, changes: dict, name: str) -> None:
             expected = ' or '.join(kind or 'no type' for kind in (*replaceable, new_type))
             raise ValueError(
                 f'strategy {name!r} makes {key}.type {new_type!r}, which can stand in for '
-                f'{expected}, but this config has {old_type!r}{_CURE.get(key, "")}'
+                f'{expected}, but this config has {old_type!r}{_FIX.get(key, "")}'
             )

@@ -25,7 +25,7 @@ from tl_plugin.reliability.checkpoints import (
     read_whole,
     weights_of,
 )
-from tl_plugin.reliability.pretrained import read_pretrained
+from tl_plugin.reliability.initial_weights import read_pretrained
 
 KIND = 'checkpoints'
 NETWORK = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))

@@ -97,7 +97,7 @@ def test_a_classifier_of_another_width_only_where_it_is_wanted(trained, tmp_path
     with pytest.raises(ValueError, match=r'head\.fc\.weight \(model \(2, 64\), checkpoint \(3, 64'):
         start(tmp_path, trained, CLASSES)
     runner = start(tmp_path, trained, CLASSES, hooks=({}, dict(new_classifier=True)))
-    assert said[0].startswith('The classifier starts anew')
+    assert said[0].startswith('The classifier keeps its initial weights')
     saved = read_whole(trained)['state_dict']
     assert runner.model.head.fc.weight.shape == (2, 64)
     assert torch.equal(runner.model.backbone.conv1.weight, saved['backbone.conv1.weight'])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tl_plugin.reliability.memory import keep_freed_memory
+from tl_plugin.reliability.resumable_loops import keep_freed_memory
 
 # Trains a toy, then asks for a block, again and again, that glibc would give back in between.
 FAULTS = """

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from tl_plugin.reliability import replayable_loader
 from tl_plugin.reliability.replayable_loader import ReplayableLoader, seek
-from tl_plugin.reliability.seeds import TARGET
+from tl_plugin.reliability.seeds import TARGET_STREAM
 
 
 class Noise(Dataset):
@@ -80,7 +80,7 @@ def test_passes_count_on_by_themselves():
 
 
 def test_seed_stream_and_position_tell_samples_apart():
-    others = [build(), build(seed=1), build(stream=TARGET)]
+    others = [build(), build(seed=1), build(stream=TARGET_STREAM)]
     values = [sample[1] for loader in others for sample in samples(loader)]
     assert len(set(values)) == 30
     twice = build(sampler=lambda data: [3, 3, 3, 3])  # repeated augmentation

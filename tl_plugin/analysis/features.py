@@ -16,7 +16,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
 
-from tl_plugin.reliability.start import tell_of_start
+from tl_plugin.reliability.initial_weights import announce_checkpoint
 
 #: Images at a time. Activations of larger batches outgrow what the allocator keeps: on a CPU the
 #: system then spends longer on handing out memory than the model computes.
@@ -44,7 +44,7 @@ def build_model(cfg: Config, weights: bool = True) -> torch.nn.Module:
             _leave_out_weights(model)
             return MODELS.build(model)
         built = MODELS.build(model)
-    tell_of_start(built, cfg.get('load_from'))
+    announce_checkpoint(built, cfg.get('load_from'))
     # mmengine logs each single weight that it initialises.
     with _quiet_loggers():
         built.init_weights()

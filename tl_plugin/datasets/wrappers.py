@@ -151,6 +151,17 @@ def image_infos(dataset: Any) -> Iterator[dict]:
             yield inner.get_data_info(index)
 
 
+def locate(dataset: Any, index: int) -> tuple[Any, int]:
+    """Find the data set inside that holds an image, and the image's index in it.
+
+    Args:
+        dataset: A built data set, perhaps one that wraps others.
+        index: Of the image, from 0.
+    """
+    inner, (place,) = next(_chosen(dataset, [index]))
+    return inner, place
+
+
 def _chosen(dataset: Any, indices: Iterable[int] | None) -> Iterator[tuple[Any, Any]]:
     """Yield the data sets inside and the indices of their images that are used; None for all."""
     if getattr(dataset, 'datasets', None) is not None:

@@ -1,9 +1,9 @@
 """How a run trains: which weights, how fast, on what batches, and what watches over it."""
 
 import tl_plugin.reliability  # noqa: F401
-from tl_plugin.reliability.start import tell_in_every_run
+from tl_plugin.reliability.initial_weights import announce_in_every_run
 
 from . import hooks, loops, optimizers, schedulers  # noqa: F401
 
 # Before any model is built: a runner asks for its hooks first.
-tell_in_every_run()
+announce_in_every_run()

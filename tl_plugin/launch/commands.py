@@ -1,4 +1,4 @@
-"""Find this package's command-line tools, and write commands that work when they are copied."""
+"""Find this package's command-line tools, and write commands that can be copied."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def tool_path(tool: str) -> Path:
 
 
 def tool_command(tool: str, *arguments: object) -> str:
-    """Write the command that runs a tool of this package from the current folder.
+    r"""Write the command that runs a tool of this package from the current folder.
 
     Args:
         tool: Its file: 'ladder.py'.
-        *arguments: What it is given; paths with spaces and quotes are quoted.
+        *arguments: Its arguments; paths with spaces and quotes are quoted.
 
     Example:
         >>> tool_command('ladder.py', "it's mine/config.py").partition('ladder.py')[2]
-        ' \\'it\\'"\\'"\\'s mine/config.py\\''
+        ' \'it\'"\'"\'s mine/config.py\''
     """
     path = tool_path(tool)
     if path.is_relative_to(Path.cwd()):

@@ -1,4 +1,4 @@
-"""Configs whose types are classes, written so that a file of them can be read again."""
+"""Make configs whose types are classes readable again after they are written to a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmengine.config.lazy import LazyObject
 
 
 def importable(cfg: Config) -> Config:
-    """Give a copy of a config that remembers where its classes and functions are imported from.
+    """Copy a config so that it remembers where its classes and functions are imported from.
 
     mmengine reads a pure-Python config without importing what it names, and dumps it by dotted
     names. Once a class itself stands in a config, as after ``dict(cfg.model)`` or in a config made

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a tool as ``python tools/TOOL.py`` does, or list configs or strategies.
 
     Args:
-        arguments: The command and what it is given. Defaults to None, those of the command line.
+        arguments: The command and its arguments. Defaults to None, those of the command line.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command, *rest = arguments or ['--help']

@@ -1,8 +1,8 @@
-"""Several processes on a machine without GPUs, which mmengine's launchers don't foresee.
+"""Run several processes on a machine without GPUs, which mmengine's launchers don't support.
 
 mmengine selects a CUDA device for every process and passes ``device_ids`` to
-``DistributedDataParallel``, and both fail on a CPU. It leaves alone, however, a process group that
-is there already and a ``device_ids`` that the config sets.
+``DistributedDataParallel``, and both fail on a CPU. It keeps, however, a process group that
+exists already and a ``device_ids`` that the config sets.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from mmengine.device import get_device
 from mmengine.registry import MODEL_WRAPPERS, DefaultScope
 from torch.nn.parallel import DistributedDataParallel
 
-# After which a process that hangs is given up, as NCCL does. gloo would wait for half an hour.
+# After this time the run ends if a process hangs, as under NCCL. gloo would wait for 30 minutes.
 _TIMEOUT_SECONDS = 600
 
 
 def runs_on_cpus(cfg: Config) -> bool:
-    """Whether this is one of several processes of a run on a machine without GPUs."""
+    """Return whether this is one of several processes of a run on a machine without GPUs."""
     return cfg.get('launcher', 'none') != 'none' and get_device() == 'cpu'
 
 
 def wrap_for_cpus(cfg: Config) -> None:
-    """Chooses, in the config, a model wrapper that works without GPUs."""
+    """Set, in the config, a model wrapper that works without GPUs."""
     wrapper = cfg.get('model_wrapper_cfg') or dict(
         type='MMDistributedDataParallel',
         # What mmengine passes to the wrapper that it would have chosen itself.
@@ -43,10 +43,10 @@ def wrap_for_cpus(cfg: Config) -> None:
 
 
 def join_cpu_group(cfg: Config) -> None:
-    """Joins the processes of a run by gloo; to be called before the Runner is built.
+    """Join the processes of a run by gloo, before the Runner is built.
 
     Raises:
-        ValueError: If the launcher is one whose processes can't be told apart here.
+        ValueError: If the launcher is one whose ranks can't be found here.
     """
     if dist.is_initialized():
         return
@@ -61,10 +61,10 @@ def join_cpu_group(cfg: Config) -> None:
 
 
 def leave_cpu_group() -> None:
-    """Ends the process with success if it is one of several joined by gloo.
+    """End the process with success if it is one of several joined by gloo.
 
-    While the interpreter shuts down gloo's threads now and then abort the process (seen in about
-    2% of runs), and the launcher takes a finished run for a failed one.
+    While the interpreter shuts down, gloo's threads sometimes abort the process (in about 2% of
+    runs), and the launcher reports a finished run as failed.
     """
     if not dist.is_initialized() or dist.get_backend() != 'gloo':
         return

@@ -1,4 +1,4 @@
-"""What ``tools/train.py`` and ``tools/test.py`` do, for whoever runs configs from Python.
+"""Prepare configs and build runners, as ``tools/train.py`` and ``tools/test.py`` do.
 
 >>> cfg = load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py', ['feature_extraction'],
 ...                   {'train_cfg.max_epochs': 1})
@@ -36,7 +36,7 @@ from .cpu import join_cpu_group, runs_on_cpus, wrap_for_cpus
 
 
 def config_file(config: str | Path) -> Path:
-    """Finds a config file.
+    """Find a config file.
 
     Args:
         config: A path, or ``package::path`` for a config that came with an installed package,
@@ -78,7 +78,7 @@ def _configs_of(package: str) -> Path:
 def load_config(
     config: str | Path, strategies: Sequence[str] = (), cfg_options: dict | None = None
 ) -> Config:
-    """Reads a config, merges strategies over it, then single options over both.
+    """Read a config, merge strategies over it, then single options over both.
 
     Args:
         config: A path or ``package::path``, see :func:`config_file`.
@@ -94,7 +94,7 @@ def load_config(
 
 
 def merge_options(cfg: Config, options: dict) -> None:
-    """Merges single settings into a config, those of a hook by the hook's class.
+    """Merge single settings into a config, those of a hook by the hook's class.
 
     Where a hook stands in ``custom_hooks`` depends on the config and on the strategies before, so
     that ``custom_hooks.0`` isn't the same hook everywhere.
@@ -119,7 +119,7 @@ def merge_options(cfg: Config, options: dict) -> None:
 
 
 def _place_of_hook(cfg: Config, name: str) -> str:
-    """Where a hook of that class stands in ``custom_hooks``; numbers stay as they are."""
+    """Return the index of a hook of that class in ``custom_hooks``; numbers stay as they are."""
     if name.isdigit():
         return name
     kinds = [type_name(hook) for hook in cfg.get('custom_hooks') or []]
@@ -137,7 +137,7 @@ def _place_of_hook(cfg: Config, name: str) -> str:
 
 
 def default_work_dir(config: str | Path, strategies: Sequence[str] = ()) -> str:
-    """``work_dirs/<config>[_<strategy>...]``: each way to run a config has its own folder."""
+    """Return ``work_dirs/<config>[_<strategy>...]``, one folder for each way to run a config."""
     names = [Path(str(config).rpartition('::')[2]).stem, *(Path(name).stem for name in strategies)]
     return str(Path('work_dirs', '_'.join(names)))
 
@@ -154,7 +154,7 @@ def prepare(
     pin_memory: bool = True,
     persistent_workers: bool = True,
 ) -> Config:
-    """Writes the flags of ``tools/train.py`` into a config, in place.
+    """Write the flags of ``tools/train.py`` into a config, in place.
 
     Args:
         cfg: A config out of :func:`load_config`.
@@ -210,7 +210,7 @@ def prepare_test(
     out_predictions: str | Path | None = None,
     pin_memory: bool = True,
 ) -> Config:
-    """Writes the flags of ``tools/test.py`` into a config, in place.
+    """Write the flags of ``tools/test.py`` into a config, in place.
 
     Args:
         cfg: A config out of :func:`load_config`.
@@ -223,7 +223,7 @@ def prepare_test(
         show_dir: Folder for images of predictions.
         interval: Show every n-th image.
         wait_time: Seconds that a window stays.
-        out_predictions: A .pkl file for all predictions; one a domain if there are several.
+        out_predictions: A .pkl file for all predictions; one file per domain if there are several.
         pin_memory: Whether loaders may pin memory; without a GPU they never do.
 
     Returns:
@@ -255,7 +255,7 @@ def prepare_test(
 
 
 def add_test_metric(cfg: Config, metric: dict) -> None:
-    """Adds a metric to those of the test, of each domain that has evaluators of its own too.
+    """Add a metric to those of the test, and of each domain that has evaluators of its own.
 
     Args:
         cfg: A config, changed in place.
@@ -270,7 +270,7 @@ def add_test_metric(cfg: Config, metric: dict) -> None:
 
 
 def _with_metric(evaluator: Any, metric: dict) -> Any:
-    """An evaluator with one metric more, in any form that mmengine takes; the old one stays."""
+    """Return an evaluator with one more metric, in the same form; the old one is not changed."""
     if isinstance(evaluator, Evaluator):
         evaluator = evaluator.metrics
     if isinstance(evaluator, dict) and 'metrics' in evaluator:
@@ -282,7 +282,7 @@ def _with_metric(evaluator: Any, metric: dict) -> Any:
 
 
 def build_runner(cfg: Config, plain: bool = False) -> Runner:
-    """Builds the runner that a prepared config describes; on CPUs it joins the processes first.
+    """Build the runner that a prepared config describes; on CPUs join the processes first.
 
     Args:
         cfg: Out of :func:`prepare` or :func:`prepare_test`. What ``make_fault_tolerant`` of
@@ -308,10 +308,10 @@ def build_runner(cfg: Config, plain: bool = False) -> Runner:
 
 
 def _write_config_of_run(runner: Runner, started_from: str | None) -> None:
-    """Keeps out of the written config what this start alone was told: its launcher, to resume.
+    """Leave the launcher and the checkpoint to resume from out of the written config.
 
-    Otherwise whatever reads that config, such as mmpretrain's ``confusion_matrix.py``, would wait
-    for other processes, or resume from the checkpoint it is to test.
+    Otherwise tools that read it, such as mmpretrain's ``confusion_matrix.py``, would wait for other
+    processes, or resume from the checkpoint that they test.
     """
     if runner.cfg.get('resume'):
         runner.cfg.resume, runner.cfg.load_from = False, started_from
@@ -370,7 +370,7 @@ def _set_tta(cfg: Config) -> None:
 def _complete_loader(
     cfg: Config, key: str, pin_memory: bool, persistent_workers: bool | None
 ) -> None:
-    """Fills in mmpretrain's defaults; ``persistent_workers=None`` leaves that one out."""
+    """Fill in mmpretrain's defaults; ``persistent_workers=None`` leaves that one out."""
     loader = cfg.get(key)
     if loader is None:
         return

@@ -1,7 +1,7 @@
-"""What a fault costs nothing but time: resume, checkpoints, bad images, checks of data."""
+"""Fault tolerance: exact resume, atomic checkpoints, bad images, checks of data and weights."""
 
 from .atomic_checkpoint_hook import AtomicCheckpointHook
-from .bad_images_hook import BadImagesHook
+from .bad_images import BadImagesHook
 from .data_check_hook import DataCheckHook
 from .exact_resume_hook import ExactResumeHook
 from .finite_loss_hook import FiniteLossHook

@@ -1,4 +1,4 @@
-"""Checkpoints that a kill, a full disk or a damaged file can't take away."""
+"""Write checkpoints that survive a kill, a full disk and a damaged file."""
 
 from __future__ import annotations
 
@@ -9,40 +9,44 @@ import shutil
 from collections import deque
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
+from tl_plugin.stack.model_wrappers import unwrap
+
 from .checkpoints import POINTER, newest_whole_checkpoint
 from .files import WholeFileBackend, remove_leftovers
-from .plain_history import restore_histories, write_plainly
 from .ranks import on_all_ranks, on_main_process
 
 _BACKEND = {'backend': 'whole_files'}
+# How the log histories of mmengine are written.
+_HISTORY_KEYS = {'log_history', 'count_history', 'max_length'}
 
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook``, whose files are whole at any moment.
+    """mmengine's ``CheckpointHook``, with files that are whole at any moment.
 
-    A checkpoint is written beside its place, brought to the disk and renamed; then
-    ``last_checkpoint`` is, likewise; only then is an old one deleted. (The stock hook deletes first
-    and writes in place.) So whatever happens while it writes costs at most the work since the last
-    whole checkpoint. A full disk doesn't end the run, unless it hits the last checkpoint: it is
-    reported, and the next one due is tried again. Weights that are not finite are never written.
+    A checkpoint is written to a temporary file, flushed to the disk and renamed; then
+    ``last_checkpoint`` is written in the same way; only then is an old checkpoint deleted. (The
+    stock hook deletes first and writes in place.) A crash while it writes costs at most the work
+    since the last whole checkpoint. A full disk doesn't end the run, unless it affects the last
+    checkpoint: it is reported, and the next checkpoint is written when it is due. Weights that are
+    not finite are never written.
 
-    Beside the weights stands plain data alone, so that ``torch.load`` and mmpretrain's tools for
-    checkpoints read the files as they are.
+    Checkpoints hold only plain data beside the weights, so that ``torch.load`` and mmpretrain's
+    tools for checkpoints read the files as they are.
 
-    With ``resume=True`` and no ``load_from`` the newest checkpoint that can be read is found, on
-    the first process, and all processes take it. Only the first process writes.
+    With ``resume=True`` and no ``load_from`` the first process finds the newest checkpoint that can
+    be read, and all processes resume from it. Only the first process writes.
 
-    The launch puts this hook in the place of a stock one. A stock config names it:
+    The launch replaces a stock hook with this one. A stock config names it:
     ``default_hooks = dict(checkpoint=dict(type='tl_plugin.reliability.AtomicCheckpointHook'))``.
 
     Args:
@@ -51,13 +55,13 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     def before_run(self, runner: Runner) -> None:
-        """Lets all processes resume from the same checkpoint, the newest whole one."""
+        """Make all processes resume from the same checkpoint, the newest whole one."""
         runner._resume, runner._load_from = on_main_process(lambda: _start_of(runner))
 
     def before_train(self, runner: Runner) -> None:
-        """Finds its folder, and clears away what a killed process has left there."""
+        """Find the folder of checkpoints, and delete what a killed process has left there."""
         folder = str(self.out_dir or runner.work_dir)
-        # How mmengine hands a way of writing through to where it writes.
+        # mmengine passes these to the function that writes.
         local = self.file_client_args is None and self.backend_args is None
         if local and type(get_file_backend(folder)) is LocalBackend:
             self.backend_args = _BACKEND
@@ -75,12 +79,12 @@ class AtomicCheckpointHook(CheckpointHook):
                 )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Writes the log histories as tensors."""
-        write_plainly(checkpoint)
+        """Write the log histories as tensors."""
+        _write_plainly(checkpoint)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Makes log histories of them again."""
-        restore_histories(checkpoint)
+        """Turn these tensors into log histories again."""
+        _restore_histories(checkpoint)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self._atomic:
@@ -171,7 +175,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
 
 def _start_of(runner: Runner) -> tuple[bool, str | None]:
-    """Whether to resume, and from which file."""
+    """Return whether to resume, and from which file."""
     if not runner._resume or runner._load_from is not None:
         return runner._resume, runner._load_from
     found = newest_whole_checkpoint(runner.work_dir)
@@ -186,11 +190,49 @@ def _best_paths(hook: AtomicCheckpointHook) -> dict:
 
 
 def _check_finite(runner: Runner) -> None:
-    model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    for name, value in model.state_dict().items():
+    for name, value in unwrap(runner.model).state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise FloatingPointError(
                 f'{name} is not finite (NaN or infinite) at iteration {runner.iter}: training has '
                 'diverged, and these weights are not written over the last good checkpoint. Lower '
                 'the learning rate, clip gradients (optim_wrapper.clip_grad), or look at the data'
             )
+
+
+def _write_plainly(checkpoint: dict) -> None:
+    """Write the log histories as tensors, in place, so that ``torch.load`` reads them by itself.
+
+    mmengine pickles ``HistoryBuffer`` objects into every checkpoint, which torch's safe default
+    refuses: mmpretrain's ``publish_model.py`` fails on them, and so does any ``torch.load`` where
+    ``tl_plugin`` isn't imported. mmengine itself skips histories of another form, with a warning.
+    """
+    hub = checkpoint.get('message_hub')
+    if not hub:
+        return
+    for name, buffer in hub['log_scalars'].items():
+        if isinstance(buffer, HistoryBuffer):
+            history, counts = (torch.tensor(array) for array in buffer.data)
+            hub['log_scalars'][name] = dict(
+                log_history=history, count_history=counts, max_length=buffer.max_length
+            )
+    hub['runtime_info'] = {name: _plain(value) for name, value in hub['runtime_info'].items()}
+
+
+def _restore_histories(checkpoint: dict) -> None:
+    """Turn the tensors in a loaded checkpoint into log histories again, in place."""
+    hub = checkpoint.get('message_hub')
+    for name, value in list(hub['log_scalars'].items()) if isinstance(hub, dict) else ():
+        if isinstance(value, dict) and set(value) == _HISTORY_KEYS:
+            history, counts = (value[key].cpu().numpy() for key in ('log_history', 'count_history'))
+            hub['log_scalars'][name] = HistoryBuffer(history, counts, value['max_length'])
+
+
+def _plain(value: Any) -> Any:
+    """Convert numbers of numpy, such as a best score, to Python's own."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(_plain(item) for item in value)
+    if type(value) is dict:
+        return {key: _plain(item) for key, item in value.items()}
+    return value

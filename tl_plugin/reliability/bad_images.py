@@ -1,13 +1,27 @@
-"""Images that can't be read: told apart from mistakes in the code, replaced, reported."""
+"""Replace images that can't be read, count and report them; mistakes in the code still raise."""
 
 from __future__ import annotations
 
 import bisect
+import logging
 import struct
 import zlib
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
+from mmengine.dist import get_dist_info
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+
+from tl_plugin.datasets.wrappers import locate
+from tl_plugin.stack.messages import short_list
+from tl_plugin.stack.options import checked
+
+_INFO = 'unreadable_images'
 
 #: What decoders and file systems raise. PIL's own error is an OSError, and a broken PNG raises a
 #: SyntaxError.
@@ -27,21 +41,21 @@ class Fault(NamedTuple):
 
 
 class Replaced(NamedTuple):
-    """A sample that came in the place of others, and why."""
+    """A sample that replaces others, and why."""
 
     sample: Any
     faults: list
 
 
 class FaultyBatch(NamedTuple):
-    """A batch on its way from a worker, with what was replaced in it."""
+    """A batch from a worker, with the images that were replaced in it."""
 
     batch: Any
     faults: list
 
 
 class TolerantCollate:
-    """Collates samples some of which are :class:`Replaced`.
+    """Collate samples, some of which are :class:`Replaced`.
 
     Args:
         collate: The loader's own function.
@@ -51,7 +65,7 @@ class TolerantCollate:
         self.collate = collate
 
     def __call__(self, samples: Any) -> Any:
-        """Collates a list of samples, or converts a single one."""
+        """Collate a list of samples, or convert a single one."""
         if not isinstance(samples, list):
             samples = [samples]
             batch = self.collate(_sample(samples[0]))
@@ -66,7 +80,7 @@ def _sample(sample: Any) -> Any:
 
 
 def read_or_replace(dataset: Any, index: int, tries: int) -> Any:
-    """Reads a sample, or another of the same domain where it can't be read.
+    """Read a sample, or another of the same domain where it can't be read.
 
     The others are drawn from numpy's global generator, which the caller has seeded for this sample.
 
@@ -86,8 +100,8 @@ def read_or_replace(dataset: Any, index: int, tries: int) -> Any:
         try:
             sample = dataset[index]
         except Exception as error:
-            if not is_unreadable(error):
-                raise
+            if not isinstance(error, _UNREADABLE) and not _loading_fails(dataset, index):
+                raise  # a mistake in a transform or its settings
             reason = ' '.join(f'{type(error).__name__}: {error}'.split())  # decoders break lines
             faults.append(Fault(image_name(dataset, index), reason))
             last = error
@@ -101,27 +115,27 @@ def read_or_replace(dataset: Any, index: int, tries: int) -> Any:
     ) from last
 
 
-def is_unreadable(error: BaseException) -> bool:
-    """Whether an exception tells of a file, not of a mistake in a transform or its settings.
+def _loading_fails(dataset: Any, index: int) -> bool:
+    """Return whether reading an image fails by itself, without the transforms that follow.
 
-    Args:
-        error: What reading a sample raised.
+    Decoders raise all kinds of errors, and mmcv asserts, so that the type of an error says little.
     """
-    return isinstance(error, _UNREADABLE) or _raised_in_loading(error)
-
-
-def _raised_in_loading(error: BaseException) -> bool:
-    """Decoders raise all kinds of errors, and mmcv asserts; the place tells more than the type."""
-    step = error.__traceback__
-    while step is not None:
-        if type(step.tb_frame.f_locals.get('self')).__name__.startswith('Load'):
-            return True
-        step = step.tb_next
+    try:
+        inner, place = locate(dataset, index)
+        data, transforms = inner.get_data_info(place), inner.pipeline.transforms
+    except Exception:
+        return False  # a data set without a pipeline, or an error in its annotations
+    try:
+        for transform in transforms:
+            if type(transform).__name__.startswith('Load'):
+                data = transform(data)
+    except Exception:
+        return True
     return False
 
 
 def image_name(dataset: Any, index: int) -> str:
-    """Names a sample by its path where the data set knows it.
+    """Name a sample by its path where the data set knows it.
 
     Args:
         dataset: A data set, also one that wraps others.
@@ -135,7 +149,87 @@ def image_name(dataset: Any, index: int) -> str:
 
 
 def _domain(dataset: Any, index: int) -> tuple[int, int]:
-    """The range of indices that the same one of several joined data sets holds."""
+    """Return the range of indices of the joined data set that an index belongs to."""
     ends = getattr(dataset, 'cumulative_sizes', None) or [len(dataset)]
     place = bisect.bisect_right(ends, index)
     return (ends[place - 1] if place else 0), ends[place]
+
+
+@HOOKS.register_module()
+class BadImagesHook(Hook):
+    """Replace training images that are broken or have vanished.
+
+    An image that can't be read is named in the log, counted once, and replaced by another of the
+    same data set (of several joined ones, from the same one), chosen as a function of seed and
+    position. Batches keep their size, so that the ranks of a distributed run stay in step. An error
+    in a transform still ends the run. The count goes into the checkpoints.
+
+    Args:
+        limit: How many of a data set's images may be unreadable before the run stops: a part of
+            them, or a whole number. Defaults to 0.1.
+        tries: How many images in a row may fail before the run stops: with a wrong path, all do.
+            Defaults to 20.
+
+    Raises:
+        ValueError: If ``limit`` or ``tries`` is out of range.
+    """
+
+    priority = 'VERY_HIGH'
+
+    @checked
+    def __init__(self, limit: float = 0.1, tries: int = 20) -> None:
+        if isinstance(limit, bool) or not (0 <= limit <= 1 or (limit > 1 and limit == int(limit))):
+            raise ValueError(f'limit={limit!r}: expected a part in [0, 1] or a number of images')
+        if not isinstance(tries, int) or tries < 1:
+            raise ValueError(f'tries={tries!r}: expected a number of images from 1')
+        self.limit, self.tries = limit, tries
+        self.unreadable: dict[str, dict[str, str]] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Let each loader replace what can't be read, and report it here."""
+        from .replayable_loader import train_loaders  # which reads by the functions above
+
+        self.unreadable = dict(runner.message_hub.get_info(_INFO) or {})
+        loaders = train_loaders(runner.train_loop)
+        names = ['train'] if len(loaders) == 1 else ['source', 'target', *map(str, range(2, 99))]
+        for name, loader in zip(names, loaders):
+            loader.tries = self.tries
+            loader.on_faults = partial(self._take, runner, name, loader)
+        if not loaders:
+            print_log(
+                f'BadImagesHook: {type(runner.train_loop).__name__} has a loader of its own kind: '
+                'an image that cannot be read ends the run.',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+    def after_train(self, runner: Runner) -> None:
+        """Report which images were replaced."""
+        for name, faults in self.unreadable.items():
+            print_log(
+                f'{len(faults)} {name} images could not be read on rank {get_dist_info()[0]} and '
+                f'were replaced by others: {short_list(list(faults), 20)}',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+    def _take(self, runner: Runner, name: str, loader: Any, faults: list[Fault]) -> None:
+        known = self.unreadable.setdefault(name, {})
+        for fault in faults:
+            if fault.name not in known:
+                known[fault.name] = fault.reason
+                print_log(
+                    f'Replaced unreadable {name} image number {len(known)}, {fault.name}: '
+                    f'{fault.reason}',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+        runner.message_hub.update_info(_INFO, {key: dict(v) for key, v in self.unreadable.items()})
+        size = len(loader.dataset)
+        allowed = self.limit * size if self.limit <= 1 else self.limit
+        if len(known) > allowed:
+            raise OSError(
+                f'{len(known)} of {size} {name} images cannot be read, more than the limit of '
+                f'{self.limit:g}: {short_list(list(known), 20)}. Fix the data, or allow for it '
+                'with BadImagesHook(limit=...)'
+            )

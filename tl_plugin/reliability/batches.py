@@ -89,8 +89,8 @@ class SingleImageGuard:
             values = inputs[0]
             if module.training and values.numel() == values.shape[1]:
                 raise ValueError(
-                    f'{self.batch} has 1 image, of which {type(module).__name__} at {name!r} gets '
-                    f'one value per channel {tuple(values.shape)}, which has no variance. '
+                    f'{self.batch} has 1 image, and {type(module).__name__} at {name!r} gets one '
+                    f'value per channel {tuple(values.shape)}, which has no variance. '
                     f'{DROP_LAST}'
                 )
 

@@ -152,7 +152,7 @@ def read_whole(path: str | Path) -> Any:
         return load_safely(path, mmap=zipped or None)
     except (BrokenCheckpointError, FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # of damaged bytes zipfile and torch make whatever comes
+    except Exception as error:  # damaged bytes make zipfile and torch raise anything
         raise BrokenCheckpointError(f'{path} is not whole, or no checkpoint: {error}') from error
 
 
@@ -171,8 +171,8 @@ def _candidates(work_dir: Path, pointed: Path | None) -> list[Path]:
     paths = {path.resolve(): path for folder in folders for path in folder.glob('*.pth')}
     if pointed:
         paths[pointed.resolve()] = pointed
-    course = [path for path in paths.values() if not path.name.startswith('best_')]
-    return sorted(course, key=_age, reverse=True)
+    regular = [path for path in paths.values() if not path.name.startswith('best_')]
+    return sorted(regular, key=_age, reverse=True)
 
 
 def _age(path: Path) -> tuple[int, list[int]]:

@@ -1,19 +1,19 @@
-"""Compares what the data sets of a run, its model and its checkpoint call classes, by name."""
+"""Compare the classes of data sets, model and checkpoint, by name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.model import is_model_wrapper
 from mmpretrain.models import MultiLabelClsHead, MultiTaskHead
 
 from tl_plugin.datasets.bad_data import UNLABELLED, describe_data, differing_names
 from tl_plugin.datasets.class_names import describe_matches, likely_matches
 from tl_plugin.datasets.wrappers import inner_datasets
 from tl_plugin.stack.messages import short_list
+from tl_plugin.stack.model_wrappers import unwrap
 
-_CURE = (
+_FIX = (
     'Labels are numbers, so that both need the same classes in the same order: give both data sets '
     'metainfo=dict(classes=[...]), an empty folder for a class without images, and '
     'with_label=False where there are no labels'
@@ -21,7 +21,7 @@ _CURE = (
 
 
 def dataset_classes(dataset: Any) -> Sequence[str]:
-    """The names of a data set's classes, () where it has none.
+    """Return the names of a data set's classes, () where it has none.
 
     Args:
         dataset: A data set, perhaps one that wraps others.
@@ -51,7 +51,7 @@ def _own_names(dataset: Any) -> Sequence[str]:
 
 
 def check_classes(one: str, names: Sequence[str], other: str, others: Sequence[str]) -> None:
-    """Refuses two sets of classes that differ in names or order.
+    """Refuse two sets of classes that differ in names or order.
 
     Args:
         one: Whose the first are, for the message: 'train_dataloader'.
@@ -67,7 +67,7 @@ def check_classes(one: str, names: Sequence[str], other: str, others: Sequence[s
         hint = f' Rename what is one class: {describe_matches(alike)}.' if alike else ''
         raise ValueError(
             f'{one} and {other} have different classes: '
-            f'{differing_names(one, list(names), other, list(others))}.{hint} {_CURE}'
+            f'{differing_names(one, list(names), other, list(others))}.{hint} {_FIX}'
         )
 
 
@@ -77,7 +77,7 @@ def check_target_classes(names: Sequence[str], others: Sequence[str], key: str) 
     Args:
         names: The source's classes; () where none are known.
         others: The target's, likewise.
-        key: Where the config sets the target's data set, with which the cure begins.
+        key: Where the config sets the target's data set, with which the advice begins.
 
     Raises:
         ValueError: If both are known and share no name, also not in another spelling.
@@ -91,7 +91,7 @@ def check_target_classes(names: Sequence[str], others: Sequence[str], key: str) 
 
 
 def check_width(name: str, classes: Sequence[str], model: Any) -> None:
-    """Refuses a data set that names more or fewer classes than the head has.
+    """Refuse a data set that names more or fewer classes than the head has.
 
     Args:
         name: What the data are called, for the message: 'source'.
@@ -103,19 +103,19 @@ def check_width(name: str, classes: Sequence[str], model: Any) -> None:
     """
     width = num_classes(model)
     if classes and width is not None and len(classes) != width:
-        cure = f'set model.head.num_classes={len(classes)}'
+        fix = f'set model.head.num_classes={len(classes)}'
         if name == 'target':  # the head is the source's
-            cure = f'{UNLABELLED} dataset.with_label=False'
+            fix = f'{UNLABELLED} dataset.with_label=False'
         raise ValueError(
             f'the {name} data has {len(classes)} classes ({short_list(classes)}), the head '
-            f'{width}: {cure}, or point to data with the classes of the head'
+            f'{width}: {fix}, or point to data with the classes of the head'
         )
 
 
 def check_one_hot(model: Any, option: str) -> None:
-    """Refuses a data preprocessor that makes labels one-hot for other classes than the head's.
+    """Refuse a data preprocessor that makes labels one-hot for other classes than the head's.
 
-    Mixup, CutMix and the like do so, which ends in a loss between tensors that don't fit.
+    Mixup and CutMix do so, and the loss would then fail on tensors of different shapes.
 
     Args:
         model: The model.
@@ -125,8 +125,7 @@ def check_one_hot(model: Any, option: str) -> None:
         ValueError: If the numbers differ.
     """
     width = num_classes(model)
-    model = model.module if is_model_wrapper(model) else model
-    preprocessor = getattr(model, 'data_preprocessor', None)
+    preprocessor = getattr(unwrap(model), 'data_preprocessor', None)
     given = getattr(preprocessor, 'num_classes', None)
     if getattr(preprocessor, 'to_onehot', False) and None not in (width, given) and given != width:
         raise ValueError(
@@ -136,12 +135,12 @@ def check_one_hot(model: Any, option: str) -> None:
 
 
 def num_classes(model: Any) -> int | None:
-    """How many classes a classifier tells apart; None where it doesn't say.
+    """Return the number of classes of a classifier; None where it doesn't say.
 
     Args:
         model: mmpretrain's classifier, also around a whole timm model, with or without its wrapper.
     """
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     for owner in (getattr(model, 'head', None), getattr(model, 'model', None)):
         width = getattr(owner, 'num_classes', None)
         if isinstance(width, int) and width > 0:

@@ -1,4 +1,4 @@
-"""Looks at the data before they do harm: classes, labels, numbers of images."""
+"""Check the data before they do harm: classes, labels, numbers of images."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from .replayable_loader import is_endless, train_loaders
 
 @HOOKS.register_module()
 class DataCheckHook(Hook):
-    """Refuses data that a run would silently be wrong with, or end in a riddle.
+    """Refuse data that would make a run silently wrong, or end in an obscure error.
 
     These are: a training loader without a batch; classes of training, validation and test data (of
     each domain), of the head and of a checkpoint to test, that differ in names or order; labels
-    that the head has no class for; one-hot labels (mixup) of another number of classes than the
+    out of the head's range; one-hot labels (mixup) of another number of classes than the
     head's; batches of one image that BatchNorm can't train on. Class sets are compared where data
     sets name their classes. In validation and test an unknown label may be -1. Images that are
-    trained on and validated on as well are counted in the log; without source images, the
-    validation's domain ``source`` mustn't be the target.
+    in both training and validation data are counted in the log; without source images, the
+    validation's domain ``source`` must not be the target.
 
-    The launch adds this hook by itself.
+    The launch adds this hook.
     """
 
     priority = 'VERY_HIGH'
@@ -44,7 +44,7 @@ class DataCheckHook(Hook):
         self._guard: SingleImageGuard | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Compares the classes of all loaders that are built, and looks for empty ones.
+        """Compare the classes of all loaders that are built, and look for empty ones.
 
         Raises:
             ValueError: If they don't fit together.
@@ -53,14 +53,14 @@ class DataCheckHook(Hook):
             self._check_training(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keeps the classes that a checkpoint was trained for, to compare a test's with."""
+        """Keep the classes that a checkpoint was trained for, to compare a test's with."""
         meta = checkpoint.get('meta') or {}
         found = meta.get('dataset_meta') if isinstance(meta, dict) else None
         names = found.get('classes') if isinstance(found, dict) else None
         self._trained = names if isinstance(names, (list, tuple)) else ()
 
     def before_test(self, runner: Runner) -> None:
-        """Compares the classes of the test with those of the head and of the checkpoint.
+        """Compare the classes of the test with those of the head and of the checkpoint.
 
         Raises:
             ValueError: If they differ.
@@ -72,7 +72,7 @@ class DataCheckHook(Hook):
                 check_classes('the checkpoint', self._trained, name, classes)
 
     def before_train(self, runner: Runner) -> None:
-        """Looks for a last batch of one image.
+        """Look for a last batch of one image.
 
         Raises:
             ValueError: If BatchNorm can't train on it.
@@ -82,7 +82,7 @@ class DataCheckHook(Hook):
             _check_last_batch(runner, loaders[0])
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Checks the labels of the batch, which a GPU would complain of unintelligibly.
+        """Check the labels of the batch, as a GPU reports a wrong one by an obscure error.
 
         Raises:
             ValueError: If the head has no such class.
@@ -102,13 +102,13 @@ class DataCheckHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Ends the watch over a batch of one image."""
+        """Remove the guard of a batch of one image."""
         if self._guard is not None:
             self._guard.remove()
             self._guard = None
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Checks the labels of the batch, as metrics would count a wrong one as a wrong answer.
+        """Check the labels of the batch, as metrics would count a wrong one as a wrong answer.
 
         Raises:
             ValueError: If the head has no such class.
@@ -116,7 +116,7 @@ class DataCheckHook(Hook):
         _check_evaluated(runner, runner.val_loop, data_batch)
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Checks the labels of the batch.
+        """Check the labels of the batch.
 
         Raises:
             ValueError: If the head has no such class.
@@ -149,7 +149,7 @@ class DataCheckHook(Hook):
 
 
 def _evaluated(loop: Any, stock: str, key: str) -> Iterator[tuple[str, Any]]:
-    """The data sets of a validation or test loop, by where the config has them."""
+    """Yield the data sets of a validation or test loop, each with its key in the config."""
     for name, (loader, _) in getattr(loop, 'domains', {'': (loop.dataloader, None)}).items():
         here = stock if name in ('', 'source') else f'{key}.dataloaders.{name}'
         yield here, loader.dataset

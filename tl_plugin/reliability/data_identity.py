@@ -1,4 +1,4 @@
-"""Compares data sets by the images that they hold, and refuses one domain under two names."""
+"""Compare data sets by the images that they hold, and refuse one domain under two names."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tl_plugin.stack.options import type_name
 
 from .fingerprint import fingerprint
 
-# Up to so many files each is looked at for being a link; of more, a sample of this many is.
+# Up to so many files, each is checked for being a link; of more, a sample of this many.
 _FEW_FILES, _SAMPLE = 10_000, 64
-# So many values of an image in memory stand for all of it.
+# This many values of an image in memory are hashed.
 _PIXELS = 4096
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Which part of two data sets is the same.
+    """Numbers of images of two data sets, and of those in both.
 
     Args:
         shared: How many images both hold.
@@ -52,7 +52,7 @@ def shared_images(one: Any, other: Any) -> Overlap | None:
         other: Another one.
 
     Returns:
-        The counts; None where a data set doesn't tell what it holds.
+        The counts; None where a data set doesn't describe its images.
     """
     keys = [_image_keys(dataset) for dataset in (one, other)]
     if keys[0] is None or keys[1] is None:
@@ -64,9 +64,9 @@ def shared_images(one: Any, other: Any) -> Overlap | None:
 def check_source_and_target(source: Any, target: Any, key: str) -> None:
     """Refuse a target whose images are the source's.
 
-    That is where half of them or more are. Of a :class:`SeveralSources` the first data set alone is
-    the source domain: the others may be the labelled images of the target. Fewer shared images, or
-    such labelled ones, are counted in the log.
+    A target is refused if at least half of its images are the source's. Only the first data set of
+    a :class:`SeveralSources` is the source domain: the others may be labelled target images. Fewer
+    shared images, or such labelled ones, are counted in the log.
 
     Args:
         source: The source's data set.
@@ -74,7 +74,7 @@ def check_source_and_target(source: Any, target: Any, key: str) -> None:
         key: Where the target's loader is set, for messages: 'train_cfg.target_dataloader'.
 
     Raises:
-        ValueError: If the target is the source; says how many images are shared, and the cure.
+        ValueError: If the target is the source; says how many images are shared, and the fix.
     """
     domain, labelled = _source_domain(source)
     overlap = shared_images(domain, target)
@@ -111,7 +111,7 @@ def check_evaluated(one: str, dataset: Any, other: str, another: Any, key: str) 
         key: Where the second one's loader is set, for messages.
 
     Raises:
-        ValueError: If they are the same; says the number of images and the cure.
+        ValueError: If they are the same; says the number of images and the fix.
     """
     overlap = shared_images(dataset, another)
     if overlap is None or not overlap.shared:
@@ -142,7 +142,7 @@ def check_inherited(base: str, dataset: Any, target: Any, key: str) -> None:
 
 
 def check_trained(trained: Any, name: str, dataset: Any) -> None:
-    """Say so in the log where images that others are compared with are training images.
+    """Warn in the log of evaluated images that are training images.
 
     Args:
         trained: The labelled training data.
@@ -152,7 +152,7 @@ def check_trained(trained: Any, name: str, dataset: Any) -> None:
     overlap = shared_images(trained, dataset)
     if overlap is not None and overlap.shared:
         _warn(
-            f'{overlap} of {name} are training images: what is measured on them tells little of '
+            f'{overlap} of {name} are training images: what is measured on them says little about '
             'others'
         )
 
@@ -199,8 +199,8 @@ def check_root(dataset: Any, key: str) -> None:
 
 
 def _source_domain(dataset: Any) -> tuple[Any, list[Any]]:
-    """The data set of the source domain, and those that are labelled target images perhaps."""
-    # By its name: this room builds on no other's data sets.
+    """Return the data set of the source domain, and those that may be labelled target images."""
+    # By its name, as the class lies in a room above.
     inside = dataset
     while type_name(inside) != 'SeveralSources':
         if len(wrapped(inside)) != 1:
@@ -210,11 +210,11 @@ def _source_domain(dataset: Any) -> tuple[Any, list[Any]]:
 
 
 def _image_keys(dataset: Any) -> np.ndarray | None:
-    """One number an image, sorted, each once."""
+    """Return one number per image, sorted, each once."""
     try:
         keys = np.fromiter(_hashes(image_infos(dataset)), dtype=np.int64)
     except (TypeError, KeyError):
-        return None  # a data set of another kind: nothing is known of its images
+        return None  # a data set that doesn't describe its images
     return np.unique(keys)
 
 
@@ -231,9 +231,9 @@ def _hashes(infos: Iterable[dict]) -> Iterator[int]:
 
 
 def _real_paths(paths: list[str]) -> Iterator[str]:
-    """Each folder is resolved once, and each file only where there are few or links among them."""
-    looked_at = paths if len(paths) <= _FEW_FILES else paths[:: len(paths) // _SAMPLE]
-    links = any(map(os.path.islink, looked_at))
+    """Resolve each folder once, and each file only where there are few or links among them."""
+    checked = paths if len(paths) <= _FEW_FILES else paths[:: len(paths) // _SAMPLE]
+    links = any(map(os.path.islink, checked))
     folders: dict[str, str] = {}
     for path in paths:
         if '://' in path:
@@ -248,7 +248,7 @@ def _real_paths(paths: list[str]) -> Iterator[str]:
 
 
 def _ignored(base: Any, target: Any) -> list[str]:
-    """Which options of the base keep the target's own ``data_root`` from having an effect."""
+    """Return which options of the base make the target's own ``data_root`` ineffective."""
     for one in inner_datasets(base):
         for other in inner_datasets(target):
             roots = [os.path.realpath(getattr(d, 'data_root', None) or '') for d in (one, other)]
@@ -274,18 +274,18 @@ def _same_list(one: Any, other: Any) -> bool:
 
 def _refusal(one: str, dataset: Any, other: str, another: Any, overlap: Overlap, key: str) -> str:
     options = _ignored(dataset, another)
-    cure = f'Point {key}.dataset to images of the target'
+    fix = f'Point {key}.dataset to images of the target'
     if options:
         named = ' and '.join(f'{key}.dataset.{option}' for option in options)
-        cure = (
+        fix = (
             f'The absolute {" and ".join(options)} that {other} inherits keeps data_root from '
             f'having an effect: set {named}, too'
         )
         if 'data_prefix' in options:
-            cure += ", data_prefix='' for the folder data_root itself"
+            fix += ", data_prefix='' for the folder data_root itself"
     return (
         f'{one} and {other} are the same images: {overlap} of {other}, {describe_data(another)}, '
-        f'are images of {one}, {describe_data(dataset)}. {cure}'
+        f'are images of {one}, {describe_data(dataset)}. {fix}'
     )
 
 

@@ -1,4 +1,4 @@
-"""Makes a resumed run end where the uninterrupted one ends, to the bit."""
+"""Make a resumed run end where the uninterrupted one ends, to the bit."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch.distributed as dist
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
+
+from tl_plugin.stack.model_wrappers import unwrap
 
 from .checkpoints import resumes, save_hook_state, saved_hook_state
 from .replayable_loader import train_loaders
@@ -24,20 +25,21 @@ _GRADIENTS = 'accumulated_gradients'
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Makes a run that was killed and resumed end bit-equal to the uninterrupted one (on a CPU).
+    """Make a run that was killed and resumed end bit-equal to the uninterrupted one (on a CPU).
 
-    Random numbers are a function of where the run is, and not a state that is saved: each sample's
-    augmentation of (seed, loader, pass, position in the pass), mixup, dropout and stochastic depth
-    of (seed, iteration, rank). A saved state would be that of one process, while images are
-    augmented in workers that have read ahead, and whose number may change between two attempts; a
-    function needs nothing from them, costs nothing to save, and checkpoints of others resume too.
+    Random numbers are a function of the position in the run, not a saved state: each sample's
+    augmentation is a function of (seed, loader, pass, position in the pass), mixup, dropout and
+    stochastic depth of (seed, iteration, rank). A saved state would be that of one process, while
+    images are augmented in workers that have read ahead, and whose number may change between two
+    attempts. A function costs nothing to save, and works for checkpoints of other runs too.
 
-    Stock train loops are exchanged for :class:`ResumableEpochTrainLoop` and
-    :class:`ResumableIterTrainLoop`, which start in the middle of an epoch without reading what came
-    before. With ``randomness=dict(seed=None)`` the seeds that were drawn are in the checkpoint, and
-    a resumed run takes them. Gradients that were being accumulated are too, in a single process.
+    Stock train loops are replaced by :class:`ResumableEpochTrainLoop` and
+    :class:`ResumableIterTrainLoop`, which start in the middle of an epoch without reading the
+    batches before. With ``randomness=dict(seed=None)`` the seeds that were drawn are saved in the
+    checkpoint, and a resumed run uses them. So are, in a single process, gradients that are being
+    accumulated.
 
-    The launch adds this hook by itself. A stock config names it:
+    The launch adds this hook. A stock config names it:
     ``custom_hooks = [dict(type='tl_plugin.reliability.ExactResumeHook')]``.
     """
 
@@ -48,7 +50,7 @@ class ExactResumeHook(Hook):
         self._gradients: dict | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Exchanges a stock train loop for one that resumes anywhere."""
+        """Replace a stock train loop by one that resumes anywhere."""
         loop = runner._train_loop
         if not isinstance(loop, BaseLoop):
             return  # a test run
@@ -61,26 +63,26 @@ class ExactResumeHook(Hook):
             )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Takes what a checkpoint to resume from holds for this hook."""
+        """Read this hook's state from a checkpoint to resume from."""
         if resumes(runner):
             self._sampler_seeds = saved_hook_state(checkpoint, _SAMPLER_SEEDS)
             self._gradients = saved_hook_state(checkpoint, _GRADIENTS)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Adds what can't be computed again."""
+        """Save what can't be computed again."""
         loaders = train_loaders(runner.train_loop)
         seeds = [getattr(loader.sampler, 'seed', None) for loader in loaders]
         save_hook_state(checkpoint, _SAMPLER_SEEDS, seeds)
         if 'optimizer' in checkpoint and _is_accumulating(runner):
             gradients = {
                 name: value.grad.cpu()
-                for name, value in _model(runner).named_parameters()
+                for name, value in unwrap(runner.model).named_parameters()
                 if value.grad is not None
             }
             save_hook_state(checkpoint, _GRADIENTS, gradients)
 
     def before_train(self, runner: Runner) -> None:
-        """Sets the seeds, once a resumed run knows them."""
+        """Set the seeds, once a resumed run knows them."""
         loaders = train_loaders(runner.train_loop)
         for loader in loaders:
             loader.seed = runner.seed
@@ -88,14 +90,14 @@ class ExactResumeHook(Hook):
             if seed is not None and hasattr(loader.sampler, 'seed'):
                 loader.sampler.seed = seed
         if self._gradients:
-            for name, value in _model(runner).named_parameters():
+            for name, value in unwrap(runner.model).named_parameters():
                 if name in self._gradients:
                     value.grad = self._gradients[name].to(value)
         self._sampler_seeds = self._gradients = None
         _check_ranks_agree(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seeds the main process for this iteration."""
+        """Seed the main process for this iteration."""
         seed_process(runner.seed, MODEL, runner.iter, get_dist_info()[0])
 
 
@@ -107,7 +109,7 @@ def _resumable(loop: BaseLoop) -> BaseLoop:
     kind = own.get(type(loop))
     if kind is not None:
         print_log(
-            f'ExactResumeHook: {kind.__name__} takes the place of {type(loop).__name__}, so that '
+            f'ExactResumeHook: {kind.__name__} replaces {type(loop).__name__}, so that '
             'the run can be resumed in the middle of an epoch.',
             logger='current',
         )
@@ -115,20 +117,16 @@ def _resumable(loop: BaseLoop) -> BaseLoop:
     if not isinstance(loop, tuple(own.values())):
         print_log(
             f'ExactResumeHook: {type(loop).__name__} is neither a stock loop nor derived from '
-            f'{" or ".join(kind.__name__ for kind in own.values())}: how exactly it resumes is its '
-            'own affair.',
+            f'{" or ".join(kind.__name__ for kind in own.values())}: whether it resumes exactly is '
+            'not known.',
             logger='current',
             level=logging.WARNING,
         )
     return loop
 
 
-def _model(runner: Runner) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
 def _is_accumulating(runner: Runner) -> bool:
-    """Whether gradients are under way from earlier iterations; under DDP they can't be saved."""
+    """Return whether gradients of earlier iterations are accumulated; DDP can't save them."""
     wrapper = runner.optim_wrapper
     counts = getattr(wrapper, '_accumulative_counts', 1)
     if counts == 1 or wrapper._inner_count % counts == 0:

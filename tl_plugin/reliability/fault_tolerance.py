@@ -1,4 +1,4 @@
-"""What the launch adds to every run, so that faults cost as little as they can."""
+"""Add to a config what makes its run fault-tolerant, and check where it starts from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tl_plugin.strategies import unite_imports
 
 from .checkpoints import check_resumable, newest_whole_checkpoint, read_whole, weights_of
 
-#: Hook -> room, in this order; one that the config has already is left to it.
+#: Hook -> room, in this order; a hook that the config already has is not added.
 ADDED = {
     'ExactResumeHook': 'reliability',
     'BadImagesHook': 'reliability',
@@ -28,7 +28,7 @@ STARTED_FROM = 'started_from'
 
 
 def make_fault_tolerant(cfg: Config) -> Config:
-    """Adds hooks that survive faults, and writes checkpoints whole.
+    """Add hooks that survive faults, and replace a stock ``CheckpointHook``.
 
     They are named by their dotted paths, so that mmpretrain's own tools run the config too.
 
@@ -36,10 +36,10 @@ def make_fault_tolerant(cfg: Config) -> Config:
         cfg: A config. It isn't changed.
 
     Returns:
-        A new one: ``custom_hooks`` gets those of :data:`ADDED` that it hasn't, and a stock
+        A new config: ``custom_hooks`` gets those of :data:`ADDED` that it lacks, and a stock
         ``CheckpointHook`` becomes an ``AtomicCheckpointHook`` with its arguments. Its
-        ``custom_imports`` name this package, so that whoever reads the config that the run writes
-        can load its checkpoints.
+        ``custom_imports`` name this package, so that programs that read the config that the run
+        writes can load its checkpoints.
     """
     cfg = copy.deepcopy(cfg)
     hooks = list(cfg.get('custom_hooks') or [])
@@ -67,7 +67,7 @@ def make_fault_tolerant(cfg: Config) -> Config:
 
 
 def set_resume(cfg: Config, resume: str) -> None:
-    """Writes into a config what to resume from, if there is something.
+    """Write into a config which checkpoint to resume from, if there is one.
 
     Args:
         cfg: Changed in place. Its ``load_from`` is kept as :data:`STARTED_FROM`.
@@ -94,7 +94,7 @@ def set_resume(cfg: Config, resume: str) -> None:
 
 
 def check_start(cfg: Config) -> None:
-    """Checks the local checkpoint that a run starts from, before anything is built.
+    """Check the local checkpoint that a run starts from, before anything is built.
 
     Args:
         cfg: A config.

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, whatever happens while they are written."""
+"""Write files atomically: whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
-#: What a file is called while it is written.
+#: Name of a file while it is written.
 TEMPORARY = '.{name}.{pid}.partial'
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
-    """Writes beside the file, brings it to the disk, then renames it.
+    """Write a temporary file beside the target, flush it to the disk, then rename it.
 
     Args:
-        path: Where to.
-        content: What.
+        path: The file to write. Missing folders are made.
+        content: Its content.
 
     Raises:
         OSError: If it can't be written; what was there before is untouched then.
@@ -40,7 +40,7 @@ def write_whole(path: str | Path, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Brings the new name to the disk too; some file systems know no such thing."""
+    """Flush the new name to the disk too, where the file system can."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -72,7 +72,7 @@ def read_json(path: str | Path) -> dict | None:
 
 
 def remove_leftovers(folder: str | Path) -> list[str]:
-    """Deletes what a process that was killed while it wrote has left, and names it.
+    """Delete the temporary files of processes that were killed, and return their names.
 
     Args:
         folder: Where to look.
@@ -88,33 +88,33 @@ class WholeFileBackend(LocalBackend):
     """mmengine's local files, written whole, and deleted only after others were written."""
 
     def __init__(self) -> None:
-        self._doomed: list[str] | None = None
+        self._to_delete: list[str] | None = None
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Writes a file, wholly or not at all."""
+        """Write a file, whole or not at all."""
         write_whole(filepath, obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Writes a text, wholly or not at all."""
+        """Write a text, whole or not at all."""
         write_whole(filepath, obj.encode(encoding))
 
     def remove(self, filepath: str | Path) -> None:
-        """Deletes a file, now or at the end of :meth:`deleting_last`."""
-        if self._doomed is None:
+        """Delete a file, now or at the end of :meth:`deleting_last`."""
+        if self._to_delete is None:
             super().remove(filepath)
         else:
-            self._doomed.append(str(filepath))
+            self._to_delete.append(str(filepath))
 
     @contextmanager
     def deleting_last(self) -> Iterator[None]:
-        """What is deleted inside goes at the end, and stays if an error ends it."""
-        if self._doomed is not None:
+        """Delete at the end what is removed inside; an error keeps it."""
+        if self._to_delete is not None:
             yield
             return
-        self._doomed = []
+        self._to_delete = []
         try:
             yield
-            for path in self._doomed:
+            for path in self._to_delete:
                 Path(path).unlink(missing_ok=True)
         finally:
-            self._doomed = None
+            self._to_delete = None

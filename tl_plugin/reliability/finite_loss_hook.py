@@ -1,4 +1,4 @@
-"""Stops a run whose loss is no number any more, before anything is saved."""
+"""Stop a run whose loss is NaN or infinite, before anything is saved."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .batches import image_names
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stops at once when the loss is NaN or infinite, and names the images of the batch.
+    """Stop at once when the loss is NaN or infinite, and names the images of the batch.
 
-    It comes before the checkpoint of the iteration, so that the last good one is kept.
+    It runs before the checkpoint of the iteration is written, so that the last good one is kept.
 
     Args:
-        patience: How many such losses in a row are let pass. Defaults to None: none, but 10 where
+        patience: How many such losses in a row are tolerated. Defaults to None: 0, but 10 where
             a gradient scaler skips steps that overflow, as mixed precision does.
 
     Raises:
@@ -43,10 +43,10 @@ class FiniteLossHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Looks at the losses of the step.
+        """Check the losses of the step.
 
         Raises:
-            FloatingPointError: If they are no numbers; names them and the images.
+            FloatingPointError: If one isn't finite; names it and the images.
         """
         losses = {name: _number(v) for name, v in (outputs or {}).items() if 'loss' in name}
         bad = {name: value for name, value in losses.items() if not math.isfinite(value)}
@@ -72,5 +72,5 @@ def _number(value: Any) -> float:
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.item()
     value = value.detach() if hasattr(value, 'detach') else value
-    # Several values, of several images say, are judged by their sum.
+    # Several values, such as one per image, are finite if their sum is.
     return float(value.sum() if hasattr(value, 'sum') else value)

@@ -1,44 +1,46 @@
-"""Says what a checkpoint gave the model, and refuses one that gave it nothing."""
+"""Report what a checkpoint gave the model, and refuse one that gave it nothing."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
 
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import BaseTTAModel
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch import nn
 
 from tl_plugin.stack.foreign_weights import extraction_command
+from tl_plugin.stack.messages import short_list
+from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
 from tl_plugin.stack.protocol import training_only
 
 from .checkpoints import resumes, weights_of
-from .pretrained import pretrained_parts, read_pretrained
+from .initial_weights import pretrained_parts, read_pretrained
 
 
 @HOOKS.register_module()
 class LoadReportHook(Hook):
-    """Reports what a checkpoint gave the model, what was missing, what had another shape.
+    """Report what a checkpoint gave the model, what was missing, what had another shape.
 
-    That is the one of ``load_from``, and those that parts of the model name for themselves,
+    This covers the checkpoint of ``load_from``, and those that parts of the model name:
     ``backbone.init_cfg=dict(type='Pretrained', checkpoint=...)``.
 
-    mmengine loads what fits and goes on. Here a checkpoint of which nothing fits the backbone is
-    refused, since the run would start from random weights; so is one to resume from that doesn't
-    fit whole; and a classifier of another width starts new only where that is wanted, averages of
-    it and what serves training alone (an alignment's discriminator) with it.
+    mmengine loads what fits and goes on. This hook refuses a checkpoint of which nothing fits the
+    backbone, since the run would start from random weights, and one to resume from that doesn't fit
+    as a whole. A classifier of another width keeps its initial weights only with
+    ``new_classifier``; so do its averages and the parts that only training needs (an alignment's
+    discriminator).
 
-    A new run begins its averages (``EMAHook``) from the weights that it begins with: those of
-    the model as its first step finds it. Of a checkpoint with averaged weights it takes these.
+    A new run begins its averages (``EMAHook``) with the weights that the model has at its first
+    step. Of a checkpoint with averaged weights it loads these.
 
     Args:
-        new_classifier: A classifier of another width starts anew. Strategies for new classes set
-            it. Defaults to False: that is an error.
+        new_classifier: Keep the initial weights of a classifier of another width. Strategies for
+            new classes set it. Defaults to False: a classifier of another width is an error.
     """
 
     # Before EMAHook, which takes the weights too.
@@ -49,7 +51,7 @@ class LoadReportHook(Hook):
         self.new_classifier = new_classifier
 
     def before_run(self, runner: Runner) -> None:
-        """Compares what parts of the model will begin with, before mmengine loads it.
+        """Compare the model with the checkpoints that its parts name, before mmengine loads them.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -65,7 +67,7 @@ class LoadReportHook(Hook):
                 self._report_part(name, part, init)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compares the checkpoint with the model, before it is loaded.
+        """Compare the checkpoint with the model, before it is loaded.
 
         Raises:
             ValueError: If it is not for this model.
@@ -82,30 +84,23 @@ class LoadReportHook(Hook):
                 logger='current',
             )
         model = _unwrapped(runner.model)
-        wanted = model.state_dict()
         weights_of(checkpoint, runner._load_from or 'the checkpoint')
-        given = _weights(model, checkpoint)
-        other = {n for n, v in given.items() if n in wanted and wanted[n].shape != v.shape}
-        loaded = [n for n in given if n in wanted and n not in other]
-        missing = [n for n in wanted if n not in given and not n.endswith('num_batches_tracked')]
-        unused = [n for n in given if n not in wanted]
-        _check_backbone(model, checkpoint, set(loaded), str(runner._load_from))
-        if resumes(runner) and (other or missing):
+        compared = _Comparison(model, checkpoint)
+        _check_backbone(model, checkpoint, compared, str(runner._load_from))
+        missing = compared.missing
+        if resumes(runner) and (compared.misshaped or missing):
             raise ValueError(
                 'the checkpoint to resume from does not fit the model: missing '
-                f'{_short(missing)}; of another shape {_short(sorted(other))}. Resume with the '
-                'config of that run, or start a new one from its weights with load_from'
+                f'{short_list(missing, 5)}; of another shape {short_list(compared.misshaped, 5)}. '
+                'Resume with the config of that run, or start a new one from its weights with '
+                'load_from'
             )
-        self._renew_classifier(model, given, other, checkpoint)
-        _log(
-            f'Loaded {len(loaded)} of {len(wanted)} tensors.',
-            missing,
-            unused,
-            warn=bool(missing) and not resumes(runner),
-        )
+        self._renew_classifier(model, compared, checkpoint)
+        message = f'Loaded {len(compared.loaded)} of {len(compared.wanted)} tensors.'
+        _log(message, compared, warn=bool(missing) and not resumes(runner))
 
     def before_train(self, runner: Runner) -> None:
-        """Lets averages begin with the model: EMAHook copied it before it had its weights."""
+        """Copy the model into its averages: EMAHook copied it before it had its weights."""
         if resumes(runner) or not self._reports(runner):
             return
         for hook in runner.hooks:
@@ -115,7 +110,7 @@ class LoadReportHook(Hook):
                 hook.ema_model.module.load_state_dict(state, strict=False)
 
     def _reports(self, runner: Runner) -> bool:
-        """Whether it is this hook that does so: two strategies may have brought one each."""
+        """Return whether this is the hook that reports: two strategies may add one each."""
         hooks = [hook for hook in runner.hooks if isinstance(hook, LoadReportHook)]
         self.new_classifier = any(hook.new_classifier for hook in hooks)
         return hooks[0] is self
@@ -123,35 +118,32 @@ class LoadReportHook(Hook):
     def _report_part(self, name: str, part: nn.Module, init: dict) -> None:
         path = init['checkpoint']
         where = f'{name or "model"}.init_cfg'
-        given = _weights(part, {'state_dict': read_pretrained(init, where)})
-        wanted = part.state_dict()
-        other = {n for n, v in given.items() if n in wanted and wanted[n].shape != v.shape}
-        loaded = [n for n in given if n in wanted and n not in other]
-        if not any(not n.endswith('num_batches_tracked') for n in loaded):
+        checkpoint = {'state_dict': read_pretrained(init, where)}
+        compared = _Comparison(part, checkpoint)
+        if all(n.endswith('num_batches_tracked') for n in compared.loaded):
+            wanted, given = list(compared.wanted), list(compared.given)
             raise ValueError(
                 f'{where}: nothing in {path} fits {type(part).__name__}: it has '
-                f'{_short(list(wanted), 3)}, the checkpoint {_short(list(given), 3)}. '
-                f'{_prefix_cure(wanted, given)}'
+                f'{short_list(wanted, 3)}, the checkpoint {short_list(given, 3)}. '
+                f'{_prefix_advice(wanted, given)}'
             )
         if not name:  # the whole model
-            _check_backbone(part, {'state_dict': given}, set(loaded), path)
-            self._renew_classifier(part, given, other, {'state_dict': given})
-        missing = [n for n in wanted if n not in given and not n.endswith('num_batches_tracked')]
-        message = f'{where}: {len(loaded)} of {len(wanted)} tensors come from {path}.'
-        if other:
-            shapes = _shapes(wanted, given, other)
-            message += f' Of another shape, at their initial values: {shapes}.'
-        _log(message, missing, [n for n in given if n not in wanted], bool(missing or other))
+            checkpoint = {'state_dict': compared.given}
+            _check_backbone(part, checkpoint, compared, path)
+            self._renew_classifier(part, compared, checkpoint)
+        message = (
+            f'{where}: {len(compared.loaded)} of {len(compared.wanted)} tensors come from {path}.'
+        )
+        if compared.misshaped:
+            message += f' Of another shape, at their initial values: {compared.shapes()}.'
+        _log(message, compared, warn=bool(compared.missing or compared.misshaped))
 
-    def _renew_classifier(
-        self, model: nn.Module, given: dict, other: set, checkpoint: dict
-    ) -> None:
-        if not other:
+    def _renew_classifier(self, model: nn.Module, compared: _Comparison, checkpoint: dict) -> None:
+        if not compared.misshaped:
             return
-        shapes = _shapes(model.state_dict(), given, other)
+        shapes = compared.shapes()
         renewed = (*_classifier(model), *training_only(model))
-        strangers = [name for name in other if not name.startswith(renewed)]
-        if strangers:
+        if not all(name.startswith(renewed) for name in compared.misshaped):
             raise ValueError(
                 f'the checkpoint is of another network, these have other shapes: {shapes}. Check '
                 'the backbone and neck of the config against it'
@@ -159,50 +151,67 @@ class LoadReportHook(Hook):
         if not self.new_classifier:
             raise ValueError(
                 f'the classifier of the checkpoint has another width: {shapes}. If the classes are '
-                "new and it shall start anew, say so: custom_hooks=[dict(type='LoadReportHook', "
+                "new, keep its initial weights: custom_hooks=[dict(type='LoadReportHook', "
                 'new_classifier=True)], as the strategies feature_extraction and fine_tune do'
             )
-        holder, own = checkpoint.get('state_dict', checkpoint), model.state_dict()
+        holder = checkpoint.get('state_dict', checkpoint)
         for name in holder:
-            if _plain(name) in other:  # left out, an average loaded strictly would miss them
-                holder[name] = own[_plain(name)].clone()
+            if _plain(name) in compared.misshaped:
+                # Left out, it would be missing for averages, which are loaded strictly.
+                holder[name] = compared.wanted[_plain(name)].clone()
         print_log(
-            f'The classifier starts anew, for other classes than the checkpoint has: {shapes}.',
+            f'The classifier keeps its initial weights, as the checkpoint has other classes: '
+            f'{shapes}.',
             logger='current',
             level=logging.WARNING,
         )
 
 
-def _log(message: str, missing: list[str], unused: list[str], warn: bool) -> None:
-    if missing:
-        message += f' Missing in the checkpoint, at their initial values: {_short(missing)}.'
-    if unused:
-        message += f' In the checkpoint alone, not used: {_short(unused)}.'
+class _Comparison:
+    """Tensors that a model has, by name, and those that a checkpoint gives it."""
+
+    def __init__(self, model: nn.Module, checkpoint: dict) -> None:
+        self.wanted = wanted = model.state_dict()
+        self.given = given = _weights(model, checkpoint)
+        self.misshaped = sorted(
+            n for n in given if n in wanted and wanted[n].shape != given[n].shape
+        )
+        self.loaded = [n for n in given if n in wanted and n not in self.misshaped]
+        self.missing = [
+            n for n in wanted if n not in given and not n.endswith('num_batches_tracked')
+        ]
+        self.unused = [n for n in given if n not in wanted]
+
+    def shapes(self) -> str:
+        """List the tensors of another shape, with both shapes."""
+        listed = []
+        for name in self.misshaped:
+            own, other = tuple(self.wanted[name].shape), tuple(self.given[name].shape)
+            listed.append(f'{name} (model {own}, checkpoint {other})')
+        return short_list(listed, 5)
+
+
+def _log(message: str, compared: _Comparison, warn: bool) -> None:
+    if compared.missing:
+        names = short_list(compared.missing, 5)
+        message += f' Missing in the checkpoint, at their initial values: {names}.'
+    if compared.unused:
+        message += f' In the checkpoint alone, not used: {short_list(compared.unused, 5)}.'
     print_log(message, logger='current', level=logging.WARNING if warn else logging.INFO)
 
 
-def _shapes(wanted: dict, given: dict, names: Iterable[str]) -> str:
-    return _short(
-        [
-            f'{name} (model {tuple(wanted[name].shape)}, checkpoint {tuple(given[name].shape)})'
-            for name in sorted(names)
-        ]
-    )
-
-
-def _prefix_cure(wanted: dict, given: dict) -> str:
-    """Says under which name the checkpoint holds the part, if it does."""
-    prefix = _prefix(list(wanted), list(given))
+def _prefix_advice(wanted: list[str], given: list[str]) -> str:
+    """Say under which prefix the checkpoint holds the part, if it does."""
+    prefix = _prefix(wanted, given)
     if prefix is None:
         return 'Give a checkpoint of this architecture'
     return f'Take that part of it: prefix={prefix!r}'
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model into which mmengine loads: not its wrapper, nor that of test-time augmentation."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
+    """Return the model into which mmengine loads, without wrappers and test-time augmentation."""
+    model = unwrap(model)
+    return unwrap(model.module) if isinstance(model, BaseTTAModel) else model
 
 
 def _plain(name: str) -> str:
@@ -210,7 +219,7 @@ def _plain(name: str) -> str:
 
 
 def _weights(model: nn.Module, checkpoint: dict) -> dict:
-    """The checkpoint's tensors as the model will get to see them."""
+    """Return the checkpoint's tensors under the names and in the shapes that the model loads."""
     holder = checkpoint.get('state_dict', checkpoint)
     weights = {_plain(name): v for name, v in holder.items() if hasattr(v, 'shape')}
     for name, module in model.named_modules():
@@ -221,27 +230,28 @@ def _weights(model: nn.Module, checkpoint: dict) -> dict:
 
 
 def _classifier(model: nn.Module) -> tuple[str, ...]:
-    """What the names of a classifier's tensors begin with, also inside a timm or HF model."""
+    """Return what the names of a classifier's tensors begin with, also in a timm or HF model."""
     inner = getattr(getattr(model, 'model', None), 'default_cfg', None) or {}
     names = inner.get('classifier', 'classifier')
     names = [names] if isinstance(names, str) else list(names or [])
     return ('head.', *(f'model.{name}.' for name in names))
 
 
-def _check_backbone(model: nn.Module, checkpoint: dict, loaded: set, path: str) -> None:
-    wanted = list(model.state_dict())
+def _check_backbone(model: nn.Module, checkpoint: dict, compared: _Comparison, path: str) -> None:
+    wanted = list(compared.wanted)
     backbone = [name for name in wanted if name.startswith('backbone.')]
     backbone = backbone or [name for name in wanted if not name.startswith('head.')]
-    if backbone and not loaded.intersection(backbone):
+    if backbone and not set(compared.loaded).intersection(backbone):
         given = [name for name in checkpoint.get('state_dict', checkpoint) if type(name) is str]
         raise ValueError(
-            f'nothing in the checkpoint fits the backbone: the model has {_short(backbone, 3)}, '
-            f'the checkpoint {_short(given, 3)}. {_backbone_cure(model, backbone, given, path)}'
+            'nothing in the checkpoint fits the backbone: the model has '
+            f'{short_list(backbone, 3)}, the checkpoint {short_list(given, 3)}. '
+            f'{_backbone_advice(model, backbone, given, path)}'
         )
 
 
-def _backbone_cure(model: nn.Module, backbone: list[str], given: list[str], path: str) -> str:
-    """Says how a checkpoint serves that holds the backbone's weights under other names."""
+def _backbone_advice(model: nn.Module, backbone: list[str], given: list[str], path: str) -> str:
+    """Say how to use a checkpoint that holds the backbone's weights under other names."""
     prefix = _prefix(backbone, given)
     if prefix is not None:
         return (
@@ -268,7 +278,7 @@ def _backbone_cure(model: nn.Module, backbone: list[str], given: list[str], path
 
 
 def _prefix(wanted: list[str], given: list[str]) -> str | None:
-    """What stands before the wanted names among those given; None if they aren't there."""
+    """Return what precedes the wanted names in the given ones; None if they aren't there."""
     for name in wanted:
         if name in given:
             return ''
@@ -276,8 +286,3 @@ def _prefix(wanted: list[str], given: list[str]) -> str | None:
         if holder is not None:
             return holder[: -len(name)]
     return None
-
-
-def _short(names: list[str], limit: int = 5) -> str:
-    more = f', ... ({len(names) - limit} more)' if len(names) > limit else ''
-    return (', '.join(names[:limit]) or 'nothing') + more

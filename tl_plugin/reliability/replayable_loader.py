@@ -1,28 +1,66 @@
-"""A data loader that can start at any batch of any pass, and gives there what it always gives."""
+"""Build data loaders that can start at any batch of any pass, with the same data each time."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_dist_info
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader, IterableDataset
 
+from tl_plugin.datasets.bad_data import describe_data, naming_bad_data
+
 from .bad_images import Fault, FaultyBatch, TolerantCollate, read_or_replace
-from .seeds import ORDER, SOURCE, seed_sample
+from .seeds import ORDER, SOURCE_STREAM, seed_sample
+
+
+def build_loader(runner: Any, loader: Any, domain: str, seed_offset: int = 0) -> Any:
+    """Build a loader; where that fails, say what is wrong with its data.
+
+    Args:
+        runner: The runner, whose seed and randomness the loader takes.
+        loader: A config; a loader that is built already passes as it is.
+        domain: What it is called, for messages: 'source'.
+        seed_offset: Added to the runner's seed. Defaults to 0.
+
+    Raises:
+        ValueError: If there are no images, or an annotation can't be read.
+        TypeError: If it is neither a config nor a loader.
+    """
+    if not isinstance(loader, dict):
+        if not hasattr(loader, 'dataset'):
+            raise TypeError(f'the {domain} loader must be a dict(dataset=...), got {loader!r}')
+        return loader
+    if not isinstance(loader.get('dataset'), dict):
+        raise TypeError(
+            f'the {domain} loader needs dataset=dict(type=...), got {loader.get("dataset")!r}'
+        )
+    try:
+        with naming_bad_data():
+            built = runner.build_dataloader(
+                loader,
+                seed=runner.seed + seed_offset,
+                diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False),
+            )
+    except ValueError as error:
+        raise ValueError(f'the {domain} data: {error}') from error
+    if hasattr(built.dataset, '__len__') and len(built.dataset) == 0:
+        described = describe_data(loader['dataset'])
+        raise ValueError(f'the {domain} data: the data set has no images: {described}')
+    return built
 
 
 class Draw(NamedTuple):
-    """What goes to a worker instead of a bare index.
+    """An index with the key of its random numbers, as it is sent to a worker.
 
     Args:
-        index: Which sample.
-        key: Where its random numbers come from: (seed, stream, pass, position in the pass over all
-            ranks). Two draws of one image in one pass differ.
+        index: Of the sample.
+        key: Of its random numbers: (seed, stream, pass, position in the pass over all ranks). Two
+            draws of one image in one pass differ.
     """
 
     index: Any
@@ -30,11 +68,11 @@ class Draw(NamedTuple):
 
 
 class SampleReader:
-    """Reads each sample with random numbers of its own.
+    """Read each sample with random numbers of its own.
 
     Args:
-        dataset: What is read.
-        tries: How many others to try in the place of an unreadable one; 0 lets the error out.
+        dataset: The data set to read.
+        tries: How many other samples to try instead of an unreadable one; 0 raises its error.
     """
 
     def __init__(self, dataset: Any, tries: int = 0) -> None:
@@ -52,25 +90,25 @@ class SampleReader:
 
 
 class ReplayableLoader(DataLoader):
-    """A DataLoader whose batches are a function of seed, pass and position alone.
+    """A DataLoader whose batches are a function of seed, pass and position only.
 
-    Whatever the number of workers, and whether they live on between passes, the same images come
-    with the same augmentation. Skipped batches are never read: only their indices are drawn.
+    The images and their augmentation are the same for any number of workers, persistent or not.
+    Skipped batches are never read: only their indices are drawn.
 
     Attributes:
         seed: Of all random numbers.
         stream: Keeps two loaders with one seed apart.
-        tries: How many others to try in the place of an unreadable image. Defaults to 0.
-        on_faults: Is called with the faults of each batch that had some.
+        tries: How many others to try instead of an unreadable image. Defaults to 0.
+        on_faults: Called with the faults of each batch that has some.
     """
 
     @classmethod
-    def of(cls, loader: Any, seed: int, stream: int = SOURCE) -> Any:
-        """The replayable equal of a loader.
+    def of(cls, loader: Any, seed: int, stream: int = SOURCE_STREAM) -> Any:
+        """Make the replayable equivalent of a loader.
 
         Args:
-            loader: A DataLoader over indices. Others (and what isn't a stock DataLoader) are
-                returned as they are, with a warning.
+            loader: A DataLoader over indices. Any other loader is returned as it is, with a
+                warning.
             seed: Of all random numbers.
             stream: Keeps two loaders with one seed apart.
         """
@@ -98,11 +136,11 @@ class ReplayableLoader(DataLoader):
     on_faults: Callable[[list[Fault]], None] | None
 
     def seek(self, number: int, batch: int = 0) -> None:
-        """Makes batch number ``batch`` of pass ``number`` the first of the next iteration.
+        """Make batch number ``batch`` of pass ``number`` the first of the next iteration.
 
         Args:
-            number: Of the pass, from 0. Later passes count on from there.
-            batch: Of the batch within the pass, from 0.
+            number: Number of the pass, from 0. Later passes count on from it.
+            batch: Number of the batch within the pass, from 0.
         """
         self._next = (number, batch)
 
@@ -129,7 +167,7 @@ class ReplayableLoader(DataLoader):
 
     @contextmanager
     def _reading_by_draws(self) -> Iterator[None]:
-        """Iterators take the data set from the loader; everybody else shall find the original."""
+        """Give iterators the data set that reads by draws; everything else finds the original."""
         attributes = vars(self)
         dataset, collate = attributes['dataset'], attributes['collate_fn']
         attributes['dataset'] = SampleReader(dataset, self.tries)
@@ -141,7 +179,7 @@ class ReplayableLoader(DataLoader):
 
 
 class DrawSampler:
-    """Turns the indices of a pass into draws, from any batch on."""
+    """Turn the indices of a pass into draws, from any batch on."""
 
     def __init__(self, loader: ReplayableLoader, indices: Any) -> None:
         self.loader, self.indices = loader, indices
@@ -151,12 +189,12 @@ class DrawSampler:
         return len(self.indices)
 
     def __iter__(self) -> Iterator:
-        # Iterators of torch ask twice when they begin; both times they are to get the same.
+        # Iterators of torch ask twice when they begin, and have to get the same both times.
         number, skipped = self.place
         sampler = getattr(self.loader.batch_sampler, 'sampler', self.loader.sampler)
         set_epoch(self.loader, number)
         if isinstance(sampler, InfiniteSampler):
-            # It goes on where it was left; its place is to follow from the number alone.
+            # It goes on where it was left, but its position has to follow from the number alone.
             sampler.indices = sampler._indices_of_rank()
         # For samplers that shuffle by the global generator, as torch's own does.
         seed_sample(self.loader.seed, ORDER, self.loader.stream, number)
@@ -182,7 +220,7 @@ def is_endless(loader: Any) -> bool:
     """Say whether a pass over a loader never ends: all positions are in its first pass then.
 
     Args:
-        loader: A loader, or what stands in for one and says so by its attribute ``endless``.
+        loader: A loader, perhaps with an attribute ``endless``.
     """
     if hasattr(loader, 'endless'):
         return loader.endless
@@ -192,7 +230,7 @@ def is_endless(loader: Any) -> bool:
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
-    """Tells a loader's sampler which pass comes, so that each has its own shuffle."""
+    """Set the number of the next pass in a loader's sampler, so that each has its own shuffle."""
     batch_sampler = getattr(loader, 'batch_sampler', None)
     for sampler in (getattr(loader, 'sampler', None), getattr(batch_sampler, 'sampler', None)):
         if hasattr(sampler, 'set_epoch'):
@@ -201,12 +239,12 @@ def set_epoch(loader: Any, epoch: int) -> None:
 
 
 def seek(loader: Any, number: int, batch: int = 0) -> Iterator:
-    """Iterates over a pass from a batch on, by reading and dropping where there is no other way.
+    """Iterate over a pass from a batch on; a loader that can't seek reads and drops those before.
 
     Args:
         loader: A :class:`ReplayableLoader`, something else with ``seek``, or any loader.
-        number: Of the pass.
-        batch: Of the first batch.
+        number: Number of the pass, from 0.
+        batch: Number of the first batch, from 0.
     """
     if hasattr(loader, 'seek'):
         loader.seek(number, batch)
@@ -219,10 +257,10 @@ def seek(loader: Any, number: int, batch: int = 0) -> Iterator:
 
 
 class CyclingLoader:
-    """Goes round a loader for ever and reshuffles it each pass.
+    """Repeat a loader endlessly, and reshuffle it each pass.
 
-    Which batch comes at a position is a function of the position alone, so that a resumed run goes
-    on with the data that the uninterrupted one would have seen.
+    The batch at a position is a function of the position alone, so that a resumed run goes on with
+    the data that the uninterrupted one would have read.
 
     Args:
         loader: Anything with a length that can be iterated; its sampler's ``set_epoch`` is called
@@ -241,7 +279,7 @@ class CyclingLoader:
         return self
 
     def seek(self, position: int) -> None:
-        """Makes batch number ``position``, counted from 0, the next one."""
+        """Make batch number ``position``, counted from 0, the next one."""
         if position != self.position:
             self.position, self._iterator = position, None
 

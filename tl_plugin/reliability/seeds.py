@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of where a run is, so that nothing has to be saved."""
+"""Random numbers as a pure function of the position in a run, so that nothing has to be saved."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-#: Streams of random numbers that must never meet: the samples of each loader, the order within a
-#: pass, and the main process.
-SOURCE, TARGET = 0, 1
+#: Independent streams of random numbers: the samples of each loader, the order within a pass, and
+#: the main process.
+SOURCE_STREAM, TARGET_STREAM = 0, 1
 ORDER, MODEL = 2**31, 2**31 + 1
 
 
 def seeds_from(*key: int) -> list[int]:
-    """Three independent 32-bit seeds from a few non-negative numbers.
+    """Derive three independent 32-bit seeds from a few non-negative numbers.
 
     >>> seeds_from(0, 1, 2) == seeds_from(0, 1, 2), seeds_from(0, 1, 2) == seeds_from(0, 2, 1)
     (True, False)
@@ -26,7 +26,7 @@ def seeds_from(*key: int) -> list[int]:
 
 
 def seed_sample(*key: int) -> None:
-    """Seeds Python, numpy and torch's CPU generator: all that a data pipeline draws from.
+    """Seed Python, numpy and torch's CPU generator: all that a data pipeline draws from.
 
     ``torch.manual_seed`` would also queue a call for every GPU, in each worker and for each image.
     """
@@ -37,7 +37,7 @@ def seed_sample(*key: int) -> None:
 
 
 def seed_process(*key: int) -> None:
-    """Seeds Python, numpy and torch on all devices: mixup, dropout, stochastic depth."""
+    """Seed Python, numpy and torch on all devices: mixup, dropout, stochastic depth."""
     seed_sample(*key)
     if _has_gpu():
         torch.cuda.manual_seed_all(seeds_from(*key)[2])
@@ -45,7 +45,7 @@ def seed_process(*key: int) -> None:
 
 @contextmanager
 def generators_kept() -> Iterator[None]:
-    """Gives all random number generators back as they were: what happens within leaves no trace."""
+    """Restore the state of all random number generators at the end."""
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
@@ -57,5 +57,5 @@ def generators_kept() -> Iterator[None]:
 
 @functools.cache
 def _has_gpu() -> bool:
-    """Asks the driver once, and not in every iteration."""
+    """Ask the driver once, not in every iteration."""
     return torch.cuda.is_available()

@@ -1,1 +1,1 @@
-"""What is installed here, checked and repaired narrowly; checkpoints read as data."""
+"""Check and repair the installed stack, read checkpoints safely, and share small helpers."""

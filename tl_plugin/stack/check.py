@@ -1,6 +1,6 @@
 """Check what the package is built on, and repair it narrowly, when ``tl_plugin`` is imported.
 
-A stack that is too old or incomplete ends in one message that names every problem and the command
+A stack that is too old or incomplete raises one error that names every problem and the command
 that fixes it. mmengine, mmpretrain and mmcv are looked up as modules: they come as OpenMMLab's
 distributions or as the forks of them that are maintained today. What is repaired here: checkpoints
 of mmengine load under torch's safe default, ``_base_ = 'tl_plugin::strategies/dann.py'`` works in
@@ -62,8 +62,8 @@ def allow_mmengine_checkpoints() -> None:
     """Make mmengine read checkpoints under torch's safe default, its own log history too.
 
     Resuming, ``load_from``, ``init_cfg``, publishing and inference read through mmengine's
-    ``CheckpointLoader``. Only its loaders of local and of downloaded files are exchanged; what else
-    calls ``torch.load`` in this process is as it was. Some releases of mmengine read a file again
+    ``CheckpointLoader``. Only its loaders of local and downloaded files are replaced; other calls
+    of ``torch.load`` in this process are not affected. Some releases of mmengine read a file again
     without the protection where the safe way fails: here they don't.
     """
     from mmengine.runner import CheckpointLoader
@@ -81,7 +81,7 @@ def allow_mmengine_checkpoints() -> None:
 
 
 def serve_installed_paths() -> None:
-    """Give mmengine the folders of packages where its own way needs a missing ``pkg_resources``.
+    """Give mmengine the folders of packages where it needs a missing ``pkg_resources``.
 
     mmengine up to 0.10.7 asks ``pkg_resources`` for them, which setuptools 82 no longer has.
     """
@@ -161,7 +161,7 @@ def repair_hue() -> None:
 
 
 class _Hue(float):
-    """A shift of the hue that is scaled to a byte as numpy 1 did: modulo 256."""
+    """A shift of the hue that is scaled to a byte modulo 256, as numpy 1 did."""
 
     def __mul__(self, scale: float) -> int:
         return int(float(self) * scale) % 256
@@ -242,7 +242,7 @@ def module_version(module: str) -> str | None:
 
 
 def _check_torchvision() -> list[tuple[str, str]]:
-    """torchvision is built for one torch; beside another it fails with obscure errors."""
+    """Check that torchvision was built for this torch; beside another it fails obscurely."""
     from packaging.requirements import Requirement
 
     torch_version, own = _version('torch'), _version('torchvision')

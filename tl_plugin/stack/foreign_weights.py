@@ -1,4 +1,4 @@
-"""Where programs put the weights inside their checkpoints, and how to take them out."""
+"""Find the weights in checkpoints of other programs, and extract them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ def extract_weights(
         source: The checkpoint: of any training program, a pickled model, or TorchScript.
         target: The file to write, ``dict(state_dict=...)``.
         key: Where in the checkpoint they lie. Defaults to None: found by itself.
-        prefix: What their names begin with, which is cut off; others are left out. Defaults to ''.
+        prefix: What their names begin with; it is removed, and other tensors are left out.
+            Defaults to ''.
         trusted: Full names of what the checkpoint may use besides data. They are imported, and may
             be called with what the file says: name them only for a file whose origin you trust.
             Defaults to ().
@@ -156,7 +157,7 @@ def _literal(value: Any) -> str:
 
 
 def is_torchscript(path: str | Path) -> bool:
-    """Whether a file is a program of ``torch.jit``.
+    """Return whether a file is a program of ``torch.jit``.
 
     Args:
         path: A local file.
@@ -168,7 +169,7 @@ def is_torchscript(path: str | Path) -> bool:
 
 
 def _named(name: str) -> Any:
-    """Import what a full name stands for."""
+    """Import an object by its full name."""
     parts = name.split('.')
     for end in range(len(parts) - 1, 0, -1):
         try:

@@ -6,12 +6,12 @@ from torch import Tensor
 
 
 class _GatherRanks(torch.autograd.Function):
-    """The rows of all ranks; the gradient comes back from the losses of all ranks."""
+    """Gather the rows of all ranks; the gradient is the sum over the losses of all ranks."""
 
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:
         ctx.sizes = [int(size) for size in _all_gather(torch.tensor(len(rows), device=rows.device))]
-        # Backends want tensors of one size, or hang: a short batch is filled up and cut again.
+        # Backends need tensors of one size, or hang: a short batch is padded.
         filled = rows.new_zeros(max(ctx.sizes), *rows.shape[1:])
         filled[: len(rows)] = rows
         return torch.cat([part[:size] for part, size in zip(_all_gather(filled), ctx.sizes)])
@@ -30,14 +30,14 @@ def _all_gather(tensor: Tensor) -> list[Tensor]:
 
 
 def gather_ranks(rows: Tensor) -> Tensor:
-    """Puts the rows of all processes below each other, with gradient.
+    """Concatenate the rows of all processes, with gradient.
 
     For a loss that isn't a mean over images, such as a distance between covariances: every process
     computes it on the images of all of them. The gradients that ``DistributedDataParallel`` then
     averages are those of one process with the joint batch.
 
     Args:
-        rows: One row an image, (N, ...). N may differ between processes, the rest may not.
+        rows: One row per image, (N, ...). N may differ between processes, the rest may not.
 
     Returns:
         The rows of all processes in the order of ranks, (sum of all N, ...); ``rows`` itself in a

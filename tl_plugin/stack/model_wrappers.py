@@ -1,4 +1,4 @@
-"""Sees a model through what launchers wrap around it: DDP, FSDP, compile, checkpointing."""
+"""Unwrap models from DDP, FSDP, ``torch.compile`` and activation checkpointing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Checks what configs give to components against the types that these declare."""
+"""Check the options of components against the types that these declare."""
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import math
@@ -13,7 +14,7 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 
 
 def type_name(config: Any) -> str:
-    """Give the bare name of the class that a config asks for, however it does.
+    """Return the bare name of the class that a config names, in whatever form.
 
     Args:
         config: A component's config, a value of its ``type``, or a component that is built.
@@ -38,18 +39,18 @@ def type_name(config: Any) -> str:
 
 
 def checked(init: Callable) -> Callable:
-    """Makes an ``__init__`` refuse arguments of other types than it declares.
+    """Make an ``__init__`` refuse arguments of other types than it declares.
 
-    A config's values come from people, and Python compares and tests most of them without a word:
-    ``'no'`` is true, and no limit is below NaN.
+    Python compares and tests most wrong values of a config silently: ``'no'`` is true, and no
+    limit is below NaN.
 
     Args:
-        init: Of a module with ``from __future__ import annotations``. Checked are numbers, texts,
-            booleans, sequences, dicts and None; what has another declared type passes.
+        init: The method, in a module with ``from __future__ import annotations``. Checked are
+            numbers, strings, booleans, sequences, dicts and None; other declared types pass.
 
     Returns:
         The method with the checks before it. It raises a TypeError, or a ValueError for a number
-        that isn't finite, with the component, the argument, its type and what came.
+        that isn't finite, with the component, the argument, its type and its value.
 
     Example:
         >>> class Loss:
@@ -74,7 +75,7 @@ def checked(init: Callable) -> Callable:
         try:
             given = signature.bind(self, *args, **kwargs).arguments
         except TypeError:
-            given = {}  # Python says itself what is missing or unknown
+            given = {}  # Python reports what is missing or unknown
         for name, value in given.items():
             if name in declared:
                 check_option(type(self).__name__, name, value, declared[name])
@@ -84,63 +85,52 @@ def checked(init: Callable) -> Callable:
 
 
 def check_option(owner: str, name: str, value: Any, declared: str) -> None:
-    """Refuses a value of another type than declared.
+    """Refuse a value of another type than declared.
 
     Args:
-        owner: Whose option it is, for the message.
+        owner: The component that has the option, for the message.
         name: The option.
-        value: What came.
+        value: Its value.
         declared: The type, as written in an annotation: ``'Sequence[int] | None'``.
 
     Raises:
         TypeError: If it is of another type.
         ValueError: If it is a number that isn't finite.
     """
-    if not _fits(value, declared):
+    if not _fits(value, _parse(declared)):
         raise TypeError(f'{owner}: {name} must be {declared}, got {value!r}')
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f'{owner}: {name} must be a finite number, got {value!r}')
 
 
-def _fits(value: Any, declared: str) -> bool:
-    kinds = _split(declared, '|')
-    return any(_is(value, *_head(kind)) for kind in kinds)
+@functools.cache
+def _parse(declared: str) -> ast.expr:
+    return ast.parse(declared, mode='eval').body
 
 
-def _is(value: Any, kind: str, inner: list[str]) -> bool:
-    if kind == 'None':
+def _fits(value: Any, kind: ast.expr) -> bool:
+    if isinstance(kind, ast.BinOp):
+        return _fits(value, kind.left) or _fits(value, kind.right)
+    inner = []
+    if isinstance(kind, ast.Subscript):
+        inner = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
+        kind = kind.value
+    name = ast.unparse(kind)
+    if name == 'None':
         return value is None
-    if kind == 'bool':
+    if name == 'bool':
         return isinstance(value, int) and value in (0, 1)
-    if kind in ('int', 'float'):
-        number = Integral if kind == 'int' else Real
+    if name in ('int', 'float'):
+        number = Integral if name == 'int' else Real
         return isinstance(value, number) and not isinstance(value, bool)
-    if kind == 'str':
+    if name == 'str':
         return isinstance(value, str)
-    if kind in ('dict', 'Mapping'):
-        values = value.values() if isinstance(value, Mapping) else [None]
+    if name in ('dict', 'Mapping'):
         return isinstance(value, Mapping) and (
-            len(inner) < 2 or all(_fits(item, inner[1]) for item in values)
+            len(inner) < 2 or all(_fits(item, inner[1]) for item in value.values())
         )
-    if kind in ('list', 'Sequence'):
+    if name in ('list', 'Sequence'):
         return isinstance(value, (list, tuple)) and (
             not inner or all(_fits(item, inner[0]) for item in value)
         )
-    return True  # a type of which this module knows nothing
-
-
-def _head(kind: str) -> tuple[str, list[str]]:
-    name, bracket, rest = kind.partition('[')
-    return name.strip(), _split(rest.strip()[:-1], ',') if bracket else []
-
-
-def _split(text: str, separator: str) -> list[str]:
-    """Splits at what stands outside brackets."""
-    parts, depth = [''], 0
-    for letter in text:
-        depth += (letter == '[') - (letter == ']')
-        if letter == separator and not depth:
-            parts.append('')
-        else:
-            parts[-1] += letter
-    return [part.strip() for part in parts]
+    return True  # another type is not checked

@@ -1,4 +1,4 @@
-"""All that hooks and loops may ask of a model that adapts."""
+"""Protocol of a model that adapts: all that hooks and loops may call."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ TRAINING_ONLY = ('alignments', 'regularizers', 'teacher', 'dsbn')
 class AdaptationModel(Protocol):
     """A classifier that is trained on a source and a target domain.
 
-    :class:`tl_plugin.models.AdaptationClassifier` is one. Loops and hooks ask nothing else of a
-    model, so that another model may stand in for it.
+    :class:`tl_plugin.models.AdaptationClassifier` is one. Loops and hooks call nothing else of a
+    model, so that another model may replace it.
     """
 
     #: Children that training needs and prediction of the target doesn't: alignments, teacher.
@@ -34,22 +34,22 @@ class AdaptationModel(Protocol):
         """Name the losses that run a network on the images, beside the model itself."""
 
     def set_progress(self, progress: float) -> None:
-        """Tell which part of training is done, in [0, 1], before each step."""
+        """Set which part of training is done, in [0, 1], before each step."""
 
     def update_teacher(self) -> None:
-        """Let a mean teacher follow, if there is one: once each time the weights have changed."""
+        """Update the mean teacher, if there is one, each time the weights have changed."""
 
     def remember_source(self, state: dict[str, Tensor] | None = None) -> None:
-        """Keep the model as it is, or these weights of it, for what compares with the source."""
+        """Keep the current weights, or the given ones, for losses that compare with the source."""
 
     def source_state(self) -> dict[str, Tensor] | None:
-        """Give the weights that were kept, None where nothing compares with them."""
+        """Return the weights that were kept, None where nothing compares with them."""
 
     def needs_source_model(self) -> bool:
         """Say whether a loss compares with the source model."""
 
     def set_domain(self, domain: str) -> None:
-        """Tell whose images are predicted from now on; any name but 'source' is the target."""
+        """Set the domain of the images to predict; any name but 'source' is the target."""
 
     def statistics_of(self, domain: str) -> AbstractContextManager:
         """Put a domain's running statistics into the layers, where they are kept by domain."""
@@ -58,7 +58,7 @@ class AdaptationModel(Protocol):
         """Say whether running statistics are kept by domain."""
 
     def adversaries(self) -> Mapping[str, Any]:
-        """Give the alignments that play against the features, by name."""
+        """Return the adversarial alignments, by name."""
 
     def measure_health(self, active: bool = True) -> None:
         """Switch the diagnostics of adversaries on or off."""
@@ -67,16 +67,16 @@ class AdaptationModel(Protocol):
         """Weigh source images by class."""
 
     def set_pseudo_labels(self, labels: Tensor | None) -> None:
-        """Give target images labels, by index in the target data set."""
+        """Set the labels of target images, by index in the target data set."""
 
     def keep_features(self, active: bool = True) -> None:
         """Switch on or off that predictions come with their features."""
 
     def features_of(self, feats: Any) -> Tensor:
-        """Give one vector an image of what ``extract_feat`` gives, (N, D)."""
+        """Return one vector per image from the output of ``extract_feat``, (N, D)."""
 
     def logits_of(self, feats: Any) -> Tensor:
-        """Give the head's scores of what ``extract_feat`` gives, (N, K)."""
+        """Return the head's logits for the output of ``extract_feat``, (N, K)."""
 
 
 def adaptation_model(model: nn.Module) -> AdaptationModel | None:
@@ -106,13 +106,13 @@ def require_adaptation_model(model: nn.Module, who: str) -> AdaptationModel:
     if found is None:
         raise ValueError(
             f'{who} needs a model that adapts, and this is a {type(unwrap(model)).__name__}: set '
-            "model.type='AdaptationClassifier', which stands in for ImageClassifier"
+            "model.type='AdaptationClassifier', which replaces ImageClassifier"
         )
     return found
 
 
 def announce_domain(model: Any, name: str) -> None:
-    """Tells a model that keeps statistics by domain whose images come; it predicts the target's."""
+    """Set the domain of the next images in a model that adapts; others are left alone."""
     model = adaptation_model(model)
     if model is not None:
         model.set_domain(name)

@@ -1,4 +1,4 @@
-"""Registers our rooms the way mmpretrain registers its own: at a registry's first look-up."""
+"""Register our rooms as mmpretrain registers its own: at a registry's first look-up."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ ROOMS = ('datasets', 'engine', 'evaluation', 'models')
 
 
 def register_rooms() -> None:
-    """Makes each room register its components when one of its registries is first asked.
+    """Make each room register its components when one of its registries is first used.
 
     A registry that mmpretrain fills from ``mmpretrain.models`` is filled from ``tl_plugin.models``
-    too. Importing the rooms outright would pull in mmpretrain's own, and with them all of
-    torchvision: about a second that a program which only reads a config needn't pay.
+    too. Importing the rooms now would import mmpretrain's own, and with them all of torchvision:
+    about a second that a program which only reads a config doesn't need.
     """
     for registry in vars(mmpretrain.registry).values():
         if isinstance(registry, Registry):

@@ -1,4 +1,4 @@
-"""Reads local checkpoints as data, and says what to do about one that is more than data."""
+"""Read checkpoints as data only, and explain how to use one that holds more than data."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def load_safely(
         path: A local file.
         map_location: As in ``torch.load``. Defaults to 'cpu'.
         mmap: As in ``torch.load``. Defaults to None.
-        trusted: Objects that the file may ask for besides, with the names it has for them.
+        trusted: Other objects that the file may use, with the names it has for them.
             Defaults to None.
 
     Raises:
         RefusedCheckpointError: If it asks for more; the message says how to get at the weights.
-        Exception: What torch makes of damaged files.
+        Exception: Whatever torch raises for damaged files.
     """
     if is_torchscript(path):
         advice = (
@@ -63,7 +63,7 @@ def load_safely(
         except pickle.UnpicklingError as error:
             names = _asked_for(path)
             text = str(error)
-    # torch advises to try again without the protection: its text isn't handed on.
+    # torch advises to try again without the protection: its text is left out.
     raise RefusedCheckpointError(f'refused to read {path}: {_advice(path, names, text)}') from None
 
 
@@ -118,7 +118,7 @@ def _asked_for(path: str | Path) -> list[str]:
         if zipfile.is_zipfile(path):
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
         names = _globals_of(path)
-    except Exception:  # of damaged bytes both make whatever comes
+    except Exception:  # damaged bytes make both raise anything
         return []
     known = torch._weights_only_unpickler
     allowed = {*known._get_allowed_globals(), *known._get_user_allowed_globals()}
@@ -183,7 +183,7 @@ def _tops(names: Iterable[str]) -> set[str]:
 
 
 def _may_belong_to_a_model(name: str) -> bool:
-    """Whether a name may be a part of a model or of its settings, and not a way into the system."""
+    """Return whether a name may belong to a model or its settings, and isn't a way to run code."""
     top = name.split('.')[0]
     if top == 'builtins':
         return name.split('.')[-1] in _BUILTIN_DATA
@@ -195,7 +195,7 @@ def _may_belong_to_a_model(name: str) -> bool:
 
 
 def _is_standard(top: str) -> bool:
-    """Whether a package comes with Python; told without importing it."""
+    """Return whether a package comes with Python, without importing it."""
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):

@@ -22,7 +22,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from tl_plugin.reliability.memory import keep_freed_memory
+from tl_plugin.reliability.resumable_loops import keep_freed_memory
 
 CLASSES = 7
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from tl_plugin.engine.loops import PairedLoader
 from tl_plugin.reliability.replayable_loader import ReplayableLoader
-from tl_plugin.reliability.seeds import SOURCE, TARGET
+from tl_plugin.reliability.seeds import SOURCE_STREAM, TARGET_STREAM
 
 
 def parse_args():
@@ -81,7 +81,7 @@ def compare(args, folder, workers):
     pair = PairedLoader(
         *(
             ReplayableLoader.of(loader([root], args.batch_size, workers), 0, stream)
-            for root, stream in zip(roots, (SOURCE, TARGET))
+            for root, stream in zip(roots, (SOURCE_STREAM, TARGET_STREAM))
         )
     )
     single = loader(roots, 2 * args.batch_size, 2 * workers)

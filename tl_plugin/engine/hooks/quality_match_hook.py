@@ -20,11 +20,11 @@ from torch.utils.data import ConcatDataset
 
 from tl_plugin.datasets.wrappers import inner_configs, inner_datasets, joined_datasets
 from tl_plugin.evaluation.predictions import domain_loader
-from tl_plugin.reliability.build_loader import build_loader
 from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
 from tl_plugin.reliability.data_identity import check_inherited, check_source_and_target
 from tl_plugin.reliability.files import write_whole
 from tl_plugin.reliability.ranks import on_main_process
+from tl_plugin.reliability.replayable_loader import build_loader
 from tl_plugin.reporting.tables import make_table, table_text
 from tl_plugin.stack.options import checked, type_name
 

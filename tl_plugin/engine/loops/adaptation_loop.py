@@ -12,7 +12,6 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
-from tl_plugin.reliability.build_loader import build_loader
 from tl_plugin.reliability.class_sets import (
     check_classes,
     check_target_classes,
@@ -20,9 +19,9 @@ from tl_plugin.reliability.class_sets import (
     dataset_classes,
 )
 from tl_plugin.reliability.data_identity import check_source_and_target
-from tl_plugin.reliability.replayable_loader import ReplayableLoader
+from tl_plugin.reliability.replayable_loader import ReplayableLoader, build_loader
 from tl_plugin.reliability.resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
-from tl_plugin.reliability.seeds import SOURCE, TARGET
+from tl_plugin.reliability.seeds import SOURCE_STREAM, TARGET_STREAM
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import check_option
 from tl_plugin.stack.protocol import adaptation_model
@@ -166,9 +165,9 @@ def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoad
     if strong_view is not None:
         target = add_strong_view(target, strong_view)
     pair = PairedLoader(
-        ReplayableLoader.of(build_loader(runner, source, 'source'), runner.seed, SOURCE),
+        ReplayableLoader.of(build_loader(runner, source, 'source'), runner.seed, SOURCE_STREAM),
         ReplayableLoader.of(
-            build_loader(runner, target, 'target', _TARGET_SEED_OFFSET), runner.seed, TARGET
+            build_loader(runner, target, 'target', _TARGET_SEED_OFFSET), runner.seed, TARGET_STREAM
         ),
     )
     _check_classes(runner.model, pair.source.dataset, pair.target.loader.dataset)

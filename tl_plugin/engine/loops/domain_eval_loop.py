@@ -14,9 +14,9 @@ from mmengine.runner.amp import autocast
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
-from tl_plugin.reliability.build_loader import build_loader
 from tl_plugin.reliability.class_sets import check_classes, dataset_classes
 from tl_plugin.reliability.data_identity import check_evaluated
+from tl_plugin.reliability.replayable_loader import build_loader
 from tl_plugin.stack.model_wrappers import evaluating
 from tl_plugin.stack.protocol import SOURCE, TARGET, announce_domain
 

@@ -8,13 +8,12 @@ from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from tl_plugin.datasets.bad_data import check_batches
-from tl_plugin.reliability.build_loader import build_loader
 from tl_plugin.reliability.checkpoints import resumes
 from tl_plugin.reliability.class_sets import check_width, dataset_classes
 from tl_plugin.reliability.data_identity import check_root
-from tl_plugin.reliability.replayable_loader import ReplayableLoader
+from tl_plugin.reliability.replayable_loader import ReplayableLoader, build_loader
 from tl_plugin.reliability.resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
-from tl_plugin.reliability.seeds import TARGET
+from tl_plugin.reliability.seeds import TARGET_STREAM
 from tl_plugin.stack.options import type_name
 
 from .adaptation_loop import _Adaptation, check_labelled_target, check_length
@@ -90,7 +89,7 @@ def _target_loader(runner: Any, loader: Any, strong_view: Any) -> TargetLoader:
     check_root(loader.dataset, 'train_dataloader')
     check_batches('target', loader)
     check_width('target', dataset_classes(loader.dataset), runner.model)
-    target = TargetLoader(ReplayableLoader.of(loader, runner.seed, TARGET))
+    target = TargetLoader(ReplayableLoader.of(loader, runner.seed, TARGET_STREAM))
     check_labelled_target(runner.model, target.dataset)
     print_log(
         f'Adaptation without a source: {len(target.dataset)} target images in {len(target)} '

@@ -17,8 +17,8 @@ class PooledBackbone(BaseModule):
 
     Initial weights are loaded in ``init_weights``, which ``Runner.train()`` calls and test,
     inference and export don't: a trained checkpoint needs neither their file nor a download. Nor
-    does a run that resumes, or whose ``load_from`` has every tensor of the network
-    (:mod:`tl_plugin.reliability.start` announces it). The network's own ``init_weights`` is
+    does a run that resumes, or whose ``load_from`` has every tensor of the network, which
+    :mod:`tl_plugin.reliability.initial_weights` announces. The network's own ``init_weights`` is
     never called: it would overwrite weights that were just loaded.
 
     Args:

@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.hooks import Hook
+from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import HOOKS
 from PIL import Image
 from scipy.stats import ttest_ind
@@ -17,6 +19,7 @@ from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import toy_config, train
 from tl_plugin.datasets.digits import load_scans
 from tl_plugin.reliability import BadImagesHook
+from tl_plugin.reliability.bad_images import read_or_replace
 
 EXACT = dict(type='ExactResumeHook')
 PIPELINE = [
@@ -108,6 +111,16 @@ def test_two_hundred_faults_are_counted_exactly(tmp_path):
     runner = train(config(tmp_path, data, options, max_epochs=1, limit=200))
     assert set(hook_of(runner, 'BadImagesHook').unreadable['train']) == broken
     assert len(broken) == 200
+
+
+@pytest.mark.parametrize(
+    'wrap', [lambda data: ConcatDataset([data, data]), lambda data: RepeatDataset(data, times=2)]
+)
+def test_a_decoder_that_fails_is_found_inside_of_wrapped_data_sets(wrap, folder):
+    dataset = wrap(CustomDataset(data_root=str(folder), pipeline=PIPELINE))
+    replaced = read_or_replace(dataset, len(dataset) // 2 + 3, tries=9)
+    assert replaced.faults[0].name == str(folder / 'blue' / '3.png')
+    assert replaced.faults[0].reason.startswith('AssertionError')
 
 
 def test_past_the_limit_the_run_stops(folder, tmp_path):

@@ -12,7 +12,7 @@ from mmpretrain.registry import MODELS
 from tests.toy import toy_config, train
 from tl_plugin.analysis.features import build_model
 from tl_plugin.reliability.checkpoints import read_whole
-from tl_plugin.reliability.start import tell_of_start
+from tl_plugin.reliability.initial_weights import announce_checkpoint
 
 
 def config(work_dir, path, options=None, max_epochs=1, **backbone):
@@ -141,7 +141,7 @@ def test_the_same_names_elsewhere_do_not_count(trained, start, tmp_path):
             ),
         )
     )
-    tell_of_start(model, tmp_path / 'other.pth')
+    announce_checkpoint(model, tmp_path / 'other.pth')
     assert model.backbone.superseded_by is None
-    tell_of_start(model, trained)
+    announce_checkpoint(model, trained)
     assert model.backbone.superseded_by == str(trained)
