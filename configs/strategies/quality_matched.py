@@ -12,7 +12,7 @@
 #        adapts, or custom_hooks.QualityMatchHook.target_dataloader.dataset.data_root=data/target/train
 # Options of QualityMatchHook (custom_hooks.QualityMatchHook.*)
 #        target_dataloader  what it leaves out is inherited from val_dataloader
-#        num_images         of each domain; time grows with it
+#        max_images         of each domain; time grows with it
 #        prob               part of the training images that are degraded
 #        corruptions        what an earlier fit found (quality_matched.json): nothing is fitted
 #        sources            of a SeveralSources, which data sets are degraded: [0], where labelled
@@ -20,4 +20,4 @@
 # Note   The work folder gets quality_matched.py, the run's config with what was fitted.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
-custom_hooks = [dict(type='QualityMatchHook', num_images=48, prob=0.8)]
+custom_hooks = [dict(type='QualityMatchHook', max_images=48, prob=0.8)]

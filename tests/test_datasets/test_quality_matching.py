@@ -79,7 +79,7 @@ DARKER = dict(type='DomainValLoop', dataloaders=dict(target=dict(dataset=dict(sh
 
 def _config(folder, hook, **options):
     cfg = toy_config(folder, ('quality_matched',), {'val_cfg': DARKER, **options}, max_epochs=1)
-    cfg.custom_hooks[0].update(num_images=8, **hook)
+    cfg.custom_hooks[0].update(max_images=8, **hook)
     return cfg
 
 

@@ -243,7 +243,7 @@ class TestLoop:
             _config(
                 tmp_path,
                 **{
-                    'val_cfg.evaluators': dict(target=dict(type='LabelFreeScore')),
+                    'val_cfg.evaluators': dict(target=dict(type='TargetValidator')),
                     'val_cfg.dataloaders.target.dataset.labels': 'none',
                 },
             )

@@ -10,7 +10,7 @@ FIELD = dict(dataset=dict(labels='none', shift=0.5, size=9))
 DOMAINS = dict(
     type='DomainValLoop',
     dataloaders=dict(target=FIELD),
-    evaluators=dict(target=dict(type='LabelFreeScore'), source=[]),
+    evaluators=dict(target=dict(type='TargetValidator'), source=[]),
 )
 
 

@@ -103,11 +103,11 @@ CUSTOM_HOOKS = dict(
         ),
     ),
     LoadReportHook=dict(new_classifier=FLAG),
-    QualityMatchHook=dict(num_images=COUNT, prob=st.one_of(PART, st.just(0))),
+    QualityMatchHook=dict(max_images=COUNT, prob=st.one_of(PART, st.just(0))),
     RetentionHook=dict(
         budget=NEGATIVE, action=CHOICE, patience=NEGATIVE, metric=st.one_of(st.integers(), ENDLESS)
     ),
-    SimilarityHook=dict(num_images=COUNT, interval=COUNT, max_layers=COUNT, batch_size=COUNT),
+    SimilarityHook=dict(max_images=COUNT, interval=COUNT, max_layers=COUNT, batch_size=COUNT),
     ValidationRiskHook=dict(decay=POSITIVE),
 )
 PARAMWISE = dict(

@@ -20,7 +20,7 @@ from tl_plugin.ladder.recommend import TARGET_ACCURACY, TARGET_SCORE
 
 LEAF = (
     "task = 'clean -> field'\n"
-    "val_evaluator = [dict(type='Accuracy', topk=(1,)), dict(type='LabelFreeScore')]\n"
+    "val_evaluator = [dict(type='Accuracy', topk=(1,)), dict(type='TargetValidator')]\n"
 )
 
 

@@ -241,7 +241,7 @@ def test_predictions_of_a_domain_with_evaluators_of_its_own(tmp_path):
     cfg.test_cfg = dict(
         type='DomainTestLoop',
         dataloaders=dict(target=dict(dataset=dict(shift=0.5, labels='none'))),
-        evaluators=dict(target=dict(type='LabelFreeScore')),
+        evaluators=dict(target=dict(type='TargetValidator')),
     )
     prepare_test(cfg, 'weights.pth', out_predictions=tmp_path / 'all.pkl').load_from = None
     domains = build_runner(cfg).test_loop.domains
@@ -274,7 +274,7 @@ def test_the_data_of_an_overlay_beside_other_hooks(tmp_path):
     for name in ('AdaBNHook', 'QualityMatchHook'):
         data = dict(shift=0.5, labels='none')
         merge_options(cfg, {f'custom_hooks.{name}.target_dataloader.dataset': data})
-    cfg.custom_hooks[2].num_images = 8
+    cfg.custom_hooks[2].max_images = 8
     runner = train(cfg)
     assert 'val/before_adabn/accuracy/top1' in runner.message_hub.log_scalars
     assert (tmp_path / 'quality_matched.json').is_file()

@@ -1,4 +1,4 @@
-from .label_free_score import LabelFreeScore
 from .labelled_only import LabelledOnly
+from .validators import TargetValidator
 
-__all__ = ['LabelFreeScore', 'LabelledOnly']
+__all__ = ['LabelledOnly', 'TargetValidator']

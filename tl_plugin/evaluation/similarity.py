@@ -1,4 +1,4 @@
-"""How alike the source model and the adapted model see and name the same images."""
+"""How similar the source model and the adapted model are on the same images."""
 
 from __future__ import annotations
 
@@ -10,21 +10,7 @@ from torch.nn.functional import cosine_similarity
 
 from tl_plugin.functional import minibatch_cka, prediction_flips
 
-
-class Seen(NamedTuple):
-    """What a model makes of some images.
-
-    Attributes:
-        grams: Depth -> Gram matrices of the layer's output, one a batch.
-        features: ``head.pre_logits``, (N, D).
-        predictions: Predicted classes, (N,).
-        labels: True classes, (N,), -1 where there is none.
-    """
-
-    grams: dict[int, list[Tensor]]
-    features: Tensor
-    predictions: Tensor
-    labels: Tensor
+from .model_outputs import ModelOutputs
 
 
 class Similarity(NamedTuple):
@@ -47,15 +33,15 @@ class Similarity(NamedTuple):
     drift: float
 
     def scalars(self, width: int) -> dict[str, float]:
-        """Flat names for a log; layers as ``cka/03``, ``width`` digits each."""
+        """Return flat names for a log; layers as ``cka/03``, ``width`` digits each."""
         values = self._asdict()
         layers = values.pop('cka')
         found = {f'cka/{depth:0{width}d}': value for depth, value in layers.items()}
         return {**found, **{name: value for name, value in values.items() if value is not None}}
 
 
-def compare(source: Seen, adapted: Seen) -> Similarity:
-    """Compares what two models make of the same images."""
+def compare(source: ModelOutputs, adapted: ModelOutputs) -> Similarity:
+    """Compare what two models output for the same images."""
     flips = prediction_flips(source.predictions, adapted.predictions, source.labels)
     flipped, gained, lost = (None if share is None else 100 * share for share in flips)
     return Similarity(
@@ -72,7 +58,7 @@ def compare(source: Seen, adapted: Seen) -> Similarity:
 
 
 def centre_drift(source: Tensor, adapted: Tensor, classes: Tensor) -> float:
-    """How far the centres of classes have moved, in units of how far apart they were.
+    """Return how far the centres of classes have moved, in units of how far apart they were.
 
     Args:
         source: Features in the source model, (N, D).

@@ -128,7 +128,7 @@ def write_config(
         target = dict(dataset=dataset('target', split, test, labels=bool(known)))
         settings = dict(type=loop, dataloaders=dict(target=target))
         if not known:
-            settings['evaluators'] = dict(target=dict(type='LabelFreeScore'))
+            settings['evaluators'] = dict(target=dict(type='TargetValidator'))
         elif len(known) < len(data.target.split(split)):
             metric = dict(type='LabelledOnly', metric=dict(type='Accuracy', topk=(1,)))
             settings['evaluators'] = dict(target=metric)

@@ -82,7 +82,7 @@ def why_none(rungs: Sequence[RungResult]) -> str:
         return (
             f'validation of the target gives {", ".join(given)}, and a rung is chosen by '
             f'{TARGET_ACCURACY}, which needs labels, or by {TARGET_SCORE}, which needs none: add '
-            "dict(type='LabelFreeScore') to val_cfg.evaluators.target"
+            "dict(type='TargetValidator') to val_cfg.evaluators.target"
         )
     return (
         'nothing was validated on the target, and no rung is chosen by test images. Give val_cfg a '

@@ -153,7 +153,7 @@ class RunResult:
         labelled: Domain -> number of those that have a label.
         confident: Domain -> percent of its test images that are predicted confidently.
         label_free: Domain -> scores of the predictions on its test images that need no labels, see
-            :class:`~tl_plugin.evaluation.LabelFreeScore`.
+            :class:`~tl_plugin.evaluation.TargetValidator`.
         validation: Metric -> value at the end of the run.
         metrics: Metric -> value of the test.
         classes: Names of the classes; empty where they have none.

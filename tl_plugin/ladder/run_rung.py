@@ -27,10 +27,10 @@ from torch import Tensor
 from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.engine.hooks.retention_hook import CHECKPOINT, RetentionHook
 from tl_plugin.engine.layers import LayerMap, LayerOutputs
-from tl_plugin.evaluation.label_free_score import label_free_scores
-from tl_plugin.evaluation.looking import look, spread_loader
+from tl_plugin.evaluation.model_outputs import collect_outputs, spread_loader
 from tl_plugin.evaluation.predictions import domain_loader
 from tl_plugin.evaluation.similarity import compare
+from tl_plugin.evaluation.validators import validator_scores
 from tl_plugin.launch.runs import build_runner, prepare
 from tl_plugin.reliability.checkpoints import newest_whole_checkpoint
 from tl_plugin.reliability.files import write_json
@@ -172,7 +172,7 @@ class Tested:
 
     def label_free(self) -> dict[str, float]:
         """Return the scores of the predictions that need no labels."""
-        return label_free_scores(self.probabilities)
+        return validator_scores(self.probabilities)
 
 
 def gather_predictions(folder: Path) -> dict[str, Tested]:
@@ -244,10 +244,10 @@ def compare_layers(runner: Runner, source_model: str | Path) -> KeptLayers | Non
         for name in DOMAINS
     }
     outputs = LayerOutputs(model, None, MAX_LAYERS)
-    now = look(model, loaders, outputs)
+    now = collect_outputs(model, loaders, outputs)
     if not _load(model, source_model):
         return None
-    before = look(model, loaders, outputs)
+    before = collect_outputs(model, loaders, outputs)
     found = {name: compare(before[name], now[name]) for name in DOMAINS}
     return KeptLayers(
         layers=[names[-1] for names in outputs.modules.values()],

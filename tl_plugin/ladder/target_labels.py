@@ -23,7 +23,7 @@ from .recommend import TARGET_SCORE
 
 SPLITS = ('val', 'test')
 #: Metrics that never give an accuracy.
-NO_LABELS = ('LabelFreeScore', 'DumpResults')
+NO_LABELS = ('TargetValidator', 'DumpResults')
 SCORE_NAME = TARGET_SCORE.split('/')[-1]
 
 
@@ -98,7 +98,9 @@ class TargetLabels:
         why = self.why_no_accuracy()
         if why is None or (self.val is not None and self.score):
             return None
-        return f'{why}, and it has no score that needs none (a LabelFreeScore)' if self.val else why
+        return (
+            f'{why}, and it has no score that needs none (a TargetValidator)' if self.val else why
+        )
 
 
 def build_domain_dataset(cfg: Config, domain: str, split: str = 'test') -> Any:
@@ -179,9 +181,9 @@ def notes_on_labels(labels: TargetLabels) -> list[str]:
 def measure_by_labels(cfg: Config, labels: TargetLabels) -> Config:
     """Replace the target's metrics by ones that fit its labels.
 
-    Without labels, a ``LabelFreeScore`` replaces the metrics that need them; with labels on some of
-    the images, these metrics use those images alone. A config whose target images all have labels
-    stays as it is.
+    Without labels, a ``TargetValidator`` replaces the metrics that need them; with labels on some
+    of the images, these metrics use those images alone. A config whose target images all have
+    labels stays as it is.
 
     Args:
         cfg: The base config of the ladder. It isn't changed.
@@ -200,7 +202,7 @@ def measure_by_labels(cfg: Config, labels: TargetLabels) -> Config:
             ]
         else:
             fitting = [one for one in metrics if not _needs_labels(one)]
-            fitting = fitting or [dict(type='LabelFreeScore')]
+            fitting = fitting or [dict(type='TargetValidator')]
         if fitting != metrics:
             changed = changed or copy.deepcopy(cfg)
             changed.merge_from_dict({f'{split}_cfg': {'evaluators': {TARGET: fitting}}})
@@ -224,7 +226,7 @@ def _metrics(cfg: Config, split: str) -> list:
 
 def _gives_score(metric: Any) -> bool:
     """Return whether a metric gives the score that rungs are chosen by without labels."""
-    if not isinstance(metric, Mapping) or type_name(metric) != 'LabelFreeScore':
+    if not isinstance(metric, Mapping) or type_name(metric) != 'TargetValidator':
         return False
     return not metric.get('prefix') and SCORE_NAME in metric.get('scores', [SCORE_NAME])
 

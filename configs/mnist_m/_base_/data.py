@@ -22,5 +22,5 @@ test_dataloader = val_dataloader
 target_test = dict(type='MNISTM', data_root=mnist_m_root, split='test', pipeline=target_pipeline)
 val_cfg = dict(type='DomainValLoop', dataloaders=dict(target=dict(dataset=target_test)))
 test_cfg = dict(type='DomainTestLoop', dataloaders=dict(target=dict(dataset=target_test)))
-val_evaluator = [dict(type='Accuracy', topk=(1,)), dict(type='LabelFreeScore')]
+val_evaluator = [dict(type='Accuracy', topk=(1,)), dict(type='TargetValidator')]
 test_evaluator = dict(type='Accuracy', topk=(1,))

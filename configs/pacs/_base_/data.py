@@ -42,5 +42,5 @@ test_dataloader = val_dataloader
 domains = dict(target=dict(dataset=target_test))
 val_cfg = dict(type='DomainValLoop', dataloaders=domains)
 test_cfg = dict(type='DomainTestLoop', dataloaders=domains)
-val_evaluator = [dict(type='Accuracy', topk=(1,)), dict(type='LabelFreeScore')]
+val_evaluator = [dict(type='Accuracy', topk=(1,)), dict(type='TargetValidator')]
 test_evaluator = dict(type='Accuracy', topk=(1,))

@@ -5,7 +5,7 @@ import torch
 
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import target, toy_config, train
-from tl_plugin.engine.hooks import OracleGapHook, ValidationRiskHook
+from tl_plugin.engine.hooks import ValidationRiskHook
 from tl_plugin.functional import control_variate_risk, density_ratio
 
 RISK = 'target/label_free/dev_risk'
@@ -14,7 +14,7 @@ SCORE = 'target/label_free/information_maximization'
 
 def _config(work_dir, hooks, strategies=('dann',), labels='true', max_epochs=3, **options):
     validated = dict(dataset=dict(shift=0.5, size=15, labels=labels))
-    evaluators = [dict(type='LabelFreeScore')]
+    evaluators = [dict(type='TargetValidator')]
     if labels != 'none':
         evaluators.append(dict(type='Accuracy', topk=(1,)))
     val = dict(
@@ -74,45 +74,9 @@ def test_processes_find_one_risk(tmp_path):
     assert one == other
 
 
-def test_the_gap_is_to_the_best_epoch_so_far(tmp_path):
-    criteria = {SCORE: 'greater', RISK: 'less', 'source/accuracy/top1': 'greater'}
-    hooks = [dict(type='OracleGapHook', criteria=criteria), dict(type='ValidationRiskHook')]
-    runner = train(_config(tmp_path, hooks, max_epochs=4))
-    logged = {key: buffer.data[0] for key, buffer in runner.message_hub.log_scalars.items()}
-    oracle = logged['val/target/accuracy/top1']
-    for name, rule in criteria.items():
-        values = logged[f'val/{name}'] * (1 if rule == 'greater' else -1)
-        for epoch in range(1, 5):
-            expected = oracle[:epoch].max() - oracle[values[:epoch].argmax()]
-            assert logged[f'val/oracle_gap/{name}'][epoch - 1] == pytest.approx(expected)
-
-
-def test_a_resumed_run_remembers(tmp_path):
-    hook = dict(type='OracleGapHook', criteria={SCORE: 'greater'})
-    gaps = []
-    for name, parts in (('whole', [3]), ('parts', [2, 3])):
-        for end in parts:
-            cfg = _config(tmp_path / name, [hook], ('dann',), max_epochs=end)
-            cfg.model.alignments.dann.gamma = None
-            cfg.param_scheduler = None
-            if end != parts[0]:
-                cfg.load_from, cfg.resume = str(tmp_path / name / 'epoch_2.pth'), True
-            runner = train(cfg)
-        hook_now = next(h for h in runner.hooks if isinstance(h, OracleGapHook))
-        gaps.append(hook_now.best)
-    assert set(gaps[0]) == {SCORE, 'target/accuracy/top1'} and gaps[0] == gaps[1]
-
-
 def test_what_they_refuse(tmp_path):
     cfg = _config(tmp_path, [dict(type='ValidationRiskHook')], ())
     with pytest.raises(ValueError, match=r"set model\.type='AdaptationClassifier'"):
         train(cfg)
-    cfg = _config(tmp_path, [dict(type='OracleGapHook', criteria={'target/x': 'less'})])
-    with pytest.raises(KeyError, match="no metric 'target/x'; it has source/accuracy/top1"):
-        train(cfg)
-    with pytest.raises(ValueError, match='needs criteria'):
-        OracleGapHook(criteria={})
-    with pytest.raises(ValueError, match='needs criteria'):
-        OracleGapHook(criteria={'x': 'more'})
     with pytest.raises(ValueError, match='decay must be > 0'):
         ValidationRiskHook(decay=0)

@@ -66,7 +66,7 @@ def test_target_labels_are_not_looked_at(tmp_path):
     shifts = []
     for labels in ('true', 'none'):
         cfg = _config(tmp_path / labels, {}, {**UNEVEN, 'labels': labels})
-        cfg.val_cfg.evaluators = dict(target=dict(type='LabelFreeScore'))
+        cfg.val_cfg.evaluators = dict(target=dict(type='TargetValidator'))
         shifts.append(list(train(cfg).message_hub.log_scalars['val/label_shift'].data[0]))
     assert shifts[0] == shifts[1]
 

@@ -17,7 +17,7 @@ from tl_plugin.reliability.checkpoints import read_whole
 DOMAINS = dict(
     type='DomainValLoop',
     dataloaders=dict(target=dict(dataset=dict(shift=0.5, size=11, labels='none'))),
-    evaluators=dict(target=dict(type='LabelFreeScore')),
+    evaluators=dict(target=dict(type='TargetValidator')),
 )
 OPTIONS = {
     **target(),
@@ -37,7 +37,7 @@ def source(tmp_path_factory):
 
 
 def _config(folder, source, epochs=2, strategies=('dann', 'similarity'), **options):
-    hook = {key: options.pop(key) for key in ('interval', 'num_images', 'layers') if key in options}
+    hook = {key: options.pop(key) for key in ('interval', 'max_images', 'layers') if key in options}
     options = {**OPTIONS, 'load_from': str(source), **options}
     cfg = toy_config(folder, strategies, options, epochs)
     similarity = next(each for each in cfg.custom_hooks if each.type == 'SimilarityHook')
@@ -118,7 +118,7 @@ def test_it_changes_nothing_in_training(source, tmp_path):
 
 
 def test_it_measures_when_it_shall_on_so_many_images(source, tmp_path):
-    cfg = _config(tmp_path, source, epochs=5, interval=2, num_images=7, layers=[0, -2])
+    cfg = _config(tmp_path, source, epochs=5, interval=2, max_images=7, layers=[0, -2])
     runner = train(cfg)
     found = _records(tmp_path)
     assert [record['step'] for record in found['records']] == [2, 4]
@@ -157,7 +157,7 @@ def test_both_hooks_work_on_stock_configs(path, tmp_path):
     assert len(_records(tmp_path)['layers']) > 5
 
 
-@pytest.mark.parametrize('name', ['num_images', 'interval', 'max_layers', 'batch_size'])
+@pytest.mark.parametrize('name', ['max_images', 'interval', 'max_layers', 'batch_size'])
 def test_wrong_arguments(name):
     with pytest.raises(ValueError, match=f'{name} must be at least'):
         SimilarityHook(**{name: 0})

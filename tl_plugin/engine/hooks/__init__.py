@@ -8,7 +8,6 @@ from .freeze_hook import FreezeHook
 from .gradual_unfreeze_hook import GradualUnfreezeHook
 from .label_shift_hook import LabelShiftHook
 from .monitor_check_hook import MonitorCheckHook
-from .oracle_gap_hook import OracleGapHook
 from .quality_match_hook import QualityMatchHook
 from .retention_hook import RetentionHook
 from .similarity_hook import SimilarityHook
@@ -24,7 +23,6 @@ __all__ = [
     'GradualUnfreezeHook',
     'LabelShiftHook',
     'MonitorCheckHook',
-    'OracleGapHook',
     'QualityMatchHook',
     'RetentionHook',
     'SimilarityHook',

@@ -52,7 +52,7 @@ class QualityMatchHook(Hook):
         target_dataloader: Loader of target images; what it leaves out is inherited from
             ``val_dataloader``. Defaults to None: those of ``train_cfg.target_dataloader``, or else
             the domain ``target`` of a ``DomainValLoop``.
-        num_images: Of each domain. Defaults to 48; the log says how long that took.
+        max_images: Of each domain. Defaults to 48; the log says how long that took.
         prob: Part of the training images that are degraded; the others stay as they are, so that
             the source ability stays, too. Defaults to 0.8.
         corruptions: What an earlier fit found; nothing is fitted then. Defaults to None.
@@ -70,17 +70,17 @@ class QualityMatchHook(Hook):
     def __init__(
         self,
         target_dataloader: dict | None = None,
-        num_images: int = 48,
+        max_images: int = 48,
         prob: float = 0.8,
         corruptions: dict | None = None,
         sources: Sequence[int] | None = None,
     ) -> None:
-        if num_images < 8:
-            raise ValueError(f'QualityMatchHook: num_images must be at least 8, got {num_images}')
+        if max_images < 8:
+            raise ValueError(f'QualityMatchHook: max_images must be at least 8, got {max_images}')
         if not 0 < prob <= 1:
             raise ValueError(f'QualityMatchHook: prob must be in (0, 1], got {prob}')
         self.target_dataloader = target_dataloader
-        self.num_images = num_images
+        self.max_images = max_images
         self.prob = prob
         self.corruptions = corruptions
         self.sources = sources
@@ -123,7 +123,7 @@ class QualityMatchHook(Hook):
         target, steps = self._target(runner)
         to_rgb = not runner.cfg.get('data_preprocessor', {}).get('to_rgb', True)
         images = [
-            _images(dataset, steps, self.num_images, rgb=to_rgb)
+            _images(dataset, steps, self.max_images, rgb=to_rgb)
             for dataset in (self._source(runner), target)
         ]
         match = match_quality(*images)

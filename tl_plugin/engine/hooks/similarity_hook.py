@@ -16,9 +16,9 @@ from mmpretrain.registry import HOOKS
 from torch.utils.data import DataLoader
 
 from tl_plugin.evaluation.add_metrics import add_metrics
-from tl_plugin.evaluation.looking import look, spread_loader
+from tl_plugin.evaluation.model_outputs import ModelOutputs, collect_outputs, spread_loader
 from tl_plugin.evaluation.predictions import SOURCE, domain_loader
-from tl_plugin.evaluation.similarity import Seen, compare
+from tl_plugin.evaluation.similarity import compare
 from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
 from tl_plugin.reliability.files import write_whole
 from tl_plugin.reporting.plots import plot_similarity
@@ -44,11 +44,11 @@ class SimilarityHook(Hook):
 
     The source model is looked at once, before training; of it matrices of batches by batches are
     kept, and one vector an image. They are in the checkpoint, so that a resumed run compares with
-    the same. Each measurement costs a forward pass of ``num_images`` images a domain on every
+    the same. Each measurement costs a forward pass of ``max_images`` images a domain on every
     process; the log says how many seconds that took.
 
     Args:
-        num_images: Of each domain's validation images, evenly spread over them. Defaults to 256.
+        max_images: Of each domain's validation images, evenly spread over them. Defaults to 256.
         interval: Measure at every so-manieth validation. Defaults to 1.
         layers: Depths that are compared: ``':-1'``, ``'0:4'``, ``[2, 5]``; the head has none.
             Defaults to None, all, but no more than ``max_layers`` spread evenly.
@@ -67,27 +67,27 @@ class SimilarityHook(Hook):
     @checked
     def __init__(
         self,
-        num_images: int = 256,
+        max_images: int = 256,
         interval: int = 1,
         layers: LayerSpec | None = None,
         max_layers: int = 16,
         batch_size: int = 32,
     ) -> None:
         for name, value, least in (
-            ('num_images', num_images, 4),
+            ('max_images', max_images, 4),
             ('interval', interval, 1),
             ('max_layers', max_layers, 1),
             ('batch_size', batch_size, 4),
         ):
             if value < least:
                 raise ValueError(f'SimilarityHook: {name} must be at least {least}, got {value}')
-        self.num_images = num_images
+        self.max_images = max_images
         self.interval = interval
         self.layers = layers
         self.max_layers = max_layers
         self.batch_size = batch_size
         self.records: list[dict] = []
-        self._source: dict[str, Seen] = {}
+        self._source: dict[str, ModelOutputs] = {}
         self._validations = 0
 
     def before_train(self, runner: Runner) -> None:
@@ -105,7 +105,7 @@ class SimilarityHook(Hook):
         if not runner.iter:
             self.records, self._validations = [], 0
             began = time.perf_counter()
-            self._source = self._look(model)
+            self._source = self._collect(model)
             images = ' + '.join(
                 f'{len(loader.dataset)} {name}' for name, loader in self._loaders.items()
             )
@@ -122,7 +122,7 @@ class SimilarityHook(Hook):
         self._validations += 1
         if self._validations % self.interval:
             return
-        seen = self._look(unwrap(runner.model))
+        seen = self._collect(unwrap(runner.model))
         found = {name: compare(source, seen[name]) for name, source in self._source.items()}
         width = len(str(max(self._outputs.modules)))
         scalars = {
@@ -175,10 +175,10 @@ class SimilarityHook(Hook):
     def _loader(self, runner: Runner, domain: str) -> DataLoader:
         # Every process looks at the same images: so each has what a resumed run needs.
         loader = domain_loader(runner, domain)
-        return spread_loader(loader, self.num_images, self.batch_size, domain)
+        return spread_loader(loader, self.max_images, self.batch_size, domain)
 
-    def _look(self, model: Any) -> dict[str, Seen]:
-        return look(model, self._loaders, self._outputs)
+    def _collect(self, model: Any) -> dict[str, ModelOutputs]:
+        return collect_outputs(model, self._loaders, self._outputs)
 
     def _show(self, runner: Runner, picture: bytes) -> None:
         import io
@@ -189,7 +189,7 @@ class SimilarityHook(Hook):
         runner.visualizer.add_image('similarity', image, step=runner.iter)
 
 
-def _on_cpu(seen: dict) -> Seen:
+def _on_cpu(seen: dict) -> ModelOutputs:
     grams = {depth: [gram.cpu() for gram in found] for depth, found in seen['grams'].items()}
     tensors = {name: seen[name].cpu() for name in ('features', 'predictions', 'labels')}
-    return Seen(grams, **tensors)
+    return ModelOutputs(grams, **tensors)

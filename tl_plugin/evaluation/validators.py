@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from mmpretrain.registry import METRICS
 from torch import Tensor
 
-from tl_plugin.functional.label_free import (
+from tl_plugin.functional.validators import (
     batch_nuclear_norm,
     information_maximization,
     mean_entropy,
@@ -27,7 +27,7 @@ LEAST_IMAGES = {'soft_neighborhood_density': 2}
 
 
 @METRICS.register_module()
-class LabelFreeScore(BaseMetric):
+class TargetValidator(BaseMetric):
     """Scores that need no label, to choose a checkpoint or to stop on an unlabelled target.
 
     Works with ``CheckpointHook(save_best='target/label_free/information_maximization',
@@ -36,7 +36,7 @@ class LabelFreeScore(BaseMetric):
 
     Args:
         scores: Any of 'information_maximization', 'soft_neighborhood_density',
-            'batch_nuclear_norm', 'entropy', see :mod:`tl_plugin.functional.label_free`. Defaults to
+            'batch_nuclear_norm', 'entropy', see :mod:`tl_plugin.functional.validators`. Defaults to
             all of them.
         collect_device: As in mmengine. Defaults to 'cpu'.
         prefix: Of the names in the log. Defaults to 'label_free'.
@@ -56,7 +56,7 @@ class LabelFreeScore(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         unknown = [name for name in scores if name not in SCORES]
         if unknown or not scores or isinstance(scores, str):
-            raise ValueError(f'LabelFreeScore has the scores {", ".join(SCORES)}, got {scores!r}')
+            raise ValueError(f'TargetValidator has the scores {", ".join(SCORES)}, got {scores!r}')
         self.scores = tuple(scores)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -67,18 +67,18 @@ class LabelFreeScore(BaseMetric):
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
         """Computes the scores of all images."""
         probabilities = torch.stack(results) if results else torch.empty(0, 1)
-        found = label_free_scores(probabilities, self.scores)
+        found = validator_scores(probabilities, self.scores)
         missing = [name for name in self.scores if name not in found]
         if missing:
             print_log(
-                f'LabelFreeScore: {len(results)} images are too few for {", ".join(missing)}.',
+                f'TargetValidator: {len(results)} images are too few for {", ".join(missing)}.',
                 logger='current',
                 level=logging.WARNING,
             )
         return found
 
 
-def label_free_scores(
+def validator_scores(
     probabilities: Tensor, scores: Sequence[str] = tuple(SCORES)
 ) -> dict[str, float]:
     """Compute the scores that so many images allow.

@@ -5,7 +5,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from sklearn.metrics.pairwise import cosine_similarity
 
-from tl_plugin.functional.label_free import (
+from tl_plugin.functional.validators import (
     batch_nuclear_norm,
     information_maximization,
     mean_entropy,

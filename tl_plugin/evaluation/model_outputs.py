@@ -1,31 +1,48 @@
-"""Shows a model the same held-out images again and again, and keeps what it makes of them."""
+"""Collect what a model outputs for the same held-out images, to compare models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_flatten
 from torch.utils.data import DataLoader, Subset
 
 from tl_plugin.functional import linear_gram
+from tl_plugin.stack.model_wrappers import evaluating
 from tl_plugin.stack.protocol import TARGET, announce_domain
 
 from .predictions import predicted_labels
-from .similarity import Seen
 
 if TYPE_CHECKING:
     from tl_plugin.engine.layers import LayerOutputs
 
 
-def spread_loader(loader: DataLoader, num_images: int, batch_size: int, name: str) -> DataLoader:
-    """A loader of some images of another one, evenly spread over its data set, in order.
+class ModelOutputs(NamedTuple):
+    """What a model outputs for some images.
+
+    Attributes:
+        grams: Depth -> Gram matrices of the layer's output, one a batch.
+        features: ``head.pre_logits``, (N, D).
+        predictions: Predicted classes, (N,).
+        labels: True classes, (N,), -1 where there is none.
+    """
+
+    grams: dict[int, list[Tensor]]
+    features: Tensor
+    predictions: Tensor
+    labels: Tensor
+
+
+def spread_loader(loader: DataLoader, max_images: int, batch_size: int, name: str) -> DataLoader:
+    """Build a loader of some images of another one, evenly spread over its data set, in order.
 
     Args:
         loader: Of all images.
-        num_images: So many, or all where there are fewer.
+        max_images: Number of images at most.
         batch_size: Images a batch.
         name: Whose images they are, for the message.
 
@@ -33,7 +50,7 @@ def spread_loader(loader: DataLoader, num_images: int, batch_size: int, name: st
         ValueError: If there are fewer than four, too few to compare layers by.
     """
     total = len(loader.dataset)
-    count = min(num_images, total)
+    count = min(max_images, total)
     if count < 4:
         raise ValueError(f"comparing layers needs at least 4 images of '{name}', got {total}")
     indices = np.linspace(0, total - 1, count).round().astype(int).tolist()
@@ -41,8 +58,10 @@ def spread_loader(loader: DataLoader, num_images: int, batch_size: int, name: st
 
 
 @torch.no_grad()
-def look(model: Any, loaders: Mapping[str, DataLoader], outputs: LayerOutputs) -> dict[str, Seen]:
-    """What a model makes of images, in eval mode.
+def collect_outputs(
+    model: Any, loaders: Mapping[str, DataLoader], outputs: LayerOutputs
+) -> dict[str, ModelOutputs]:
+    """Collect what a model outputs for images, in eval mode.
 
     Args:
         model: A classifier without its wrapper.
@@ -50,21 +69,18 @@ def look(model: Any, loaders: Mapping[str, DataLoader], outputs: LayerOutputs) -
         outputs: The layers that are read.
 
     Returns:
-        Domain -> what is seen there.
+        Domain -> the outputs on its images.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    seen = {}
-    for name, loader in loaders.items():
-        announce_domain(model, name)
-        seen[name] = _look_at(model, loader, outputs)
-    announce_domain(model, TARGET)
-    for module, mode in modes.items():
-        module.training = mode
-    return seen
+    found = {}
+    with evaluating(model):
+        for name, loader in loaders.items():
+            announce_domain(model, name)
+            found[name] = _outputs_on(model, loader, outputs)
+        announce_domain(model, TARGET)
+    return found
 
 
-def _look_at(model: Any, loader: DataLoader, layers: LayerOutputs) -> Seen:
+def _outputs_on(model: Any, loader: DataLoader, layers: LayerOutputs) -> ModelOutputs:
     grams = {depth: [] for depth in layers.modules}
     features, predictions, labels = [], [], []
     for batch in loader:
@@ -77,7 +93,7 @@ def _look_at(model: Any, loader: DataLoader, layers: LayerOutputs) -> Seen:
         features.append(torch.cat([leaf.flatten(1).float().cpu() for leaf in leaves], dim=1))
         predictions += predicted_labels(model.head.predict(feats))
         labels += [_label(sample) for sample in batch['data_samples']]
-    return Seen(
+    return ModelOutputs(
         {depth: found for depth, found in grams.items() if found},
         torch.cat(features),
         torch.tensor(predictions),

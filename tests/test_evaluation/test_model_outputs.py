@@ -8,7 +8,7 @@ from tests.test_models.test_adaptation_classifier import _model
 from tests.test_models.test_dsbn import BY_DOMAIN, _steps
 from tests.toy import ToyDataset
 from tl_plugin.engine.layers import LayerOutputs
-from tl_plugin.evaluation.looking import look
+from tl_plugin.evaluation.model_outputs import collect_outputs
 
 
 def _loaders():
@@ -29,7 +29,7 @@ def _loaders():
 
 def test_each_domain_is_seen_as_it_is_predicted():
     model = _steps(_model(**BY_DOMAIN))
-    seen = look(model, _loaders(), LayerOutputs(model, None, 3))
+    seen = collect_outputs(model, _loaders(), LayerOutputs(model, None, 3))
     for name, loader in _loaders().items():
         model.eval().set_domain(name)
         with torch.no_grad():
@@ -37,5 +37,5 @@ def test_each_domain_is_seen_as_it_is_predicted():
             expected = torch.cat([model.extract_feat(b['inputs'])[-1] for b in batches])
         torch.testing.assert_close(seen[name].features, expected)
         model.set_domain('target')
-    other = look(model, {'target': _loaders()['source']}, LayerOutputs(model, None, 3))
+    other = collect_outputs(model, {'target': _loaders()['source']}, LayerOutputs(model, None, 3))
     assert not torch.equal(other['target'].features, seen['source'].features)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from tests.toy import toy_config, train
-from tl_plugin.evaluation import LabelFreeScore
-from tl_plugin.functional.label_free import information_maximization
+from tl_plugin.evaluation import TargetValidator
+from tl_plugin.functional.validators import information_maximization
 
 KEY = 'target/label_free/information_maximization'
 
@@ -14,7 +14,7 @@ def test_chooses_a_checkpoint_on_a_target_without_labels(tmp_path):
         'val_cfg': dict(
             type='DomainValLoop',
             dataloaders=dict(target=target),
-            evaluators=dict(target=dict(type='LabelFreeScore')),
+            evaluators=dict(target=dict(type='TargetValidator')),
         ),
         'train_cfg.val_interval': 1,
         'default_hooks.checkpoint.save_best': KEY,
@@ -29,7 +29,7 @@ def test_chooses_a_checkpoint_on_a_target_without_labels(tmp_path):
 
 
 def test_scores_all_images_of_all_batches():
-    metric = LabelFreeScore(['information_maximization'])
+    metric = TargetValidator(['information_maximization'])
     probabilities = torch.rand(7, 3).softmax(1)
     for part in probabilities.split([4, 3]):
         metric.process({}, [dict(pred_score=row) for row in part])
@@ -41,11 +41,11 @@ def test_scores_all_images_of_all_batches():
 @pytest.mark.parametrize('scores', [['im'], [], 'entropy'])
 def test_unknown_scores(scores):
     with pytest.raises(ValueError, match='has the scores information_maximization'):
-        LabelFreeScore(scores)
+        TargetValidator(scores)
 
 
 def test_one_image_has_no_neighborhood():
-    metric = LabelFreeScore()
+    metric = TargetValidator()
     metric.process({}, [dict(pred_score=torch.tensor([0.75, 0.25]))])
     found = metric.evaluate(1)
     assert 'label_free/soft_neighborhood_density' not in found
