@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 def add_metrics(
     runner: Runner, metrics: dict[str, float] | None, found: dict[str, float], mode: str
 ) -> None:
-    """Logs values beside an evaluation's metrics, where ``save_best`` and others find them.
+    """Log values beside an evaluation's metrics, where ``save_best`` and others find them.
 
     For a hook's ``after_val_epoch`` or ``after_test_epoch`` whose priority is above the logger's.
 

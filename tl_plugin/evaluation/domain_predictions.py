@@ -33,11 +33,11 @@ class DomainPredictions:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets all."""
+        """Forget everything."""
         self._kept = {name: {field: [] for field in self.fields} for name in self.domains}
 
     def check(self, loop: Any) -> None:
-        """Refuses a validation in which one of the domains isn't, or the source has no labels.
+        """Refuse a validation that lacks one of the domains, or labels of the source.
 
         Args:
             loop: The val loop.
@@ -62,7 +62,7 @@ class DomainPredictions:
             )
 
     def add(self, domain: str, samples: Sequence[Any]) -> None:
-        """Keeps a batch of predicted data samples."""
+        """Keep a batch of predicted data samples."""
         if domain not in self._kept:
             return
         for field, rows in self._kept[domain].items():
@@ -73,7 +73,7 @@ class DomainPredictions:
                 rows.extend(sample.get(field).detach().float().cpu() for sample in samples)
 
     def of(self, domain: str, loop: Any) -> dict[str, Tensor]:
-        """What was kept of a domain, each image once, (N, ...) by field.
+        """Return what was kept of a domain, each image once, (N, ...) by field.
 
         Raises:
             ValueError: If labels are kept of the domain, and no image has one.
@@ -92,7 +92,7 @@ class DomainPredictions:
 
 
 def _label(sample: Any) -> Tensor:
-    """The label of an image, (1,); -1 where it has none."""
+    """Return the label of an image, (1,); -1 where it has none."""
     label = sample.get('gt_label')
     return torch.tensor([-1.0]) if label is None else label.detach().float().cpu()
 

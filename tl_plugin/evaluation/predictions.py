@@ -15,7 +15,7 @@ from tl_plugin.stack.protocol import SOURCE
 
 
 def domain_loader(runner: Runner, domain: str = SOURCE) -> DataLoader:
-    """The validation loader of a domain.
+    """Return the validation loader of a domain.
 
     Args:
         runner: A runner whose validation loop is built.
@@ -40,7 +40,7 @@ def domain_loader(runner: Runner, domain: str = SOURCE) -> DataLoader:
 
 
 def predicted_labels(outputs: Sequence[Any]) -> list[int]:
-    """The class with the highest score of each image of a batch.
+    """Return the class with the highest score of each image of a batch.
 
     Args:
         outputs: Data samples with ``pred_score``, as a classifier's ``predict`` gives them.
@@ -58,7 +58,7 @@ def predicted_labels(outputs: Sequence[Any]) -> list[int]:
 
 
 def gather_labels(labels: Sequence[int], count: int) -> Tensor:
-    """Joins what the processes predicted, in the order of the images.
+    """Join what the processes predicted, in the order of the images.
 
     Args:
         labels: Of this process's share, as mmengine's samplers deal it out.

@@ -38,7 +38,7 @@ class Retention(NamedTuple):
 
 
 def retention(baseline: Baseline, metric: float, predictions: Tensor) -> Retention:
-    """Compares a model with its baseline.
+    """Compare a model with its baseline.
 
     Args:
         baseline: Of the source model.

@@ -60,12 +60,12 @@ class TargetValidator(BaseMetric):
         self.scores = tuple(scores)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keeps the probabilities of a batch."""
+        """Keep the probabilities of a batch."""
         for sample in data_samples:
             self.results.append(sample['pred_score'].detach().float().cpu())
 
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
-        """Computes the scores of all images."""
+        """Compute the scores of all images."""
         probabilities = torch.stack(results) if results else torch.empty(0, 1)
         found = validator_scores(probabilities, self.scores)
         missing = [name for name in self.scores if name not in found]

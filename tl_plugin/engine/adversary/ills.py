@@ -33,7 +33,7 @@ class Limits:
 def name_ills(
     now: dict[str, float], first: dict[str, float], adversary: dict[str, float], limits: Limits
 ) -> dict[str, str]:
-    """What is wrong with one adversary and the features, and what helps.
+    """Name what is wrong with one adversary and the features, and what helps.
 
     Args:
         now: Means of the last measurements: ``feature_norm``, ``feature_rank``,

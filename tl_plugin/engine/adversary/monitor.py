@@ -35,7 +35,7 @@ class AdversaryMonitor:
         return self.state['factor']
 
     def judge(self, now: dict[str, float], adversary: dict[str, float]) -> tuple[dict, dict]:
-        """Takes in a measurement.
+        """Add a measurement.
 
         Args:
             now: See :func:`name_ills`.

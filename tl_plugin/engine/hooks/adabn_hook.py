@@ -98,15 +98,15 @@ class AdaBNHook(Hook):
         self._adapt(runner, runner.test_loop)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Logs what the validation would have found without."""
+        """Log what the validation would have found without adaptation."""
         self._report(runner, metrics, 'val')
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Logs what the test would have found without."""
+        """Log what the test would have found without adaptation."""
         self._report(runner, metrics, 'test')
 
     def adds_metrics(self, names: Sequence[str]) -> list[str]:
-        """What it puts beside the metrics of a validation."""
+        """Return the names that it adds to the metrics of a validation."""
         return [f'before_adabn/{name}' for name in names] if self.report_before else []
 
     def _adapt_if_due(self, runner: Runner, done: int, end: int) -> None:

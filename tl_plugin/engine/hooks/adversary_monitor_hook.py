@@ -90,7 +90,7 @@ class AdversaryMonitorHook(Hook):
         self._loaded: dict[str, Any] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Finds the adversaries and goes on from where a resumed run left off."""
+        """Find the adversaries, and continue from the state of a resumed run."""
         hooks = [hook for hook in runner.hooks if isinstance(hook, AdversaryMonitorHook)]
         self._watches = hooks[0] is self
         if not self._watches:
@@ -121,7 +121,7 @@ class AdversaryMonitorHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Adds up the accuracies, and judges at the end of an interval."""
+        """Add up the accuracies, and judge at the end of an interval."""
         for name in self.monitors:
             accuracy = outputs.get(f'{name}_accuracy')
             if accuracy is not None:
@@ -131,7 +131,7 @@ class AdversaryMonitorHook(Hook):
             self._judge(runner, _mean_over_ranks(self._measured(outputs)))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Puts the state into the checkpoint."""
+        """Save the state in the checkpoint."""
         if not self._watches:
             return
         state = dict(
@@ -141,7 +141,7 @@ class AdversaryMonitorHook(Hook):
         save_hook_state(checkpoint, _STATE, state)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Takes it out again, of a run that is resumed."""
+        """Load it from the checkpoint of a resumed run."""
         if resumes(runner):
             self._loaded = saved_hook_state(checkpoint, _STATE)
 

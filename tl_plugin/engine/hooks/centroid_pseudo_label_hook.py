@@ -62,7 +62,7 @@ class CentroidPseudoLabelHook(Hook):
         self._loader: DataLoader | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Builds the loader; a resumed run goes on with its labels."""
+        """Build the loader; a resumed run continues with its labels."""
         model = require_adaptation_model(runner.model, 'CentroidPseudoLabelHook')
         self._loader = self._build_loader(runner)
         model.set_pseudo_labels(self._labels)
@@ -81,12 +81,12 @@ class CentroidPseudoLabelHook(Hook):
                 self._label(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Puts the labels into the checkpoint."""
+        """Save the labels in the checkpoint."""
         if self._labels is not None:
             save_hook_state(checkpoint, _STATE, self._labels)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Takes them out again, of a run that is resumed."""
+        """Load them from the checkpoint of a resumed run."""
         if resumes(runner):
             self._labels = saved_hook_state(checkpoint, _STATE)
 
@@ -131,7 +131,7 @@ class CentroidPseudoLabelHook(Hook):
 
     @staticmethod
     def _target_loader(runner: Runner) -> Any:
-        """The loader that training has of the target, alone or beside the source's."""
+        """Return the training loader of the target, alone or beside the source's."""
         loader = runner.train_loop.dataloader
         loader = getattr(loader, 'target', loader)  # of a pair
         if 'target' not in getattr(runner.train_loop.dataloader, 'domains', ()):

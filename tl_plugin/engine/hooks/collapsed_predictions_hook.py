@@ -62,7 +62,7 @@ class CollapsedPredictionsHook(Hook):
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Counts a batch's predictions."""
+        """Count a batch's predictions."""
         self._count(getattr(runner.val_loop, 'domain', 'val'), outputs)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
@@ -72,7 +72,7 @@ class CollapsedPredictionsHook(Hook):
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Counts a batch's predictions."""
+        """Count a batch's predictions."""
         self._count(getattr(runner.test_loop, 'domain', 'test'), outputs)
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:

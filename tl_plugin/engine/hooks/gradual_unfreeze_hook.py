@@ -165,14 +165,14 @@ class GradualUnfreezeHook(FrozenPartHook):
             self._plateau.update(runner, metrics or {})
 
     def awaited_metrics(self, runner: Runner) -> list[Monitor]:
-        """What its schedule looks at in a validation."""
+        """Return the metric that its schedule reads."""
         if not isinstance(self.schedule, Plateau):
             return []
         option, metric = 'custom_hooks.GradualUnfreezeHook.schedule.monitor', self.schedule.monitor
         return [Monitor('GradualUnfreezeHook', option, metric, (metric,))]
 
     def after_train(self, runner: Runner) -> None:
-        """Validations after training decide nothing."""
+        """Ignore validations after training."""
         self._training = False
 
     def _advance(self, runner: Runner) -> bool:

@@ -88,7 +88,7 @@ class LabelShiftHook(Hook):
         self._weights: Tensor | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Looks for the domains; a resumed run goes on with its weights."""
+        """Find the domains; a resumed run continues with its weights."""
         self._seen.check(runner.val_loop)
         head = getattr(unwrap(runner.model), 'head', None)
         if has_several_labels(head):
@@ -107,7 +107,7 @@ class LabelShiftHook(Hook):
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Keeps predictions."""
+        """Keep predictions."""
         self._seen.add(runner.val_loop.domain, outputs)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
@@ -123,16 +123,16 @@ class LabelShiftHook(Hook):
             unwrap(runner.model).set_class_weights(self._weights)
 
     def adds_metrics(self, names: Sequence[str]) -> list[str]:
-        """What it puts beside the metrics of a validation."""
+        """Return the names that it adds to the metrics of a validation."""
         return ['label_shift']
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Puts the weights into the checkpoint."""
+        """Save the weights in the checkpoint."""
         if self._weights is not None:
             save_hook_state(checkpoint, _STATE, self._weights)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Takes them out again, of a run that is resumed."""
+        """Load them from the checkpoint of a resumed run."""
         if resumes(runner):
             self._weights = saved_hook_state(checkpoint, _STATE)
 

@@ -148,7 +148,7 @@ class QualityMatchHook(Hook):
         return match.corruptions
 
     def _source(self, runner: Runner) -> Any:
-        """The training images that are degraded."""
+        """Return the training images that are degraded."""
         dataset = runner.train_dataloader.dataset
         if self.sources is None:
             return dataset
@@ -162,7 +162,7 @@ class QualityMatchHook(Hook):
         return ConcatDataset([parts[index] for index in self.sources])
 
     def _target(self, runner: Runner) -> tuple[Any, Sequence]:
-        """The target's images, and the steps that make images of both domains comparable."""
+        """Return the target's images, and the steps that make images of both domains comparable."""
         if runner.val_loop is None:
             raise ValueError(
                 'QualityMatchHook compares images as the validation pipeline gives them, and this '

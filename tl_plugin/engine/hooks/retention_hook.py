@@ -161,11 +161,11 @@ class RetentionHook(Hook):
         print_log(f'{text}.', logger='current', level=logging.WARNING)
 
     def adds_metrics(self, names: Sequence[str]) -> list[str]:
-        """What it puts beside the metrics of a validation."""
+        """Return the names that it adds to the metrics of a validation."""
         return [f'retention/{name}' for name in Retention._fields]
 
     def awaited_metrics(self, runner: Runner) -> list[Monitor]:
-        """What it looks at in a validation."""
+        """Return the metrics that it reads."""
         names = (f'{SOURCE}/{self.metric}', self.metric)
         prefix = f'{SOURCE}/' if hasattr(runner.val_loop, 'domains') else ''
         option = 'custom_hooks.RetentionHook.metric'

@@ -91,7 +91,7 @@ class SimilarityHook(Hook):
         self._validations = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Look at the source model, or take over what was seen when the run began."""
+        """Collect the source model's outputs, or load those from when the run began."""
         names = list(getattr(runner.val_loop, 'domains', None) or [SOURCE])
         self._loaders = {name: self._loader(runner, name) for name in names}
         model = unwrap(runner.model)
@@ -137,7 +137,7 @@ class SimilarityHook(Hook):
         self.records = [old for old in self.records if old['step'] != step] + [record]
 
     def adds_metrics(self, names: Sequence[str]) -> list[str]:
-        """What it puts beside the metrics of a validation: a pattern."""
+        """Return the pattern of names that it adds to the metrics of a validation."""
         return ['similarity/*']
 
     def after_train(self, runner: Runner) -> None:
@@ -154,7 +154,7 @@ class SimilarityHook(Hook):
         self._show(runner, picture)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put what was seen of the source model, and all measurements, into the checkpoint."""
+        """Save the source model's outputs and all measurements in the checkpoint."""
         save_hook_state(
             checkpoint,
             _KEY,

@@ -52,11 +52,11 @@ class ValidationRiskHook(Hook):
         )
 
     def adds_metrics(self, names: Sequence[str]) -> list[str]:
-        """What it puts beside the metrics of a validation."""
+        """Return the names that it adds to the metrics of a validation."""
         return [f'{self.target}/label_free/dev_risk']
 
     def before_train(self, runner: Runner) -> None:
-        """Looks for both domains, and for labels of the source."""
+        """Find both domains, and labels of the source."""
         self._seen.check(runner.val_loop)
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -67,7 +67,7 @@ class ValidationRiskHook(Hook):
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Keeps predictions and features."""
+        """Keep predictions and features."""
         self._seen.add(runner.val_loop.domain, outputs)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
