@@ -32,7 +32,7 @@ def main():
     from tl_plugin.datasets.degrade_quality import CORRUPTIONS, DegradeQuality
     from tl_plugin.intake.any_data import read_data
     from tl_plugin.intake.degraded_copy import copy_files, write_degraded
-    from tl_plugin.intake.splits import sample_share
+    from tl_plugin.intake.images import sample_share
     from tl_plugin.reporting.progress import progress
 
     degrade = DegradeQuality(

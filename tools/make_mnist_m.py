@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 
 import arguments  # noqa: F401  (finds the package beside a checkout's tools)
@@ -32,7 +33,8 @@ def main():
     args = parse_args()
     from mmpretrain.datasets import MNIST
 
-    from tl_plugin.datasets.mnist_m import blend_into_photographs, load_photographs, save_split
+    from tl_plugin.datasets.mnist_m import blend_into_photographs, load_photographs
+    from tl_plugin.reliability.files import write_whole
 
     photographs = load_photographs(args.photographs)
     if args.test_photographs:
@@ -50,7 +52,9 @@ def main():
         digits = np.stack([np.asarray(item['img']) for item in items])
         labels = np.array([item['gt_label'] for item in items])
         images = blend_into_photographs(digits, photos, seed)
-        save_split(args.out / f'{split}.npz', images, labels)
+        content = io.BytesIO()
+        np.savez(content, images=images, labels=labels)
+        write_whole(args.out / f'{split}.npz', content.getbuffer())
         print(f'{args.out / split}.npz: {len(images)} digits in {len(photos)} photographs')
 
 

@@ -91,7 +91,7 @@ def test_names_that_come_twice():
     [(['cross'], 'missing in .*: cross; missing in .*: line'), (['line'], 'of one are a list and')],
 )
 @pytest.mark.parametrize('wrapped', [False, True])
-def test_joined_data_sets_with_other_classes_are_told_apart(wrapped, others, how, tmp_path):
+def test_joined_data_sets_with_other_classes_are_refused(wrapped, others, how, tmp_path):
     parts = [folder(make_folders(tmp_path / name)) for name in 'ab']
     parts[1]['metainfo'] = dict(classes=['circle', *others, 'square'])
     config = dict(type='ConcatDataset', datasets=parts)
@@ -99,6 +99,6 @@ def test_joined_data_sets_with_other_classes_are_told_apart(wrapped, others, how
         config = WRAPPERS['repeat'](config)
     with pytest.raises(ValueError, match=f'ConcatDataset joins Custom.* classes differ: .*{how}'):
         build(**config)
-    for part in parts:  # the cure
+    for part in parts:  # the fix
         part['metainfo'] = dict(classes=['circle', 'line', 'square'])
     assert len(build(**config)) == 24 * (3 if wrapped else 1)

@@ -89,7 +89,7 @@ def test_the_tool_writes_both_splits_with_photographs_of_their_own(made):
     assert not list(made.glob('*.partial'))
 
 
-def test_data_that_is_not_there_tells_how_to_make_it(tmp_path):
+def test_data_that_is_not_there_says_how_to_make_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'tools/make_mnist_m\.py --mnist'):
         MNISTM(str(tmp_path))
     with pytest.raises(ValueError, match="'train' and 'test', got 'val'"):

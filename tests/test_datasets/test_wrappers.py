@@ -19,7 +19,7 @@ def _paths(dataset):
 
 
 @pytest.mark.parametrize('kind', WRAPPERS)
-def test_each_image_that_comes_out_is_told_of_once(roots, kind):
+def test_each_image_that_is_described_once(roots, kind):
     config = WRAPPERS[kind](folder(roots[0]))
     dataset = build(config)
     found = _paths(dataset)

@@ -9,9 +9,14 @@ import pytest
 from PIL import Image
 
 from tl_plugin.intake.any_data import read_data
-from tl_plugin.intake.images import SPLITS, DomainImages, ImageItem
+from tl_plugin.intake.images import (
+    SPLITS,
+    DomainImages,
+    ImageItem,
+    assign_splits,
+    sample_per_class,
+)
 from tl_plugin.intake.prepared import prepare_data
-from tl_plugin.intake.splits import assign_splits, sample_per_class
 from tl_plugin.strategies import configs_dir
 
 CLASSES = ('cat', 'dog')

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.folders import folder
 from tests.toy import toy_config, train
 from tl_plugin.intake.any_data import read_data, without_labels
 from tl_plugin.intake.images import SPLITS, DomainImages, ImageItem
@@ -45,7 +46,7 @@ def folders(root, names, count=6):
         ('café', ' Cafe\u0301'),
     ],
 )
-def test_names_that_differ_in_spelling_alone_are_refused_and_the_cure_works(
+def test_names_that_differ_in_spelling_alone_are_refused_and_the_fix_works(
     tmp_path, source, target
 ):
     names = ('circle', source)
@@ -59,14 +60,14 @@ def test_names_that_differ_in_spelling_alone_are_refused_and_the_cure_works(
     assert {item.label for item in data.target.items} == set(names) and not data.notes
 
 
-def test_unicode_forms_of_a_name_are_the_same_name_and_told():
+def test_unicode_forms_of_a_name_are_the_same_name_and_noted():
     data = prepare_data(domain(('circle', NFC)), domain(('circle', NFD)))
     assert {item.label for item in data.target.items} == {'circle', NFC}
     (note,) = data.notes
     assert ascii(NFD) in note and ascii(NFC) in note and 'another Unicode form' in note
 
 
-def test_accuracy_over_a_part_of_the_classes_is_told():
+def test_accuracy_over_some_of_the_classes_is_noted():
     notes = prepare_data(domain(SHAPES), domain(('line', 'sqare', 'oval'))).notes
     assert 'not know: oval, sqare. Their images count as unlabelled.' in notes[0]
     assert "'sqare' may be 'square'" in notes[0] and 'no image of circle, square' in notes[1]
@@ -74,7 +75,7 @@ def test_accuracy_over_a_part_of_the_classes_is_told():
     assert prepare_data(domain(SHAPES), domain(SHAPES)).notes == ()
 
 
-def test_two_spellings_in_the_source_are_two_classes_and_told():
+def test_two_spellings_in_the_source_are_two_classes_and_noted():
     both = domain(('A', 'a', 'b'))
     (note,) = prepare_data(both, both).notes
     assert "'A' and 'a' as 2 classes" in note
@@ -92,7 +93,7 @@ def test_folders_by_date_camera_or_number_are_an_unlabelled_target(tmp_path, nam
 
 
 @pytest.mark.parametrize('names', [('kitchen', 'garage'), ('0', '1', '2'), ('room 1', 'garden')])
-def test_other_folders_are_refused_and_the_cure_works(tmp_path, names):
+def test_other_folders_are_refused_and_the_fix_works(tmp_path, names):
     target = read_data(folders(tmp_path / 'target', names, 10))
     with pytest.raises(ValueError, match=r'no class in common.*: --unlabelled') as error:
         prepare_data(domain(SHAPES), target)
@@ -107,15 +108,13 @@ def test_a_column_of_dates_is_no_folder():
 
 @pytest.mark.parametrize(('count', 'of_each'), [(1, 'there is 1'), (3, 'there is 3')])
 def test_too_few_images_are_refused_with_how_many_are_needed(count, of_each):
-    message = f'source has too few images.* at least 4 images of each class .*{of_each}'
-    with pytest.raises(ValueError, match=message):
-        prepare_data(domain(SHAPES, count), domain(SHAPES))
-    message = f'target has too few images.* at least 4 images of each class .*{of_each}'
-    with pytest.raises(ValueError, match=message):
-        prepare_data(domain(SHAPES), domain(SHAPES, count))
+    for name, source, target in (('source', count, 10), ('target', 10, count)):
+        message = f'{name} has too few images.* at least 4 images of each class .*{of_each}'
+        with pytest.raises(ValueError, match=message):
+            prepare_data(domain(SHAPES, source), domain(SHAPES, target))
     with pytest.raises(ValueError, match=r'target has too few images.* give at least 4 images, or'):
         prepare_data(domain(SHAPES), domain((None,), count))
-    # The cures: as many as it says, splits of one's own, or labels that aren't read.
+    # The fixes: as many as it says, splits of one's own, or labels that aren't read.
     data = prepare_data(domain(SHAPES, 4), domain((None,), 4))
     assert all(part.split(name) for part in (data.source, data.target) for name in SPLITS)
     own = [ImageItem(f'{shape}/{split}', shape, split) for shape in SHAPES for split in SPLITS]
@@ -136,14 +135,14 @@ def test_classes_that_a_split_lacks_are_named():
     )
 
 
-def test_a_folder_around_those_of_the_classes_is_named_and_the_cure_works(tmp_path):
+def test_a_folder_around_those_of_the_classes_is_named_and_the_fix_works(tmp_path):
     folders(tmp_path / 'zip' / 'photos', SHAPES)
     (note,) = prepare_data(read_data(tmp_path / 'zip'), domain((None,))).notes
     assert "one class alone, 'photos', with the folders circle, line, square" in note
     assert read_data(note.split('give ')[1].rstrip('.')).classes == SHAPES
 
 
-def test_fewer_target_labels_than_asked_for_and_labelled_images_of_elsewhere_are_told():
+def test_fewer_target_labels_than_asked_for_and_labelled_images_of_elsewhere_are_noted():
     target = domain((*SHAPES[:2], None), 10)
     few = prepare_data(domain(SHAPES), target, 8).notes[0]
     assert few == (
@@ -156,54 +155,39 @@ def test_fewer_target_labels_than_asked_for_and_labelled_images_of_elsewhere_are
     assert notes[0].startswith('6 images of others.csv are not among those of the target')
 
 
-def test_a_head_of_other_classes_and_folders_that_are_none_end_in_the_same_cure(tmp_path):
-    model = build_tiny(3)
+def test_a_head_of_other_classes_and_folders_that_are_none_have_the_same_fix(tmp_path):
+    model = torch.nn.Module()
+    model.head = torch.nn.Module()
+    model.head.num_classes = 3
     with pytest.raises(ValueError, match=r'target data has 2 .* unlabelled: .*with_label=False'):
         check_width('target', ('2026-01', '2026-02'), model)
     with pytest.raises(ValueError, match=r'source data has 2 .*num_classes=2'):
         check_width('source', ('a', 'b'), model)
     dates = folders(tmp_path / 'dates', ('2026-01', '2026-02'), 1)
     config = dict(type='CustomDataset', data_root=str(dates), metainfo=dict(classes=SHAPES))
-    path = tmp_path / 'data.py'
-    path.write_text(f'dataset = {config!r}')
     with pytest.raises(ValueError, match=r'2 class folders and 3 classes.*with_label=False'):
-        read_data(path)
-    path.write_text(f'dataset = {dict(config, with_label=False)!r}')
-    assert len(read_data(path).items) == 2 and not read_data(path).labelled
+        read_config(tmp_path, config)
+    found = read_config(tmp_path, dict(config, with_label=False))
+    assert len(found.items) == 2 and not found.labelled
+
+
+def read_config(folder, dataset):
+    (folder / 'data.py').write_text(f'dataset = {dataset!r}')
+    return read_data(folder / 'data.py')
 
 
 def test_a_line_of_a_stock_list_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / 'list.txt').write_text('a.png 0\nb.png\n')
-    path = tmp_path / 'data.py'
     config = dict(type='CustomDataset', ann_file=str(tmp_path / 'list.txt'))
-    path.write_text(f'dataset = {config!r}')
     with pytest.raises(ValueError, match=r'data.py: .*list.txt, line 2: expected the path'):
-        read_data(path)
-
-
-def build_tiny(num_classes):
-    head = torch.nn.Module()
-    head.num_classes = num_classes
-    model = torch.nn.Module()
-    model.head = head
-    return model
-
-
-def stock(folder):
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
-    return dict(
-        _delete_=True,
-        type='CustomDataset',
-        data_root=str(folder),
-        pipeline=pipeline,
-        serialize_data=False,
-    )
+        read_config(tmp_path, config)
 
 
 def test_training_names_an_unlabelled_target_and_likely_matches(tmp_path):
-    """As tools/train.py builds it: its option is the cure, with which the run trains."""
+    """As tools/train.py builds it: its option is the fix, with which the run trains."""
     source = folders(tmp_path / 'source', SHAPES)
-    options = {'train_dataloader.dataset': stock(source), 'val_dataloader.dataset': stock(source)}
+    data = folder(source, _delete_=True)
+    options = {'train_dataloader.dataset': data, 'val_dataloader.dataset': data}
 
     def run(names, **more):
         target = tmp_path / names[0]
@@ -214,8 +198,8 @@ def test_training_names_an_unlabelled_target_and_likely_matches(tmp_path):
 
     with pytest.raises(ValueError, match=r'called 2026-01, 2026-02, .* circle') as error:
         run(('2026-01', '2026-02'))
-    cure = str(error.value).split('--cfg-options ')[1]
-    assert cure == 'train_cfg.target_dataloader.dataset.with_label=False'
+    fix = str(error.value).split('--cfg-options ')[1]
+    assert fix == 'train_cfg.target_dataloader.dataset.with_label=False'
     assert run(('2026-01', '2026-02'), with_label=False).iter == 5
     with pytest.raises(ValueError, match=r"one class: 'Line' is 'line', 'square ' is 'square'\."):
         run(('Line', 'circle', 'square '))

@@ -14,6 +14,7 @@ from tl_plugin.ladder.rungs import read_rungs
 from tl_plugin.ladder.target_labels import build_domain_dataset
 from tl_plugin.launch.runs import build_runner, load_config, prepare
 
+BLACK = np.zeros((24, 24, 3))
 COLOURS = dict(blue=(0, 0, 1), green=(0, 1, 0), red=(1, 0, 0))
 
 
@@ -23,13 +24,15 @@ def folders(tmp_path_factory):
     rng = np.random.default_rng(0)
     for domain, light in (('source', 250), ('target', 120)):
         for name, colour in COLOURS.items():
-            (root / domain / name).mkdir(parents=True)
             for number in range(20):
                 pixels = np.array(colour) * light * rng.random((24, 24, 1))
-                Image.fromarray(pixels.astype(np.uint8)).save(
-                    root / domain / name / f'{number}.png'
-                )
+                save(root / domain / name / f'{number}.png', pixels)
     return root
+
+
+def save(path, pixels=BLACK):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
 def timm_model(num_classes=3):
@@ -38,11 +41,15 @@ def timm_model(num_classes=3):
     return choice
 
 
-def written(folders, tmp_path, labels=2, choice=None, **settings):
-    source, target = (read_data(folders / name) for name in ('source', 'target'))
+def written(folders, tmp_path, labels=2, target=None):
+    source, target = read_data(folders / 'source'), read_data(target or folders / 'target')
     data = prepare_data(source, target, labels)
-    settings = {**dict(image_size=32, epochs=1, batch_size=8, num_workers=0), **settings}
-    return data, write_config(data, choice or timm_model(), tmp_path, **settings)
+    settings = dict(image_size=32, epochs=1, batch_size=8, num_workers=0)
+    return data, write_config(data, timm_model(), tmp_path, **settings)
+
+
+def runner_of(cfg, folder):
+    return build_runner(prepare(cfg, work_dir=folder / 'run'))
 
 
 def lines(dataset):
@@ -51,7 +58,7 @@ def lines(dataset):
 
 def test_a_written_config_trains_and_measures_both_domains(folders, tmp_path):
     _, path = written(folders, tmp_path)
-    runner = build_runner(prepare(load_config(path), work_dir=tmp_path / 'run'))
+    runner = runner_of(load_config(path), tmp_path)
     runner.train()
     metrics = runner.test()
     assert {'source/accuracy/top1', 'target/accuracy/top1'} <= set(metrics)
@@ -93,22 +100,18 @@ def test_the_ladder_climbs_on_it(folders, tmp_path, rung):
     ready = ready_config(cfg, read_rungs(cfg.ladder)[rung], seed=0)
     ready.val_cfg = ready.val_dataloader = ready.val_evaluator = None
     ready.train_cfg.max_epochs = 1
-    build_runner(prepare(ready, work_dir=tmp_path / 'run')).train()
+    runner_of(ready, tmp_path).train()
 
 
 def test_a_target_without_labels_is_measured_without(folders, tmp_path):
-    source = read_data(folders / 'source')
     flat = tmp_path / 'flat'
     flat.mkdir()
     for path in (folders / 'target').rglob('*.png'):
         (flat / f'{path.parent.name}{path.name}').write_bytes(path.read_bytes())
-    data = prepare_data(source, read_data(flat))
-    path = write_config(
-        data, timm_model(), tmp_path / 'w', 32, batch_size=8, epochs=1, num_workers=0
-    )
+    _, path = written(folders, tmp_path / 'w', None, flat)
     cfg = load_config(path)
     assert 'labelled_target_dataloader' not in cfg.ladder
-    metrics = build_runner(prepare(cfg, work_dir=tmp_path / 'run')).test()
+    metrics = runner_of(cfg, tmp_path).test()
     assert any(name.startswith('target/') for name in metrics)
     assert 'target/accuracy/top1' not in metrics
 
@@ -118,9 +121,8 @@ def test_a_target_with_labels_on_some_images_is_measured_by_these(folders, tmp_p
     rows = [f'{name},{name.split("/")[0] if i % 3 else ""}' for i, name in enumerate(names)]
     table = folders / 'target' / 'some.csv'
     table.write_text('image,label\n' + '\n'.join(rows))
-    data = prepare_data(read_data(folders / 'source'), read_data(table))
+    data, path = written(folders, tmp_path, None, table)
     table.unlink()
-    path = write_config(data, timm_model(), tmp_path, image_size=32, epochs=1, num_workers=0)
     cfg = load_config(path)
     for split, loop in (('val', cfg.val_cfg), ('test', cfg.test_cfg)):
         numbers = [int(line.split()[-1]) for line in lines(loop.dataloaders.target.dataset)]
@@ -145,7 +147,7 @@ def test_data_sets_of_configs_keep_their_pipelines_and_are_divided(tmp_path):
     assert sorted(number for part in parts for number in part) == list(range(120))
     few = cfg.ladder.labelled_target_dataloader.dataset.indices
     assert 20 <= len(few) <= 30 and set(few) < set(odd)
-    metrics = build_runner(prepare(cfg, work_dir=tmp_path / 'run')).test()
+    metrics = runner_of(cfg, tmp_path).test()
     assert 'target/accuracy/top1' in metrics
 
 
@@ -158,15 +160,14 @@ def test_a_target_out_of_a_config_is_none_of_the_source(folders, tmp_path, label
         f'dataset = dict(type="CustomDataset", data_root={root!r}, with_label={labels},'
         f'metainfo=dict(classes={classes}))'
     )
-    data = prepare_data(read_data(folders / 'source'), read_data(target))
-    path = write_config(data, timm_model(), tmp_path / 'w', 32, num_workers=0)
+    data, path = written(folders, tmp_path / 'w', None, target)
     cfg = load_config(path)
     for split in ('val', 'test'):
         dataset = build_domain_dataset(cfg, 'target', split)
         paths = {dataset.get_data_info(index)['img_path'] for index in range(len(dataset))}
         assert paths == {item.name for item in data.target.split(split)}
         assert dataset[0]['inputs'].shape == (3, 32, 32)
-    metrics = build_runner(prepare(cfg, work_dir=tmp_path / 'run')).test()
+    metrics = runner_of(cfg, tmp_path).test()
     assert ('target/accuracy/top1' in metrics) == labels
 
 
@@ -190,8 +191,7 @@ def test_too_few_images_are_refused_before_anything_is_written(folders, tmp_path
     for domain in ('source', 'target'):
         one = tmp_path / domain
         for name in COLOURS:
-            (one / name).mkdir(parents=True)
-            Image.new('RGB', (24, 24)).save(one / name / '0.png')
+            save(one / name / '0.png')
         given = {**dict(source=folders / 'source', target=folders / 'target'), domain: one}
         with pytest.raises(ValueError, match=f'the {domain} has too few images, 3, .* least 4'):
             config_from_data(*map(str, given.values()), 'timm:resnet18', tmp_path / 'w')
@@ -204,9 +204,8 @@ def test_notes_on_the_data_are_in_the_config_and_the_target_may_be_taken_unlabel
     """Of a reading that leaves files out, classes of other places, and a target of few images."""
     target = tmp_path / "it's a target"
     for place in ('kitchen', 'café'):
-        (target / place).mkdir(parents=True)
         for number in range(2):
-            Image.new('RGB', (24, 24), (number, 9, 9)).save(target / place / f'{number}.png')
+            save(target / place / f'{number}.png', np.full((24, 24, 3), number))
     (target / 'kitchen' / 'read me.txt').touch()
     given = [str(folders / 'source'), str(target), 'timm:mobilenetv3_small_050', tmp_path / 'w']
     with pytest.raises(ValueError, match=r'no classes .*: --unlabelled'):

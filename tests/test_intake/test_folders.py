@@ -5,14 +5,13 @@ import logging
 import numpy as np
 import pytest
 from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
 from mmpretrain.datasets import CustomDataset, ImageNet
-from mmpretrain.registry import DATASETS
 from PIL import Image
 
+from tests.folders import build
+from tests.folders import folder as stock
 from tests.toy import toy_config, train
-from tl_plugin.datasets.folders import EXTENSIONS
-from tl_plugin.datasets.stock_folders import STOCK_EXTENSIONS
+from tl_plugin.datasets.folders import EXTENSIONS, STOCK_EXTENSIONS
 from tl_plugin.intake.any_data import read_data
 
 SYSTEM = (
@@ -90,14 +89,7 @@ def test_a_folder_without_classes_does_too(folder):
 def test_what_derives_from_it_and_what_wraps_it(folder):
     dataset = ImageNet(data_root=str(folder), metainfo=dict(classes=CLASSES))
     assert len(dataset) == 12
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        repeated = DATASETS.build(
-            dict(
-                type='RepeatDataset',
-                times=2,
-                dataset=dict(type='CustomDataset', data_root=str(folder)),
-            )
-        )
+    repeated = build(dict(type='RepeatDataset', times=2, dataset=stock(folder)))
     assert repeated.metainfo['classes'] == CLASSES and len(repeated) == 24
 
 
@@ -115,17 +107,17 @@ def test_what_is_left_out_or_read_beyond_the_hosts_own_is_counted_and_named(fold
     assert '__MACOSX' in read_data(folder).notes[0]
 
 
-def test_a_config_that_sets_extensions_is_followed_and_the_cure_works(folder, logged):
+def test_a_config_that_sets_extensions_is_followed_and_the_fix_works(folder, logged):
     dataset = CustomDataset(data_root=str(folder), extensions=('.png', '.jpeg'))
     assert len(dataset) == 6
     (left_out,) = [text for level, text in logged if level == 'WARNING']
     assert '2 .webp (c.webp)' in left_out
-    cure = left_out.split('give the data set extensions=')[1].rstrip('.')
-    extensions = eval(cure, {})
+    fix = left_out.split('give the data set extensions=')[1].rstrip('.')
+    extensions = eval(fix, {})
     assert len(CustomDataset(data_root=str(folder), extensions=extensions)) == 12
 
 
-def test_every_file_is_for_whoever_looks_at_each(folder):
+def test_every_file_is_listed_on_request(folder):
     found = read_data(folder, every_file=True)
     names = {item.name.split('/')[-1] for item in found.items if item.name in found.unlisted}
     assert names == {'old.pcx', 'without', 'read me.txt'} and len(found.items) == 15
@@ -133,13 +125,7 @@ def test_every_file_is_for_whoever_looks_at_each(folder):
 
 def test_a_run_trains_on_them(folder, tmp_path):
     """With images read by the stock pipeline, in a worker's process, whatever their extension."""
-    data = dict(
-        _delete_=True,
-        type='CustomDataset',
-        data_root=str(folder),
-        serialize_data=False,
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
-    )
+    data = stock(folder, _delete_=True)
     options = {
         'train_dataloader.dataset': data,
         'val_dataloader.dataset': data,

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
-from mmpretrain.registry import DATASETS
 from PIL import Image
 
+from tests.folders import build
 from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.intake.any_data import read_data, without_labels
 from tl_plugin.intake.backbone_choice import ModelChoice
@@ -91,6 +90,7 @@ def write_config(place, form, labels):
     )
     halves = [dict(stock, indices=list(range(*ends))) for ends in ((0, 5), (5, 2 * COUNT))]
     dataset = dict(
+        class_folders=dict(type='CustomDataset', data_root=str(place / 'folders'), pipeline=[]),
         stock=stock,
         repeat=dict(type='RepeatDataset', times=3, dataset=stock),
         balanced=dict(
@@ -113,6 +113,10 @@ def write_config(place, form, labels):
     return path
 
 
+def write(place, form, labels='all'):
+    return (write_table if form in TABLES else write_config)(place, form, labels)
+
+
 def content(domain):
     return {item.name.split('/')[-1]: item.label for item in domain.items}
 
@@ -127,7 +131,6 @@ def content(domain):
     ],
 )
 def test_all_forms_give_the_same_images_and_labels(place, form, labels):
-    write = write_table if form in TABLES else write_config
     found = read_data(write(place, form, labels))
     assert len(found.items) == 2 * COUNT
     assert content(found) == {name.split('/')[-1]: label for name, label in rows(labels)}
@@ -135,25 +138,21 @@ def test_all_forms_give_the_same_images_and_labels(place, form, labels):
 
 
 def test_folders_with_labels_and_without(place):
-    assert content(read_data(place / 'folders')) == content(
-        read_data(write_table(place, 'csv', 'all'))
-    )
+    assert content(read_data(place / 'folders')) == content(read_data(write(place, 'csv')))
     flat = read_data(place / 'flat')
-    assert content(flat) == content(read_data(write_table(place, 'csv', 'none')))
+    assert content(flat) == content(read_data(write(place, 'csv', 'none')))
     assert flat.classes == ()
 
 
 @pytest.mark.parametrize('form', ['csv', *CONFIGS])
 def test_the_written_parts_hold_each_image_once_with_its_label(place, form):
-    write = write_table if form in TABLES else write_config
-    source = read_data(write(place, form, 'all'))
+    source = read_data(write(place, form))
     data = prepare_data(source, read_data(place / 'flat'))
     seen = {}
     for split in SPLITS:
         items = data.source.split(split)
         config = dataset_config(data.source, items, data.classes, [], place / f'{form}.txt')
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            dataset = DATASETS.build(config)
+        dataset = build(config)
         for index in range(len(dataset)):
             info = dataset.get_data_info(index)
             name = info['img_path'].split('/')[-1]
@@ -165,10 +164,9 @@ def test_the_written_parts_hold_each_image_once_with_its_label(place, form):
 
 @pytest.mark.parametrize('form', ['stock', 'concat'])
 def test_a_config_whose_labels_are_not_read_gives_none(place, form):
-    domain = without_labels(read_data(write_config(place, form, 'all')))
+    domain = without_labels(read_data(write(place, form)))
     config = dataset_config(domain, domain.items, ('other',), [], place / 'x.txt', labels=False)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        dataset = DATASETS.build(config)
+    dataset = build(config)
     assert len(dataset) == 2 * COUNT and not dataset.metainfo['classes']
 
 
@@ -187,16 +185,6 @@ def test_the_target_of_a_written_config_inherits_no_images_of_the_source(
     place, elsewhere, source, target
 ):
     """Also where both are data sets of one type, and the source's is a list or narrowed."""
-
-    def write(root, form):
-        if form in TABLES:
-            return write_table(root, form, 'all')
-        if form in CONFIGS:
-            return write_config(root, form, 'all')
-        config = dict(type='CustomDataset', data_root=str(root / 'folders'), pipeline=[])
-        (root / 'class_folders.py').write_text(f'dataset = {config!r}')
-        return root / 'class_folders.py'
-
     data = prepare_data(read_data(write(place, source)), read_data(write(elsewhere, target)))
     choice = ModelChoice(model={}, data_preprocessor={}, cfg=Config(dict(default_scope='x')))
     cfg = Config.fromfile(write_config_of(data, choice, place / f'{source}_{target}'))
@@ -205,8 +193,7 @@ def test_the_target_of_a_written_config_inherits_no_images_of_the_source(
             cfg[f'{split}_dataloader'], cfg[f'{split}_cfg'].dataloaders.target, split
         )
         loader['dataset'].pop('pipeline', None)
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            dataset = DATASETS.build(loader['dataset'])
+        dataset = build(loader['dataset'])
         found = [dataset.get_data_info(index) for index in range(len(dataset))]
         assert {info['img_path']: CLASSES[info['gt_label']] for info in found} == {
             str(Path(item.name).absolute()): item.label for item in data.target.split(split)
@@ -215,12 +202,11 @@ def test_the_target_of_a_written_config_inherits_no_images_of_the_source(
 
 def test_images_left_out_at_the_end_stay_out(place):
     """What remains is the first images of the data set, but not the data set."""
-    domain = read_data(write_config(place, 'stock', 'all'))
+    domain = read_data(write(place, 'stock'))
     first = domain.items[:-1]
     data = prepare_data(domain, read_data(place / 'flat'), leave_out=[domain.items[-1].name])
     config = dataset_config(data.source, first, CLASSES, [], place / 'x.txt')
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        assert len(DATASETS.build(config)) == 2 * COUNT - 1
+    assert len(build(config)) == 2 * COUNT - 1
 
 
 def test_several_labels_an_image_are_refused(place):

@@ -165,7 +165,7 @@ def test_no_file_at_all_is_an_error(place, form, message):
         read_data(path)
 
 
-def test_a_label_column_of_another_name_is_named_and_the_cure_works(place):
+def test_a_label_column_of_another_name_is_named_and_the_fix_works(place):
     lines = [f'{name},7,{label}' for name, label in rows()]
     found = read_data(table(place, 'filename,width,breed', lines))
     assert not found.labelled
@@ -181,7 +181,7 @@ def test_a_label_column_of_another_name_is_named_and_the_cure_works(place):
 
 
 @pytest.mark.parametrize('encoding', ['utf-16', 'latin-1'])
-def test_other_encodings_are_refused_with_a_cure_that_works(place, encoding):
+def test_other_encodings_are_refused_with_a_fix_that_works(place, encoding):
     text = '\n'.join(['image,label', *(f'{name},größe_{label}' for name, label in rows())])
     with pytest.raises(ValueError, match=r'expected text in UTF-8, got .* save it as UTF-8'):
         read_data(write(place, text.encode(encoding)))

@@ -14,7 +14,7 @@ import numpy as np
 from mmengine.config import Config
 
 from tl_plugin.intake.backbone_choice import ModelChoice, choose_model
-from tl_plugin.intake.config_writer import dataset_config, test_pipeline, write_config
+from tl_plugin.intake.config_writer import dataset_config, pipelines, write_config
 from tl_plugin.intake.images import DomainImages, ImageItem
 from tl_plugin.intake.prepared import PreparedData, match_classes, prepare_data
 from tl_plugin.ladder.rungs import DEFAULT_RUNGS, SOURCE_AND_TARGET
@@ -208,7 +208,7 @@ def _with_features(
         picked = np.sort(rng.permutation(len(images.items))[: settings.max_images])
         parts = _by_data_set([images.items[index] for index in picked])
         listed = settings.folder / 'lists' / f'{name}_features.txt'
-        pipeline = test_pipeline(choice, settings.image_size)
+        _, pipeline = pipelines(choice, settings.image_size)
         with progress(f'Features of the {name}', len(picked)) as advance:
             features = []
             for part in parts:

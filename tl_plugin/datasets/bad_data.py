@@ -56,12 +56,8 @@ def naming_bad_data() -> Iterator[None]:
 def _naming_data(build_dataloader: Callable) -> Callable:
     @wraps(build_dataloader)
     def build(dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
+        with _explained(dataloader.get('dataset') if isinstance(dataloader, dict) else None):
             return build_dataloader(dataloader, *args, **kwargs)
-        except Exception as error:
-            config = dataloader.get('dataset') if isinstance(dataloader, dict) else None
-            _raise_explained(config, error)
-            raise
 
     return build
 
@@ -87,11 +83,8 @@ def build_named_dataset(config: dict) -> Any:
     Raises:
         ValueError: As in :func:`naming_bad_data`.
     """
-    try:
+    with _explained(config):
         return DATASETS.build(config)
-    except Exception as error:
-        _raise_explained(config, error)
-        raise
 
 
 def describe_data(dataset: Any) -> str:
@@ -199,10 +192,19 @@ def decode_lines(path: object, raw: bytes) -> list[str]:
     return lines[:-1] if lines[-1] == '' else lines
 
 
-def _raise_explained(config: Any, error: Exception) -> None:
+@contextmanager
+def _explained(config: Any) -> Iterator[None]:
+    """Raise an error that names the data, instead of one that does not."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(config, dict) and not isinstance(error, FileNotFoundError):
+            _explain(config, error)
+        raise
+
+
+def _explain(config: dict, error: Exception) -> None:
     """Raise the error that names the data; return where ``error`` says enough by itself."""
-    if isinstance(error, FileNotFoundError) or not isinstance(config, dict):
-        return
     for inner in inner_configs(config):
         _check_annotations(inner, error)
     # How mmengine and mmpretrain say that there is no image.
@@ -283,11 +285,10 @@ def _check_annotations(config: dict, error: Exception) -> None:
 def _check_lines(path: str, lines: list[str], with_label: bool) -> None:
     if not lines:
         raise ValueError(f'{path} is empty: expected a line for each image')
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines if with_label else (), 1):
         try:
-            if with_label:
-                _, label = line.strip().rsplit(' ', 1)
-                int(label)
+            _, label = line.strip().rsplit(' ', 1)
+            int(label)
         except ValueError:
             raise ValueError(
                 f'{path}, line {number}: expected the path of an image, a space and the number of '

@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Sequence
 
 
 def canonical(name: str) -> str:
-    """Return the composed Unicode form: systems store ``é`` as one character or as two.
+    r"""Return the composed Unicode form: systems store ``é`` as one character or as two.
 
     Example:
-        >>> canonical('cafe\\u0301') == canonical('caf\\u00e9')
+        >>> canonical('cafe\u0301') == canonical('caf\u00e9')
         True
     """
     return unicodedata.normalize('NFC', name)
@@ -69,11 +69,11 @@ def closest_names(names: Iterable[str], known: Collection[str]) -> dict[str, str
 
 
 def describe_matches(matches: dict[str, str]) -> str:
-    """Describe pairs so that their difference is visible, also where both look the same.
+    r"""Describe pairs so that their difference is visible, also where both look the same.
 
     Example:
-        >>> print(describe_matches({'cafe\\u0301': 'caf\\u00e9', 'square ': 'square'}))
-        'cafe\\u0301' is 'caf\\xe9' in another Unicode form, 'square ' is 'square'
+        >>> print(describe_matches({'cafe\u0301': 'caf\u00e9', 'square ': 'square'}))
+        'cafe\u0301' is 'caf\xe9' in another Unicode form, 'square ' is 'square'
     """
     return ', '.join(
         f'{name!a} is {other!a} in another Unicode form'

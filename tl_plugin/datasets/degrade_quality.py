@@ -13,6 +13,8 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
 
+from .image_quality import check_image
+
 Severity = Union[float, Sequence[float], str]
 
 MAX_SEVERITY = 5
@@ -180,7 +182,9 @@ def degrade_image(
         >>> degrade_image(grey, {'low_light': 3}, np.random.default_rng(0))[0, 0]
         np.uint8(100)
     """
-    _check_image(image)
+    check_image(
+        image, 'DegradeQuality', 'put it before what normalises images or turns them into tensors'
+    )
     strengths = {
         name: corruption.strength(severities[name])
         for name, corruption in CORRUPTIONS.items()
@@ -324,17 +328,3 @@ def _read_count(count: int | Sequence[int] | None, known: int) -> tuple[int, int
             f'range of two such, got {count!r}'
         )
     return low, high
-
-
-def _check_image(image: Any) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        got = getattr(image, 'dtype', type(image).__name__)
-        raise TypeError(
-            f'DegradeQuality degrades images of uint8, got {got}: put it before what normalises '
-            'them or turns them into tensors'
-        )
-    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)) or not image.size:
-        raise ValueError(
-            f'DegradeQuality expects (H, W), (H, W, 1) or (H, W, 3) with at least one pixel, got '
-            f'{image.shape}'
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -139,18 +140,23 @@ def split_digits() -> dict[tuple[str, str], np.ndarray]:
     return {key: np.sort(part) for key, part in zip(SPLIT_SIZES, np.split(dealt, bounds))}
 
 
-def blend(digit: np.ndarray, patch: np.ndarray) -> np.ndarray:
-    """Blend a digit into a photograph: ``|patch - digit|`` per pixel and channel, as MNIST-M does.
+def blend(digit: np.ndarray, photos: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Blend a digit into a patch of a photograph, as MNIST-M does.
 
-    Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016, arXiv:1505.07818.
+    ``|patch - digit|`` per pixel and channel: Ganin et al., "Domain-Adversarial Training of Neural
+    Networks", JMLR 2016, arXiv:1505.07818, section 5.2.4.
 
     Args:
-        digit: ``(H, W)`` uint8.
-        patch: ``(H, W, 3)`` uint8.
+        digit: ``(N, N)`` uint8.
+        photos: ``(H, W, 3)`` uint8 each, no side shorter than N.
+        rng: Draws the photograph and the place of the patch.
 
     Returns:
-        ``(H, W, 3)`` uint8.
+        ``(N, N, 3)`` uint8.
     """
+    side, photo = len(digit), photos[rng.integers(len(photos))]
+    top, left = (rng.integers(0, edge - side + 1) for edge in photo.shape[:2])
+    patch = photo[top : top + side, left : left + side]
     return np.abs(patch.astype(np.int16) - digit[..., None]).astype(np.uint8)
 
 
@@ -161,10 +167,7 @@ def make_field_image(index: int, severity: int, seed: int) -> np.ndarray:
     even on the severity, so that one digit can be compared across severities.
     """
     rng = np.random.default_rng((seed, index))
-    photos = load_photos()
-    photo = photos[rng.integers(len(photos))]
-    top, left = (rng.integers(0, edge - IMAGE_SIZE + 1) for edge in photo.shape[:2])
-    image = blend(load_scans()[0][index], photo[top : top + IMAGE_SIZE, left : left + IMAGE_SIZE])
+    image = blend(load_scans()[0][index], load_photos(), rng)
     if severity == 0:
         return image
     return np.rint(degrade(image.astype(np.float32) / 255, severity, rng) * 255).astype(np.uint8)
@@ -176,8 +179,7 @@ def render(quality: str, split: str, severity: int, seed: int) -> tuple[np.ndarr
     indices = split_digits()[quality, split]
     if quality == 'field':
         return tuple(make_field_image(int(index), severity, seed) for index in indices)
-    scans, _ = load_scans()
-    return tuple(np.repeat(scans[index][..., None], 3, axis=-1) for index in indices)
+    return tuple(np.repeat(load_scans()[0][indices][..., None], 3, axis=-1))
 
 
 @DATASETS.register_module()
@@ -233,20 +235,17 @@ class DigitsDataset(BaseDataset):
         splits = sorted(known for owner, known in SPLIT_SIZES if owner == quality)
         if split not in splits:
             raise ValueError(f'quality={quality!r} has the splits {splits}, got split={split!r}')
-        self.quality = quality
-        self.split = split
+        self.quality, self.split, self.seed = quality, split, seed
         self.severity = check_severity(severity)
-        self.seed = seed
         super().__init__(ann_file='', **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Return one dict an image: ``img``, ``gt_label`` and ``digit``, the original's index."""
         images = render(self.quality, self.split, self.severity, self.seed)
-        indices = split_digits()[self.quality, self.split]
         _, labels = load_scans()
         return [
             dict(img=image, gt_label=int(labels[index]), digit=int(index))
-            for image, index in zip(images, indices)
+            for image, index in zip(images, split_digits()[self.quality, self.split])
         ]
 
     def extra_repr(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -113,7 +113,8 @@ def measure_quality(image: np.ndarray) -> dict[str, float]:
         >>> round(found['brightness'], 6), found['noise'], found['aspect_ratio']
         (0.2, 0.0, 0.5)
     """
-    image = _checked(image)
+    check_image(image, 'measure_quality', 'scale values in [0, 1] by 255 first')
+    image = image[:, :, 0] if image.shape[2:] == (1,) else image
     window, sample = _middle(image), _thinned(image)
     grey = _grey(window)
     values = {
@@ -216,21 +217,26 @@ def blockiness(grey: np.ndarray) -> float:
     return float((np.mean(at_edges) + 0.01) / (np.mean(inside) + 0.01))
 
 
-def _checked(image: np.ndarray) -> np.ndarray:
+def check_image(image: Any, user: str, fix: str) -> None:
+    """Refuse what is no grey or colour image of uint8.
+
+    Args:
+        image: What was given.
+        user: What expects the image, for the message.
+        fix: How to fix another type, for the message.
+
+    Raises:
+        TypeError: If it isn't an array of uint8.
+        ValueError: If its shape isn't ``(H, W)``, ``(H, W, 1)`` or ``(H, W, 3)``, or is empty.
+    """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         got = getattr(image, 'dtype', type(image).__name__)
-        raise TypeError(
-            f'measure_quality expects an array of uint8, got {got}; scale values '
-            'in [0, 1] by 255 first'
-        )
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    if image.size == 0 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+        raise TypeError(f'{user} expects an array of uint8, got {got}: {fix}')
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)) or not image.size:
         raise ValueError(
-            'measure_quality expects (H, W), (H, W, 1) or RGB (H, W, 3) with at least one pixel, '
-            f'got {image.shape}'
+            f'{user} expects (H, W), (H, W, 1) or RGB (H, W, 3) with at least one pixel, got '
+            f'{image.shape}'
         )
-    return image
 
 
 def _middle(image: np.ndarray) -> np.ndarray:

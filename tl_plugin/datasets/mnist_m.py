@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,10 +21,9 @@ PATCH = 28
 def blend_into_photographs(
     digits: np.ndarray, photographs: Sequence[np.ndarray], seed: int = 0
 ) -> np.ndarray:
-    """Blend each digit into a random patch of a random photograph, as the DANN paper does.
+    """Blend each digit into a random patch of a random photograph, see :func:`.digits.blend`.
 
-    Ganin et al., JMLR 2016, arXiv 1505.07818, section 5.2.4: ``|patch - digit|`` per pixel and
-    channel. Which patch a digit gets depends on ``(seed, its index)`` alone.
+    Which patch a digit gets depends on ``(seed, its index)`` alone.
 
     Args:
         digits: (N, 28, 28) uint8, bright on black.
@@ -43,13 +41,12 @@ def blend_into_photographs(
     smallest = min(min(photo.shape[:2]) for photo in photographs)
     if smallest < PATCH:
         raise ValueError(f'every photograph must be {PATCH} pixels or more a side, got {smallest}')
-    blended = np.empty((*digits.shape, 3), dtype=np.uint8)
-    for index, digit in enumerate(digits):
-        random = np.random.default_rng((seed, index))
-        photo = photographs[random.integers(len(photographs))]
-        top, left = (random.integers(0, side - PATCH + 1) for side in photo.shape[:2])
-        blended[index] = blend(digit, photo[top : top + PATCH, left : left + PATCH])
-    return blended
+    return np.stack(
+        [
+            blend(digit, photographs, np.random.default_rng((seed, index)))
+            for index, digit in enumerate(digits)
+        ]
+    )
 
 
 def load_photographs(folder: str | Path) -> list[np.ndarray]:
@@ -67,18 +64,8 @@ def load_photographs(folder: str | Path) -> list[np.ndarray]:
             f'no photographs ({", ".join(EXTENSIONS)}) in {Path(folder).absolute()}'
         )
     if taken.left_out:
-        print_log(f'{folder}: left out are {taken.describe_left_out()}.', 'current')
+        print_log(f'{folder}: left out are {taken.describe(taken.left_out)}.', 'current')
     return [np.asarray(Image.open(path).convert('RGB')) for path in paths]
-
-
-def save_split(path: str | Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Write images and labels of one split, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.partial')
-    with open(partial, 'wb') as file:
-        np.savez(file, images=images, labels=labels)
-    os.replace(partial, path)
 
 
 @DATASETS.register_module()

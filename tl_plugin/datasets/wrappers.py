@@ -12,7 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from mmpretrain.registry import DATASETS
 from torch.utils.data import Subset
+
+
+def dataset_class(config: dict) -> Any:
+    """Return the class of a data set's config, whose ``type`` may be its name in the registry."""
+    kind = config['type']
+    return DATASETS.get(kind) if isinstance(kind, str) else kind
 
 
 def wrapped(dataset: Any) -> list[Any]:

@@ -1,72 +1,44 @@
-"""Read tables of images and labels, as CSV or JSON."""
+"""Read tables of images and labels, as CSV or JSON, written for any system and folder."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 from tl_plugin.datasets.bad_data import decode_lines
 
 from .images import SPLITS, ImageItem
-from .table_paths import find_files
 
-IMAGE_COLUMNS = (
-    'image',
-    'path',
-    'file',
-    'filename',
-    'file_name',
-    'image_path',
-    'img_path',
-    'filepath',
-    'image_file',
-)
+_IMAGE_WORDS = 'image path file filename file_name image_path img_path filepath image_file'
+IMAGE_COLUMNS = tuple(_IMAGE_WORDS.split())
 LABEL_COLUMNS = ('label', 'class', 'class_name', 'category', 'gt_label', 'target')
 SPLIT_COLUMNS = ('split', 'subset', 'fold')
-#: Texts that stand for a missing label: those that pandas takes for one, and two of spreadsheets.
-MISSING = (
-    'NaN',
-    'nan',
-    '-NaN',
-    '-nan',
-    'NA',
-    'N/A',
-    'n/a',
-    '#N/A',
-    '#N/A N/A',
-    '#NA',
-    '<NA>',
-    'None',
-    'NULL',
-    'null',
-    '1.#IND',
-    '-1.#IND',
-    '1.#QNAN',
-    '-1.#QNAN',
-    '?',
-    '-',
+_MISSING_WORDS = (
+    'NaN nan -NaN -nan NA N/A n/a #N/A #NA <NA> None NULL null 1.#IND -1.#IND 1.#QNAN -1.#QNAN ? -'
 )
-# Not 01, which is a name.
-_DECIMAL = re.compile(r'(0|[1-9]\d*)\.\d*')
+#: Texts that stand for a missing label: those that pandas takes for one, and two of spreadsheets.
+MISSING = (*_MISSING_WORDS.split(), '#N/A N/A')
+_DECIMAL = re.compile(r'(0|[1-9]\d*)\.\d*')  # not 01, which is a name
+_ELSEWHERE = re.compile(r'[A-Za-z]:[\\/]|\\\\|[a-z]+://')
 _SPLIT_NAMES = {
-    name: split
-    for split, names in dict(
-        train='train training', val='val valid validation', test='test testing'
-    ).items()
-    for name in names.split()
+    '': '',
+    **dict.fromkeys(('train', 'training'), 'train'),
+    **dict.fromkeys(('val', 'valid', 'validation'), 'val'),
+    **dict.fromkeys(('test', 'testing'), 'test'),
 }
 
 
 def split_name(given: str) -> str | None:
     """Return the split that a folder or a cell names, None if it names none."""
-    given = str(given).strip().lower()
-    return _SPLIT_NAMES.get(given) if given else ''
+    return _SPLIT_NAMES.get(str(given).strip().lower())
 
 
 def read_annotations(path: Path, every_file: bool = False) -> tuple[list[ImageItem], list[str]]:
@@ -74,9 +46,9 @@ def read_annotations(path: Path, every_file: bool = False) -> tuple[list[ImageIt
 
     CSV with a header (any common delimiter); JSON as a list of records, as lines of records
     (``.jsonl``), as a dict of image to label, or as mmengine writes it (``data_list`` and
-    ``metainfo.classes``). The image column is one of :data:`IMAGE_COLUMNS`, see
-    :func:`tl_plugin.intake.table_paths.find_files` for its paths; the label column is one of
-    :data:`LABEL_COLUMNS` or absent; the split column is one of :data:`SPLIT_COLUMNS` or absent.
+    ``metainfo.classes``). The image column is one of :data:`IMAGE_COLUMNS`, see :func:`find_files`
+    for its paths; the label column is one of :data:`LABEL_COLUMNS` or absent; the split column is
+    one of :data:`SPLIT_COLUMNS` or absent.
 
     A label that is empty, -1 or one of :data:`MISSING` is unknown. ``1.0`` is 1 where all numbers
     among the labels are whole.
@@ -92,15 +64,23 @@ def read_annotations(path: Path, every_file: bool = False) -> tuple[list[ImageIt
         ValueError: If the file isn't such a table, or a line of it can't be read; names the line or
             the record, and says what is there instead. If none of its files is there.
     """
-    lines = decode_lines(path, path.read_bytes())
+    lines, classes = decode_lines(path, path.read_bytes()), None
     if path.suffix.lower() in ('.csv', '.tsv'):
-        records, classes = _csv_records(path, lines), None
+        records = _csv_records(path, lines)
     elif path.suffix.lower() == '.jsonl':
-        records, classes = _json_lines(path, lines), None
+        numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        records = [_parse_json(line, f'{path}, line {number}') for number, line in numbered]
     else:
         records, classes = _json_records(path, '\n'.join(lines))
-    cells = [_cells(record, path, number) for number, record in enumerate(records, 1)]
-    items = [_item(record, classes, path, number) for number, record in enumerate(cells, 1)]
+    cells, items = [], []
+    for number, record in enumerate(records, 1):
+        where = f'{path}, record {number}'
+        if not isinstance(record, Mapping):
+            raise ValueError(
+                f'{where}: expected an object with an image and a label, got {record!r}'
+            )
+        cells.append({_column(key): value for key, value in record.items()})
+        items.append(_item(cells[-1], classes, where))
     if not items:
         raise ValueError(f'{path} lists no images')
     if classes is None:
@@ -136,7 +116,13 @@ def _csv_records(path: Path, lines: list[str]) -> list[dict]:
             if not any(cell.strip() for cell in row):
                 continue  # also as spreadsheets write it: delimiters alone
             if header is None:
-                header = _header(row, path, rows.line_num)
+                header = [_column(cell) for cell in row]
+                twice = [name for name, count in Counter(header).items() if name and count > 1]
+                if twice:
+                    raise ValueError(
+                        f'{path}, line {rows.line_num}: the columns '
+                        f'{", ".join(map(repr, sorted(twice)))} come twice'
+                    )
                 continue
             if len(row) != len(header):
                 raise ValueError(
@@ -164,24 +150,6 @@ def _column(name: object) -> str:
     return re.sub(r'[\s-]+', '_', str(name).strip().lower())
 
 
-def _header(row: list[str], path: Path, line: int) -> list[str]:
-    names = [_column(cell) for cell in row]
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
-        raise ValueError(
-            f'{path}, line {line}: the columns {", ".join(map(repr, twice))} come twice'
-        )
-    return names
-
-
-def _json_lines(path: Path, lines: list[str]) -> list:
-    return [
-        _parse_json(line, f'{path}, line {number}')
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-
-
 def _parse_json(text: str, where: str) -> object:
     try:
         return json.loads(text, object_pairs_hook=_without_repeats)
@@ -192,8 +160,7 @@ def _parse_json(text: str, where: str) -> object:
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f'the key {twice!r} comes twice')
     return found
 
@@ -202,7 +169,14 @@ def _json_records(path: Path, text: str) -> tuple[list, list | None]:
     content = _parse_json(text, str(path))
     classes = None
     if isinstance(content, dict) and 'data_list' in content:
-        classes = _classes(content.get('metainfo'), path)
+        classes = content.get('metainfo')
+        classes = classes.get('classes') if isinstance(classes, dict) else classes
+        if classes is not None and not (
+            isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        ):
+            raise ValueError(
+                f'{path}: expected metainfo.classes to be a list of names, got {classes!r}'
+            )
         content = content['data_list']
     elif isinstance(content, dict):
         content = [{'image': image, 'label': label} for image, label in content.items()]
@@ -214,27 +188,7 @@ def _json_records(path: Path, text: str) -> tuple[list, list | None]:
     return content, classes
 
 
-def _classes(metainfo: object, path: Path) -> list | None:
-    classes = metainfo.get('classes') if isinstance(metainfo, dict) else metainfo
-    if classes is None:
-        return None
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise ValueError(
-            f'{path}: expected metainfo.classes to be a list of names, got {classes!r}'
-        )
-    return classes
-
-
-def _cells(record: object, path: Path, number: int) -> dict:
-    if not isinstance(record, Mapping):
-        raise ValueError(
-            f'{path}, record {number}: expected an object with an image and a label, got {record!r}'
-        )
-    return {_column(key): value for key, value in record.items()}
-
-
-def _item(cells: Mapping, classes: Sequence[str] | None, path: Path, number: int) -> ImageItem:
-    where = f'{path}, record {number}'
+def _item(cells: Mapping, classes: Sequence[str] | None, where: str) -> ImageItem:
     image = _cell(cells, IMAGE_COLUMNS)
     if image is None or (isinstance(image, str) and not image.strip()):
         raise ValueError(
@@ -243,12 +197,10 @@ def _item(cells: Mapping, classes: Sequence[str] | None, path: Path, number: int
         )
     if not isinstance(image, str):
         raise ValueError(f'{where}: expected the path of an image, got {image!r}')
-    split = split_name(_cell(cells, SPLIT_COLUMNS) or '')
+    given = _cell(cells, SPLIT_COLUMNS) or ''
+    split = split_name(given)
     if split is None:
-        raise ValueError(
-            f'{where}: the split is {_cell(cells, SPLIT_COLUMNS)!r}, expected one '
-            f'of {", ".join(SPLITS)}'
-        )
+        raise ValueError(f'{where}: the split is {given!r}, expected one of {", ".join(SPLITS)}')
     label = _label(_cell(cells, LABEL_COLUMNS), classes, where)
     return ImageItem(name=image.strip(), label=label, split=split)
 
@@ -339,3 +291,72 @@ def _check_contradictions(items: Sequence[ImageItem], path: Path) -> None:
 
 def _cell(cells: Mapping, names: Iterable[str]) -> object:
     return next((cells[name] for name in names if name in cells), None)
+
+
+def find_files(table: Path, names: Sequence[str]) -> tuple[list[str], list[int], list[str]]:
+    r"""Find the file of each row.
+
+    A name is tried as it is written, with ``/`` for ``\``, and with ``%20`` and its like decoded;
+    each relative to the table's folder, then to the folder above it, then to the current folder.
+
+    Args:
+        table: The table's path.
+        names: What its rows say.
+
+    Returns:
+        A path for each row; the numbers of the rows, from 0, that have no file; and how the other
+        names were interpreted, in words.
+
+    Raises:
+        ValueError: If no row has a file; says where they were expected.
+    """
+    ways = _ways(table)
+    found, missing, used = [], [], {}
+    for row, name in enumerate(names):
+        for way in (*used, *ways):
+            words, form, base = way
+            path = os.path.join(base, form(name))
+            if os.path.isfile(path):
+                found.append(str(Path(path)))
+                used[way] = words
+                break
+        else:
+            missing.append(row)
+            found.append(str(table.parent / name))
+    if names and not used:
+        raise ValueError(_nowhere(table, names[0], len(names)))
+    return found, missing, [words for words in used.values() if words]
+
+
+def _ways(table: Path) -> list[tuple]:
+    def slashes(name: str) -> str:
+        return name.replace('\\', '/')
+
+    forms = (
+        ('', str),
+        ('\\ is taken for /', slashes),
+        ('%-codes are decoded', unquote),
+        ('\\ is taken for / and %-codes are decoded', lambda name: unquote(slashes(name))),
+    )
+    above = table.absolute().parent.parent
+    bases = (
+        ('', str(table.parent)),
+        (f'its paths are relative to {above}', str(above)),
+        ('its paths are relative to the current folder', ''),
+    )
+    return [
+        (', '.join(filter(None, (change, place))), form, base)
+        for change, form in forms
+        for place, base in bases
+    ]
+
+
+def _nowhere(table: Path, name: str, count: int) -> str:
+    looked = 'it is an absolute path or an address, which does not lead to a file here'
+    if not (_ELSEWHERE.match(name) or os.path.isabs(name)):
+        parent = table.absolute().parent
+        looked = f'looked in {", ".join(map(str, (parent, parent.parent, Path.cwd())))}'
+    return (
+        f'{table}: {count} of {count} files not found, the first is {name!r}; {looked}. Write '
+        "paths relative to the table's folder"
+    )

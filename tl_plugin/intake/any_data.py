@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmpretrain.datasets import CustomDataset
 
 from tl_plugin.datasets.bad_data import build_named_dataset
 from tl_plugin.datasets.folders import EXTENSIONS, ByExtension, is_image_name, is_system_name
-from tl_plugin.datasets.wrappers import unwrapped, wrapped
+from tl_plugin.datasets.wrappers import dataset_class, unwrapped, wrapped
 from tl_plugin.stack.options import type_name
 
 from .annotation_files import read_annotations, split_name
@@ -49,7 +50,10 @@ def read_data(given: str | Path, every_file: bool = False) -> DomainImages:
     """
     path = Path(given)
     if '::' in str(given) or path.suffix == '.py':
-        return _from_config(str(given))
+        from tl_plugin.launch.runs import load_config
+
+        cfg = load_config(str(given))
+        return _from_datasets(_dataset_configs(cfg, str(given)), cfg, str(given))
     if not path.exists():
         raise FileNotFoundError(
             f'found no data at {path.absolute()}: expected a folder of images, an annotation file '
@@ -78,22 +82,16 @@ def without_labels(domain: DomainImages) -> DomainImages:
         >>> without_labels(DomainImages('x', (ImageItem('2026-01/1.jpg', '2026-01'),))).labelled
         False
     """
-    items = tuple(replace(item, label=None) for item in domain.items)
-    datasets = {name: _without_labels(config) for name, config in (domain.datasets or {}).items()}
-    return replace(domain, items=items, classes=(), datasets=datasets or None)
-
-
-def _without_labels(config: dict) -> dict:
-    from mmpretrain.datasets import CustomDataset
-    from mmpretrain.registry import DATASETS
-
-    kind = config['type']
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    found = dict(config, metainfo={**(config.get('metainfo') or {}), 'classes': ()})
-    found.pop('classes', None)
-    if isinstance(kind, type) and issubclass(kind, CustomDataset):
-        found['with_label'] = False
-    return found
+    datasets = {}
+    for name, config in (domain.datasets or {}).items():
+        metainfo = {**(config.get('metainfo') or {}), 'classes': ()}
+        datasets[name] = {**config, 'metainfo': metainfo}
+        datasets[name].pop('classes', None)
+        kind = dataset_class(config)
+        if isinstance(kind, type) and issubclass(kind, CustomDataset):
+            datasets[name]['with_label'] = False
+    items = (replace(item, label=None) for item in domain.items)
+    return replace(domain.with_items(items), classes=(), datasets=datasets or None)
 
 
 def read_both_domains(given: str | Path) -> dict[str, DomainImages]:
@@ -154,14 +152,14 @@ def _read_folder(folder: Path, given: str, every_file: bool) -> DomainImages:
                 items.append(ImageItem(entry.path, label, split))
                 if not (entry.is_file() and taken(entry.path[len(str(folder)) :].lstrip(os.sep))):
                     others.append(entry.path)
-    unlisted = frozenset(others)
-    if taken.left_out:
+    unlisted, left_out = frozenset(others), sum(taken.left_out.values())
+    if left_out:
         notes.append(
-            f'{given}: {sum(taken.left_out.values())} files are left out of training by their '
-            f'extension: {taken.describe_left_out()}. Images are {", ".join(EXTENSIONS)}; convert '
-            'or rename what is one.'
+            f'{given}: {left_out} files are left out of training by their extension: '
+            f'{taken.describe(taken.left_out)}. Images are {", ".join(EXTENSIONS)}; convert or '
+            'rename what is one.'
         )
-    no_files = len(unlisted) - sum(taken.left_out.values())
+    no_files = len(unlisted) - left_out
     if no_files:
         notes.append(f'{given}: {no_files} entries with names of images are no files.')
     if not every_file:
@@ -185,13 +183,9 @@ def _read_folder(folder: Path, given: str, every_file: bool) -> DomainImages:
 def _roots(folder: Path) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the folders that hold classes, each with its split, and notes."""
     notes = []
-    hidden = [
-        entry.name for entry in os.scandir(folder) if entry.is_dir() and is_system_name(entry.name)
-    ]
+    hidden = sorted(e.name for e in os.scandir(folder) if e.is_dir() and is_system_name(e.name))
     if hidden:
-        notes.append(
-            f'{folder}: {", ".join(sorted(hidden))}: hidden or system folders are no classes.'
-        )
+        notes.append(f'{folder}: {", ".join(hidden)}: hidden or system folders are no classes.')
     parts = [child for child in _children(folder) if child.is_dir()]
     splits = {child.name: split_name(child.name) for child in parts}
     known = {split for split in splits.values() if split}
@@ -221,19 +215,8 @@ def _children(folder: str | Path) -> list[os.DirEntry]:
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def _from_config(given: str) -> DomainImages:
-    from tl_plugin.launch.runs import load_config
-
-    cfg = load_config(given)
-    return _from_datasets(_dataset_configs(cfg, given), cfg, given)
-
-
 def _from_datasets(datasets: dict[str, dict], cfg: Config, given: str) -> DomainImages:
-    items: list[ImageItem] = []
-    classes: tuple[str, ...] = ()
-    parts: dict[str, dict] = {}
-    sizes: dict[str, int] = {}
-    notes = []
+    items, classes, parts, sizes, notes = [], (), {}, {}, []
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
         for split, config in datasets.items():
             config = Config(config)._cfg_dict
@@ -279,7 +262,7 @@ def _from_dataset(dataset: Any, split: str, place: str, given: str) -> Iterator[
     if not hasattr(dataset, 'get_data_info'):
         raise ValueError(
             f'{given}: {type(dataset).__name__} is no BaseDataset of mmengine, whose '
-            'get_data_info() tells images and labels: give a data set that is one, or a folder or '
+            'get_data_info() returns image and label: give a data set that is one, or a folder or '
             'an annotation file'
         )
     names = (dataset.metainfo or {}).get('classes')
@@ -288,12 +271,10 @@ def _from_dataset(dataset: Any, split: str, place: str, given: str) -> Iterator[
         label = info.get('gt_label')
         if label is not None:
             label = _one_class(label, names, f'{given}: image {index} of {split or "its data"}')
-        if info.get('img') is not None:
-            pixels = np.asarray(info['img'], dtype=np.uint8)
-            name = f'{place or "all"}/{index}'
-            yield ImageItem(name, label, split, pixels, place=(place, index))
-        else:
-            yield ImageItem(str(info['img_path']), label, split, place=(place, index))
+        pixels = info.get('img')
+        name = str(info['img_path']) if pixels is None else f'{place or "all"}/{index}'
+        pixels = None if pixels is None else np.asarray(pixels, dtype=np.uint8)
+        yield ImageItem(name, label, split, pixels, place=(place, index))
 
 
 def _one_class(label: Any, names: Sequence[str] | None, where: str) -> str | None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmpretrain.registry import MODELS
 
 from tl_plugin.datasets.wrappers import inner_configs
+from tl_plugin.models.backbones.pooled import check_name
 
 FORMS = 'timm:NAME, torchvision:NAME, mmpretrain:NAME or a config (.py, or package::path)'
 DEFAULT_SIZE = 224
@@ -63,18 +65,13 @@ def choose_model(backbone: str, num_classes: int, checkpoint: str | None = None)
 def _timm(name: str, num_classes: int, checkpoint: str | None) -> ModelChoice:
     import timm
 
-    from tl_plugin.models.backbones.pooled import check_name
-
     if ':' not in name and not timm.is_model(name):
         check_name(name.split('.')[0], timm.list_models(), 'timm')
     cfg = None if ':' in name else timm.get_pretrained_cfg(name)
     weights = dict(checkpoint_path=checkpoint) if checkpoint else dict(pretrained=True)
-    # timm's are for values from 0 to 1.
-    scale = (
-        {key: [255 * value for value in getattr(cfg, key)] for key in ('mean', 'std')}
-        if cfg
-        else _IMAGENET
-    )
+    scale = _IMAGENET
+    if cfg:  # timm's are for values from 0 to 1
+        scale = {key: [255 * value for value in getattr(cfg, key)] for key in ('mean', 'std')}
     size = cfg.input_size[-1] if cfg and cfg.input_size else DEFAULT_SIZE
     backbone = dict(type='PooledTimmBackbone', model_name=name, **weights)
     return _pooled(backbone, num_classes, scale, size)
@@ -82,8 +79,6 @@ def _timm(name: str, num_classes: int, checkpoint: str | None) -> ModelChoice:
 
 def _torchvision(name: str, num_classes: int, checkpoint: str | None) -> ModelChoice:
     from torchvision import models
-
-    from tl_plugin.models.backbones.pooled import check_name
 
     check_name(name, models.list_models(module=models), 'torchvision.models')
     weights = dict(checkpoint_path=checkpoint) if checkpoint else dict(weights='DEFAULT')
@@ -93,9 +88,10 @@ def _torchvision(name: str, num_classes: int, checkpoint: str | None) -> ModelCh
 
 
 def _pooled(backbone: dict, num_classes: int, scale: dict, size: int) -> ModelChoice:
-    head = dict(
-        type='LinearClsHead', num_classes=num_classes, in_channels=_width(backbone), topk=(1,)
-    )
+    bare = {key: backbone[key] for key in ('type', 'model_name')}
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        width = MODELS.build(bare).num_features  # built without weights
+    head = dict(type='LinearClsHead', num_classes=num_classes, in_channels=width, topk=(1,))
     return ModelChoice(
         # An ImageClassifier that computes with the channels innermost: a third faster on a CPU.
         model=dict(type='AdaptationClassifier', channels_last=True, backbone=backbone, head=head),
@@ -104,20 +100,9 @@ def _pooled(backbone: dict, num_classes: int, scale: dict, size: int) -> ModelCh
     )
 
 
-def _width(backbone: dict) -> int:
-    """Return the number of features of the backbone, built without weights."""
-    from mmpretrain.registry import MODELS
-
-    bare = {key: backbone[key] for key in ('type', 'model_name')}
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(bare).num_features
-
-
 def _mmpretrain(name: str, num_classes: int, checkpoint: str | None) -> ModelChoice:
     from mmpretrain.apis import list_models
     from mmpretrain.apis.model import ModelHub
-
-    from tl_plugin.models.backbones.pooled import check_name
 
     check_name(name, list_models(), 'mmpretrain')
     found = ModelHub.get(name)
@@ -139,16 +124,12 @@ def _from_config(cfg: Config, num_classes: int, checkpoint: str | None) -> Model
         model['backbone']['init_cfg'] = dict(
             type='Pretrained', checkpoint=checkpoint, prefix='backbone'
         )
-    model['head']['num_classes'] = num_classes
     # Accuracy among the first five of few classes means nothing.
-    model['head']['topk'] = (1,)
+    model['head'].update(num_classes=num_classes, topk=(1,))
     preprocessor = model.pop('data_preprocessor', None) or cfg.get('data_preprocessor') or {}
-    preprocessor = dict(preprocessor)
-    preprocessor['num_classes'] = num_classes
-    pipelines = [_pipeline(cfg, split) for split in ('train', 'test')]
+    preprocessor = dict(preprocessor, num_classes=num_classes)
+    pipelines = []
+    for split in ('train', 'test'):
+        datasets = inner_configs((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
+        pipelines.append(copy.deepcopy(datasets[0].get('pipeline')) if datasets else None)
     return ModelChoice(model, preprocessor, DEFAULT_SIZE, *pipelines, cfg=cfg)
-
-
-def _pipeline(cfg: Config, split: str) -> list | None:
-    datasets = inner_configs((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
-    return copy.deepcopy(datasets[0].get('pipeline')) if datasets else None

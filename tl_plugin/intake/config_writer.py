@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope
 
-from tl_plugin.datasets.wrappers import with_indices
+from tl_plugin.datasets.wrappers import dataset_class, with_indices
 from tl_plugin.ladder.rungs import DEFAULT_RUNGS, LABELLED_TARGET
 
 from .any_data import read_data, without_labels
@@ -99,7 +100,7 @@ def write_config(
     """
     folder.mkdir(parents=True, exist_ok=True)
     cfg = choice.cfg or _stock_config(epochs)
-    train, test = _pipelines(choice, image_size)
+    train, test = pipelines(choice, image_size)
     batch_size = _even_batches(len(data.source.split(TRAIN)), batch_size, least=4)
 
     def dataset(
@@ -124,7 +125,7 @@ def write_config(
     cfg.load_from, cfg.randomness = None, dict(seed=seed, deterministic=False)
     cfg.train_dataloader = loader(dataset('source', TRAIN, train), shuffle=True)
     for split, loop in ((VAL, 'DomainValLoop'), (TEST, 'DomainTestLoop')):
-        known = _measurable(data, split)
+        known = [item for item in data.target.split(split) if item.label in data.classes]
         target = dict(dataset=dataset('target', split, test, labels=bool(known)))
         settings = dict(type=loop, dataloaders=dict(target=target))
         if not known:
@@ -146,7 +147,12 @@ def write_config(
         )
         if choice.cfg is None:
             ladder['rungs'] = _enough_epochs(len(data.few), ladder, epochs)
-    notes = [*data.notes, *_small_target(data, batch_size)]
+    notes, count = list(data.notes), len(data.target.split(TRAIN))
+    if count < batch_size:
+        notes.append(
+            f'The target has {count} training images, fewer than a batch of {batch_size}: each '
+            'step sees all of them.'
+        )
     if notes:
         ladder['notes'] = notes
     cfg.ladder = ladder
@@ -200,25 +206,23 @@ def dataset_config(
         return _limited_dataset(domain, items, classes)
     list_file.parent.mkdir(parents=True, exist_ok=True)
     numbers = {name: number for number, name in enumerate(classes)}
-    lines = [
-        f'{Path(item.name).absolute()} {numbers.get(item.label, -1)}'
-        if labels
-        else f'{Path(item.name).absolute()}'
-        for item in items
-    ]
-    broken = [line for line in lines if '\n' in line or '\r' in line]
-    if broken:
-        raise ValueError(f'rename files with line breaks in their names: {broken[0]!r}')
+    lines = []
+    for item in items:
+        line = str(Path(item.name).absolute())
+        lines.append(f'{line} {numbers.get(item.label, -1)}' if labels else line)
+        if '\n' in line or '\r' in line:
+            raise ValueError(f'rename files with line breaks in their names: {line!r}')
     list_file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    listed = dict(
-        type='CustomDataset',
-        data_root='',
-        ann_file=str(list_file.absolute()),
-        with_label=labels,
-        metainfo=dict(classes=list(classes)),
-        pipeline=pipeline,
+    return _complete(
+        dict(
+            type='CustomDataset',
+            data_root='',
+            ann_file=str(list_file.absolute()),
+            with_label=labels,
+            metainfo=dict(classes=list(classes)),
+            pipeline=pipeline,
+        )
     )
-    return _complete(listed)
 
 
 def _limited_dataset(
@@ -231,13 +235,12 @@ def _limited_dataset(
             f'{", ".join(classes)}: give its data set metainfo=dict(classes=...) in that order, or '
             'an annotation file, whose classes go by name'
         )
-    numbers: dict[str, list[int]] = {}
+    numbers = defaultdict(list)
     for item in items:
-        numbers.setdefault(item.place[0], []).append(item.place[1])
+        numbers[item.place[0]].append(item.place[1])
     parts = []
     for place, chosen in numbers.items():
-        config = dict(domain.datasets[place])
-        chosen = sorted(chosen)
+        config, chosen = domain.datasets[place], sorted(chosen)
         whole = chosen == list(range(domain.sizes[place]))
         parts.append(_complete(config if whole else with_indices(config, chosen)))
     return parts[0] if len(parts) == 1 else dict(type='ConcatDataset', datasets=parts)
@@ -249,11 +252,8 @@ def _complete(config: dict) -> dict:
     What the target's data set doesn't set it inherits from the source's of the same type, and a
     list or the ``indices`` of the source's images must not become the target's.
     """
-    from mmpretrain.registry import DATASETS
-
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        kind = config['type']
-        kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+        kind = dataset_class(config)
     parameters = inspect.signature(kind.__init__).parameters
     defaults = {
         name: parameter.default
@@ -265,27 +265,8 @@ def _complete(config: dict) -> dict:
     return {**defaults, **config}
 
 
-def _small_target(data: PreparedData, batch_size: int) -> list[str]:
-    count = len(data.target.split(TRAIN))
-    if count >= batch_size:
-        return []
-    return [
-        f'The target has {count} training images, fewer than a batch of {batch_size}: each step '
-        'sees all of them.'
-    ]
-
-
-def _measurable(data: PreparedData, split: str) -> tuple[ImageItem, ...]:
-    """Return the target images whose class is known to the model."""
-    return tuple(item for item in data.target.split(split) if item.label in data.classes)
-
-
-def test_pipeline(choice: ModelChoice, image_size: int | None = None) -> list:
-    """Return the pipeline of images for inspection."""
-    return _pipelines(choice, image_size)[1]
-
-
-def _pipelines(choice: ModelChoice, image_size: int | None) -> tuple[list, list]:
+def pipelines(choice: ModelChoice, image_size: int | None = None) -> tuple[list, list]:
+    """Return the pipelines of training and of test images: the model's own, or usual ones."""
     if choice.train_pipeline and choice.test_pipeline and image_size is None:
         return choice.train_pipeline, choice.test_pipeline
     size = image_size or choice.image_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import cv2
@@ -52,7 +52,10 @@ def write_degraded(
             found = degrade.transform(dict(img=image, img_path=item.name))['img']
             if item.pixels is not None and found.ndim == 3 and found.shape[2] == 3:
                 found = found[..., ::-1]
-            _write(partial / names[place], found)
+            path = partial / names[place]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Not OpenCV's own writing, which takes no names that aren't UTF-8.
+            path.write_bytes(cv2.imencode('.png', found)[1].tobytes())
         advance(1)
     if len(broken) == len(places):
         shutil.rmtree(partial)
@@ -104,14 +107,11 @@ def target_paths(items: Iterable[ImageItem]) -> dict[Path, ImageItem]:
     return places
 
 
-def _png_names(places: Iterable[Path]) -> dict[Path, Path]:
+def _png_names(places: Collection[Path]) -> dict[Path, Path]:
     """Turn ``a.jpg`` into ``a.png``, and into ``a.jpg.png`` where there is an ``a.png`` too."""
-    places = list(places)
     stems = Counter(place.with_suffix('') for place in places)
     return {
-        place: place.with_suffix('.png')
-        if stems[place.with_suffix('')] == 1
-        else place.with_name(f'{place.name}.png')
+        place: Path(f'{place.with_suffix("") if stems[place.with_suffix("")] == 1 else place}.png')
         for place in places
     }
 
@@ -136,9 +136,3 @@ def _begin(folder: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
-
-
-def _write(path: Path, image) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not OpenCV's own writing, which takes no names that aren't UTF-8.
-    path.write_bytes(cv2.imencode('.png', image)[1].tobytes())

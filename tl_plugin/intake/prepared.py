@@ -19,8 +19,18 @@ from tl_plugin.datasets.class_names import (
 )
 from tl_plugin.stack.messages import short_list
 
-from .images import SPLITS, TEST, TRAIN, VAL, DomainImages, ImageItem
-from .splits import SHARES, assign_splits, sample_per_class
+from .any_data import without_labels
+from .images import (
+    SHARES,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VAL,
+    DomainImages,
+    ImageItem,
+    assign_splits,
+    sample_per_class,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ def prepare_data(
             list of images, of which the training split takes its share. None: no labels.
         leave_out: Names of images to leave out, as they can't be read.
         copies: Groups of names that get the same split, see
-            :func:`tl_plugin.intake.splits.assign_splits`.
+            :func:`tl_plugin.intake.images.assign_splits`.
         seed: Of the division and the choice. Defaults to 0.
 
     Raises:
@@ -68,13 +78,18 @@ def prepare_data(
     """
     notes = [*source.notes, *target.notes]
     copies = list(copies)
-    labelled = [item for item in _kept(source, leave_out) if item.label is not None]
+
+    def kept(domain: DomainImages) -> list[ImageItem]:
+        gone = {*leave_out, *domain.unlisted}
+        return [item for item in domain.items if item.name not in gone]
+
+    labelled = [item for item in kept(source) if item.label is not None]
     if not labelled:
         raise ValueError(
             f'the source {source.origin} has no labels: give class folders, or a label column '
             f'in its annotation file{"".join(f". {note}" for note in source.notes)}'
         )
-    dropped = len(_kept(source, leave_out)) - len(labelled)
+    dropped = len(kept(source)) - len(labelled)
     if dropped:
         notes.append(f'{dropped} source images without a label are left out.')
     classes = source.classes
@@ -88,21 +103,22 @@ def prepare_data(
                 f'{len(target.items) - known} images of {target_labels.origin} are not among those '
                 'of the target and are added to them.'
             )
-    target, found = match_classes(source, replace(target, items=tuple(_kept(target, leave_out))))
-    divided = DomainImages('', tuple(assign_splits(labelled, copies, seed)))
-    target = replace(target, items=tuple(assign_splits(target.items, copies, seed)))
-    check_divided('source', divided)
-    check_divided('target', target)
+    target, found = match_classes(source, target.with_items(kept(target)))
+    source = source.with_items(assign_splits(labelled, copies, seed))
+    target = target.with_items(assign_splits(target.items, copies, seed))
+    _check_divided('source', source)
+    _check_divided('target', target)
     few = _trainable(target.items, target_labels, classes, seed)
     if isinstance(target_labels, int):
-        notes += _too_few_labels(few, target_labels, classes)
-    return PreparedData(
-        source=replace(source, items=divided.items),
-        target=target,
-        few=tuple(few),
-        classes=classes,
-        notes=tuple(dict.fromkeys((*notes, *found, *_missing_classes(divided, target, classes)))),
-    )
+        counts = Counter(item.label for item in few)
+        short = [f'{name} ({counts[name]})' for name in classes if counts[name] < target_labels]
+        if short:
+            notes.append(
+                f'There are fewer than {target_labels} labelled target images to train on of '
+                f'{short_list(short)}.'
+            )
+    notes += [*found, *_missing_classes(source, target, classes)]
+    return PreparedData(source, target, tuple(few), classes, tuple(dict.fromkeys(notes)))
 
 
 def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainImages, list[str]]:
@@ -131,8 +147,9 @@ def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainIma
     }
     if renamed:
         notes.append(f"Of the target's class names, {describe_matches(renamed)}: taken as one.")
-        items = [replace(item, label=renamed.get(item.label, item.label)) for item in target.items]
-        target = replace(target, items=tuple(items))
+        target = target.with_items(
+            replace(item, label=renamed.get(item.label, item.label)) for item in target.items
+        )
     counts = Counter(item.label for item in target.items if item.label is not None)
     if not counts:
         return target, notes
@@ -146,20 +163,15 @@ def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainIma
             f'labels of one domain, {renaming}'
         )
     if len(unknown) == len(counts):
-        if not (_is_folder(target) and resemble_identifiers(unknown)) or are_class_indices(
-            unknown, classes
-        ):
+        are_classes = are_class_indices(unknown, classes) or not resemble_identifiers(unknown)
+        if are_classes or not os.path.isdir(target.origin):
             raise ValueError(_nothing_in_common(unknown, classes))
         notes.append(
             f"The target's folders, {short_list(unknown)}, are none of the source's classes, "
             f'{short_list(classes)}, and named like dates, numbers or cameras: the target is taken '
             'as unlabelled. If they are classes, rename them as the source calls them.'
         )
-        return replace(
-            target,
-            items=tuple(replace(item, label=None) for item in target.items),
-            classes=(),
-        ), notes
+        return without_labels(target), notes
     if unknown:
         near = closest_names(unknown, missing)
         alike = ', '.join(f'{name!r} may be {other!r}' for name, other in near.items())
@@ -179,16 +191,8 @@ def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainIma
     return target, notes
 
 
-def check_divided(name: str, domain: DomainImages) -> None:
-    """Refuse a domain that has an empty split.
-
-    Args:
-        name: 'source' or 'target', for the message.
-        domain: The divided domain.
-
-    Raises:
-        ValueError: If it has none; says how many are needed.
-    """
+def _check_divided(name: str, domain: DomainImages) -> None:
+    """Refuse a domain that has an empty split, and say how many images are needed."""
     empty = [split for split in SPLITS if not domain.split(split)]
     if not empty:
         return
@@ -227,19 +231,9 @@ def _missing_classes(
     return notes
 
 
-def _too_few_labels(few: Sequence[ImageItem], wanted: int, classes: Sequence[str]) -> list[str]:
-    counts = Counter(item.label for item in few)
-    short = [f'{name} ({counts[name]})' for name in classes if counts[name] < wanted]
-    if not short:
-        return []
-    return [
-        f'There are fewer than {wanted} labelled target images to train on of {short_list(short)}.'
-    ]
-
-
 def _nested_classes(source: DomainImages) -> list[str]:
     """Note a single class whose folder holds other folders, which may be the classes."""
-    if len(source.classes) != 1 or not _is_folder(source):
+    if len(source.classes) != 1 or not os.path.isdir(source.origin):
         return []
     (name,) = source.classes
     inner = {
@@ -265,10 +259,6 @@ def _similar_names(classes: Sequence[str]) -> list[str]:
     ]
 
 
-def _is_folder(domain: DomainImages) -> bool:
-    return os.path.isdir(domain.origin)
-
-
 def _nothing_in_common(unknown: Sequence[str], classes: Sequence[str]) -> str:
     near = list(closest_names(unknown, classes).items())
     hint = ', '.join(f'{name!r} and {other!r}' for name, other in near[:3])
@@ -284,14 +274,6 @@ def _nothing_in_common(unknown: Sequence[str], classes: Sequence[str]) -> str:
     )
 
 
-def _kept(domain: DomainImages, leave_out: Collection[str]) -> list[ImageItem]:
-    return [
-        item
-        for item in domain.items
-        if item.name not in leave_out and item.name not in domain.unlisted
-    ]
-
-
 def _with_labels(target: DomainImages, labelled: DomainImages) -> DomainImages:
     """Label images from another list; add images that only that list has."""
     given = {os.path.realpath(item.name): item for item in labelled.items}
@@ -305,11 +287,8 @@ def _with_labels(target: DomainImages, labelled: DomainImages) -> DomainImages:
             f"{target.origin}, and a config's data sets can't be joined with others: give both as "
             'folders or annotation files'
         )
-    return replace(
-        target,
-        items=(*found, *given.values()),
-        unlisted=target.unlisted | labelled.unlisted,
-    )
+    unlisted = target.unlisted | labelled.unlisted
+    return replace(target, items=(*found, *given.values()), unlisted=unlisted)
 
 
 def _trainable(
