@@ -1,6 +1,5 @@
 """The same images in every form give the same domain, and configs of its parts."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -20,7 +19,13 @@ from tl_plugin.intake.prepared import prepare_data
 
 CLASSES = ('cat', 'dog')
 COUNT = 12
-TABLES = ('csv', 'tsv', 'json', 'jsonl', 'mmengine.json')
+COLUMNS = {
+    'csv': 'image,label',
+    'tsv': 'image\tlabel',
+    'excel.csv': 'File;Class',
+    'split.tsv': 'split\tclass_name\timg_path',
+}
+TABLES = (*COLUMNS, 'json', 'records.json', 'jsonl', 'mmengine.json')
 CONFIGS = ('stock', 'repeat', 'balanced', 'concat', 'several', 'fold')
 
 
@@ -61,12 +66,17 @@ def rows(labels):
 def write_table(place, form, labels):
     path = place / f'{labels}.{form}'
     listed = rows(labels)
-    if form in ('csv', 'tsv'):
-        with path.open('w', newline='') as file:
-            writer = csv.writer(file, delimiter=dict(csv=',', tsv='\t')[form])
-            writer.writerows([('image', 'label'), *listed])
+    if form in COLUMNS:
+        cells = [(name, label or '') for name, label in listed]
+        if form == 'split.tsv':
+            cells = [('', label, name) for name, label in cells]
+        delimiter = next(mark for mark in ',;\t' if mark in COLUMNS[form])
+        text = '\n'.join([COLUMNS[form], *map(delimiter.join, cells)])
+        path.write_text(text, encoding='utf-8-sig' if form == 'excel.csv' else 'utf-8')
     elif form == 'json':
         path.write_text(json.dumps(dict(listed)))
+    elif form == 'records.json':
+        path.write_text(json.dumps([dict(file_name=n, category=c) for n, c in listed]))
     elif form == 'jsonl':
         path.write_text('\n'.join(json.dumps(dict(image=n, label=c)) for n, c in listed))
     else:

@@ -1,11 +1,11 @@
-"""Compare names of classes: likely matches, and names that are no classes."""
+"""Compare names of classes, and find likely matches."""
 
 from __future__ import annotations
 
 import difflib
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 
 def canonical(name: str) -> str:
@@ -81,23 +81,3 @@ def describe_matches(matches: dict[str, str]) -> str:
         else f'{name!r} is {other!r}'
         for name, other in matches.items()
     )
-
-
-def are_class_indices(names: Collection[str], classes: Sequence[str]) -> bool:
-    """Return whether names are numbers that may stand for the classes in their order.
-
-    Example:
-        >>> are_class_indices({'0', '2'}, 'abc'), are_class_indices({'3'}, 'abc')
-        (True, False)
-    """
-    return all(name.isdecimal() and int(name) < len(classes) for name in names)
-
-
-def resemble_identifiers(names: Collection[str]) -> bool:
-    """Return whether names look like dates, cameras, batches or identifiers: all hold a digit.
-
-    Example:
-        >>> resemble_identifiers({'2026-01', 'cam 2'}), resemble_identifiers({'kitchen', 'room 1'})
-        (True, False)
-    """
-    return all(re.search(r'\d', name) for name in names)

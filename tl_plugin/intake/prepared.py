@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tl_plugin.datasets.class_names import (
-    are_class_indices,
     canonical,
     closest_names,
     describe_matches,
     folded,
     likely_matches,
-    resemble_identifiers,
 )
 from tl_plugin.stack.messages import short_list
 
@@ -31,6 +30,8 @@ from .images import (
     assign_splits,
     sample_per_class,
 )
+
+_DIGIT = re.compile(r'\d')
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,8 @@ def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainIma
             f'labels of one domain, {renaming}'
         )
     if len(unknown) == len(counts):
-        are_classes = are_class_indices(unknown, classes) or not resemble_identifiers(unknown)
+        # Dates, cameras, batches and identifiers hold a digit.
+        are_classes = _are_indices(unknown, classes) or not all(map(_DIGIT.search, unknown))
         if are_classes or not os.path.isdir(target.origin):
             raise ValueError(_nothing_in_common(unknown, classes))
         notes.append(
@@ -172,6 +174,19 @@ def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainIma
             'as unlabelled. If they are classes, rename them as the source calls them.'
         )
         return without_labels(target), notes
+    if unknown or missing:
+        known = sorted(set(counts) & set(classes))
+        notes += [
+            *_differing_classes(unknown, missing),
+            f'Accuracy on the target is measured over {", ".join(known)} alone: '
+            f'{sum(counts[name] for name in known)} of its {len(target.items)} images.',
+        ]
+    return target, notes
+
+
+def _differing_classes(unknown: Sequence[str], missing: Sequence[str]) -> list[str]:
+    """Note the classes that the target alone has, and those that it lacks."""
+    notes = []
     if unknown:
         near = closest_names(unknown, missing)
         alike = ', '.join(f'{name!r} may be {other!r}' for name, other in near.items())
@@ -180,15 +195,9 @@ def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainIma
             f'The target has classes that the source does not know: {", ".join(unknown)}. Their '
             f'images count as unlabelled.{hint}'
         )
-    known = sorted(set(counts) & set(classes))
     if missing:
         notes.append(f'The target has no image of {", ".join(missing)}.')
-    if unknown or missing:
-        notes.append(
-            f'Accuracy on the target is measured over {", ".join(known)} alone: '
-            f'{sum(counts[name] for name in known)} of its {len(target.items)} images.'
-        )
-    return target, notes
+    return notes
 
 
 def _check_divided(name: str, domain: DomainImages) -> None:
@@ -259,10 +268,15 @@ def _similar_names(classes: Sequence[str]) -> list[str]:
     ]
 
 
+def _are_indices(names: Collection[str], classes: Sequence[str]) -> bool:
+    """Return whether names are numbers that may stand for the classes in their order."""
+    return all(name.isdecimal() and int(name) < len(classes) for name in names)
+
+
 def _nothing_in_common(unknown: Sequence[str], classes: Sequence[str]) -> str:
     near = list(closest_names(unknown, classes).items())
     hint = ', '.join(f'{name!r} and {other!r}' for name, other in near[:3])
-    if are_class_indices(unknown, classes):
+    if _are_indices(unknown, classes):
         order = ', '.join(f'{number} is {name}' for number, name in list(enumerate(classes))[:8])
         hint = f" If these number the source's classes in their order, write names ({order})."
     elif near:
