@@ -1,4 +1,4 @@
-from .labelled_only import LabelledOnly
+from .metrics import LabelledOnly
 from .validators import TargetValidator
 
 __all__ = ['LabelledOnly', 'TargetValidator']

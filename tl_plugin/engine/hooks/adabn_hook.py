@@ -12,7 +12,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch.utils.data import DataLoader
 
-from tl_plugin.evaluation.add_metrics import add_metrics
+from tl_plugin.evaluation.metrics import add_metrics
 from tl_plugin.reliability.data_identity import check_evaluated, check_inherited, check_trained
 from tl_plugin.reliability.replayable_loader import build_loader
 from tl_plugin.stack.model_wrappers import unwrap

@@ -17,7 +17,7 @@ from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
 from tl_plugin.stack.protocol import adaptation_model
 
-from ..adversary import AdversaryMonitor, Limits
+from ..adversary import AdversaryMonitor, HealthLimits
 
 _STATE = 'adversary_monitor'
 _FEATURES = ('feature_norm', 'feature_rank', 'feature_spread')
@@ -47,7 +47,7 @@ class AdversaryMonitorHook(Hook):
             collapsed or the task is drowned; it is taken back in as many steps once that is over.
             Defaults to None: warn only.
         min_factor: The least product of these factors. Defaults to 0.01.
-        limits: Other limits of what is healthy, see :class:`Limits`. Defaults to None.
+        limits: Other limits of what is healthy, see :class:`HealthLimits`. Defaults to None.
 
     Raises:
         ValueError: If an argument is out of its range, or the model has no adversary.
@@ -76,14 +76,14 @@ class AdversaryMonitorHook(Hook):
             raise ValueError(
                 f'AdversaryMonitorHook: min_factor must be in [0, 1], got {min_factor}'
             )
-        unknown = sorted(set(limits or {}) - set(Limits.__dataclass_fields__))
+        known = HealthLimits.__dataclass_fields__
+        unknown = sorted(set(limits or {}) - set(known))
         if unknown:
             raise ValueError(
-                f'AdversaryMonitorHook has the limits {", ".join(Limits.__dataclass_fields__)}, '
-                f'got {", ".join(unknown)}'
+                f'AdversaryMonitorHook has the limits {", ".join(known)}, got {", ".join(unknown)}'
             )
         self.interval = interval
-        self._settings = (Limits(**(limits or {})), patience, backoff, min_factor)
+        self._settings = (HealthLimits(**(limits or {})), patience, backoff, min_factor)
         self.monitors: dict[str, AdversaryMonitor] = {}
         self._sums: dict[str, torch.Tensor | float] = {}
         self._watches = True

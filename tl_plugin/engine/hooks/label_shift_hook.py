@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
-from tl_plugin.evaluation.add_metrics import add_metrics
-from tl_plugin.evaluation.domain_predictions import DomainPredictions
+from tl_plugin.evaluation.metrics import add_metrics
+from tl_plugin.evaluation.predictions import DomainPredictions
 from tl_plugin.functional import (
     black_box_shift,
     expectation_maximization_shift,

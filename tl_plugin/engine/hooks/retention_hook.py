@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader, Runner
 from mmpretrain.registry import HOOKS
 
-from tl_plugin.evaluation.add_metrics import add_metrics
+from tl_plugin.evaluation.metrics import add_metrics
 from tl_plugin.evaluation.predictions import SOURCE, domain_loader, gather_labels, predicted_labels
 from tl_plugin.evaluation.retention import Baseline, Retention, retention
 from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state

@@ -15,7 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch.utils.data import DataLoader
 
-from tl_plugin.evaluation.add_metrics import add_metrics
+from tl_plugin.evaluation.metrics import add_metrics
 from tl_plugin.evaluation.model_outputs import ModelOutputs, collect_outputs, spread_loader
 from tl_plugin.evaluation.predictions import SOURCE, domain_loader
 from tl_plugin.evaluation.similarity import compare

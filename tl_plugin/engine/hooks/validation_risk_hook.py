@@ -9,8 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from tl_plugin.evaluation.add_metrics import add_metrics
-from tl_plugin.evaluation.domain_predictions import DomainPredictions
+from tl_plugin.evaluation.metrics import add_metrics
+from tl_plugin.evaluation.predictions import DomainPredictions
 from tl_plugin.functional import control_variate_risk, density_ratio
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked

@@ -1,6 +1,6 @@
 import pytest
 
-from tl_plugin.engine.adversary import AdversaryMonitor, Limits, name_ills
+from tl_plugin.engine.adversary import AdversaryMonitor, HealthLimits, failure_modes
 
 HEALTHY = dict(
     feature_norm=5.0, feature_rank=8.0, feature_spread=0.5, accuracy=0.7, gradient_ratio=0.5
@@ -8,9 +8,9 @@ HEALTHY = dict(
 ADVERSARY = dict(chance=0.5, strength=1.0, classes=10, images=24)
 
 
-def _ills(adversary=None, **now):
+def _failures(adversary=None, **now):
     adversary = {**ADVERSARY, 'peak': 0.8, **(adversary or {})}
-    return name_ills({**HEALTHY, **now}, HEALTHY, adversary, Limits())
+    return failure_modes({**HEALTHY, **now}, HEALTHY, adversary, HealthLimits())
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def _ills(adversary=None, **now):
     ],
 )
 def test_each_ill_has_its_name(now, adversary, ill):
-    assert list(_ills(adversary, **now)) == [ill]
+    assert list(_failures(adversary, **now)) == [ill]
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_each_ill_has_its_name(now, adversary, ill):
     ],
 )
 def test_what_is_no_ill(now, adversary):
-    assert not _ills(adversary, **now)
+    assert not _failures(adversary, **now)
 
 
 def test_verdicts_come_once_after_patience_and_end():
-    monitor = AdversaryMonitor(Limits(), patience=2, backoff=None, min_factor=0.0)
+    monitor = AdversaryMonitor(HealthLimits(), patience=2, backoff=None, min_factor=0.0)
     ratios = [1, 20, 20, 20, 1, 20, 1]
     judged = [
         tuple(map(list, monitor.judge({**HEALTHY, 'gradient_ratio': ratio}, ADVERSARY)))
@@ -55,7 +55,7 @@ def test_verdicts_come_once_after_patience_and_end():
 
 
 def test_it_backs_off_stepwise_down_to_the_least_and_comes_back():
-    monitor = AdversaryMonitor(Limits(), patience=2, backoff=0.5, min_factor=0.2)
+    monitor = AdversaryMonitor(HealthLimits(), patience=2, backoff=0.5, min_factor=0.2)
     factors = []
     for ratio in [20] * 8 + [1] * 8:
         monitor.judge({**HEALTHY, 'gradient_ratio': ratio}, ADVERSARY)

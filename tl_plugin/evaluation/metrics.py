@@ -1,9 +1,12 @@
+"""Metrics over labelled images alone, and values that hooks add to an evaluation."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
 from mmengine.evaluator import BaseMetric
+from mmengine.runner import Runner
 from mmpretrain.registry import METRICS
 
 
@@ -46,3 +49,22 @@ class LabelledOnly(BaseMetric):
         """Compute the metric; nothing where no image has a label."""
         known = [found for image in results for found in image]
         return self.metric.compute_metrics(known) if known else {}
+
+
+def add_metrics(
+    runner: Runner, metrics: dict[str, float] | None, found: dict[str, float], mode: str
+) -> None:
+    """Log values beside an evaluation's metrics, where ``save_best`` and others find them.
+
+    For a hook's ``after_val_epoch`` or ``after_test_epoch`` whose priority is above the logger's.
+
+    Args:
+        runner: The runner.
+        metrics: What the evaluation found; extended in place.
+        found: What to add, by name.
+        mode: 'val' or 'test'.
+    """
+    for name, value in found.items():
+        runner.message_hub.update_scalar(f'{mode}/{name}', value)
+    if metrics is not None:
+        metrics.update(found)
