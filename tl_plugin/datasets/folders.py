@@ -40,7 +40,7 @@ STOCK_EXTENSIONS: tuple[str, ...] = (
 )
 _stock_folders, _stock_samples = custom.find_folders, CustomDataset._find_samples
 
-# What systems and programs leave in folders of their own accord, in lower case.
+# Names of files and folders that systems and programs create, in lower case.
 _SYSTEM_WORDS = (
     '__macosx @eadir #recycle #snapshot $recycle.bin recycler lost+found __pycache__ '
     'thumbs.db ehthumbs.db desktop.ini'

@@ -1,1 +1,1 @@
-"""From whatever data a user has to splits and a written config."""
+"""Read data of any form, divide them into splits and write a config."""

@@ -1,4 +1,4 @@
-"""Write the model part of a config from ``timm:resnet18`` and the like."""
+"""Write the model part of a config from the name of a backbone, as in ``timm:resnet18``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class ModelChoice:
     Args:
         model: Config of an ``ImageClassifier``.
         data_preprocessor: Config of its data preprocessor.
-        image_size: Side of the images that it takes.
-        train_pipeline: None for a usual one.
-        test_pipeline: None for a usual one.
-        cfg: The whole config that the model is from, if it is from one.
+        image_size: Side of its input images, in pixels. Defaults to 224.
+        train_pipeline: The model's own training pipeline. Defaults to None, a usual one.
+        test_pipeline: The model's own test pipeline. Defaults to None, a usual one.
+        cfg: The config that the model was taken from. Defaults to None.
     """
 
     model: dict

@@ -1,4 +1,4 @@
-"""Write a complete config from data and a backbone, for people who have none yet."""
+"""Write a complete config from data and a backbone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from .prepared import PreparedData, prepare_data
 
 CONFIG_NAME = 'config.py'
 LISTS = 'lists'
-#: That a rung on few labelled images trains for; a learning rate's warm-up takes 100 of them.
+#: Steps that a rung on few labelled images trains for at least; the warm-up of a learning rate
+#: takes 100 of them.
 _LEAST_STEPS = 300
 _BASE = 'mmpretrain::_base_/default_runtime.py'
 
@@ -40,15 +41,15 @@ def config_from_data(
     """Write a config from the options of a command line.
 
     Args:
-        source: See :func:`tl_plugin.intake.any_data.read_data`.
-        target: Likewise.
+        source: The labelled data, see :func:`tl_plugin.intake.any_data.read_data`.
+        target: The data of the target, in any of the same forms.
         backbone: See :func:`tl_plugin.intake.backbone_choice.choose_model`.
         folder: Where to write.
         target_labels: A number, so many labels of each class, or labelled data. None: no labels.
         checkpoint: Local weights of the backbone.
         image_size: Side of the images; None takes the model's own.
-        seed: Of the division and the run.
-        unlabelled: Whether to take the target as unlabelled, whatever its folders are called.
+        seed: Seed of the division and of the run. Defaults to 0.
+        unlabelled: Whether to ignore the target's labels and folder names. Defaults to False.
 
     Returns:
         The config's path. Its ``ladder.notes`` say what was left out or read otherwise.
@@ -89,11 +90,12 @@ def write_config(
         choice: The model.
         folder: Where to write.
         image_size: Side of the images; None takes the model's own.
-        batch_size: Images a step, at most. All batches of an epoch are about as large, for batch
-            statistics of the last few images spoil a network; there are at least four of them.
-        epochs: Training length.
-        num_workers: Processes that load images.
-        seed: Of the run.
+        batch_size: Number of images a step at most. All batches of an epoch have about the same
+            size, as the batch statistics of a small last batch would harm batch normalization; an
+            epoch has at least four. Defaults to 32.
+        epochs: Number of training epochs. Defaults to 20.
+        num_workers: Number of processes that load images. Defaults to 2.
+        seed: Seed of the run. Defaults to 0.
 
     Returns:
         The config's path.
@@ -198,9 +200,9 @@ def dataset_config(
         domain: The domain.
         items: Some of its images, of one split.
         classes: Names of all classes, in the model's order.
-        pipeline: For images read from files; data sets of a config keep their own.
-        list_file: Where to list the images' files.
-        labels: Whether to give labels: -1 to an image that has none of ``classes``.
+        pipeline: Pipeline of images read from files; data sets of a config keep their own.
+        list_file: The file that lists the paths of the images.
+        labels: Whether to write labels, -1 for an image of none of ``classes``. Defaults to True.
     """
     if domain.datasets:
         return _limited_dataset(domain, items, classes)
@@ -249,8 +251,8 @@ def _limited_dataset(
 def _complete(config: dict) -> dict:
     """Write out the arguments that a data set leaves at their defaults.
 
-    What the target's data set doesn't set it inherits from the source's of the same type, and a
-    list or the ``indices`` of the source's images must not become the target's.
+    The target's data set inherits what it doesn't set from the source's of the same type; the list
+    of files and the ``indices`` of the source must not be inherited.
     """
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         kind = dataset_class(config)

@@ -36,7 +36,7 @@ _DIGIT = re.compile(r'\d')
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What a config is written from.
+    """Source and target, ready to write a config from.
 
     Args:
         source: Divided; all labelled with one of ``classes``.
@@ -66,12 +66,13 @@ def prepare_data(
     Args:
         source: The labelled domain.
         target: The field domain. Its own labels serve to measure, not to train.
-        target_labels: Which target labels may be trained on: so many of each class, or a labelled
-            list of images, of which the training split takes its share. None: no labels.
-        leave_out: Names of images to leave out, as they can't be read.
+        target_labels: Which target labels may be trained on: a number of each class, or a labelled
+            list of images, of which those of the training split are used. Defaults to None, no
+            labels.
+        leave_out: Names of images to leave out, such as unreadable ones.
         copies: Groups of names that get the same split, see
             :func:`tl_plugin.intake.images.assign_splits`.
-        seed: Of the division and the choice. Defaults to 0.
+        seed: Seed of the division and of the choice of labels. Defaults to 0.
 
     Raises:
         ValueError: If the source has no labels, the classes of the domains don't fit together (see
