@@ -111,7 +111,7 @@ class TestMerging:
 
 class TestErrors:
     def test_an_unknown_name_gets_the_nearest(self):
-        with pytest.raises(ValueError, match="'fine_tun': did you mean 'fine_tune'"):
+        with pytest.raises(ValueError, match=r"'fine_tun'\. Did you mean 'fine_tune'"):
             overlay_path('fine_tun')
 
     def test_a_path_without_a_file(self, tmp_path):

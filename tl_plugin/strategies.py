@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
+from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.stack.options import type_name
 
 # What an overlay's `type` may replace. Anything else was put into the config on purpose and would
@@ -81,11 +81,9 @@ def overlay_path(name: str) -> Path:
         return path
     known = available_strategies()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f'did you mean {" or ".join(map(repr, near))}? ' if near else ''
         raise ValueError(
-            f'unknown strategy {name!r}: {hint}the strategies are {", ".join(known)}; '
-            'the path of an overlay file (*.py) works too'
+            f'unknown strategy {name!r}.{did_you_mean(name, known, 3, cutoff=0.4)} The strategies '
+            f'are {", ".join(known)}; the path of an overlay file (*.py) works too'
         )
     return known[name]
 

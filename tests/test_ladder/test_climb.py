@@ -14,7 +14,7 @@ from tl_plugin.ladder.climb import (
 )
 from tl_plugin.ladder.records import RunResult
 from tl_plugin.ladder.rungs import read_rungs
-from tl_plugin.launch.commands import tool_command
+from tl_plugin.launch.console import tool_command
 from tl_plugin.launch.runs import load_config
 from tl_plugin.reliability.files import write_json
 from tl_plugin.reporting.progress import ProgressDisplay

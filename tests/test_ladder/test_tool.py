@@ -15,7 +15,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from tests.pages import Page, check_that_it_stands_alone, numbers
 from tests.test_ladder.conftest import RUNGS, run_tool, start_tool, write_tiny
 from tl_plugin.ladder.run_ladder import run_ladder
-from tl_plugin.launch.commands import tool_command
+from tl_plugin.launch.console import tool_command
 from tl_plugin.reliability.checkpoints import newest_whole_checkpoint
 
 # Long enough to be interrupted.

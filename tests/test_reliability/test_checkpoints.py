@@ -1,4 +1,4 @@
-"""The newest checkpoint that can be read is found among whatever a crash has left."""
+"""The newest readable checkpoint is found, and hooks keep their state where publishing drops it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tl_plugin.reliability.checkpoints import (
     check_resumable,
     newest_whole_checkpoint,
     read_whole,
+    save_hook_state,
+    saved_hook_state,
 )
 from tl_plugin.reliability.files import WholeFileBackend, remove_leftovers, write_whole
 
@@ -151,3 +153,18 @@ def test_files_are_deleted_last_or_not_at_all(tmp_path):
     assert backend.get_text(tmp_path / 'c') == 'c'
     backend.remove(tmp_path / 'c')
     assert not backend.exists(tmp_path / 'c')
+
+
+def test_states_lie_side_by_side():
+    checkpoint = dict(state_dict={})
+    save_hook_state(checkpoint, 'labels', [1])
+    save_hook_state(checkpoint, 'best', {})
+    assert checkpoint == dict(state_dict={}, hook_msgs=dict(labels=[1], best={}))
+    assert saved_hook_state(checkpoint, 'labels') == [1]
+    assert saved_hook_state(checkpoint, 'x') is None
+
+
+def test_reading_leaves_a_bare_state_dict_alone():
+    state = {'conv.weight': torch.ones(1)}
+    assert saved_hook_state(state, 'labels') is None and list(state) == ['conv.weight']
+    assert saved_hook_state(dict(hook_msgs=None), 'labels') is None

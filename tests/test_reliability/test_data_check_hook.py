@@ -198,7 +198,7 @@ def test_one_image_is_enough_where_the_map_is_large(tmp_path):
     assert run(tmp_path, thirteen).iter == 4
     # Of 8 by 8 pixels the last stage of a ResNet leaves a single one.
     small = {'train_dataloader.dataset.image_size': 8, 'val_dataloader.dataset.image_size': 8}
-    with pytest.raises(ValueError, match=r'iteration 4 has 1 image, of which .* at .backbone\.la'):
+    with pytest.raises(ValueError, match=r'iteration 4 has 1 image, and .* at .backbone\.la'):
         run(tmp_path, {**thirteen, **small})
 
 

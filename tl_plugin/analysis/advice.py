@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tl_plugin.launch.commands import tool_command
+from tl_plugin.launch.console import tool_command
 from tl_plugin.stack.messages import short_list
 from tl_plugin.strategies import available_strategies, describe
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 import tl_plugin
-from tl_plugin.launch.commands import tool_command
+from tl_plugin.launch.console import tool_command
 from tl_plugin.reliability.files import read_json, write_json
 from tl_plugin.reporting.progress import ProgressDisplay
 

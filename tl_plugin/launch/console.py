@@ -1,8 +1,11 @@
-"""The console command ``tl-plugin``: this package's tools without a checkout."""
+"""The console command ``tl-plugin`` and commands of the tools that can be copied."""
 
 from __future__ import annotations
 
 import ast
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +13,7 @@ from pathlib import Path
 from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.strategies import available_strategies, configs_dir, headline
 
-from .commands import tool_path
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 #: Commands that run a tool, in the order in which a user needs them.
 TOOLS = (
@@ -98,6 +101,35 @@ def _strategies() -> list[str]:
     found = available_strategies()
     width = max(map(len, found))
     return [f'{name:{width}}  {headline(path)}'.rstrip() for name, path in found.items()]
+
+
+def tool_path(tool: str) -> Path:
+    """Return where a tool of this package lies: in a checkout, or as an installed package has it.
+
+    Args:
+        tool: Its file: 'ladder.py'.
+    """
+    places = (_PACKAGE.parent / 'tools', _PACKAGE / '.mim' / 'tools')
+    return next((place / tool for place in places if (place / tool).is_file()), Path('tools', tool))
+
+
+def tool_command(tool: str, *arguments: object) -> str:
+    r"""Write the command that runs a tool of this package from the current folder.
+
+    Args:
+        tool: Its file: 'ladder.py'.
+        *arguments: Its arguments; paths with spaces and quotes are quoted.
+
+    Example:
+        >>> tool_command('ladder.py', "it's mine/config.py").partition('ladder.py')[2]
+        ' \'it\'"\'"\'s mine/config.py\''
+    """
+    path = tool_path(tool)
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    found = shutil.which('python')
+    python = 'python' if found and os.path.abspath(found) == sys.executable else sys.executable
+    return shlex.join([python, str(path), *map(str, arguments)])
 
 
 if __name__ == '__main__':

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +27,7 @@ from tl_plugin.reliability.fault_tolerance import (
     make_fault_tolerant,
     set_resume,
 )
+from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.stack.options import type_name
 from tl_plugin.strategies import apply_strategies, configs_dir
 
@@ -57,9 +57,8 @@ def config_file(config: str | Path) -> Path:
     folder = _configs_of(package)
     if not (folder / name).is_file():
         known = [path.relative_to(folder).as_posix() for path in folder.rglob('*.py')]
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f'; did you mean {" or ".join(near)}?' if near else ''
-        raise FileNotFoundError(f'{package} came with no config {name!r} (in {folder}){hint}')
+        hint = did_you_mean(name, known, 3)
+        raise FileNotFoundError(f'{package} came with no config {name!r} (in {folder}).{hint}')
     return folder / name
 
 
@@ -128,11 +127,9 @@ def _place_of_hook(cfg: Config, name: str) -> str:
     if name in kinds:
         places = ' or '.join(f'custom_hooks.{i}' for i, kind in enumerate(kinds) if kind == name)
         raise ValueError(f'this config has {kinds.count(name)} hooks {name}: write {places}')
-    near = difflib.get_close_matches(name, kinds, n=1)
     raise ValueError(
-        f'custom_hooks.{name}: this config has no such hook; '
-        + (f'did you mean custom_hooks.{near[0]}? ' if near else '')
-        + f'its custom_hooks are {", ".join(kinds) or "empty"}'
+        f'custom_hooks.{name}: this config has no such hook.{did_you_mean(name, kinds)} Its '
+        f'custom_hooks are {", ".join(kinds) or "empty"}'
     )
 
 

@@ -25,7 +25,7 @@ _PIXELS = 4096
 
 @dataclass(frozen=True)
 class Overlap:
-    """Numbers of images of two data sets, and of those in both.
+    """Numbers of images of two data sets, and of those in both; false where both share none.
 
     Args:
         shared: How many images both hold.
@@ -36,6 +36,9 @@ class Overlap:
     shared: int
     one: int
     other: int
+
+    def __bool__(self) -> bool:
+        return self.shared > 0
 
     def __str__(self) -> str:
         return f'{self.shared:,} of {self.other:,} images'
@@ -78,7 +81,7 @@ def check_source_and_target(source: Any, target: Any, key: str) -> None:
     """
     domain, labelled = _source_domain(source)
     overlap = shared_images(domain, target)
-    if overlap is not None and overlap.shared:
+    if overlap:
         if 2 * overlap.shared >= overlap.other or _ignored(domain, target):
             raise ValueError(_refusal('the source', domain, 'the target', target, overlap, key))
         _warn(
@@ -87,7 +90,7 @@ def check_source_and_target(source: Any, target: Any, key: str) -> None:
         )
     for dataset in labelled:
         overlap = shared_images(dataset, target)
-        if overlap is not None and overlap.shared:
+        if overlap:
             all_of_them = overlap.shared == overlap.other
             print_log(
                 f'{overlap} of the target are also among the labelled images of '
@@ -114,7 +117,7 @@ def check_evaluated(one: str, dataset: Any, other: str, another: Any, key: str) 
         ValueError: If they are the same; says the number of images and the fix.
     """
     overlap = shared_images(dataset, another)
-    if overlap is None or not overlap.shared:
+    if not overlap:
         return
     same = overlap.shared == overlap.one == overlap.other
     if _ignored(dataset, another) or (same and _pipelines(dataset) == _pipelines(another)):
@@ -135,10 +138,9 @@ def check_inherited(base: str, dataset: Any, target: Any, key: str) -> None:
     Raises:
         ValueError: If the target's own ``data_root`` has no effect.
     """
-    if _ignored(dataset, target):
-        overlap = shared_images(dataset, target)
-        if overlap is not None and overlap.shared:
-            raise ValueError(_refusal(base, dataset, 'the target', target, overlap, key))
+    overlap = _ignored(dataset, target) and shared_images(dataset, target)
+    if overlap:
+        raise ValueError(_refusal(base, dataset, 'the target', target, overlap, key))
 
 
 def check_trained(trained: Any, name: str, dataset: Any) -> None:
@@ -150,7 +152,7 @@ def check_trained(trained: Any, name: str, dataset: Any) -> None:
         dataset: Their data set.
     """
     overlap = shared_images(trained, dataset)
-    if overlap is not None and overlap.shared:
+    if overlap:
         _warn(
             f'{overlap} of {name} are training images: what is measured on them says little about '
             'others'
@@ -168,7 +170,7 @@ def check_source_free(target: Any, source: Any) -> None:
         ValueError: If it is so.
     """
     overlap = shared_images(target, source)
-    if overlap is not None and overlap.shared and overlap.shared == overlap.other:
+    if overlap and overlap.shared == overlap.other:
         raise ValueError(
             f'train_dataloader is the target here, and the validation calls {overlap} of it the '
             f"domain 'source': {describe_data(source)}. Point val_dataloader to source images, and "

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import torch.distributed as dist
-from mmengine.dist import get_dist_info
+from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -144,10 +143,7 @@ def _is_accumulating(runner: Runner) -> bool:
 
 
 def _check_ranks_agree(runner: Runner) -> None:
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    places = [None] * dist.get_world_size()
-    dist.all_gather_object(places, (runner.epoch, runner.iter))
+    places = all_gather_object((runner.epoch, runner.iter))
     if len(set(places)) > 1:
         listed = ', '.join(f'rank {rank}: {place}' for rank, place in enumerate(places))
         raise RuntimeError(

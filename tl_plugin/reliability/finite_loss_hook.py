@@ -18,7 +18,7 @@ from .batches import image_names
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stop at once when the loss is NaN or infinite, and names the images of the batch.
+    """Stop at once when the loss is NaN or infinite, and name the images of the batch.
 
     It runs before the checkpoint of the iteration is written, so that the last good one is kept.
 

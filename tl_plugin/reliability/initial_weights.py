@@ -64,17 +64,17 @@ def _brings(state: dict, name: str, value: Any) -> bool:
 
 def _sources(model: nn.Module, start: str | Path | None) -> Iterator[tuple[str | Path, dict]]:
     if start:
-        local = Path(start).expanduser()
-        content = (
-            CheckpointLoader.load_checkpoint(str(start), map_location='cpu')
-            if '://' in str(start)
-            else read_whole(local)
-        )
-        state = weights_of(content, start)
+        state = weights_of(_read(start), start)
         yield start, {name.removeprefix('module.'): value for name, value in state.items()}
     for name, _, init in pretrained_parts(model):
         state = read_pretrained(init, f'{name or "model"}.init_cfg')
         yield init['checkpoint'], {f'{name}.{key}'.lstrip('.'): v for key, v in state.items()}
+
+
+def _read(path: str | Path) -> Any:
+    if '://' in str(path):
+        return CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+    return read_whole(Path(path).expanduser())
 
 
 def _start_of(runner: Any) -> str | None:
@@ -162,13 +162,9 @@ def read_pretrained(init: dict, where: str) -> dict:
     path, prefix = init.get('checkpoint'), init.get('prefix') or ''
     if not isinstance(path, (str, Path)) or not str(path):
         raise ValueError(f'{where}: Pretrained needs checkpoint=PATH, got {path!r}')
-    if '://' in str(path):
-        content = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
-    elif Path(path).expanduser().is_file():
-        content = read_whole(Path(path).expanduser())
-    else:
+    if '://' not in str(path) and not Path(path).expanduser().is_file():
         raise FileNotFoundError(f'{where}: no checkpoint at {Path(path).absolute()}')
-    state = weights_of(content, path)
+    state = weights_of(_read(path), path)
     if prefix:
         prefix = prefix if prefix.endswith('.') else f'{prefix}.'
         inner = {n[len(prefix) :]: v for n, v in state.items() if n.startswith(prefix)}

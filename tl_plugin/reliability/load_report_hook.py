@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
@@ -156,9 +155,9 @@ class LoadReportHook(Hook):
             )
         holder = checkpoint.get('state_dict', checkpoint)
         for name in holder:
-            if _plain(name) in compared.misshaped:
+            if name.removeprefix('module.') in compared.misshaped:
                 # Left out, it would be missing for averages, which are loaded strictly.
-                holder[name] = compared.wanted[_plain(name)].clone()
+                holder[name] = compared.wanted[name.removeprefix('module.')].clone()
         print_log(
             f'The classifier keeps its initial weights, as the checkpoint has other classes: '
             f'{shapes}.',
@@ -214,14 +213,10 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return unwrap(model.module) if isinstance(model, BaseTTAModel) else model
 
 
-def _plain(name: str) -> str:
-    return re.sub(r'^module\.', '', name)
-
-
 def _weights(model: nn.Module, checkpoint: dict) -> dict:
     """Return the checkpoint's tensors under the names and in the shapes that the model loads."""
     holder = checkpoint.get('state_dict', checkpoint)
-    weights = {_plain(name): v for name, v in holder.items() if hasattr(v, 'shape')}
+    weights = {name.removeprefix('module.'): v for name, v in holder.items() if hasattr(v, 'shape')}
     for name, module in model.named_modules():
         # Networks resize position embeddings here, for example.
         for convert in module._load_state_dict_pre_hooks.values():

@@ -10,13 +10,13 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-StateDict = Dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 #: Where training programs put the weights inside a checkpoint, the averaged ones first.
 WEIGHT_KEYS = (

@@ -176,7 +176,7 @@ def empty_bytes(*args: Any) -> bytes:
 
 
 def history_method(cls: type, name: str) -> Callable:
-    """Stand in for ``builtins.getattr``: serves HistoryBuffer's four statistics alone."""
+    """Stand in for ``builtins.getattr``: serve only HistoryBuffer's four statistics."""
     if cls is not CheckpointHistory or type(name) is not str or name not in HISTORY_METHODS:
         raise refuse(f'one of {HISTORY_METHODS} of HistoryBuffer', (cls, name))
     return getattr(HistoryBuffer, name)
@@ -249,7 +249,7 @@ def default_dict(*args: Any) -> dict:
 
 
 def factory(*args: Any) -> None:
-    """Stand in for the types that make a default dict's values, and makes nothing."""
+    """Stand in for the types that make a default dict's values, and make nothing."""
     raise refuse('a type as the factory of a defaultdict', args)
 
 
