@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from arguments import Parser, add_config_arguments
 
 if TYPE_CHECKING:
-    from tl_plugin.engine.interpolation import Interpolation, Point
+    from rich.table import Table
+
+    from tl_plugin.engine.interpolation import Choice, Interpolation, Point
 
 
 def parse_args() -> Namespace:
@@ -26,7 +28,10 @@ def parse_args() -> Namespace:
     parser.add_argument('source', help='checkpoint of the source model')
     parser.add_argument('adapted', help='checkpoint of the adapted model')
     parser.add_argument(
-        '--alphas', nargs='+', type=float, help='parts of the way; by default 0, 0.1, ... 1'
+        '--alphas',
+        nargs='+',
+        type=float,
+        help='weights of the adapted model; by default 0, 0.1, ... 1',
     )
     parser.add_argument(
         '--statistics',
@@ -72,12 +77,12 @@ def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):
         from rich.console import Console
 
-        from tl_plugin.engine import interpolation_report as report
         from tl_plugin.engine.interpolation import (
             Interpolation,
             checkpoint_weights,
             choose,
             plain_model_config,
+            write_interpolation,
         )
         from tl_plugin.launch.runs import build_runner, load_config, prepare
         from tl_plugin.reliability.files import write_whole
@@ -117,9 +122,9 @@ def main() -> None:
         )
         checkpoint = folder / 'interpolated.pth'
         write_whole(checkpoint, _checkpoint(interpolation, choice.point, meta, about))
-        report.write_interpolation(folder, points, choice, **about)
+        write_interpolation(folder, points, choice, **about)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(report.interpolation_table(points, choice, interpolation.target_metric))
+    console.print(_table(points, choice, interpolation.target_metric))
     console.print(f'Chosen: alpha {choice.point.alpha:g}, {choice.why}.', highlight=False)
     console.print(f'Written: {checkpoint}, interpolation.json, interpolation.png', soft_wrap=True)
 
@@ -132,6 +137,28 @@ def _checkpoint(interpolation: Interpolation, point: Point, meta: dict, about: d
     content = {'meta': {**meta, 'interpolation': about}, 'state_dict': interpolation.weights(point)}
     torch.save(content, buffer)
     return buffer.getvalue()
+
+
+def _table(points: list[Point], choice: Choice, target_metric: str) -> Table:
+    from tl_plugin.engine.interpolation import LABEL_FREE
+    from tl_plugin.reporting.tables import make_table
+
+    before = points[0]  # the source model as it is
+    rows = [
+        (
+            f'{point.alpha:.2f}',
+            point.statistics,
+            f'{point.source:.2f}',
+            f'{point.source - before.source:+.2f}',
+            f'{point.target:.2f}',
+            f'{point.target - before.target:+.2f}',
+            'chosen' if point == choice.point else '',
+        )
+        for point in sorted(points, key=lambda point: point.alpha)
+    ]
+    target = 'target score' if target_metric == LABEL_FREE else 'target %'
+    columns = ('alpha', 'batch statistics', 'source %', 'change', target, 'change ', '')
+    return make_table('Between the source model (0) and the adapted one (1)', columns, rows)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@
 #        adapted            checkpoint of the fine-tuned or adapted model
 #        target_dataloader  target images for batch statistics, beside those of train_dataloader;
 #                           what it leaves out is inherited from there
-#        alphas             parts of the way; None: 0, 0.1, ... 1
+#        alphas             weights of the adapted model; None: 0, 0.1, ... 1
 #        rule, budget       'budget': the best on the target that loses at most so many points on the
 #                           source; 'mean': the best mean of both
 #        statistics         recomputed from ['source'], ['target'] or both; None: what the config has;
@@ -22,6 +22,6 @@
 #        metric             of the validation, without the domain
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
-train_cfg = dict(_delete_=True, type='tl_plugin.engine.loops.interpolation_loop.InterpolationLoop')
+train_cfg = dict(_delete_=True, type='InterpolationLoop')
 param_scheduler = None
 default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=True, interval=1))

@@ -1,4 +1,4 @@
-"""Statistics of norm layers, re-estimated from data."""
+"""Estimate the running statistics of batch norms from data."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tl_plugin.stack.model_wrappers import evaluating
+
 from .layers import LayerMap
 
 
 def estimate_batch_statistics(
     model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any]
 ) -> int:
-    """Set running means and variances to those of all values that come through the layers.
+    """Set running means and variances to those of all inputs of the layers.
 
-    Each layer normalises a batch by the batch's own statistics, as in training, and adds up what it
-    sees: all images weigh alike, in the last, smaller batch too, and over all processes. Every
-    other layer is in eval mode. Weights don't change, nor does the mode of any layer.
+    Each layer normalises a batch by the batch's own statistics, as in training, and accumulates
+    them: all images have the same weight, also in a smaller last batch and over all processes.
+    Every other layer is in eval mode. Weights and modes are left unchanged.
 
     Args:
         model: A network with batch norms, without its wrapper.
-        batches: Of at least two images each.
+        batches: Batches of at least two images each.
         forward: Runs one of them through the model.
 
     Returns:
-        How many layers it set.
+        The number of layers that were set.
 
     Raises:
         ValueError: If the model has no batch norm with statistics, or there is no batch.
@@ -51,7 +53,7 @@ def estimate_batch_statistics(
 
 
 def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Batch norms that keep running statistics, by name; not those of a discriminator."""
+    """Return the batch norms with running statistics by name, without those of training only."""
     unused = LayerMap.training_only(model)
     return {
         name: module
@@ -77,7 +79,7 @@ class _Moments:
         self.sums += torch.stack([values.sum(1), values.square().sum(1)])
 
     def set_statistics(self, layer: _BatchNorm) -> bool:
-        """Mean and unbiased variance of what all processes saw; False where they saw nothing."""
+        """Set mean and unbiased variance over all processes; return False without any input."""
         totals = torch.cat([self.sums.flatten(), self.sums.new_tensor([self.count])])
         if get_world_size() > 1:
             all_reduce(totals)
@@ -93,12 +95,11 @@ class _Moments:
 
 @contextmanager
 def _watching(model: nn.Module, moments: dict[_BatchNorm, _Moments]) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
     kept = {layer: (layer.momentum, layer.num_batches_tracked) for layer in moments}
     with ExitStack() as stack:
-        model.eval()
+        stack.enter_context(evaluating(model))
         for layer, seen in moments.items():
-            # Normalise by the batch; its statistics go into ours, with all digits.
+            # Normalise by the batch; the hook accumulates its statistics in double precision.
             layer.train()
             layer.momentum, layer.num_batches_tracked = 0.0, None
             handle = layer.register_forward_pre_hook(lambda _, args, seen=seen: seen.add(args[0]))
@@ -108,5 +109,3 @@ def _watching(model: nn.Module, moments: dict[_BatchNorm, _Moments]) -> Iterator
         finally:
             for layer, (momentum, tracked) in kept.items():
                 layer.momentum, layer.num_batches_tracked = momentum, tracked
-            for module, mode in modes.items():
-                module.training = mode

@@ -1,4 +1,4 @@
-"""What lies between the source model and the adapted one: WiSE-FT, measured on both domains."""
+"""Interpolate weights between a source model and an adapted one (WiSE-FT) and choose one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from tl_plugin.functional import check_same_network, interpolate_weights
 from tl_plugin.reliability.data_identity import check_source_and_target
+from tl_plugin.reliability.files import write_json, write_whole
+from tl_plugin.reporting.plots import plot_interpolation
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.protocol import adaptation_model
 
@@ -23,23 +25,23 @@ from .loops.domain_eval_loop import evaluate
 from .loops.inherit import inherit_dataloader
 
 RULES = ('budget', 'mean')
-#: Parts of the way from the source model to the adapted one.
+#: Weights of the adapted model.
 ALPHAS = tuple(step / 10 for step in range(11))
-#: What counts on a target whose validation images have no labels.
+#: The metric of a target whose validation images have no labels.
 LABEL_FREE = 'label_free/information_maximization'
 _SOURCE_STATISTICS = 'dsbn.'
 
 
 class Point(NamedTuple):
-    """One model between the two, and what it is worth.
+    """One interpolated model and its validation metrics.
 
     Attributes:
-        alpha: 0 is the source model, 1 the adapted one.
+        alpha: Weight of the adapted model: 0 is the source model, 1 the adapted one.
         source: Metric on source validation images, in percent.
         target: Metric on target validation images, in percent; a label-free score where they have
             no labels.
-        statistics: Of batches: 'estimated' at this alpha, 'interpolated' like weights, or
-            the checkpoint's 'own'.
+        statistics: Where the batch norms' statistics come from: 'estimated' at this alpha,
+            'interpolated' like weights, or the checkpoint's 'own'.
     """
 
     alpha: float
@@ -49,7 +51,7 @@ class Point(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A point and why it was chosen."""
+    """The chosen point and the reason."""
 
     point: Point
     why: str
@@ -60,6 +62,9 @@ def checkpoint_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
 
     Args:
         path: A checkpoint of mmengine, on disk or at any address that it reads.
+
+    Returns:
+        The ``state_dict`` and the ``meta``.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -77,7 +82,7 @@ def checkpoint_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def plain_model_config(cfg: Config) -> Config:
-    """A copy of a config whose model has neither alignments nor regularizers, to evaluate."""
+    """Copy a config without alignments, regularizers and start, to evaluate its model."""
     cfg = copy.deepcopy(cfg)
     for name in ('alignments', 'regularizers'):
         cfg.model.pop(name, None)
@@ -89,23 +94,23 @@ class Interpolation:
     """Sweep from the source model to the adapted one.
 
     Args:
-        runner: Of the config of both, whose validation is a ``DomainValLoop`` with the domains
-            ``source`` and ``target``.
+        runner: A runner for both models' config, whose validation is a ``DomainValLoop`` with the
+            domains ``source`` and ``target``.
         source: The source model's ``state_dict``.
-        adapted: The adapted model's. What serves training alone (alignments, a teacher) isn't
-            looked at in either. Where the model keeps batch statistics by domain, those of a
-            checkpoint without are the same for both domains.
-        statistics: Whose training images batch norms take their statistics from, at each alpha
-            anew: any of 'source' (``train_dataloader``) and 'target'
-            (``train_cfg.target_dataloader``). None takes what of these the config has. Statistics
-            interpolated like weights are tried beside them, and alone if this is empty. Networks
-            without batch norm need none.
-        statistics_images: How many images of each domain at most. Defaults to 1000.
-        metric: What of the validation counts. Defaults to 'accuracy/top1'. On a target that is
-            validated without labels :data:`LABEL_FREE` does.
+        adapted: The adapted model's. Parts that are used in training alone (alignments, a teacher)
+            are ignored in both. Where the model keeps batch statistics by domain, a checkpoint
+            without them has the same ones for both domains.
+        statistics: Domains whose training images batch statistics are estimated from, at each alpha
+            again: any of 'source' (``train_dataloader``) and 'target'
+            (``train_cfg.target_dataloader``). Statistics interpolated like weights are measured
+            too, and alone if this is empty. Networks without batch norm need none. Defaults to
+            None, all of these that the config has.
+        statistics_images: Maximum number of images of each domain. Defaults to 1000.
+        metric: The validation metric. Defaults to 'accuracy/top1'. On a target that is validated
+            without labels it is :data:`LABEL_FREE`.
 
     Attributes:
-        target_metric: What counted on the target, once a point is measured.
+        target_metric: The target's metric, known once a point is measured.
 
     Raises:
         ValueError: If the config doesn't have what this needs.
@@ -150,13 +155,13 @@ class Interpolation:
 
     @property
     def model(self) -> Any:
-        """The runner's, without its wrapper."""
+        """Return the runner's model without its wrapper."""
         return unwrap(self.runner.model)
 
     def _comparable(
         self, source: dict[str, Tensor], adapted: dict[str, Tensor]
     ) -> list[dict[str, Tensor]]:
-        """What of both models has something in between."""
+        """Select the weights of both models that can be interpolated."""
         model = self.model
         by_domain = any(name.startswith(_SOURCE_STATISTICS) for name in model.state_dict())
         unused = LayerMap.training_only(model)
@@ -179,19 +184,19 @@ class Interpolation:
     def _with_statistics(
         self, state: dict[str, Tensor], unused: tuple[str, ...]
     ) -> dict[str, Tensor]:
-        """A checkpoint's weights with statistics of both domains, as the model would have them."""
+        """Give a checkpoint's weights the statistics of both domains that the model would have."""
         model = self.model
         model.load_state_dict({n: v for n, v in state.items() if not n.startswith(unused)}, False)
         with model.statistics_of('source'):
-            pass  # those of a model without its own statistics of the source begin here
+            pass  # a model without statistics of the source initialises them here
         found = model.state_dict().items()
         return {n: v.cpu().clone() for n, v in found if not n.startswith(unused)}
 
     def sweep(self, alphas: Sequence[float]) -> Iterator[Point]:
         """Measure both models as they are, then every alpha between them and at their ends.
 
-        Batch statistics that are re-estimated fit the mixed weights; those that are mixed like the
-        weights keep what fine-tuning made of them. Either can be the better one, so both are tried.
+        Estimated batch statistics fit the interpolated weights; interpolated ones keep what
+        fine-tuning has learned. Either can be better, so both are measured.
 
         Args:
             alphas: Each in [0, 1].
@@ -208,9 +213,9 @@ class Interpolation:
                 yield self._measure(alpha, 'interpolated')
 
     def weights(self, point: Point) -> dict[str, Tensor]:
-        """The ``state_dict`` of a point's model, which is then the runner's."""
+        """Load a point's weights into the runner's model and return its ``state_dict``."""
         model = self.model
-        # What serves training alone stays as it is.
+        # Parts that are used in training alone stay as they are.
         model.load_state_dict(interpolate_weights(self.source, self.adapted, point.alpha), False)
         if point.statistics == 'estimated':
             # The same images, augmented alike, at every alpha.
@@ -221,13 +226,13 @@ class Interpolation:
     def _estimate(self) -> None:
         model = adaptation_model(self.model)
         if model is None or not model.statistics_by_domain():
-            self._take_statistics(self._loaders)
+            self._estimate_from(self._loaders)
             return
         for name, loader in zip(self.statistics, self._loaders):
             with model.statistics_of(name):
-                self._take_statistics([loader])
+                self._estimate_from([loader])
 
-    def _take_statistics(self, loaders: Sequence[Any]) -> None:
+    def _estimate_from(self, loaders: Sequence[Any]) -> None:
         model = self.model
         estimate_batch_statistics(
             model,
@@ -235,28 +240,24 @@ class Interpolation:
             lambda batch: model(**model.data_preprocessor(batch, False), mode='tensor'),
         )
 
+    def _batches(self, loaders: Sequence[Any]) -> Iterator[dict]:
+        for loader in loaders:
+            count = max(self.statistics_images // loader.batch_size, 1)
+            yield from (batch for batch in islice(loader, count) if len(batch['inputs']) > 1)
+
     def _measure(self, alpha: float, statistics: str) -> Point:
         self.weights(Point(alpha, 0.0, 0.0, statistics))
-        return self._point(alpha, statistics)
-
-    def _point(self, alpha: float, statistics: str) -> Point:
         found = evaluate(self.runner, self.runner.val_loop)
         if f'target/{self.metric}' not in found and f'target/{LABEL_FREE}' in found:
             self.target_metric = LABEL_FREE
-        values = []
-        for name in (f'source/{self.metric}', f'target/{self.target_metric}'):
+        names = (f'source/{self.metric}', f'target/{self.target_metric}')
+        for name in names:
             if name not in found:
                 raise ValueError(
                     f'the validation gives no {name}, but {", ".join(found)}: name one of them '
                     '(without the domain) as the metric'
                 )
-            values.append(float(found[name]))
-        return Point(alpha, *values, statistics)
-
-    def _batches(self, loaders: Sequence[Any]) -> Iterator[dict]:
-        for loader in loaders:
-            count = max(self.statistics_images // loader.batch_size, 1)
-            yield from (batch for batch in islice(loader, count) if len(batch['inputs']) > 1)
+        return Point(alpha, *(float(found[name]) for name in names), statistics)
 
 
 def _train_loaders(cfg: Config) -> dict[str, dict]:
@@ -277,19 +278,19 @@ def choose(
     """Choose a point by validation alone.
 
     Args:
-        points: Those of a sweep, the source model with its own statistics among them.
+        points: The points of a sweep, the source model with its own statistics included.
         rule: 'budget': best on the target among those that lose at most ``budget`` points of the
             source model's source accuracy; of equals the better one on the source. 'mean': the
             best mean of both.
-        budget: In points of percent. Defaults to 1.
-        target_metric: What the points' ``target`` is. Defaults to 'accuracy/top1'.
+        budget: In percentage points. Defaults to 1.
+        target_metric: The metric of the points' ``target``. Defaults to 'accuracy/top1'.
 
     Returns:
-        The point and why.
+        The point and the reason.
 
     Raises:
-        ValueError: If there is no such rule, the budget is negative, or the mean of an accuracy and
-            a score is asked for.
+        ValueError: If the rule is unknown, the budget is negative, or 'mean' would average an
+            accuracy and a score.
     """
     check_rule(rule, budget)
     labelled = target_metric != LABEL_FREE
@@ -304,7 +305,7 @@ def choose(
         return Choice(best, 'best mean of source and target validation accuracy')
     before = next(point for point in points if not point.alpha and point.statistics == 'own')
     floor = before.source - budget
-    # Metrics are printed with digits that rounding may have moved.
+    # A tolerance for the rounding of metrics.
     allowed = [point for point in points if point.source >= floor - 1e-6]
     best = max(allowed, key=lambda point: (point.target, point.source, -point.alpha))
     return Choice(
@@ -315,12 +316,39 @@ def choose(
 
 
 def check_rule(rule: str, budget: float) -> None:
-    """See to it that there is such a rule, before anything is measured for it.
+    """Check a rule before anything is measured for it.
 
     Raises:
-        ValueError: If there is no such rule, or the budget is negative.
+        ValueError: If the rule is unknown, or the budget is negative.
     """
     if rule not in RULES:
         raise ValueError(f'rule must be one of {", ".join(RULES)}, got {rule!r}')
     if budget < 0:
         raise ValueError(f'the budget must be at least 0 points, got {budget}')
+
+
+def write_interpolation(
+    folder: Path, points: Sequence[Point], choice: Choice, target_metric: str, **about: Any
+) -> None:
+    """Write ``interpolation.json`` and ``interpolation.png`` into a folder.
+
+    Args:
+        folder: The folder.
+        points: The points of the sweep.
+        choice: The chosen one.
+        target_metric: The metric of the points' ``target``.
+        **about: Further entries of the JSON file: checkpoints, rule, images.
+    """
+    rows, chosen = [point._asdict() for point in points], choice.point._asdict()
+    write_json(
+        folder / 'interpolation.json',
+        {
+            **about,
+            'target_metric': target_metric,
+            'points': rows,
+            'chosen': {**chosen, 'why': choice.why},
+        },
+    )
+    labelled = target_metric != LABEL_FREE
+    target = f'target validation {"accuracy, %" if labelled else "score, label-free"}'
+    write_whole(folder / 'interpolation.png', plot_interpolation(rows, chosen, target))

@@ -1,4 +1,4 @@
-"""Which metrics a validation will give, known before training, and what waits for them."""
+"""Find before training which metrics a validation will give, and what waits for them."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from mmengine.runner import IterBasedTrainLoop, Runner, ValLoop
 from mmengine.runner.amp import autocast
 
 from tl_plugin.reliability.seeds import generators_kept
+from tl_plugin.stack.model_wrappers import evaluating
 from tl_plugin.stack.options import type_name
 from tl_plugin.stack.protocol import TARGET, announce_domain
 
 from .loops.domain_eval_loop import DomainValLoop
 
-#: So many images of a domain are enough to learn the names of its metrics.
+#: Images of a domain from which the names of its metrics are learned.
 _IMAGES = 4
-#: Whose classes are known to add no metrics but those that they declare, and to name those that
-#: they compute whatever the images are.
+#: Packages whose hooks declare the metrics that they add, and whose metrics have the same names
+#: for all images.
 _KNOWN = ('mmengine.', 'mmpretrain.', 'tl_plugin.')
 
 
 class Monitor(NamedTuple):
-    """A metric that a part of a run waits for.
+    """A metric that a hook, a scheduler or a loop waits for.
 
     Attributes:
-        owner: What waits: a class name.
-        option: Where the metric's name is set, as ``--cfg-options`` writes it.
-        value: What is set there.
-        names: Names under which a validation may give it; any one will do.
-        prefix: What the option leaves out of these names. Defaults to ''.
+        owner: The class that waits for it.
+        option: The option that names the metric, as ``--cfg-options`` writes it.
+        value: The option's value.
+        names: Names under which a validation may give it; any one of them is enough.
+        prefix: A prefix of these names that the option leaves out. Defaults to ''.
         rule: Whether mmengine infers from the name which way is better, where no ``rule`` stands
             beside the option. Defaults to False.
         place: Hooks before this one in ``runner.hooks`` may add it. Defaults to None, any hook.
@@ -52,23 +53,23 @@ class Monitor(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What a validation will give.
+    """The metrics that a validation will give.
 
     Attributes:
-        names: Of its metrics, and patterns of what hooks add.
+        names: Their names, and patterns of those that hooks add.
         unknown: Why there may be others; '' where there are none.
     """
 
     names: tuple[str, ...]
     unknown: str
 
-    def give(self, monitor: Monitor) -> bool:
-        """Whether a monitor will find its metric."""
+    def include(self, monitor: Monitor) -> bool:
+        """Return whether a monitor will find its metric."""
         return any(fnmatchcase(name, known) for name in monitor.names for known in self.names)
 
 
 def monitors(runner: Runner) -> Iterator[Monitor]:
-    """Yield what waits for a metric: hooks, schedulers, the training loop."""
+    """Yield the metrics that hooks, schedulers and the training loop wait for."""
     for place, hook in enumerate(runner.hooks):
         name = type(hook).__name__
         if isinstance(hook, CheckpointHook):
@@ -81,7 +82,7 @@ def monitors(runner: Runner) -> Iterator[Monitor]:
             option, metric = f'{_place(runner, name)}.monitor', hook.monitor
             yield Monitor(name, option, metric, (metric,), rule=True, place=place)
         elif isinstance(hook, ParamSchedulerHook):
-            for option, scheduler in _schedulers(runner):
+            for option, scheduler in schedulers_by_option(runner):
                 metric = getattr(scheduler, 'monitor', None)
                 if getattr(scheduler, 'need_val_args', False) and isinstance(metric, str):
                     owner = type(scheduler).__name__
@@ -93,7 +94,7 @@ def monitors(runner: Runner) -> Iterator[Monitor]:
 
 
 def _place(runner: Runner, kind: str) -> str:
-    """Where a hook's options are set."""
+    """Find the config key under which a hook's options are set."""
     for key, hook in (runner.cfg.get('default_hooks') or {}).items():
         if hook and type_name(hook) == kind:
             return f'default_hooks.{key}'
@@ -101,12 +102,13 @@ def _place(runner: Runner, kind: str) -> str:
 
 
 def _infers_rule(hook: CheckpointHook) -> bool:
-    """Whether the hook decides by mmengine's list of names what is better."""
+    """Return whether the hook infers its rule from mmengine's list of metric names."""
     keys = (hook.greater_keys, hook.less_keys)
     return hook.rules[0] is None and keys == (hook._default_greater_keys, hook._default_less_keys)
 
 
-def _schedulers(runner: Runner) -> Iterator[tuple[str, Any]]:
+def schedulers_by_option(runner: Runner) -> Iterator[tuple[str, Any]]:
+    """Yield a runner's schedulers, each with the config key that it was built from."""
     built, config = runner.param_schedulers, runner.cfg.get('param_scheduler')
     if isinstance(built, dict):
         for key, several in built.items():
@@ -120,8 +122,8 @@ def _schedulers(runner: Runner) -> Iterator[tuple[str, Any]]:
 def validation_metrics(runner: Runner) -> Metrics:
     """Learn the names of a validation's metrics from a few images of each domain.
 
-    Nothing of the run changes: metrics are computed by copies, random numbers go back to where
-    they were. All processes find the same.
+    The run is left unchanged: copies compute the metrics, and the states of random generators are
+    restored. All processes get the same result.
 
     Args:
         runner: A runner whose model and validation loop are built.
@@ -134,7 +136,7 @@ def validation_metrics(runner: Runner) -> Metrics:
 
 
 def with_added(own: Metrics, hooks: Sequence[Hook]) -> Metrics:
-    """Add what hooks put beside a validation's own metrics, in their order."""
+    """Add the metrics that hooks put beside a validation's own, in the order of the hooks."""
     names, unknown = list(own.names), own.unknown
     for hook in hooks:
         if hasattr(hook, 'adds_metrics'):
@@ -145,11 +147,11 @@ def with_added(own: Metrics, hooks: Sequence[Hook]) -> Metrics:
 
 
 def how_to_fix(monitor: Monitor, own: Metrics) -> str:
-    """Propose a setting that works, out of what the validation itself gives.
+    """Propose a setting that works, from the validation's own metrics.
 
     Args:
-        monitor: Whose metric is missing.
-        own: What there is.
+        monitor: The monitor whose metric is missing.
+        own: The validation's metrics.
     """
     usable = [name for name in own.names if name.startswith(monitor.prefix)]
     wanted = monitor.names[0]
@@ -174,13 +176,13 @@ def how_to_fix(monitor: Monitor, own: Metrics) -> str:
 
 
 def inferred_rule(name: str) -> bool:
-    """Whether mmengine knows by a metric's name if more or less of it is better."""
+    """Return whether mmengine infers from a metric's name if more or less is better."""
     keys = (*CheckpointHook._default_greater_keys, *CheckpointHook._default_less_keys)
     return any(key.lower() in name.lower() for key in keys)
 
 
 def never_validates(runner: Runner) -> str:
-    """Say why a run will not validate, '' where it will."""
+    """Return why a run will not validate, '' where it will."""
     loop = runner.train_loop
     if runner.val_loop is None:
         return 'the run has no validation (val_dataloader, val_cfg, val_evaluator)'
@@ -198,28 +200,22 @@ def _own_metrics(runner: Runner) -> Metrics:
     names: list[str] = []
     unknown = ''
     domains = getattr(loop, 'domains', {'': (loop.dataloader, loop.evaluator)})
-    model = runner.model
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluating(runner.model):
         for domain, (loader, evaluator) in domains.items():
-            announce_domain(model, domain or TARGET)
+            announce_domain(runner.model, domain or TARGET)
             try:
                 found, why = _names_of(runner, loader, evaluator, loop.fp16)
-            except Exception as error:  # what is wrong with the data shows where they are read
+            except Exception as error:  # faulty data are reported where they are read
                 found, why = [], f'a trial evaluation ended in {type(error).__name__}: {error}'
             names += [f'{domain}/{name}' if domain else name for name in found]
             unknown = unknown or why
-    finally:
-        announce_domain(model, TARGET)
-        for module, mode in modes.items():
-            module.training = mode
+        announce_domain(runner.model, TARGET)
     return Metrics(tuple(names), unknown)
 
 
 @torch.no_grad()
 def _names_of(runner: Runner, loader: Any, evaluator: Any, fp16: bool) -> tuple[list[str], str]:
-    """Names of one domain's metrics, and why there may be others."""
+    """Return the names of one domain's metrics, and why there may be others."""
     if type(evaluator) is not Evaluator:
         return [], f'{type(evaluator).__name__} evaluates in its own way'
     count = min(_IMAGES, len(loader.dataset))
@@ -230,7 +226,7 @@ def _names_of(runner: Runner, loader: Any, evaluator: Any, fp16: bool) -> tuple[
     names, unknown = [], ''
     for metric in evaluator.metrics:
         if isinstance(metric, DumpResults):
-            continue  # it gives no metric, but writes a file
+            continue  # it writes a file and gives no metric
         own_way = type(metric).evaluate is not BaseMetric.evaluate
         if own_way or not _is_known(type(metric)):
             unknown = f'{type(metric).__name__} names its metrics in its own way'

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from tl_plugin.engine.layers import LayerMap
-from tl_plugin.engine.layers.dry_run import candidate_shapes, dry_run
-from tl_plugin.engine.layers.hollow import detached_copy
+from tl_plugin.engine.layers.dry_run import candidate_shapes, detached_copy, dry_run
 
 FEWEST_LAYERS = 3
 

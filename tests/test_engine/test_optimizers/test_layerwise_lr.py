@@ -376,13 +376,21 @@ def test_the_log_shows_every_group(tmp_path):
         (dict(type='CosineAnnealingLR', eta_min=1e-6, T_max=1), 'eta_min=1e-06'),
         (dict(type='CosineAnnealingLR', eta_min_ratio=1e-2, T_max=1), None),
         (dict(type='OneCycleLR', eta_max=0.1, total_steps=9, by_epoch=False), 'eta_max=0.1'),
-        (dict(type='ReduceOnPlateauLR', monitor='loss', min_value=1e-5), 'min_value=1e-05'),
+        (
+            dict(type='ReduceOnPlateauLR', monitor='accuracy/top1', min_value=1e-5),
+            'min_value=1e-05',
+        ),
         (dict(type='LinearLR', start_factor=0.1), None),
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_a_scheduler_that_destroys_the_ratios_is_told(tmp_path, scheduler, warned):
-    log = train(tmp_path, dict(layer_decay_rate=0.5), param_scheduler=[scheduler])
+def test_a_scheduler_that_destroys_the_ratios_is_warned_of(tmp_path, scheduler, warned):
+    log = train(
+        tmp_path,
+        dict(layer_decay_rate=0.5),
+        param_scheduler=[scheduler],
+        custom_hooks=[dict(type='MonitorCheckHook')],
+    )
     assert ('destroys the ratios' in log) == (warned is not None)
     assert warned is None or (f'{scheduler["type"]} has {warned}' in log)
     assert bool(absolute_rates(scheduler)) == (warned is not None)
@@ -390,7 +398,8 @@ def test_a_scheduler_that_destroys_the_ratios_is_told(tmp_path, scheduler, warne
 
 def test_equal_rates_need_no_warning(tmp_path):
     scheduler = dict(type='CosineAnnealingLR', eta_min=1e-6, T_max=1)
-    assert 'destroys' not in train(tmp_path, {}, param_scheduler=[scheduler])
+    hooks = [dict(type='MonitorCheckHook')]
+    assert 'destroys' not in train(tmp_path, {}, param_scheduler=[scheduler], custom_hooks=hooks)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Check before training that the metrics exist that a run waits for."""
+"""Check before training that metrics exist that a run waits for, and that schedulers fit."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from ..monitors import (
     inferred_rule,
     monitors,
     never_validates,
+    schedulers_by_option,
     validation_metrics,
     with_added,
 )
+from ..optimizers.scheduler_check import warn_of_absolute_rates
 
 
 @HOOKS.register_module()
@@ -27,22 +29,24 @@ class MonitorCheckHook(Hook):
 
     ``save_best``, an ``EarlyStoppingHook``, ``ReduceOnPlateau...`` schedulers and the hooks and
     loops of this package name metrics. mmengine finds a wrong name after the first validation, or
-    never. This hook validates a few images of each domain before training, without a trace in the
-    run, and compares names, what other hooks add (``retention/forgetting``) included. It refuses
-    only what can't work: where a metric, evaluator, loop or hook of others may give further names,
-    it warns.
+    never. This hook validates a few images of each domain before training, without changing the
+    run, and compares names, including those that other hooks add (``retention/forgetting``). Where
+    a third party's metric, evaluator, loop or hook may give further names, it only warns.
 
-    The launch adds this hook by itself.
+    It also warns of schedulers that would make layer-wise learning rates equal. The launch adds
+    this hook to every run.
     """
 
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        """Compare what is waited for with what there will be.
+        """Check schedulers and monitored metrics.
 
         Raises:
-            ValueError: If a metric will not be there.
+            ValueError: If a metric will be missing.
         """
+        if getattr(runner.optim_wrapper, 'has_layer_rates', False):
+            warn_of_absolute_rates(each for _, each in schedulers_by_option(runner))
         waiting = list(monitors(runner))
         if not waiting:
             return
@@ -60,7 +64,7 @@ class MonitorCheckHook(Hook):
 
 
 def _check(monitor: Monitor, own: Metrics, found: Metrics) -> None:
-    if found.give(monitor):
+    if found.include(monitor):
         return
     message = f'{_wait(monitor)}, and the validation gives {", ".join(found.names) or "nothing"}'
     if not found.unknown:
@@ -70,7 +74,7 @@ def _check(monitor: Monitor, own: Metrics, found: Metrics) -> None:
 
 
 def _check_auto(monitor: Monitor, own: Metrics) -> None:
-    """'auto' takes the first metric, and mmengine has to know which way it is better."""
+    """Check that mmengine can infer the rule of the first metric, which 'auto' takes."""
     if own.unknown or not own.names or inferred_rule(own.names[0]):
         return
     first = monitor._replace(names=own.names[:1])

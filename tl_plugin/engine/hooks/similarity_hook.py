@@ -95,8 +95,8 @@ class SimilarityHook(Hook):
         names = list(getattr(runner.val_loop, 'domains', None) or [SOURCE])
         self._loaders = {name: self._loader(runner, name) for name in names}
         model = unwrap(runner.model)
-        at_most = self.max_layers if self.layers is None else None
-        self._outputs = LayerOutputs(model, self.layers, at_most)
+        max_layers = self.max_layers if self.layers is None else None
+        self._outputs = LayerOutputs(model, self.layers, max_layers)
         if runner.iter and not self._source:
             raise ValueError(
                 'This checkpoint remembers nothing of its source model, because its run had no '

@@ -1,19 +1,32 @@
-"""Put the parameters of any model into layers, shallow to deep."""
+"""Put the parameters of any model into layers, shallow to deep.
+
+mmpretrain and timm know the layers of many networks (:func:`ask_mmpretrain`, :func:`ask_timm`); any
+other network is split into units, in the order in which these run.
+"""
 
 from __future__ import annotations
 
 import bisect
-from typing import AbstractSet, Collection, List, Mapping, NamedTuple, Sequence
+import inspect
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from types import SimpleNamespace
+from typing import List, NamedTuple
 
+from mmengine.logging import print_log
 from torch import nn
 
-from tl_plugin.stack.model_wrappers import children, matrix_ids, parameters, unwrap
+from tl_plugin.stack.model_wrappers import children, matrix_ids, parameters, strip, unwrap
 
 from .blocks import split_into_units
-from .execution import execution_order
-from .owners import KNOWS_LAYERS, Answer, ask_mmpretrain, ask_timm, classifier_names, rates_behind
+from .dry_run import execution_order
 
 Layers = List[List[str]]
+#: Methods by which a network describes its own layers.
+KNOWS_LAYERS = ('get_layer_depth', 'group_matcher', 'get_classifier')
+
+#: A name that no pattern of a network matches: what follows all of its layers.
+_BEHIND = '~behind~'
 
 
 class Arrangement(NamedTuple):
@@ -22,9 +35,9 @@ class Arrangement(NamedTuple):
     Attributes:
         layers: Those of the backbone, shallow to deep.
         head: All that isn't backbone.
-        above: Parameter -> how many layers its learning rate has above it, where the network's
-            owner says so. It can differ from the layers here: the owner may put a backbone's final
-            norm with the head, or leave layers out that a small variant of a network lacks.
+        above: Parameter -> how many layers its learning rate has above it, where mmpretrain or timm
+            knows. It can differ from the layers here: they may put a backbone's final norm with the
+            head, or skip layers that a small variant of a network lacks.
     """
 
     layers: Layers
@@ -97,14 +110,14 @@ def _prefixed(layers: Layers, prefix: str) -> Layers:
 
 
 def _see_through(module: nn.Module) -> tuple[str, nn.Module]:
-    """Go down from a class that only holds a network, as TIMMBackbone does, to that network.
+    """Descend from a class that only holds a network, as TIMMBackbone does, to that network.
 
     Args:
         module: Any module.
 
     Returns:
-        The way down, and the module that knows its layers or has a backbone; ``module`` itself
-        where there's none.
+        The prefix of its names, and the module that knows its layers or has a backbone; ``module``
+        itself where there's none.
     """
     prefix, inner = '', module
     while not any(hasattr(inner, word) for word in ('backbone', *KNOWS_LAYERS)):
@@ -119,7 +132,7 @@ def _see_through(module: nn.Module) -> tuple[str, nn.Module]:
 def _by_depth(
     core: nn.Module, depths: Mapping[str, int | None], matrices: Collection[int]
 ) -> Layers:
-    """Group by the owner's depths; what it doesn't place follows what runs before it."""
+    """Group by known depths; a parameter without one follows what runs before it."""
     if None in depths.values():
         depths = _place_rest(depths, _times(core, matrices))
     layers: dict[int, list[str]] = {}
@@ -153,7 +166,7 @@ def _in_order(names: Sequence[str], times: Mapping[str, int]) -> list[str]:
 
 
 def _by_execution(core: nn.Module, matrices: Collection[int]) -> Layers:
-    """Cut into units and sort them by the time at which they first run."""
+    """Split into units and sort them by the time at which they first run."""
     pieces, times = split_into_units(core, matrices), _times(core, matrices)
     units, starts = [], []
     for unit in pieces.units:
@@ -172,7 +185,7 @@ def _by_execution(core: nn.Module, matrices: Collection[int]) -> Layers:
     return layers
 
 
-def _join_vectors(layers: Layers, heavy: AbstractSet[str]) -> Layers:
+def _join_vectors(layers: Layers, heavy: Set[str]) -> Layers:
     """Let a layer without a matrix (a norm alone) join the layer before it, or after the stem."""
     joined: Layers = []
     for layer in layers:
@@ -181,3 +194,130 @@ def _join_vectors(layers: Layers, heavy: AbstractSet[str]) -> Layers:
         else:
             joined.append(list(layer))
     return joined
+
+
+class Answer(NamedTuple):
+    """What mmpretrain or timm knows of a network's parameters.
+
+    Attributes:
+        depths: Parameter -> depth in the network, None where it has none (mmpretrain: the final
+            norm).
+        above: Parameter -> how many layers are counted above it, 0 for what is put with the head.
+            These are the powers of layer-wise learning rates.
+    """
+
+    depths: dict[str, int | None]
+    above: dict[str, int]
+
+
+def ask_mmpretrain(owner: nn.Module, names: Collection[str], prefix: str = '') -> Answer | None:
+    """Ask for depths by mmpretrain's ``get_layer_depth``.
+
+    Args:
+        owner: The classifier or the backbone that may have the method.
+        names: Parameter names of the backbone, relative to it.
+        prefix: Prefix of these names in the owner. Defaults to ''.
+
+    Returns:
+        The answer. None where there's no method, where it fails on a parameter, as it does for
+        ResNet-18, or where it leaves out most, as it does for HiViT, whose blocks have another
+        name there.
+    """
+    method = getattr(owner, 'get_layer_depth', None)
+    if not callable(method):
+        return None
+    try:
+        answers = [_depth_and_count(method, prefix + name) for name in names]
+    except Exception as error:  # mmpretrain raises IndexError, KeyError, ...
+        _log_failure(method, f'{type(error).__name__}: {error}')
+        return None
+    placed = {name: depth for name, (depth, count) in zip(names, answers) if depth < count - 1}
+    if 2 * len(placed) < len(names):
+        _log_failure(method, f'it places {len(placed)} of {len(names)} parameters')
+        return None
+    above = {name: count - 1 - depth for name, (depth, count) in zip(names, answers)}
+    return Answer({name: placed.get(name) for name in names}, above)
+
+
+def rates_behind(owner: nn.Module, names: Collection[str]) -> dict[str, int]:
+    """Ask mmpretrain for the layers above what follows a backbone: none, but for MixMIM's neck.
+
+    Args:
+        owner: The classifier, whose backbone has answered.
+        names: Parameter names of all that isn't backbone.
+
+    Returns:
+        Parameter -> how many layers are above it; empty where the classifier can't be asked.
+    """
+    method = getattr(owner, 'get_layer_depth', None)
+    if not callable(method):
+        return {}
+    answers = {name: _depth_and_count(method, name) for name in names}
+    return {name: count - 1 - depth for name, (depth, count) in answers.items()}
+
+
+def _depth_and_count(method: Callable, name: str) -> tuple[int, int]:
+    if 'prefix' in inspect.signature(method).parameters:
+        # A backbone. ResNet's looks for 'backbone.' in the name whatever the prefix is.
+        return method(f'backbone.{name}', 'backbone.')
+    return method(name)
+
+
+def ask_timm(owner: nn.Module, names: Collection[str]) -> Answer | None:
+    """Ask for depths by timm's ``group_matcher``.
+
+    Args:
+        owner: The timm model.
+        names: Its parameter names.
+
+    Returns:
+        The answer; its depth is None for a parameter that the matcher leaves out. None where
+        there's no matcher or where it fails.
+    """
+    matcher = getattr(owner, 'group_matcher', None)
+    if not callable(matcher):
+        return None
+    from timm.models import group_parameters
+
+    # timm reads names from a module; under FSDP or compile the module's own names don't match.
+    named = SimpleNamespace(named_parameters=lambda: [(n, None) for n in (*names, _BEHIND)])
+    try:
+        groups = group_parameters(named, matcher(coarse=False), reverse=True)
+    except Exception as error:  # a matcher may raise anything, too
+        _log_failure(matcher, f'{type(error).__name__}: {error}')
+        return None
+    classifier = [groups[name] for name in classifier_names(owner) if name in groups]
+    top = max(classifier, default=groups.get(_BEHIND, max(groups.values()) + 1))
+    above = {name: max(top - groups[name], 0) for name in names if name in groups}
+    return Answer({name: groups.get(name) for name in names}, above)
+
+
+def classifier_names(core: nn.Module) -> set[str]:
+    """Name the parameters of the classifier that a timm model says it has.
+
+    Args:
+        core: Any network.
+
+    Returns:
+        Their names, an empty set for a network that names no classifier.
+    """
+    get_classifier = getattr(core, 'get_classifier', None)
+    if not callable(get_classifier):
+        return set()
+    found = get_classifier()
+    modules = list(found) if isinstance(found, (tuple, list)) else [found]
+    # The config also names those that aren't asked for a prediction: VOLO's auxiliary head.
+    paths = (getattr(core, 'pretrained_cfg', None) or {}).get('classifier') or ()
+    paths = [paths] if isinstance(paths, str) else paths
+    modules += [part for name, part in core.named_modules() if strip(name) in paths]
+    owned = {id(p) for m in modules if isinstance(m, nn.Module) for p in m.parameters()}
+    return {name for name, value in parameters(core).items() if id(value) in owned}
+
+
+def _log_failure(method: Callable, reason: str) -> None:
+    name = getattr(method, '__qualname__', repr(method))
+    print_log(
+        f'{name} gives no depths ({reason}); the layers are found in another way.',
+        logger='current',
+        level=logging.DEBUG,
+    )

@@ -1,25 +1,25 @@
-"""Cut a network that nobody describes into the units that make up its layers."""
+"""Split a network that neither mmpretrain nor timm describes into the units of its layers."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Collection
 
 from torch import nn
 
 from tl_plugin.stack.model_wrappers import children, parameters
 
-#: Below this number of units a network counts as not cut yet, and its largest unit is cut again.
+#: With fewer units than this, the largest unit of a network is split again.
 FEWEST_UNITS = 3
 
-#: A plain sequence of more weights than this is no stem and no classifier, and is cut.
+#: A plain sequence of more weights than this is no stem and no classifier, and is split.
 LONGEST_STEM = 4
 
 
 @dataclass
 class Units:
-    """What a network was cut into.
+    """What a network was split into.
 
     Attributes:
         units: The parameter names of each unit, in the order in which the units are registered.
@@ -31,11 +31,11 @@ class Units:
 
 
 def split_into_units(root: nn.Module, matrices: Collection[int]) -> Units:
-    """Cut a network into units: stem, blocks, head.
+    """Split a network into units: stem, blocks, head.
 
     A block (a residual unit, a transformer layer, an inception module) stays whole. A container
     is opened: a list of blocks, a module that repeats one kind of block, and a plain sequence of
-    weights that is too long for a stem, which is cut weight by weight.
+    weights that is too long for a stem, which is split weight by weight.
 
     Args:
         root: The network. It's always opened.
@@ -44,10 +44,10 @@ def split_into_units(root: nn.Module, matrices: Collection[int]) -> Units:
     Returns:
         Every parameter exactly once, in a unit or loose.
     """
-    return _Cutter(root, matrices).run()
+    return _Splitter(root, matrices).run()
 
 
-class _Cutter:
+class _Splitter:
     """Open containers and know what is repeated in the network."""
 
     def __init__(self, root: nn.Module, matrices: Collection[int]) -> None:
@@ -111,7 +111,7 @@ class _Cutter:
         if type(module) not in self.repeated_kinds:
             return self._has_repeated(_entries(module))
         # One of many stages, or one of many blocks? Two attentions inside a block are no reason
-        # to cut it, nor are parallel branches; a list of blocks, or nothing but blocks, is what a
+        # to split it, nor are parallel branches; a list of blocks, or nothing but blocks, is what a
         # stage has.
         nested = _nested(module)
         if any(_is_list(child) and self._is_chain(child) for child in nested):

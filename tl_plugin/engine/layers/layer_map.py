@@ -1,8 +1,8 @@
-"""Which layer each parameter of a model belongs to."""
+"""Find the layer that each parameter of a model belongs to."""
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from mmengine.logging import print_log
 from torch import nn
@@ -18,9 +18,9 @@ class LayerMap:
     """Parameter -> depth, for any model. 0 is the stem, ``num_layers - 1`` the head.
 
     The deepest layer holds exactly what isn't backbone: neck, head, discriminators; the
-    classifier where a whole model is wrapped. Asked are, in this order: the model's
-    ``get_layer_depth`` (mmpretrain), ``group_matcher`` (timm), and where neither answers the order
-    in which the blocks run in a forward pass without data. Every parameter has one depth, shared
+    classifier where a whole model is wrapped. Depths come from the model's ``get_layer_depth``
+    (mmpretrain), else from its ``group_matcher`` (timm), else from the order in which its blocks
+    run in a forward pass without data. Every parameter has one depth, shared
     ones have the depth of their first name, and no depth but the deepest can be empty.
 
     Example:

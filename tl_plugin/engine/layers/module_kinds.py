@@ -11,9 +11,9 @@ _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module normalises: torch's, timm's, mmcv's, mmpretrain's or anybody's.
+    """Return whether a module normalises: torch's, timm's, mmcv's, mmpretrain's or anybody's.
 
-    A stranger counts by its class name, where it holds vectors alone: ``RmsNorm``,
+    Any other module counts by its class name, where it holds vectors alone: ``RmsNorm``,
     ``EvoNorm2dB0``, ``FrozenBatchNorm2d``, but not ``NormLinear``, whose weight is a matrix.
 
     Example:
@@ -31,7 +31,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def is_droppath(module: nn.Module) -> bool:
-    """Whether a module drops whole residual branches (DropPath, StochasticDepth).
+    """Return whether a module drops whole residual branches (DropPath, StochasticDepth).
 
     Example:
         >>> from mmcv.cnn.bricks import DropPath

@@ -1,11 +1,11 @@
-"""What the layers of a model put out in a forward pass."""
+"""Read the outputs of a model's layers in a forward pass."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Iterator
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
@@ -26,7 +26,7 @@ class LayerOutputs:
         model: Any model, also wrapped.
         layers: Depths to read, as :meth:`LayerMap.select` takes them. None takes all but the head.
             Defaults to None.
-        at_most: Keep so many of them at most, spread evenly, the deepest among them. Defaults to
+        max_layers: Keep at most this many of them, spread evenly, the deepest included. Defaults to
             None, all.
 
     Raises:
@@ -43,7 +43,7 @@ class LayerOutputs:
     """
 
     def __init__(
-        self, model: nn.Module, layers: LayerSpec | None = None, at_most: int | None = None
+        self, model: nn.Module, layers: LayerSpec | None = None, max_layers: int | None = None
     ) -> None:
         layer_map = LayerMap.from_model(model)
         head = layer_map.num_layers - 1
@@ -61,8 +61,8 @@ class LayerOutputs:
                 f'{head} (head) the head is none, nor is one that consists of bare parameters.'
             )
 
-        if at_most is not None:
-            self.modules = {d: self.modules[d] for d in _spread([*self.modules], at_most)}
+        if max_layers is not None:
+            self.modules = {d: self.modules[d] for d in _spread([*self.modules], max_layers)}
 
     @contextmanager
     def read(self, model: nn.Module) -> Iterator[dict[int, Tensor]]:

@@ -1,16 +1,17 @@
-"""Read what users write to select layers and names, and say clearly what doesn't fit."""
+"""Parse selections of layers and parameter names, with errors that name what would fit."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from typing import Iterable, Sequence, Union
+from collections.abc import Iterable, Sequence
+from typing import Union
 
 LayerSpec = Union[int, str, slice, Sequence[Union[int, str, slice]]]
 
 
 def parse_depths(layers: LayerSpec, num_layers: int) -> list[int]:
-    """Turn a depth, a slice in writing or a list of these into depths.
+    """Turn a depth, a slice as text or a list of these into depths.
 
     Args:
         layers: ``3``, ``-1``, ``'3'``, ``':-1'``, ``'0:4'``, ``'::2'``, a slice, or a list of

@@ -6,7 +6,6 @@ from .cached_feature_loop import (
 )
 from .domain_eval_loop import DomainTestLoop, DomainValLoop, evaluate
 from .inherit import add_strong_view, inherit_dataloader
-from .no_training_loop import NoTrainingLoop
 from .paired_loader import PairedLoader, TargetLoader
 from .source_free_loop import (
     SourceFreeEpochTrainLoop,
@@ -23,7 +22,6 @@ __all__ = [
     'CachedFeatureTrainLoop',
     'DomainTestLoop',
     'DomainValLoop',
-    'NoTrainingLoop',
     'PairedLoader',
     'SourceFreeEpochTrainLoop',
     'SourceFreeIterTrainLoop',

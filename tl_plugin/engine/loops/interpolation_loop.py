@@ -1,4 +1,4 @@
-"""Interpolation as a run of its own, beside runs that train."""
+"""Runs without training steps: a model as it is, and interpolation between two models."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import LOOPS
 
 from tl_plugin.reliability.checkpoints import resumes
 from tl_plugin.reliability.ranks import on_main_process
-from tl_plugin.stack.protocol import TARGET
+from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.protocol import SOURCE, TARGET
 
 from ..interpolation import (
     ALPHAS,
@@ -20,11 +22,43 @@ from ..interpolation import (
     check_rule,
     checkpoint_weights,
     choose,
+    write_interpolation,
 )
-from ..interpolation_report import write_interpolation
 from ..monitors import Monitor
-from .domain_eval_loop import SOURCE
-from .no_training_loop import NoTrainingLoop
+
+
+@LOOPS.register_module()
+class NoTrainingLoop(EpochBasedTrainLoop):
+    """Train nothing: validate and save the model that ``load_from`` and hooks give.
+
+    It is one epoch without iterations. A run starts, resumes, validates, writes its checkpoint and
+    is tested as any other, so that it can be compared with training runs. ``AdaBNHook`` in it
+    adapts a source model and does nothing else. No weight requires a gradient.
+
+    Args:
+        runner: The runner.
+        dataloader: The config's ``train_dataloader``; no batch of it is read.
+    """
+
+    def __init__(self, runner: Any, dataloader: Any) -> None:
+        super().__init__(runner, dataloader, max_epochs=1)
+        self._max_iters = 0
+
+    def run_epoch(self) -> None:
+        """Change the model, then let hooks do so."""
+        model = unwrap(self.runner.model)
+        model.requires_grad_(False)
+        self.runner.call_hook('before_train_epoch')
+        self.change(model)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def change(self, model: Any) -> None:
+        """Change the model in place; a subclass does.
+
+        Args:
+            model: The model without its wrapper, with the weights of ``load_from``.
+        """
 
 
 @LOOPS.register_module()
@@ -32,21 +66,21 @@ class InterpolationLoop(NoTrainingLoop):
     """Choose a model between the source model and an adapted one (WiSE-FT), by validation alone.
 
     Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv 2109.01903. The
-    source model is what the run starts from (``load_from``). ``interpolation.json`` and
-    ``interpolation.png`` in the work folder show the sweep.
+    source model is the checkpoint that the run starts from (``load_from``). The sweep is written to
+    ``interpolation.json`` and ``interpolation.png`` in the work folder.
 
     Args:
-        runner: Of the config of both models, whose validation is a ``DomainValLoop``.
+        runner: A runner for both models' config, whose validation is a ``DomainValLoop``.
         dataloader: The config's ``train_dataloader``: source images for batch statistics.
         adapted: Checkpoint of the adapted model.
         target_dataloader: Target images for batch statistics; what it leaves out is inherited from
             ``train_dataloader``. Defaults to None, none.
-        alphas: Parts of the way from the source model, in [0, 1]. Defaults to None, 0, 0.1, ... 1.
+        alphas: Weights of the adapted model, in [0, 1]. Defaults to None, 0, 0.1, ... 1.
         rule: See :func:`~tl_plugin.engine.interpolation.choose`. Defaults to 'budget'.
         budget: Points of source accuracy that may be lost. Defaults to 1.
-        statistics: See :class:`~tl_plugin.engine.interpolation.Interpolation`, as the others.
-        statistics_images: Images of each domain. Defaults to 1000.
-        metric: What of the validation counts. Defaults to 'accuracy/top1'.
+        statistics: See :class:`~tl_plugin.engine.interpolation.Interpolation`. Defaults to None.
+        statistics_images: Maximum number of images of each domain. Defaults to 1000.
+        metric: The validation metric. Defaults to 'accuracy/top1'.
 
     Raises:
         ValueError: If there is no source model, or an argument is out of its range.
@@ -83,21 +117,22 @@ class InterpolationLoop(NoTrainingLoop):
         )
 
     def awaited_metrics(self, runner: Any) -> list[Monitor]:
-        """What it looks at in validations."""
-        metric, option = self.options['metric'], 'train_cfg.metric'
+        """List the metrics that it reads from validations."""
+        metric = self.options['metric']
+        names = {SOURCE: (metric,), TARGET: (metric, LABEL_FREE)}
         return [
-            Monitor('InterpolationLoop', option, metric, (f'{SOURCE}/{metric}',), f'{SOURCE}/'),
             Monitor(
                 'InterpolationLoop',
-                option,
+                'train_cfg.metric',
                 metric,
-                (f'{TARGET}/{metric}', f'{TARGET}/{LABEL_FREE}'),
-                f'{TARGET}/',
-            ),
+                tuple(f'{domain}/{name}' for name in known),
+                f'{domain}/',
+            )
+            for domain, known in names.items()
         ]
 
     def change(self, model: Any) -> None:
-        """Sweeps, chooses, and leaves the model at the chosen point."""
+        """Sweep, choose, and leave the model at the chosen point."""
         source = {name: value.cpu().clone() for name, value in model.state_dict().items()}
         adapted, _ = checkpoint_weights(self.adapted)
         interpolation = Interpolation(self.runner, source, adapted, **self.options)

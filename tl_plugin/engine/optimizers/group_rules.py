@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from fnmatch import fnmatch
-from typing import Collection, NamedTuple
+from typing import NamedTuple
 
 from mmengine.logging import print_log
 from torch import nn
@@ -18,7 +19,7 @@ from .options import LayerwiseOptions
 
 
 class Setting(NamedTuple):
-    """What the parameters of one optimizer group have in common.
+    """The settings of one optimizer group.
 
     Attributes:
         depth: Their layer.
@@ -146,8 +147,8 @@ class GroupRules:
 def no_weight_decay(model: nn.Module) -> set[str]:
     """Collect what the parts of a model list as not to be decayed.
 
-    Asked are ``no_weight_decay()`` (timm: names or wildcards) and ``no_weight_decay_keywords()``
-    (Swin's: parts of names) of every module.
+    Every module's ``no_weight_decay()`` (timm: names or wildcards) and
+    ``no_weight_decay_keywords()`` (Swin: parts of names) are read.
 
     Args:
         model: Any model.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Collection
+from collections.abc import Collection
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
@@ -18,7 +18,6 @@ from ..freezing.trainable import refuse_flattened
 from ..layers import LayerMap
 from .group_rules import GroupRules, Setting
 from .options import LayerwiseOptions
-from .scheduler_check import watch_schedulers
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -102,12 +101,13 @@ class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
         refuse_flattened(model)
         # Before unwrapping: FSDP alone knows the shapes of its flat shards.
         self._layers, self._matrices = LayerMap.from_model(model), matrix_ids(model)
-        # Groups that stand in a ConfigDict become ones, which torch.compile can't trace.
+        # From a ConfigDict mmengine makes groups that are ConfigDicts, which torch.compile can't
+        # trace.
         self.optimizer_cfg = dict(self.optimizer_cfg)
         optim_wrapper = super().__call__(unwrap(model))
         groups = optim_wrapper.optimizer.param_groups
-        if len({group['lr'] for group in groups}) > 1:
-            watch_schedulers(optim_wrapper)
+        # MonitorCheckHook warns of schedulers that would make these rates equal.
+        optim_wrapper.has_layer_rates = len({group['lr'] for group in groups}) > 1
         return optim_wrapper
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
@@ -145,7 +145,7 @@ class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def _check_extras(custom_keys: dict, known: Collection[str], optimizer: str) -> None:
-    """What an entry sets besides factors goes to the optimizer, which ignores what it can't use."""
+    """Refuse options of ``custom_keys`` that the optimizer would ignore."""
     for pattern, setting in custom_keys.items():
         unknown = [key for key in setting if key not in ('lr_mult', 'decay_mult', *known)]
         if unknown and known:
@@ -156,7 +156,7 @@ def _check_extras(custom_keys: dict, known: Collection[str], optimizer: str) -> 
 
 
 def _usual_count(depth: int, members: dict[Setting, list[str]]) -> int:
-    """How many layers most parameters of a layer have above them."""
+    """Count the layers that most parameters of a layer have above them."""
     counts: dict[int, int] = {}
     for setting, names in members.items():
         if setting.depth == depth:

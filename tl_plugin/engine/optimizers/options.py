@@ -9,13 +9,13 @@ from numbers import Real
 
 from tl_plugin.stack.messages import did_you_mean
 
-#: Of mmengine's constructor, and always so here: shared parameters are held once.
+#: An option of mmengine's constructor that is always on here: shared parameters are held once.
 IMPLIED = ('bypass_duplicate',)
 
 
 @dataclass(frozen=True)
 class LayerwiseOptions:
-    """What ``paramwise_cfg`` may say. See the constructor for what each option does.
+    """The options of ``paramwise_cfg``, as the constructor describes them.
 
     Raises:
         TypeError: A value of the wrong type.

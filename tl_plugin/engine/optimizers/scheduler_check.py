@@ -1,19 +1,17 @@
-"""Notice schedulers that pull the learning rates of all layers to one value."""
+"""Find schedulers that give the learning rates of all layers one value."""
 
 from __future__ import annotations
 
-import gc
 import logging
-import weakref
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.optim import OptimWrapper, _ParamScheduler
 
 from tl_plugin.stack.options import type_name
 
-# What sets an absolute rate, and the way that keeps the ratios between layers.
-_CURES = dict(
+# Options that set an absolute rate, and how to keep the ratios between layers.
+_FIXES = dict(
     eta_min='give it eta_min_ratio (eta_min divided by the learning rate)',
     eta_max='use LinearLR for the warm-up and CosineAnnealingLR with eta_min_ratio',
     min_value='leave it out',
@@ -42,7 +40,7 @@ def absolute_rates(scheduler: Any) -> dict[str, float]:
         options = dict(vars(scheduler))
         options['min_value'] = max(options.get('min_values') or [0])
         of_rate = scheduler.param_name == 'lr'
-    return {name: options[name] for name in _CURES if of_rate and options.get(name)}
+    return {name: options[name] for name in _FIXES if of_rate and options.get(name)}
 
 
 def warn_of_absolute_rates(schedulers: Iterable[Any]) -> None:
@@ -56,31 +54,7 @@ def warn_of_absolute_rates(schedulers: Iterable[Any]) -> None:
         for option, value in absolute_rates(scheduler).items():
             print_log(
                 f'{name} has {option}={value}, which is the same for all layers and destroys the '
-                f'ratios between their learning rates: {_CURES[option]}.',
+                f'ratios between their learning rates: {_FIXES[option]}.',
                 logger='current',
                 level=logging.WARNING,
             )
-
-
-def watch_schedulers(optim_wrapper: OptimWrapper) -> None:
-    """Warn at the first step, when the schedulers are built.
-
-    Args:
-        optim_wrapper: The wrapper whose optimizer has groups of several learning rates.
-    """
-    reference = weakref.ref(optim_wrapper)
-
-    def check(optimizer, args, kwargs):
-        handle.remove()
-        warn_of_absolute_rates(_schedulers_of(reference()))
-
-    handle = optim_wrapper.optimizer.register_step_pre_hook(check)
-
-
-def _schedulers_of(optim_wrapper: OptimWrapper | None) -> list[_ParamScheduler]:
-    # A scheduler knows its optimizer, but mmengine gives an optimizer no way to its schedulers.
-    return [
-        item
-        for item in gc.get_objects()
-        if issubclass(type(item), _ParamScheduler) and item.optimizer is optim_wrapper
-    ]

@@ -53,8 +53,8 @@ class DELTARegularizer(Regularizer):
 
     def prepare(self, classifier: nn.Module) -> None:
         """Find the layers whose outputs are compared."""
-        at_most = _DEFAULT_LAYERS if self.layers is None else None
-        self.outputs = LayerOutputs(classifier, self.layers, at_most)
+        max_layers = _DEFAULT_LAYERS if self.layers is None else None
+        self.outputs = LayerOutputs(classifier, self.layers, max_layers)
 
     def forward(self, source: ModelView, adapted: ModelView) -> Tensor:
         """Return the distance, summed over the layers, mean over the images."""

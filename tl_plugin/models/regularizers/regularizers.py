@@ -9,7 +9,7 @@ from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
 from tl_plugin.engine.layers import LayerMap
-from tl_plugin.engine.layers.hollow import detached_copy
+from tl_plugin.engine.layers.dry_run import detached_copy
 
 from ..features import take_rows
 from ..joint_batch import SOURCE, TARGET
