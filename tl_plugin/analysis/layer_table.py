@@ -16,7 +16,7 @@ from torch import nn
 
 from tl_plugin.engine.freezing.plan import times_by_name
 from tl_plugin.engine.freezing.trainable import set_aside_frozen_stages
-from tl_plugin.engine.hooks.frozen_part_hook import FrozenPartHook, refuse_overlaps
+from tl_plugin.engine.hooks.freeze_hook import FreezeHook, refuse_overlaps
 from tl_plugin.engine.hooks.gradual_unfreeze_hook import GradualUnfreezeHook
 from tl_plugin.engine.layers import LayerMap
 from tl_plugin.engine.layers.module_kinds import is_norm
@@ -48,7 +48,7 @@ def layer_report(cfg: Config) -> dict[str, Any]:
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
         model = build_model(cfg, weights=False)
         optim_wrapper = _build_optimizer(cfg, model)
-        hooks = _frozen_part_hooks(cfg)
+        hooks = _freeze_hooks(cfg)
     layer_map = LayerMap.from_model(model)
     for hook in hooks:
         hook.initially_frozen = frozenset(hook.select(layer_map))
@@ -127,18 +127,18 @@ def _build_optimizer(cfg: Config, model: nn.Module) -> OptimWrapper | None:
     return build_optim_wrapper(model, Config({k: given[k] for k in parts if k in given})._cfg_dict)
 
 
-def _frozen_part_hooks(cfg: Config) -> list[FrozenPartHook]:
+def _freeze_hooks(cfg: Config) -> list[FreezeHook]:
     found = []
     for given in cfg.get('custom_hooks') or []:
         kind = HOOKS.get(given['type']) if isinstance(given['type'], str) else given['type']
-        if kind is not None and issubclass(kind, FrozenPartHook):
+        if kind is not None and issubclass(kind, FreezeHook):
             given = copy.deepcopy(given)
             given.pop('priority', None)
             found.append(HOOKS.build(given))
     return found
 
 
-def _begins(model: nn.Module, layer_map: LayerMap, hooks: list[FrozenPartHook]) -> dict[str, str]:
+def _begins(model: nn.Module, layer_map: LayerMap, hooks: list[FreezeHook]) -> dict[str, str]:
     """Say for each parameter when it begins to train."""
     thawed = set_aside_frozen_stages(model) if hooks else set()
     begins = {
@@ -173,9 +173,7 @@ def _groups(model: nn.Module, optim_wrapper: OptimWrapper | None) -> list[dict[s
     ]
 
 
-def _norm_modes(
-    model: nn.Module, layer_map: LayerMap, hooks: list[FrozenPartHook]
-) -> list[Counter]:
+def _norm_modes(model: nn.Module, layer_map: LayerMap, hooks: list[FreezeHook]) -> list[Counter]:
     """Count the norm layers of each layer by the mode they start in."""
     names = {id(value): name for name, value in parameters(model).items()}
     modes = [Counter() for _ in range(layer_map.num_layers)]

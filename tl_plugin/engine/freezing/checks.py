@@ -1,9 +1,9 @@
-"""Check that what is to train receives gradients, and that all ranks hold equal weights."""
+"""Check that trained parameters get gradients, and that all ranks hold equal weights."""
 
 from __future__ import annotations
 
 import logging
-from typing import Sequence
+from collections.abc import Sequence
 from weakref import WeakSet
 
 import torch
@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from tl_plugin.stack.messages import short_list
 from tl_plugin.stack.model_wrappers import parameters, unwrap
 
 _WATCHED: WeakSet = WeakSet()
@@ -52,7 +53,7 @@ def _require_input_gradients(module: nn.Module, inputs: tuple) -> tuple | None:
 
 
 class GradientCheck:
-    """Look at one iteration after a change of what trains, and warn.
+    """Find trained parameters without a gradient in the iteration after a change, and warn.
 
     A backbone that recomputes activations in the reentrant way (``with_cp``, ``use_checkpoint``
     in some) gives its first blocks after a frozen trunk no gradients, and nothing else says so.
@@ -76,7 +77,7 @@ class GradientCheck:
         self._missing.pop(id(value), None)
 
     def finish(self) -> list[str]:
-        """Stop looking, and warn of parameters without a gradient.
+        """Remove the hooks, and warn of parameters without a gradient.
 
         Returns:
             Their names.
@@ -87,7 +88,7 @@ class GradientCheck:
         if missing:
             print_log(
                 f'{len(missing)} parameters are to train but got no gradient in the first '
-                f'iteration: {", ".join(missing[:5])}{", ..." if missing[5:] else ""}. Either the '
+                f'iteration: {short_list(missing, 5)}. Either the '
                 'loss does not depend on them, or the backbone recomputes activations '
                 '(with_cp, use_checkpoint), which stops gradients right after a frozen trunk: '
                 "switch that off, and use mmengine's activation_checkpointing, which works.",
@@ -122,7 +123,7 @@ def check_ranks_equal(model: nn.Module, occasion: str) -> None:
         ranks = differs.any(1).nonzero().flatten().tolist()
         raise RuntimeError(
             f'Ranks {ranks} hold other weights than rank 0 {occasion}: {len(names)} of '
-            f'{len(values)} parameters differ, {", ".join(names[:5])}. Something changed weights '
+            f'{len(values)} parameters differ, {short_list(names, 5)}. Something changed weights '
             'or requires_grad on some ranks alone, or without wrapping the model again.'
         )
     print_log(
@@ -131,7 +132,7 @@ def check_ranks_equal(model: nn.Module, occasion: str) -> None:
 
 
 def _bits(value: torch.Tensor) -> torch.Tensor:
-    """Add up a tensor's bit patterns, which unlike its values tell NaN from NaN."""
+    """Add up a tensor's bit patterns, which are comparable where values are NaN."""
     value = value.detach()
     if value.is_complex():
         value = torch.view_as_real(value)

@@ -1,10 +1,10 @@
-"""The plan of a run: what begins to train at which epoch or iteration, and its warm-up."""
+"""Plan which layers begin to train at which epoch or iteration, and warm up their rates."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Collection, Mapping, Sequence
 
 from mmengine.runner import Runner
 from torch import nn
@@ -114,7 +114,7 @@ def plan_table(
     model: nn.Module,
     frozen: Sequence[str],
 ) -> str:
-    """Show a plan: when, what, how many parameters.
+    """Show a plan as a table: time, layers, number of parameters.
 
     Args:
         phases: The phases, with times as numbers or fractions.
@@ -163,7 +163,7 @@ def start_text(start: Time | None, schedule: Schedule) -> str:
 
 
 def depths_text(depths: Sequence[int]) -> str:
-    """Write depths shortly.
+    """Write depths, consecutive ones as a range.
 
     Example:
         >>> depths_text([5, 4, 3]), depths_text([0, 2])

@@ -1,9 +1,9 @@
-"""What else stands still in a frozen part: norm layers, dropout, stochastic depth."""
+"""Modes of norm, dropout and stochastic-depth layers in a frozen part."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
-from typing import Collection, Iterable
 
 from torch import nn
 
@@ -21,7 +21,7 @@ _CHOICES = dict(
 
 @dataclass(frozen=True)
 class FreezePolicy:
-    """How the layers of a frozen part behave while the rest trains.
+    """Settings for the layers of a frozen part while the rest trains.
 
     Attributes:
         norm: ``'eval'``: running statistics are used and stay as they are; ``'train'``: the
@@ -57,7 +57,7 @@ class FreezePolicy:
             part: Names of the part's parameters.
 
         Returns:
-            Them, without the affine weights of norm layers if these are to train.
+            Their names, without the affine weights of norm layers if these train.
         """
         if self.norm_affine == 'frozen':
             return list(part)

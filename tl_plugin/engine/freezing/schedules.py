@@ -1,10 +1,11 @@
-"""When each layer of a frozen model begins to train, by time or by a monitored metric."""
+"""Schedules of unfreezing, by time or by a monitored metric."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Sequence, Tuple, Union
+from typing import Tuple, Union
 
 from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -36,7 +37,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Every:
-    """The deepest frozen layer first, then the next, every so often.
+    """Unfreeze the deepest frozen layer first, then the next, at a fixed interval.
 
     Attributes:
         every: Time from one step to the next.
@@ -67,7 +68,7 @@ class Every:
 
 @dataclass(frozen=True)
 class Until:
-    """The deepest frozen layer first, evenly spread, the last one at a given time.
+    """Unfreeze the deepest frozen layer first, evenly spread, the last one at a given time.
 
     Attributes:
         until: When the last layer begins to train, as a fraction of the run.
@@ -92,7 +93,7 @@ class Until:
 
 @dataclass(frozen=True)
 class Milestones:
-    """Given layers at given times.
+    """Unfreeze given layers at given times.
 
     Attributes:
         milestones: Pairs of a time and the layers that begin to train then, in order of time:
@@ -138,12 +139,13 @@ class Milestones:
 
 @dataclass(frozen=True)
 class Plateau:
-    """The deepest frozen layer first, the next each time a metric stops improving.
+    """Unfreeze the deepest frozen layer first, the next each time a metric stops improving.
 
     Attributes:
         monitor: The metric's name, as validation logs it: ``'accuracy/top1'``.
-        patience: Validations without improvement until the next step. Defaults to 1.
-        min_delta: What counts as improvement. Defaults to 0.
+        patience: Consecutive validations without improvement after which the next step begins.
+            Defaults to 1.
+        min_delta: Minimum improvement. Defaults to 0.
         rule: ``'greater'`` or ``'less'`` is better. Defaults to ``'less'`` for a loss, and else
             to ``'greater'``.
         layers_per_step: Layers that begin to train together. Defaults to 1.
@@ -173,7 +175,7 @@ class Plateau:
         ]
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Whether a value of the metric is better than the best so far."""
+        """Return whether a value of the metric is better than the best so far."""
         rule = self.rule or ('less' if 'loss' in self.monitor else 'greater')
         sign = 1 if rule == 'greater' else -1
         return best is None or sign * (value - best) > self.min_delta
@@ -229,12 +231,12 @@ def _phase(
 
 
 class PlateauState:
-    """Decide when the next phase begins, and remember it.
+    """Decide when the next phase begins, and keep the decisions for a resumed run.
 
     The decisions lie in the message hub, which every checkpoint holds. A checkpoint is written
     before the validation of its epoch or iteration, so that a resumed run, which the loops start
-    with training, first makes up for that validation: else it would decide otherwise than the
-    run that went on.
+    with training, first runs that validation: otherwise it would decide differently from the
+    uninterrupted run.
 
     Args:
         runner: The runner.
@@ -263,14 +265,14 @@ class PlateauState:
         return self._state['starts']
 
     def load(self, runner: Runner) -> None:
-        """Start afresh, or go on from what a resumed checkpoint holds."""
+        """Load the state of a resumed checkpoint, if there is one."""
         saved = runner.message_hub.get_info(self.key) if runner.iter else None
         if saved is not None:
             self._state = dict(saved, starts=list(saved['starts']))
         elif runner.iter:
             self._state['seen'] = runner.iter
             print_log(
-                'The checkpoint knows nothing of unfreezing: all layers start frozen.',
+                'The checkpoint holds no state of unfreezing: all layers start frozen.',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -285,7 +287,7 @@ class PlateauState:
             runner.val_loop.run()
 
     def update(self, runner: Runner, metrics: dict) -> None:
-        """Take in the metrics of a validation.
+        """Update the state with the metrics of a validation.
 
         Raises:
             KeyError: The metric isn't among them.

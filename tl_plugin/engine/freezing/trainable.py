@@ -1,11 +1,11 @@
-"""Decide and carry out which parameters train."""
+"""Set which parameters train."""
 
 from __future__ import annotations
 
 import gc
 import inspect
 import logging
-from typing import Collection
+from collections.abc import Collection
 from weakref import WeakKeyDictionary
 
 from mmengine.logging import print_log
@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from tl_plugin.stack.messages import short_list
 from tl_plugin.stack.model_wrappers import parameters, unwrap
 
 from ..layers.selection import nearest_names
@@ -23,14 +24,14 @@ def set_aside_frozen_stages(model: nn.Module) -> set[str]:
     """Switch off ``frozen_stages`` wherever a backbone uses it.
 
     Such a backbone freezes its stages again on every ``train()``, that is in every epoch or
-    iteration, and would undo whatever else decides about them.
+    iteration, and would undo other decisions about them.
 
     Args:
         model: The unwrapped model.
 
     Returns:
-        Names of the parameters that ``frozen_stages`` kept from training, and that it doesn't
-        any more. Their ``requires_grad`` is left for the caller to set.
+        Names of the parameters that ``frozen_stages`` alone has frozen. The caller sets their
+        ``requires_grad``.
     """
     names = {id(value): name for name, value in parameters(model).items()}
     stopped: set[str] = set()
@@ -41,7 +42,7 @@ def set_aside_frozen_stages(model: nn.Module) -> set[str]:
         print_log(
             f'{type(module).__name__}.frozen_stages={module.frozen_stages} of `{path}` is set '
             f'aside: from here on the hooks alone decide what trains. It had frozen {len(held)} '
-            f'parameters{_examples(held)}.',
+            f'parameters ({short_list(sorted(held), 3)}).',
             logger='current',
             level=logging.WARNING,
         )
@@ -78,13 +79,8 @@ def _held_by_stages(module: nn.Module) -> list[nn.Parameter]:
     return held
 
 
-def _examples(names: set[str], count: int = 3) -> str:
-    shown = sorted(names)[:count]
-    return f' ({", ".join(shown)}{", ..." if len(names) > count else ""})' if shown else ''
-
-
-# Per model the names that this module has frozen, so that it never thaws what somebody else
-# froze on purpose, such as a fixed sine-cosine position embedding.
+# The names that this module has frozen, per model: parameters that were frozen elsewhere, such as
+# a fixed sine-cosine position embedding, stay frozen.
 _FROZEN: WeakKeyDictionary = WeakKeyDictionary()
 
 
@@ -135,7 +131,7 @@ def set_trainable(runner: Runner, frozen: Collection[str]) -> bool:
 
 
 def frozen_here(model: nn.Module) -> frozenset[str]:
-    """Name the parameters that :func:`set_trainable` has frozen, and that it can thaw.
+    """Name the parameters that :func:`set_trainable` has frozen and can unfreeze.
 
     Args:
         model: The model, with or without its wrapper.
@@ -185,7 +181,7 @@ def check_in_optimizer(runner: Runner, names: Collection[str]) -> None:
     if missing:
         raise ValueError(
             f'{len(missing)} parameters are to train but no optimizer group holds them, so that '
-            f'they would never change: {", ".join(missing[:5])}. The optimizer constructor left '
+            f'they would never change: {short_list(missing, 5)}. The optimizer constructor left '
             'them out because they were frozen when it ran. Use optim_wrapper.constructor='
             "'LayerwiseLROptimWrapperConstructor', which holds every parameter, or take "
             'frozen_stages out of the config.'

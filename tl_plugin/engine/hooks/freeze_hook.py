@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Collection, Sequence
+from itertools import combinations
 
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
+from torch import nn
 
+from tl_plugin.stack.model_wrappers import parameters
 from tl_plugin.stack.options import checked
 
+from ..freezing.checks import GradientCheck, check_ranks_equal, let_gradients_pass
+from ..freezing.policy import FreezePolicy, FrozenModes
+from ..freezing.trainable import refuse_unsupported, set_trainable
+from ..layers import LayerMap
 from ..layers.selection import LayerSpec
-from .frozen_part_hook import FrozenPartHook
 
 
 @HOOKS.register_module()
-class FreezeHook(FrozenPartHook):
+class FreezeHook(Hook):
     """Freeze a part of any model by depth, name or kind of module, under any launcher.
 
     Frozen weights don't change, cost no backward pass below the first trained layer and no
     traffic between ranks. By default all norm, dropout and stochastic-depth layers in the part
     are in eval mode too, so that the part's output is a fixed function of its input. The
-    optimizer holds frozen parameters all the same, so that checkpoints fit whatever is frozen.
-    A backbone's own ``frozen_stages`` is set aside.
+    optimizer holds frozen parameters too, so that checkpoints fit whatever is frozen.
+    A backbone's own ``frozen_stages`` is switched off.
+
+    Several of these hooks share a model: what any of them holds is frozen.
 
     Args:
         layers: Depths to freeze: ``3``, ``':-1'`` (all but neck and head), ``'0:4'``, or a list
@@ -48,6 +59,13 @@ class FreezeHook(FrozenPartHook):
         ...                 dict(type='FreezeHook', patterns=[r'cls_token'], dropout='train')]
     """
 
+    # Before all other hooks: these see a model of which it is decided what trains, and modes are
+    # set after `model.train()`, which the loops call right before `before_train_iter`.
+    priority = 'HIGHEST'
+
+    #: Whether the part stays the same through the run.
+    fixed = True
+
     @checked
     def __init__(
         self,
@@ -60,6 +78,134 @@ class FreezeHook(FrozenPartHook):
         droppath: str = 'eval',
         check_ranks: bool = False,
     ) -> None:
-        super().__init__(
-            layers, patterns, modules, norm, norm_affine, dropout, droppath, check_ranks
+        if layers is None and patterns is None and modules is None:
+            raise ValueError(
+                f"{type(self).__name__} selects nothing: give layers (':-1' is all "
+                'but the head), patterns or modules.'
+            )
+        self.selection = dict(layers=layers, patterns=patterns, modules=modules)
+        self.policy = FreezePolicy(norm, norm_affine, dropout, droppath)
+        self.check_ranks = check_ranks
+        self.initially_frozen: frozenset[str] = frozenset()
+        self.part: frozenset[str] = frozenset()
+        self._modes: FrozenModes | None = None
+        self._changed = False
+        self._gradients: GradientCheck | None = None
+        self._checks_in = 0
+
+    def select(self, layer_map: LayerMap) -> list[str]:
+        """Name the parameters that this hook freezes at the start.
+
+        Args:
+            layer_map: The layers of the model.
+        """
+        return layer_map.select(**self.selection)
+
+    def before_run(self, runner: Runner) -> None:
+        """Freeze, once the optimizer holds every parameter."""
+        if self.initially_frozen or not isinstance(runner._train_loop, BaseLoop):
+            return  # a test run, or one more run of the same runner
+        refuse_unsupported(runner)
+        self.layer_map = LayerMap.from_model(runner.model)
+        self.initially_frozen = frozenset(self.select(self.layer_map))
+        refuse_overlaps(_freeze_hooks(runner))
+        let_gradients_pass(runner.model, runner.cfg.get('activation_checkpointing'))
+        self.hold(runner, self.initially_frozen, 'before the run')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        """Set the modes again: the loop has just called ``model.train()``."""
+        self.apply_modes(runner)
+        if self._changed:
+            self._changed = False
+            self._gradients = GradientCheck(runner.model)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        """Check gradients and ranks after the first step that follows a change."""
+        if self._gradients is not None:
+            self._gradients.finish()
+            self._gradients = None
+        if self._checks_in:
+            self._checks_in -= 1
+            if not self._checks_in:
+                check_ranks_equal(runner.model, f'after iteration {runner.iter}')
+
+    def hold(self, runner: Runner, part: Collection[str], occasion: str) -> None:
+        """Freeze exactly a part, beside what other hooks hold.
+
+        Args:
+            runner: The runner.
+            part: Names of parameters.
+            occasion: When this is, for the log: ``'before the run'``.
+        """
+        if self.check_ranks:
+            check_ranks_equal(runner.model, occasion)
+        self.part = frozenset(part)
+        hooks = _freeze_hooks(runner)
+        changed = set_trainable(
+            runner,
+            {name for hook in hooks for name in hook.policy.frozen_names(runner.model, hook.part)},
         )
+        for hook in hooks:
+            # Wrapping with SyncBatchNorm creates new norm modules: find those of all hooks again.
+            hook._modes = FrozenModes(runner.model, hook.part, hook.policy)
+        self._changed = self._changed or changed
+        if changed:
+            self._log(runner, occasion)
+            if self.check_ranks:
+                self._checks_in = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+
+    def apply_modes(self, runner: Runner) -> None:
+        """Set the modes of all frozen parts."""
+        for hook in _freeze_hooks(runner):
+            if hook._modes is not None:
+                hook._modes.apply()
+
+    def let_rest(self, modules: Collection[nn.Module]) -> None:
+        """Stop setting the modes of modules that the rest of the run doesn't call.
+
+        Args:
+            modules: The modules to skip.
+        """
+        if self._modes is not None:
+            self._modes.evaluated = [m for m in self._modes.evaluated if m not in modules]
+
+    def _log(self, runner: Runner, occasion: str) -> None:
+        values = parameters(runner.model)
+        frozen = [value for value in values.values() if not value.requires_grad]
+        message = (
+            f'{type(self).__name__}, {occasion}: {len(frozen)} of {len(values)} parameters '
+            f'are frozen, {sum(v.numel() for v in frozen):,} of '
+            f'{sum(v.numel() for v in values.values()):,} weights.'
+        )
+        if self.part:
+            message += (
+                f' Norm layers there: {self.policy.norm}, affine '
+                f'{self.policy.norm_affine}; dropout: {self.policy.dropout}; droppath: '
+                f'{self.policy.droppath}.'
+            )
+        print_log(message, logger='current')
+
+
+def refuse_overlaps(hooks: Sequence[FreezeHook]) -> None:
+    """Check that no two hooks disagree about a parameter.
+
+    Args:
+        hooks: Hooks, with the parameters that they freeze.
+
+    Raises:
+        ValueError: If two do.
+    """
+    for one, other in combinations(hooks, 2):
+        shared = one.initially_frozen & other.initially_frozen
+        if shared and not (one.fixed and other.fixed and one.policy == other.policy):
+            raise ValueError(
+                f'{type(one).__name__} and {type(other).__name__} both decide about '
+                f'{len(shared)} parameters, {min(shared)} among them, and not alike. Give '
+                'each hook layers of its own, or drop one of the two.'
+            )
+
+
+def _freeze_hooks(runner: Runner) -> list[FreezeHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, FreezeHook)]

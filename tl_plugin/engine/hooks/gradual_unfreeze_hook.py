@@ -1,8 +1,8 @@
-"""Freeze a part of the model and let it train layer by layer."""
+"""Freeze a part of the model and unfreeze it layer by layer."""
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop, Priority, Runner, get_priority
@@ -16,11 +16,11 @@ from ..freezing.schedules import Plateau, PlateauState, read_schedule
 from ..freezing.trainable import check_in_optimizer, frozen_here
 from ..layers.selection import LayerSpec
 from ..monitors import Monitor
-from .frozen_part_hook import FrozenPartHook
+from .freeze_hook import FreezeHook
 
 
 @HOOKS.register_module()
-class GradualUnfreezeHook(FrozenPartHook):
+class GradualUnfreezeHook(FreezeHook):
     """Freeze a part of any model and let it train again step by step, deepest layers first.
 
     What trains is a pure function of epoch or iteration, so that a resumed run goes on exactly;
@@ -38,7 +38,7 @@ class GradualUnfreezeHook(FrozenPartHook):
         schedule: One of these. Times are whole numbers of epochs (of iterations with
             ``by_epoch=False``) or fractions of the run.
 
-            - ``dict(every=1, begin=None, layers_per_step=1)``: a layer every so often;
+            - ``dict(every=1, begin=None, layers_per_step=1)``: a layer at a fixed interval;
             - ``dict(until=0.5, layers_per_step=1)``: evenly spread over the first half;
             - ``dict(milestones=[(5, '-3:-1'), (10, '0:-3')])``: given layers at given times;
               ``[(0.5, ':-1')]`` is a linear probe, then fine-tuning;
@@ -50,10 +50,10 @@ class GradualUnfreezeHook(FrozenPartHook):
         modules: Class names of modules to freeze at the start.
         warmup_iters: Iterations in which the learning rate of newly trained layers grows
             linearly to what the schedulers say. Needs optimizer groups per layer. Defaults to 0.
-        norm: Of the frozen part, as in :class:`FreezeHook`. Defaults to ``'eval'``.
-        norm_affine: Likewise. Defaults to ``'frozen'``.
-        dropout: Likewise. Defaults to ``'eval'``.
-        droppath: Likewise. Defaults to ``'eval'``.
+        norm: As in :class:`FreezeHook`. Defaults to ``'eval'``.
+        norm_affine: As in :class:`FreezeHook`. Defaults to ``'frozen'``.
+        dropout: As in :class:`FreezeHook`. Defaults to ``'eval'``.
+        droppath: As in :class:`FreezeHook`. Defaults to ``'eval'``.
         check_ranks: Check before each step of unfreezing, and after the first optimizer step
             that follows, that all ranks hold equal weights. Defaults to False.
 
@@ -119,7 +119,7 @@ class GradualUnfreezeHook(FrozenPartHook):
             self._plateau = PlateauState(runner, self)
 
     def before_train(self, runner: Runner) -> None:
-        """Show the plan, and take in what a resumed checkpoint has changed."""
+        """Log the plan, and load the state of a resumed checkpoint."""
         self._training = True
         frozen = [n for n, value in parameters(runner.model).items() if not value.requires_grad]
         print_log(
@@ -137,14 +137,14 @@ class GradualUnfreezeHook(FrozenPartHook):
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Make up for a validation that a checkpoint came before."""
+        """Run a validation that was due after the resumed checkpoint."""
         if self._plateau is not None:
             self._plateau.catch_up(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        """Begin the next phase if it's time, and warm up its rates."""
+        """Begin the next phase when it is due, and warm up its rates."""
         if self._advance(runner):
-            # Layers set free in mid-epoch have missed the loop's own call.
+            # Layers unfrozen in mid-epoch have missed the loop's own call.
             runner.model.train()
             self.apply_modes(runner)
         super().before_train_iter(runner, batch_idx, data_batch)
@@ -160,7 +160,7 @@ class GradualUnfreezeHook(FrozenPartHook):
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Look at the metric, if that is what decides."""
+        """Read the metric, if the schedule depends on one."""
         if self._plateau is not None and self._training:
             self._plateau.update(runner, metrics or {})
 

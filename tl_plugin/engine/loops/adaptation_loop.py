@@ -42,8 +42,8 @@ def check_length(loop: str, max_epochs: Any, max_iters: Any, **others: Any) -> N
         **others: ``val_begin``, ``val_interval``, ``dynamic_intervals``, as in mmengine's loops.
 
     Raises:
-        ValueError: If not just one length is given, or a number is out of range.
-        TypeError: If one is no number, or there is no such option.
+        ValueError: If not exactly one length is given, or a number is out of range.
+        TypeError: If one is no number, or an option is unknown.
     """
     if (max_epochs is None) == (max_iters is None):
         raise ValueError(
@@ -65,8 +65,7 @@ def check_length(loop: str, max_epochs: Any, max_iters: Any, **others: Any) -> N
             raise ValueError(f'{loop}: {name} must be at least 1, got {value}')
 
 
-# Keeps the target's shuffle apart from the source's: with one seed, two domains of one size would
-# always meet in the same pairs.
+# With one seed, two domains of one size would always be shuffled into the same pairs.
 _TARGET_SEED_OFFSET = 1_000_003
 _TARGET_KEY = 'train_cfg.target_dataloader'
 
@@ -78,7 +77,7 @@ class _Adaptation:
         model = adaptation_model(self.runner.model)
         if model is not None:
             model.set_progress(min(self.iter / self.max_iters, 1.0))
-            # Between two steps of an optimizer that accumulates gradients nothing has changed.
+            # Between two steps of an optimizer that accumulates gradients the weights are the same.
             if self.iter % getattr(self.runner.optim_wrapper, '_accumulative_counts', 1) == 0:
                 model.update_teacher()
         super().run_iter(*args, **kwargs)
@@ -117,18 +116,18 @@ def AdaptationTrainLoop(
     strong_view: Sequence[dict] | None = None,
     **kwargs: Any,
 ) -> Union[AdaptationEpochTrainLoop, AdaptationIterTrainLoop]:
-    """One labelled source batch and one target batch per iteration.
+    """Train on one labelled source batch and one target batch per iteration.
 
-    An epoch is a pass over the source; the target goes round by itself (:class:`PairedLoader`).
-    Before each step the loop tells the model its progress in [0, 1].
+    An epoch is a pass over the source; the target cycles independently (:class:`PairedLoader`).
+    Before each step the loop sets the model's progress in [0, 1].
 
     Args:
         runner: The runner.
         dataloader: The source: the config's ``train_dataloader``.
         target_dataloader: The target. What it doesn't set is inherited from ``train_dataloader``,
             key by key, see :func:`inherit_dataloader`.
-        max_epochs: Train by epoch, for so many.
-        max_iters: Or by iteration, for so many.
+        max_epochs: Length in epochs, to train by epoch.
+        max_iters: Length in iterations, to train by iteration.
         strong_view: Transforms of a second, strongly augmented view of each target image, for
             alignments that compare the two (:class:`PseudoLabelAlignment`). It goes through the
             target pipeline too. Defaults to None, one view.
@@ -139,8 +138,8 @@ def AdaptationTrainLoop(
 
     Raises:
         ValueError: If there is no target, a domain has no images, both are the same images, the two
-            domains' classes or the head's differ, or not just one of ``max_epochs`` and
-            ``max_iters`` is given.
+            domains' classes or the head's differ, or not exactly one of ``max_epochs``
+            and ``max_iters`` is given.
     """
     check_length('AdaptationTrainLoop', max_epochs, max_iters, **kwargs)
     if max_epochs is not None:

@@ -100,7 +100,7 @@ class _SeveralDomains:
 
     @property
     def domains(self) -> dict[str, tuple[DataLoader, Evaluator]]:
-        """Loader and metrics of each domain, in the order of evaluation."""
+        """Return loader and metrics of each domain, in the order of evaluation."""
         return self._domains
 
     def _add_domain(self, name: str, loader: DataLoader, template: Evaluator) -> None:
@@ -108,7 +108,7 @@ class _SeveralDomains:
         if hasattr(loader.dataset, 'metainfo'):
             evaluator.dataset_meta = loader.dataset.metainfo
         for metric in evaluator.metrics:
-            # A metric that writes a file (DumpResults) writes one a domain.
+            # A metric that writes a file (DumpResults) writes one for each domain.
             path = getattr(metric, 'out_file_path', None)
             if path:
                 metric.out_file_path = str(Path(path).with_suffix(f'.{name}{Path(path).suffix}'))
@@ -119,7 +119,7 @@ class _SeveralDomains:
         for name, (loader, evaluator) in self._domains.items():
             self.domain = name
             announce_domain(self.runner.model, name)
-            # Where `run_iter` and the hooks that log progress look.
+            # `run_iter` and the hooks that log progress read these.
             self.dataloader, self.evaluator = loader, evaluator
             for idx, data_batch in enumerate(loader):
                 self.run_iter(idx, data_batch)
@@ -172,8 +172,8 @@ def evaluate(
 
     Args:
         runner: The runner.
-        loop: A ``ValLoop`` or ``TestLoop``, or one of ours over several domains.
-        only: Of several domains evaluate these alone. Defaults to None, all.
+        loop: A ``ValLoop`` or ``TestLoop``, over one domain or several.
+        only: The domains to evaluate. Defaults to None, all.
         hear: Called with the domain ('' where there is only one) and each batch's predictions.
             Defaults to None.
 

@@ -1,4 +1,4 @@
-"""Loader configs of a domain: what they inherit, and a strong view of each image."""
+"""Build the loader config of a domain from another one, and add a strong view of each image."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from tl_plugin.datasets.bad_data import describe_data
 from tl_plugin.datasets.wrappers import inner_configs, joined_datasets, wrapped
 from tl_plugin.stack.options import type_name
 
-# What chooses a domain's images, or labels them: a domain without labels has none of another's.
+# Options that choose or label a domain's images: a domain without labels inherits none of them.
 _CHOOSE = ('indices', 'filter_cfg')
 _LISTS = 'ann_file'
-# Those that read no label. What another one does with a data set isn't known.
+# Samplers that read no label; others may.
 _PLAIN_SAMPLERS = ('DefaultSampler', 'InfiniteSampler', 'RepeatAugSampler', 'SequentialSampler')
 
 
 def inherit_dataloader(base: dict, override: dict | None, key: str, labelled: bool = False) -> dict:
-    """A loader config that takes from ``base`` whatever ``override`` doesn't set, key by key.
+    """Merge a loader config over ``base``, key by key.
 
-    What describes the images is inherited: type, pipeline, metainfo, ``data_prefix``, batch size,
-    workers. A data set of another type inherits the pipeline alone, because its other arguments may
-    mean something else.
+    Type, pipeline, metainfo, ``data_prefix``, batch size and workers are inherited. A data set of
+    another type inherits the pipeline alone, because its other arguments may mean something else.
 
-    What wraps the data sets of ``base`` (``RepeatDataset``, ``ClassBalancedDataset``,
-    ``KFoldDataset``, ``ConcatDataset``, ``SeveralSources``) is about those images and is never
-    inherited: the innermost data set is, the first of several. ``dataset.data_root`` means that
-    one, and so does an override in the wrapper's own nesting, ``dataset.dataset.data_root`` or
+    Wrappers of the data sets of ``base`` (``RepeatDataset``, ``ClassBalancedDataset``,
+    ``KFoldDataset``, ``ConcatDataset``, ``SeveralSources``) belong to those images and are never
+    inherited: the innermost data set is, the first of several. ``dataset.data_root`` refers to
+    that one, and so does an override in the wrapper's own nesting, ``dataset.dataset.data_root`` or
     ``dataset.datasets.1.data_root``, which inherits from the second. Several of ``datasets`` are
     joined.
 
@@ -43,9 +42,9 @@ def inherit_dataloader(base: dict, override: dict | None, key: str, labelled: bo
     ``ConcatDataset``), but not in a ``ClassBalancedDataset``, which reads labels.
 
     Args:
-        base: The stock loader, ``train_dataloader`` say.
-        override: What differs, at least ``dataset``. ``_delete_=True`` in a dict replaces it whole.
-        key: Where ``override`` is set, for messages: 'train_cfg.target_dataloader'.
+        base: The stock loader, such as ``train_dataloader``.
+        override: The differences, at least ``dataset``. ``_delete_=True`` in a dict replaces it.
+        key: The config key of ``override``, for messages: 'train_cfg.target_dataloader'.
         labelled: Whether the domain's labels may be used, to evaluate or to train on them. Defaults
             to False.
 
@@ -82,7 +81,7 @@ def inherit_dataloader(base: dict, override: dict | None, key: str, labelled: bo
 
 
 def unlabelled_dataloader(loader: dict, key: str) -> dict:
-    """A stock loader that is made the target's: nothing in it draws images by their labels.
+    """Make a stock loader the target's, in which nothing draws images by their labels.
 
     Options that a wrapper doesn't take, ``train_dataloader.dataset.data_root`` over a
     ``RepeatDataset``, are meant for the data set inside: that one becomes the target, as in
@@ -90,7 +89,7 @@ def unlabelled_dataloader(loader: dict, key: str) -> dict:
 
     Args:
         loader: The loader's config.
-        key: Where it is set, for messages: 'train_dataloader'.
+        key: Its config key, for messages: 'train_dataloader'.
 
     Returns:
         A new dict.
@@ -111,7 +110,7 @@ def unlabelled_dataloader(loader: dict, key: str) -> dict:
 
 
 def _drop_samplers(base: dict, override: dict, labelled: bool) -> None:
-    """Take samplers from a loader config that the other one isn't to have."""
+    """Remove the samplers that a loader config can't inherit."""
     sampler, own = base.get('sampler'), override.get('sampler') or {}
     if not labelled:
         base.pop('batch_sampler', None)
@@ -122,7 +121,7 @@ def _drop_samplers(base: dict, override: dict, labelled: bool) -> None:
 
 
 def _data_set(inherited: Any, own: dict, where: str, labelled: bool) -> dict:
-    """A data set config of its own, with what it wraps, over one that it inherits from."""
+    """Merge a data set config, including the data sets that it wraps, over an inherited one."""
     if not wrapped(own):
         return _innermost(next(iter(inner_configs(inherited)), {}), own, where, labelled)
     wrapper = {name: own[name] for name in own if name not in ('dataset', 'datasets', '_delete_')}
@@ -152,7 +151,7 @@ def _data_set(inherited: Any, own: dict, where: str, labelled: bool) -> dict:
 
 
 def _numbered(datasets: Any, where: str) -> list[tuple[int, dict]]:
-    """Joined data sets with their numbers; options on the command line make a dict of a list."""
+    """Enumerate joined data sets; options of a command line turn their list into a dict."""
     found = datasets.items() if isinstance(datasets, dict) else enumerate(datasets)
     found = [(str(number), part) for number, part in found]
     wrong = [number for number, part in found if not number.isdigit() or not isinstance(part, dict)]
@@ -162,7 +161,7 @@ def _numbered(datasets: Any, where: str) -> list[tuple[int, dict]]:
 
 
 def _innermost(base: dict, own: dict, where: str, labelled: bool) -> dict:
-    """A data set that wraps nothing: what it sets, over what it inherits."""
+    """Merge the config of a data set that wraps nothing over an inherited one."""
     if own.pop('_delete_', False):
         return own
     if type_name(own) not in ('', type_name(base)):
@@ -176,7 +175,7 @@ def _innermost(base: dict, own: dict, where: str, labelled: bool) -> dict:
 
 
 def _without_list(base: dict, own: dict, where: str) -> dict:
-    """Without the annotation file that chooses and labels the images of another domain."""
+    """Remove the annotation file, which chooses and labels the images of another domain."""
     lists = base.pop(_LISTS)
     if _needs(base.get('type'), _LISTS):
         raise ValueError(
@@ -197,13 +196,13 @@ def _without_list(base: dict, own: dict, where: str) -> dict:
 
 
 def _needs(kind: Any, argument: str) -> bool:
-    """Whether a type of data set can't do without an argument."""
+    """Return whether a type of data set requires an argument."""
     parameter = _parameter(kind, argument)
     return parameter is not None and parameter.default is parameter.empty
 
 
 def _parameter(kind: Any, argument: str) -> inspect.Parameter | None:
-    """An argument of a type's ``__init__``, or of that which this hands ``**kwargs`` on to."""
+    """Find an argument of a type's ``__init__`` or of its base classes'."""
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
     for owner in getattr(kind, '__mro__', ()):
         found = inspect.signature(owner.__init__).parameters if '__init__' in vars(owner) else {}
@@ -219,7 +218,7 @@ def _merged(own: dict, base: dict) -> dict:
 
 
 def plain_copy(value: Any) -> Any:
-    """A deep copy in plain dicts: merging in place would write into the runner's config."""
+    """Copy a config deeply into plain dicts, so that merging leaves the runner's config alone."""
     if isinstance(value, dict):
         return {key: plain_copy(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -228,7 +227,7 @@ def plain_copy(value: Any) -> Any:
 
 
 def add_strong_view(loader: dict, transforms: Sequence[dict]) -> dict:
-    """A target loader that gives each image twice: as its pipeline does, and augmented further.
+    """Make a target loader give each image twice: as its pipeline does, and augmented further.
 
     The pipeline becomes loading, mmpretrain's ``MultiView`` over the rest, packing. The second view
     goes through the same transforms, drawn again, and then through ``transforms``.
@@ -236,7 +235,7 @@ def add_strong_view(loader: dict, transforms: Sequence[dict]) -> dict:
     Args:
         loader: Loader config whose dataset, or each one inside of it, has a pipeline that ends in
             packing.
-        transforms: Configs of what the strong view goes through besides.
+        transforms: Configs of the strong view's further transforms.
 
     Returns:
         A new loader config.
@@ -252,8 +251,8 @@ def add_strong_view(loader: dict, transforms: Sequence[dict]) -> dict:
     """
     if not isinstance(transforms, (list, tuple)) or not transforms:
         raise ValueError(
-            f'train_cfg.strong_view names no transforms ({transforms!r}): give what the strong '
-            "view of a target image goes through, [dict(type='RandAugment', ...)] for example"
+            f'train_cfg.strong_view names no transforms ({transforms!r}): give those of the strong '
+            "view of a target image, [dict(type='RandAugment', ...)] for example"
         )
     loader = plain_copy(loader)
     for dataset in inner_configs(loader.get('dataset')) or [{}]:

@@ -48,7 +48,7 @@ class _DomainLoader:
         self._epoch, self._batch = number, batch
 
     def _next_place(self) -> tuple[int, int]:
-        """Return where this pass begins; the next one follows where nobody counts passes."""
+        """Return the start of this pass, and advance to the next one."""
         place = (self._epoch, self._batch)
         self._epoch, self._batch = self._epoch + 1, 0
         return place
@@ -58,7 +58,7 @@ class TargetLoader(_DomainLoader):
     """A loader whose batches are marked as the target's, so that their labels are dropped.
 
     Args:
-        loader: Of target images.
+        loader: A loader of target images.
 
     Attributes:
         sampler: Offers ``set_epoch``, for mmengine's ``DistSamplerSeedHook``.

@@ -47,13 +47,13 @@ def SourceFreeTrainLoop(
     strong_view: Sequence[dict] | None = None,
     **kwargs: Any,
 ) -> Union[SourceFreeEpochTrainLoop, SourceFreeIterTrainLoop]:
-    """Adaptation without a source: a source model, and target images whose labels nobody sees.
+    """Adapt a source model on target images without labels, and without source images.
 
     Args:
         runner: The runner.
         dataloader: The target: the config's ``train_dataloader``.
-        max_epochs: Train by epoch, for so many.
-        max_iters: Or by iteration, for so many.
+        max_epochs: Length in epochs, to train by epoch.
+        max_iters: Length in iterations, to train by iteration.
         strong_view: See :func:`AdaptationTrainLoop`. Defaults to None.
         **kwargs: ``val_begin``, ``val_interval``, ``dynamic_intervals``, as in mmengine's loops.
 
@@ -62,8 +62,8 @@ def SourceFreeTrainLoop(
 
     Raises:
         ValueError: If there is no source model, no image or a head of another width, images are
-            drawn by their labels or read elsewhere than in ``data_root``, or not just one of
-            ``max_epochs`` and ``max_iters`` is given.
+            drawn by their labels or read elsewhere than in ``data_root``, or not exactly one
+            of ``max_epochs`` and ``max_iters`` is given.
     """
     check_length('SourceFreeTrainLoop', max_epochs, max_iters, **kwargs)
     if max_epochs is not None:

@@ -11,15 +11,15 @@ INF = int(1e9)
 
 @PARAM_SCHEDULERS.register_module()
 class InverseDecayLR(LRSchedulerMixin, _ParamScheduler):
-    r"""The learning rate of DANN: :math:`lr_0 / (1 + \alpha p)^\beta`, p the part of it done.
+    r"""Decay the learning rate as DANN does: :math:`lr_0 / (1 + \alpha p)^\beta`, p the progress.
 
-    Ganin et al., JMLR 2016, arXiv 1505.07818, section 5.2.2. It multiplies, so that the ratios
-    between layers stay.
+    Ganin et al., JMLR 2016, arXiv 1505.07818, section 5.2.2. It is a factor, so that the
+    ratios between layers are kept.
 
     Args:
         optimizer: Optimizer or ``OptimWrapper``; the runner fills it in.
-        alpha: How far the rate falls. Defaults to 10, as in the paper.
-        beta: Its power. Defaults to 0.75, as in the paper.
+        alpha: Factor of the progress. Defaults to 10, as in the paper.
+        beta: The exponent. Defaults to 0.75, as in the paper.
         begin: Step at which p is 0. Defaults to 0.
         end: Step at which p is 1; the runner fills in the end of training.
         last_step: For resuming without a state. Defaults to -1.
