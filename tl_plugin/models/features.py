@@ -40,7 +40,6 @@ def take_rows(feats: Any, rows: slice, num_rows: int) -> Any:
     Raises:
         ValueError: If a tensor hasn't one row per image.
     """
-
     whole = rows == slice(0, num_rows)  # no indexing, hence no copy in the backward pass
 
     def take(leaf: Any) -> Any:
