@@ -15,7 +15,7 @@ from mmpretrain.registry import HOOKS
 from torch import nn
 
 from tl_plugin.engine.freezing.plan import times_by_name
-from tl_plugin.engine.freezing.trainable import set_aside_frozen_stages
+from tl_plugin.engine.freezing.trainable import disable_frozen_stages
 from tl_plugin.engine.hooks.freeze_hook import FreezeHook, refuse_overlaps
 from tl_plugin.engine.hooks.gradual_unfreeze_hook import GradualUnfreezeHook
 from tl_plugin.engine.layers import LayerMap
@@ -140,7 +140,7 @@ def _freeze_hooks(cfg: Config) -> list[FreezeHook]:
 
 def _begins(model: nn.Module, layer_map: LayerMap, hooks: list[FreezeHook]) -> dict[str, str]:
     """Say for each parameter when it begins to train."""
-    thawed = set_aside_frozen_stages(model) if hooks else set()
+    thawed = disable_frozen_stages(model) if hooks else set()
     begins = {
         name: START if value.requires_grad or name in thawed else NEVER
         for name, value in parameters(model).items()

@@ -18,9 +18,9 @@ from mmpretrain.registry import HOOKS, MODELS
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.tiny_runs import TINY_RESNET, TINY_VIT, state_of, tiny_config, tiny_runner
 from tl_plugin.engine.freezing.trainable import (
+    disable_frozen_stages,
     not_in_optimizer,
     refuse_unsupported,
-    set_aside_frozen_stages,
     set_trainable,
 )
 
@@ -143,17 +143,17 @@ BACKBONES = [
 
 
 @pytest.mark.parametrize('cfg', BACKBONES, ids=lambda cfg: cfg['type'])
-def test_frozen_stages_are_set_aside(cfg):
+def test_frozen_stages_are_switched_off(cfg):
     model = MODELS.build(dict(type='ImageClassifier', backbone=cfg))
     model.train()
     frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
     assert frozen
-    assert set_aside_frozen_stages(model) == frozen
+    assert disable_frozen_stages(model) == frozen
     assert {name for name, value in model.named_parameters() if not value.requires_grad} == frozen
     model.requires_grad_(True)
     model.train()
     assert all(value.requires_grad for value in model.parameters())
-    assert set_aside_frozen_stages(model) == set()
+    assert disable_frozen_stages(model) == set()
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_what_froze_no_stages_keeps_its_own_frozen_parameters(cfg):
     model = MODELS.build(dict(type='ImageClassifier', backbone=cfg))
     own = next(iter(model.parameters()))
     own.requires_grad = False
-    assert set_aside_frozen_stages(model) == set()
+    assert disable_frozen_stages(model) == set()
     assert not own.requires_grad
 
 

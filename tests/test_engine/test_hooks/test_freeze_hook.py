@@ -171,7 +171,7 @@ def test_frozen_stages_do_not_fight(tmp_path):
     assert not runner.moved & {*layers.names(0), *layers.names(1)}
     assert set(layers.names(4)) <= runner.moved
     log = next(tmp_path.glob('*/*.log')).read_text()
-    assert 'ResNet_CIFAR.frozen_stages=3 of `backbone` is set aside' in log
+    assert 'ResNet_CIFAR.frozen_stages=3 of `backbone` is switched off' in log
 
 
 def test_testing_alone_freezes_nothing(tmp_path):

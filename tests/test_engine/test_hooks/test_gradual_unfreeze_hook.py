@@ -271,7 +271,7 @@ def test_frozen_stages_give_way_to_the_plan(tmp_path):
     layers = hook_of(runner).layer_map
     assert not any(runner.watch.moved[3] & set(layers.names(depth)) for depth in range(4))
     assert set(layers.names(1)) <= runner.watch.moved[8]
-    assert 'VisionTransformer.frozen_stages=2 of `backbone` is set aside' in log_of(tmp_path)
+    assert 'VisionTransformer.frozen_stages=2 of `backbone` is switched off' in log_of(tmp_path)
 
 
 def test_beside_a_frozen_part_of_its_own(tmp_path):

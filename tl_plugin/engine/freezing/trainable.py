@@ -20,7 +20,7 @@ from tl_plugin.stack.model_wrappers import parameters, unwrap
 from ..layers.selection import nearest_names
 
 
-def set_aside_frozen_stages(model: nn.Module) -> set[str]:
+def disable_frozen_stages(model: nn.Module) -> set[str]:
     """Switch off ``frozen_stages`` wherever a backbone uses it.
 
     Such a backbone freezes its stages again on every ``train()``, that is in every epoch or
@@ -40,8 +40,8 @@ def set_aside_frozen_stages(model: nn.Module) -> set[str]:
             continue
         held = {names[id(value)] for value in _held_by_stages(module)}
         print_log(
-            f'{type(module).__name__}.frozen_stages={module.frozen_stages} of `{path}` is set '
-            f'aside: from here on the hooks alone decide what trains. It had frozen {len(held)} '
+            f'{type(module).__name__}.frozen_stages={module.frozen_stages} of `{path}` is '
+            f'switched off: the hooks alone decide what trains. It had frozen {len(held)} '
             f'parameters ({short_list(sorted(held), 3)}).',
             logger='current',
             level=logging.WARNING,
@@ -88,7 +88,7 @@ def set_trainable(runner: Runner, frozen: Collection[str]) -> bool:
     """Freeze exactly these parameters and train all others.
 
     Parameters that were frozen before by anything but this function stay frozen, with one
-    exception: a backbone's own ``frozen_stages`` is set aside.
+    exception: a backbone's own ``frozen_stages`` is switched off.
 
     Where something changes, a model under DistributedDataParallel is wrapped again, since the
     reducer fixes at construction which gradients it waits for, and a compiled ``train_step`` is
@@ -112,7 +112,7 @@ def set_trainable(runner: Runner, frozen: Collection[str]) -> bool:
     model = unwrap(runner.model)
     values = parameters(model)
     _check_names(frozen, values)
-    ours = _FROZEN.get(model, frozenset()) | set_aside_frozen_stages(model)
+    ours = _FROZEN.get(model, frozenset()) | disable_frozen_stages(model)
     wanted = {**dict.fromkeys(ours, True), **dict.fromkeys(frozen, False)}
     changed = [name for name, trains in wanted.items() if values[name].requires_grad != trains]
     _check_trained(runner, values, wanted, [name for name in changed if wanted[name]])

@@ -166,7 +166,7 @@ def evaluate(
     runner: Runner,
     loop: Any,
     only: Collection[str] | None = None,
-    hear: Callable[[str, Sequence], Any] | None = None,
+    on_batch: Callable[[str, Sequence], Any] | None = None,
 ) -> dict[str, Any]:
     """Return what a validation or test loop would measure now, without calling any hook.
 
@@ -174,7 +174,7 @@ def evaluate(
         runner: The runner.
         loop: A ``ValLoop`` or ``TestLoop``, over one domain or several.
         only: The domains to evaluate. Defaults to None, all.
-        hear: Called with the domain ('' where there is only one) and each batch's predictions.
+        on_batch: Called with the domain ('' where there is only one) and each batch's predictions.
             Defaults to None.
 
     Returns:
@@ -189,8 +189,8 @@ def evaluate(
             for batch in loader:
                 with autocast(enabled=loop.fp16):
                     outputs = model.val_step(batch)
-                if hear is not None:
-                    hear(name, outputs)
+                if on_batch is not None:
+                    on_batch(name, outputs)
                 evaluator.process(data_samples=outputs, data_batch=batch)
             metrics = evaluator.evaluate(len(loader.dataset))
             prefix = f'{name}/' if name else ''
