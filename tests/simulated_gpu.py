@@ -116,6 +116,8 @@ def simulate_step(runner: Any) -> None:
     hooks = [hook for hook in runner.hooks if type(hook).__module__.startswith('tl_plugin')]
 
     def train_step(model: nn.Module, data: Any, optim_wrapper: Any) -> None:
+        if getattr(model, 'dsbn', None) is not None:
+            model.dsbn.start(model)  # reads a flag, once a run
         with simulated_gpu():
             to_gpu(model)
             regularizers = getattr(model, 'regularizers', None)

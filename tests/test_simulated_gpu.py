@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import mmpretrain.registry
 import pytest
 import torch
+from mmengine.registry import Registry
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import nn
@@ -21,6 +26,15 @@ from tests.simulated_gpu import (
     to_gpu,
 )
 from tests.toy import target, toy_config
+from tl_plugin.evaluation.validators import SCORES
+from tl_plugin.functional.cka import linear_gram, unbiased_hsic
+from tl_plugin.functional.predictions import centroid_pseudo_labels
+from tl_plugin.functional.spectral import (
+    batch_spectral_penalty,
+    batch_spectral_shrinkage,
+    effective_rank,
+    relative_spread,
+)
 
 #: Overlays that train on a source and a target.
 ADAPTATIONS = [
@@ -34,16 +48,58 @@ ONE_DOMAIN = [
 ]
 
 
-@pytest.mark.parametrize('overlay', ADAPTATIONS + ONE_DOMAIN)
-def test_step(overlay, tmp_path):
-    options = target() if overlay in ADAPTATIONS else {}
-    if overlay == 'shot':
-        model = MODELS.build(toy_config(tmp_path).model)
-        options['load_from'] = str(tmp_path / 'source.pth')
+#: Overlays that go with others, and what they are combined with.
+COMBINED = [
+    ('dann', 'bottleneck', 'dann_schedule'),
+    ('fine_tune', 'similarity'),
+    ('linear_probe_then_fine_tune',),
+    ('fine_tune', 'retention'),
+]
+STEPS = [(overlay,) for overlay in ADAPTATIONS + ONE_DOMAIN] + COMBINED
+
+
+@pytest.mark.parametrize('overlays', STEPS, ids='+'.join)
+def test_step(overlays, tmp_path):
+    take_step(overlays, tmp_path)
+
+
+def test_step_with_a_batch_norm_for_each_domain(tmp_path):
+    take_step(('dann',), tmp_path, {'model.domain_specific_bn': True})
+
+
+def take_step(overlays, folder, options=()):
+    """Simulate the first step of a run with overlays."""
+    options = {**(target() if overlays[0] in ADAPTATIONS else {}), **dict(options)}
+    if {'shot', 'similarity', 'retention'} & {*overlays}:
+        model = MODELS.build(toy_config(folder).model)
+        options['load_from'] = str(folder / 'source.pth')
         torch.save(dict(state_dict=model.state_dict()), options['load_from'])
-    cfg = toy_config(tmp_path, (overlay,), options, max_epochs=1)
-    cfg.experiment_name = f'gpu_{overlay}_{tmp_path.name}'
+    cfg = toy_config(folder, overlays, options, max_epochs=1)
+    cfg.experiment_name = f'gpu_{"_".join(overlays)}_{folder.name}'
     simulate_step(Runner.from_cfg(cfg))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    'function',
+    [
+        lambda x: batch_spectral_penalty(x, x),
+        batch_spectral_shrinkage,
+        effective_rank,
+        relative_spread,
+        linear_gram,
+        lambda x: unbiased_hsic(linear_gram(x), linear_gram(x)),
+        lambda x: centroid_pseudo_labels(x, x.softmax(1)),
+        *(lambda x, score=score: score(x.softmax(1)) for score in SCORES.values()),
+    ],
+    ids=[
+        *('penalty', 'shrinkage', 'rank', 'spread', 'gram', 'hsic', 'centroids'),
+        *SCORES,
+    ],
+)
+def test_function(function, dtype):
+    with simulated_gpu(), autocast(None if dtype == torch.float32 else dtype):
+        assert function(torch.rand(6, 6, device='cuda', dtype=dtype)).is_cuda
 
 
 class Planted(nn.Module):
@@ -90,3 +146,53 @@ def test_planted_buffer_on_the_cpu_is_reported():
 
     with simulated_gpu(), pytest.raises(AssertionError, match='table stays on cpu'):
         to_gpu(nn.Sequential(Stubborn()))
+
+
+BY_LOOP = 'moves no tensor itself; a real GPU run is needed to see its data flow'
+BETWEEN_STEPS = 'works between steps, where reading values back is its purpose'
+ON_HOST = 'works on files, images or options on the CPU'
+#: Registered components that no simulated step holds -> the reason.
+NOT_SIMULATED = {
+    **dict.fromkeys(('AdaptationIterTrainLoop', 'SourceFreeIterTrainLoop'), BY_LOOP),
+    **dict.fromkeys(('ResumableIterTrainLoop', 'CachedFeatureIterTrainLoop'), BY_LOOP),
+    **dict.fromkeys(('CachedFeatureTrainLoop', 'CachedFeatureEpochTrainLoop'), BY_LOOP),
+    **dict.fromkeys(('DomainValLoop', 'DomainTestLoop', 'NoTrainingLoop'), BY_LOOP),
+    'InterpolationLoop': BY_LOOP,
+    **dict.fromkeys(('AdaBNHook', 'CollapsedPredictionsHook', 'LabelShiftHook'), BETWEEN_STEPS),
+    **dict.fromkeys(('ValidationRiskHook', 'LabelledOnly', 'TargetValidator'), BETWEEN_STEPS),
+    **dict.fromkeys(('AtomicCheckpointHook', 'BadImagesHook', 'DataCheckHook'), ON_HOST),
+    **dict.fromkeys(('ExactResumeHook', 'MonitorCheckHook', 'QualityMatchHook'), ON_HOST),
+    **dict.fromkeys(('DigitsDataset', 'MNISTM', 'SeveralSources'), ON_HOST),
+    **dict.fromkeys(('DegradeQuality', 'RepeatChannels'), ON_HOST),
+    'FiniteLossHook': 'only added by the launcher; the toy runs are built without it',
+    **dict.fromkeys(
+        ('PooledTimmBackbone', 'PooledTorchvisionBackbone', 'DANNDigitsBackbone'),
+        "holds only the layers of torch, timm or torchvision, which follow .to('cuda')",
+    ),
+}
+#: What the loops and overlays of the simulated steps build without naming it.
+IMPLIED = {
+    *('AdaptationEpochTrainLoop', 'SourceFreeEpochTrainLoop', 'ResumableEpochTrainLoop'),
+    *('DomainDataPreprocessor',),
+}
+
+
+def test_each_component_is_simulated_or_has_a_reason():
+    registered = set()
+    for registry in vars(mmpretrain.registry).values():
+        if isinstance(registry, Registry):
+            registry.import_from_location()
+            registered |= {
+                name
+                for name, component in registry.module_dict.items()
+                if component.__module__.startswith('tl_plugin')
+            }
+    folder = Path(__file__).parents[1] / 'configs' / 'strategies'
+    code = [
+        re.sub('#.*', '', (folder / f'{overlay}.py').read_text())
+        for overlay in {overlay for overlays in STEPS for overlay in overlays}
+    ]
+    named = set(re.findall(r"(?:type|constructor)='(\w+)'", '\n'.join(code))) | IMPLIED
+    assert not registered - named - NOT_SIMULATED.keys(), 'simulate these, or give a reason'
+    assert not NOT_SIMULATED.keys() - registered, 'these are no longer registered'
+    assert not NOT_SIMULATED.keys() & named, 'these are simulated and need no reason'
