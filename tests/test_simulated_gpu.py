@@ -164,7 +164,7 @@ NOT_SIMULATED = {
     **dict.fromkeys(('ExactResumeHook', 'MonitorCheckHook', 'QualityMatchHook'), ON_HOST),
     **dict.fromkeys(('DigitsDataset', 'MNISTM', 'SeveralSources'), ON_HOST),
     **dict.fromkeys(('DegradeQuality', 'RepeatChannels'), ON_HOST),
-    'FiniteLossHook': 'only added by the launcher; the toy runs are built without it',
+    'FiniteLossHook': "reads each step's losses back, as mmengine's RuntimeInfoHook does before it",
     **dict.fromkeys(
         ('PooledTimmBackbone', 'PooledTorchvisionBackbone', 'DANNDigitsBackbone'),
         "holds only the layers of torch, timm or torchvision, which follow .to('cuda')",
