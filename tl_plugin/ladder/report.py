@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
+from tl_plugin.reliability.fault_tolerance import attempt
 from tl_plugin.reliability.files import read_json
 from tl_plugin.reporting import plots
 from tl_plugin.reporting.page import render_page, thumbnail
@@ -20,7 +21,6 @@ from .progress import read_scalars
 from .recommend import BASELINE, SOURCE_ACCURACY, TARGET_ACCURACY, TARGET_SCORE
 from .records import DOMAINS, LadderResults, Predictions, RungResult
 from .results import read_predictions
-from .run_rung import attempt
 from .table import columns, has_accuracy, interval_note, notes
 from .target_labels import build_domain_dataset
 

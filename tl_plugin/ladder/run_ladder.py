@@ -10,6 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from tl_plugin.launch.runs import load_config
+from tl_plugin.reliability.fault_tolerance import attempt
 from tl_plugin.reliability.files import write_json, write_text
 from tl_plugin.reporting.progress import ProgressDisplay
 
@@ -19,7 +20,6 @@ from .ready_config import check_measures_target
 from .records import LadderResults
 from .report import REPORT_NAME, make_report
 from .results import RESULTS_NAME, collect
-from .run_rung import attempt
 from .rungs import read_rungs, select_rungs
 from .table import print_table
 from .target_labels import (

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import logging
 import pickle
 import time
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from tl_plugin.evaluation.similarity import compare
 from tl_plugin.evaluation.validators import validator_scores
 from tl_plugin.launch.runs import build_runner, prepare
 from tl_plugin.reliability.checkpoints import newest_whole_checkpoint
+from tl_plugin.reliability.fault_tolerance import attempt
 from tl_plugin.reliability.files import write_json
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.protocol import SOURCE
@@ -102,34 +100,6 @@ def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
     if source_model:
         kept = attempt(KEPT_LAYERS, lambda: compare_layers(runner, source_model), left_out)
         write_json(folder / RESULT_NAME, replace(result, kept_layers=kept).to_json())
-
-
-def attempt(what: str, make: Callable[[], Any], left_out: dict[str, str]) -> Any:
-    """Make something optional; log and record an error instead of raising it.
-
-    Args:
-        what: Its name.
-        make: Function that makes it.
-        left_out: Receives ``what`` -> the error.
-
-    Returns:
-        What ``make`` returns; None after an error.
-
-    Example:
-        >>> left_out = {}
-        >>> attempt('half', lambda: 1 / 2, left_out), left_out
-        (0.5, {})
-    """
-    try:
-        return make()
-    except Exception as error:  # a finished run doesn't fail by an extra
-        left_out[what] = f'{type(error).__name__}: {error}'
-        print_log(
-            f'Left out: {what}, for {left_out[what]}\n{traceback.format_exc()}',
-            logger='current',
-            level=logging.WARNING,
-        )
-        return None
 
 
 def kept_checkpoint(runner: Runner) -> Path | None:

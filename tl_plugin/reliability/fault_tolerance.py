@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -116,3 +120,33 @@ def _check_there(path: str | Path, flag: str) -> None:
         others = sorted(other.name for other in path.parent.glob('*.pth'))
         hint = f'; beside it are {", ".join(others)}' if others else ''
         raise FileNotFoundError(f'{flag}: no checkpoint at {path.absolute()}{hint}')
+
+
+def attempt(what: str, make: Callable[[], Any], left_out: dict[str, str] | None = None) -> Any:
+    """Make something optional; log and record an error instead of raising it.
+
+    Args:
+        what: Its name.
+        make: Function that makes it.
+        left_out: Receives ``what`` -> the error. Defaults to None.
+
+    Returns:
+        What ``make`` returns; None after an error.
+
+    Example:
+        >>> left_out = {}
+        >>> attempt('half', lambda: 1 / 2, left_out), left_out
+        (0.5, {})
+    """
+    try:
+        return make()
+    except Exception as error:  # a finished run doesn't fail by an extra
+        reason = f'{type(error).__name__}: {error}'
+        if left_out is not None:
+            left_out[what] = reason
+        print_log(
+            f'Left out: {what}, for {reason}\n{traceback.format_exc()}',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return None

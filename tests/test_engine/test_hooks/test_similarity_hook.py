@@ -201,3 +201,16 @@ def test_ranks_measure_the_same(source, tmp_path):
     assert set(one) == set(two) and len(layers) == 18
     # Each rank has running statistics of its own, hence not to the bit.
     np.testing.assert_allclose([one[n] for n in layers], [two[n] for n in layers], atol=0.05)
+
+
+def test_what_cannot_be_written_fails_no_run(tmp_path, source, monkeypatch):
+    def full(*_):
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr('tl_plugin.engine.hooks.similarity_hook.write_json', full)
+    monkeypatch.setattr('tl_plugin.engine.hooks.similarity_hook.plot_similarity', full)
+    runner = train(_config(tmp_path, source, epochs=1))
+    assert runner.epoch == 1 and (tmp_path / 'epoch_1.pth').is_file()
+    assert not (tmp_path / 'similarity.json').exists()
+    (log,) = tmp_path.glob('*/*.log')
+    assert log.read_text().count('No space left on device') >= 2

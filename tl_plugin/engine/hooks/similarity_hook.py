@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import time
 from pathlib import Path
 from typing import Any, Sequence
@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from tl_plugin.evaluation.metrics import add_metrics
@@ -20,7 +21,8 @@ from tl_plugin.evaluation.model_outputs import ModelOutputs, collect_outputs, sp
 from tl_plugin.evaluation.predictions import SOURCE, domain_loader
 from tl_plugin.evaluation.similarity import compare
 from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
-from tl_plugin.reliability.files import write_whole
+from tl_plugin.reliability.fault_tolerance import attempt
+from tl_plugin.reliability.files import write_json, write_whole
 from tl_plugin.reporting.plots import plot_similarity
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
@@ -122,8 +124,8 @@ class SimilarityHook(Hook):
         self._validations += 1
         if self._validations % self.interval:
             return
-        seen = self._collect(unwrap(runner.model))
-        found = {name: compare(source, seen[name]) for name, source in self._source.items()}
+        now = self._collect(unwrap(runner.model))
+        found = {name: compare(source, now[name]) for name, source in self._source.items()}
         width = len(str(max(self._outputs.modules)))
         scalars = {
             f'similarity/{domain}/{name}': value
@@ -141,17 +143,15 @@ class SimilarityHook(Hook):
         return ['similarity/*']
 
     def after_train(self, runner: Runner) -> None:
-        """Write picture and numbers."""
+        """Write numbers and picture; where that fails, warn: the model is trained."""
         if not self.records or not is_main_process():
             return
         layers = {depth: f'{depth} {names[-1]}' for depth, names in self._outputs.modules.items()}
         unit = 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iteration'
         folder = Path(runner.work_dir)
-        content = json.dumps(dict(unit=unit, layers=layers, records=self.records), indent=2)
-        write_whole(folder / 'similarity.json', (content + '\n').encode())
-        picture = plot_similarity(self.records, layers, unit)
-        write_whole(folder / 'similarity.png', picture)
-        self._show(runner, picture)
+        content = dict(unit=unit, layers=layers, records=self.records)
+        attempt('similarity.json', lambda: write_json(folder / 'similarity.json', content))
+        attempt('similarity.png', lambda: self._draw(runner, layers, unit))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save the source model's outputs and all measurements in the checkpoint."""
@@ -159,17 +159,17 @@ class SimilarityHook(Hook):
             checkpoint,
             _KEY,
             dict(
-                source={name: seen._asdict() for name, seen in self._source.items()},
+                source={name: outputs._asdict() for name, outputs in self._source.items()},
                 records=self.records,
                 validations=self._validations,
             ),
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take them over in a run that is resumed."""
+        """Load them from the checkpoint of a resumed run."""
         saved = saved_hook_state(checkpoint, _KEY)
         if saved is not None and resumes(runner):
-            self._source = {name: _on_cpu(seen) for name, seen in saved['source'].items()}
+            self._source = {name: _on_cpu(outputs) for name, outputs in saved['source'].items()}
             self.records, self._validations = list(saved['records']), saved['validations']
 
     def _loader(self, runner: Runner, domain: str) -> DataLoader:
@@ -180,16 +180,14 @@ class SimilarityHook(Hook):
     def _collect(self, model: Any) -> dict[str, ModelOutputs]:
         return collect_outputs(model, self._loaders, self._outputs)
 
-    def _show(self, runner: Runner, picture: bytes) -> None:
-        import io
-
-        from PIL import Image
-
+    def _draw(self, runner: Runner, layers: dict[int, str], unit: str) -> None:
+        picture = plot_similarity(self.records, layers, unit)
+        write_whole(Path(runner.work_dir, 'similarity.png'), picture)
         image = np.asarray(Image.open(io.BytesIO(picture)).convert('RGB'))
         runner.visualizer.add_image('similarity', image, step=runner.iter)
 
 
-def _on_cpu(seen: dict) -> ModelOutputs:
-    grams = {depth: [gram.cpu() for gram in found] for depth, found in seen['grams'].items()}
-    tensors = {name: seen[name].cpu() for name in ('features', 'predictions', 'labels')}
+def _on_cpu(outputs: dict) -> ModelOutputs:
+    grams = {depth: [gram.cpu() for gram in found] for depth, found in outputs['grams'].items()}
+    tensors = {name: outputs[name].cpu() for name in ('features', 'predictions', 'labels')}
     return ModelOutputs(grams, **tensors)
