@@ -48,7 +48,7 @@ def build(width):
 
 
 def frozen_by_plan(model, layers):
-    """What FreezeHook does: no gradient for the part, and its modules in eval mode."""
+    """Freeze as FreezeHook does: no gradient for the part, and its modules in eval mode."""
     layer_map = LayerMap.from_model(model)
     part = [name for depth in range(layers) for name in layer_map.names(depth)]
     values = dict(model.named_parameters())
@@ -59,7 +59,7 @@ def frozen_by_plan(model, layers):
 
 
 def frozen_by_hand(model, layers):
-    """The network in two pieces, the first of them under no_grad."""
+    """Split the network in two, the first of them under no_grad."""
     trunk = model.backbone
     if layers == 0:
         return lambda images: model.head(model.extract_feat(images))
@@ -93,7 +93,7 @@ def step(forward, images):
 
 
 def activation_bytes(forward, images, model):
-    """What autograd keeps: each tensor once, weights left out."""
+    """Count what autograd keeps: each tensor once, weights left out."""
     weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
     kept = {}
 

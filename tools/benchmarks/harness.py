@@ -17,12 +17,12 @@ import tl_plugin  # noqa: F401
 
 
 def add_out(parser):
-    """Adds the option that all benchmarks have."""
+    """Add the option that all benchmarks have."""
     parser.add_argument('--out', type=Path, help='JSON file; printed in any case')
 
 
 def in_turn(functions, steps, warmup=2, clock=time.process_time):
-    """Times functions in turn, so that whatever else the machine does hits all alike.
+    """Time functions in turn, so that other load on the machine affects all alike.
 
     Args:
         functions: Name -> what to call.
@@ -74,7 +74,7 @@ def line(what, ours, plain, unit='ms', scale=1000.0):
 
 
 def write(result, args):
-    """Prints a result, and writes it, with the command and the machine."""
+    """Print a result, and write it, with the command and the machine."""
     name = Path(sys.argv[0]).stem
     options = list(sys.argv[1:])
     if '--out' in options:

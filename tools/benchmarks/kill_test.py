@@ -73,7 +73,7 @@ def parse_args():
 
 
 def train(strategy, folder):
-    """What `tools/train.py CONFIG --strategy STRATEGY --resume` does; in a process of its own."""
+    """Run `tools/train.py CONFIG --strategy STRATEGY --resume` in a process of its own."""
     options = {**OPTIONS, **(OF_DANN if strategy == 'dann' else {})}
     config = configs_dir() / 'digits' / 'source_only.py'
     cfg = load_config(config, [strategy], options)

@@ -89,7 +89,7 @@ def _ordered(groups: Mapping[str, int], first: list[str], second: list[str]) -> 
 
 
 def module_order(network: nn.Module) -> dict[str, int]:
-    """Number the modules without children by the time of their first call, without data.
+    """Return the order of the first calls of the modules without children, without data.
 
     Args:
         network: A network that takes a batch of images.

@@ -77,7 +77,7 @@ def measure(name, folder):
 
 
 def lines_of(name, result):
-    """The lines of a benchmark; those that have their own form are brought into it."""
+    """Return the lines of a benchmark in one form."""
     return OWN_FORMS[name](result) if name in OWN_FORMS else result['lines']
 
 
@@ -196,7 +196,7 @@ OWN_FORMS = dict(
 
 
 def number(value, unit=''):
-    """A figure with three digits that count.
+    """Write a figure with three significant digits.
 
     >>> number(1234.5, 's'), number(0.0123, 'MB'), number(None, 'ms')
     ('1,234 s', '0.0123 MB', '')
@@ -208,7 +208,7 @@ def number(value, unit=''):
 
 
 def section(name, path):
-    """The part of one benchmark: what, by which command, on what, and its lines."""
+    """Write the part of one benchmark: what, by which command, on what, and its lines."""
     text = [f'## {name}\n', f'{BENCHMARKS[name][0][0].upper()}{BENCHMARKS[name][0][1:]}.\n']
     if not path.is_file():
         return '\n'.join([*text, f'    python tools/benchmarks/{name}.py\n', 'Not measured yet.\n'])
@@ -231,7 +231,7 @@ def section(name, path):
 
 
 def page(results):
-    """The whole of README.md."""
+    """Write the whole of README.md."""
     sections = [section(name, results / f'{name}.json') for name in BENCHMARKS]
     return '\n'.join([HEAD, *sections])
 

@@ -52,7 +52,7 @@ def write_images(folder, count, size):
 
 
 def loader(roots, batch_size, workers):
-    """A stock loader over one folder, or over several joined."""
+    """Build a stock loader over one folder, or over several joined."""
     pipeline = [
         dict(type='LoadImageFromFile'),
         dict(type='RandomResizedCrop', scale=96),

@@ -40,7 +40,7 @@ NETWORK = [
 
 
 def folders(source, target, epochs):
-    """The ladder's arguments for two folders of images."""
+    """Return the ladder's arguments for two folders of images."""
     data = ['--source', f'data/{source}', '--target', f'data/{target}']
     return [*data, *NETWORK, '--cfg-options', f'train_cfg.max_epochs={epochs}']
 
@@ -105,7 +105,7 @@ def climb(name, work_dir):
 
 
 def read(name, work_dir, what='ladder'):
-    """The results of a pair's ladder; None if it wasn't climbed."""
+    """Return the results of a pair's ladder; None if it wasn't climbed."""
     path = folder_of(name, work_dir, what) / 'results.json'
     return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
 
@@ -168,7 +168,7 @@ def interpolation(rungs):
 
 
 def lines(rows):
-    """The table's lines: what was recommended, against the best."""
+    """Return the table's lines: what was recommended, against the best."""
     found = []
     for row in rows:
         seeds = f'{len(row["seeds"])} seed{"s"[: len(row["seeds"]) > 1]}'

@@ -83,7 +83,7 @@ def build_network(cfg):
 
 
 def build_loss(method):
-    """A function of scores and features of both domains, and the parameters that it trains."""
+    """Return a loss of scores and features of both domains, and the parameters it trains."""
     if method == 'mcc':
         mcc = importlib.import_module('tllib.self_training.mcc')
         confusion = mcc.MinimumClassConfusionLoss(temperature=2.5)
