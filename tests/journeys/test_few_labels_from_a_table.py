@@ -121,11 +121,11 @@ def test_target_accuracy_is_that_of_the_labelled_test_images(walked):
         said = predict(walked.folder / rung['config'], walked.folder / rung['checkpoint'], test)
         predicted = dict(zip(test, (one['pred_label'] for one in said)))
         right = [predicted[path] == label for path, label in labelled]
-        assert rung['target_accuracy'] == pytest.approx(percent(right), abs=0.01)
-        assert rung['target_images'] == len(labelled)
-        assert rung['target_test_images'] == len(test)
+        assert rung['domains']['target']['accuracy'] == pytest.approx(percent(right), abs=0.01)
+        assert rung['domains']['target']['images'] == len(labelled)
+        assert rung['domains']['target']['test_images'] == len(test)
         confident = percent([one['pred_score'] >= 0.9 for one in said])
-        assert rung['target_confident'] == pytest.approx(confident, abs=0.01)
+        assert rung['domains']['target']['confident'] == pytest.approx(confident, abs=0.01)
         found.update(predicted.values())
     assert found == {0, 1, 2}  # otherwise little was compared
 
@@ -135,11 +135,11 @@ def test_source_accuracy_and_change_are_those_of_the_checkpoints(walked):
     for rung in walked.rungs.values():
         said = predict(walked.folder / rung['config'], walked.folder / rung['checkpoint'], test)
         expected = share_right(said, test.values())
-        assert rung['source_accuracy'] == pytest.approx(expected, abs=0.01)
+        assert rung['domains']['source']['accuracy'] == pytest.approx(expected, abs=0.01)
         before = walked.rungs['source_only']
         for domain in ('source', 'target'):
-            change = rung[f'{domain}_accuracy'] - before[f'{domain}_accuracy']
-            assert rung[f'{domain}_change'] == pytest.approx(change, abs=0.011)
+            change = rung['domains'][domain]['accuracy'] - before['domains'][domain]['accuracy']
+            assert rung['domains'][domain]['change'] == pytest.approx(change, abs=0.011)
 
 
 def test_the_choice_is_by_accuracy_and_says_over_how_many(walked):

@@ -163,9 +163,9 @@ def test_training_began_with_the_weights_of_the_file(walked):
 def test_accuracy_is_that_of_the_checkpoint_by_mmpretrain_itself(walked):
     for domain in ('source', 'target'):
         test = read_list(walked.lists / f'{domain}_test.txt')
-        assert walked.rung[f'{domain}_images'] == len(test) > 0
+        assert walked.rung['domains'][domain]['images'] == len(test) > 0
         expected = share_right(predict(walked.config, walked.checkpoint, test), test.values())
-        assert walked.rung[f'{domain}_accuracy'] == pytest.approx(expected, abs=0.01)
+        assert walked.rung['domains'][domain]['accuracy'] == pytest.approx(expected, abs=0.01)
 
 
 def test_test_py_gives_the_same_once_the_file_is_gone(walked):
@@ -185,5 +185,5 @@ def test_test_py_gives_the_same_once_the_file_is_gone(walked):
     )
     metrics = read_json(walked.folder / 'metrics.json')
     for domain in ('source', 'target'):
-        expected = walked.rung[f'{domain}_accuracy']
+        expected = walked.rung['domains'][domain]['accuracy']
         assert metrics[f'{domain}/accuracy/top1'] == pytest.approx(expected, abs=0.01)

@@ -98,8 +98,13 @@ def test_the_diagnosis_knows_that_there_are_no_labels(walked):
 def test_every_rung_has_a_row_and_no_target_accuracy(walked):
     assert list(walked.rungs) == RUNGS and walked.results['failures'] == []
     for rung in walked.rungs.values():
-        assert rung['target_accuracy'] is None and rung['target_accuracy_interval'] is None
-        assert rung['target_change'] is None and rung['target_images'] == 0
+        assert (
+            rung['domains']['target']['accuracy'] is None
+            and rung['domains']['target']['accuracy_interval'] is None
+        )
+        assert (
+            rung['domains']['target']['change'] is None and rung['domains']['target']['images'] == 0
+        )
         assert not any(name.startswith('target/accuracy') for name in rung['validation'])
 
 
@@ -108,16 +113,20 @@ def test_figures_are_those_of_the_checkpoints(walked, recounted):
     before = [one['pred_label'] for one in recounted['source_only']['target']]
     for name, rung in walked.rungs.items():
         source, target = recounted[name]['source'], recounted[name]['target']
-        assert rung['source_accuracy'] == pytest.approx(share_right(source, labels), abs=0.01)
-        assert rung['source_test_images'] == len(source) and rung['source_images'] == len(labels)
-        assert rung['target_test_images'] == len(target) > 0
+        assert rung['domains']['source']['accuracy'] == pytest.approx(
+            share_right(source, labels), abs=0.01
+        )
+        assert rung['domains']['source']['test_images'] == len(source) and rung['domains'][
+            'source'
+        ]['images'] == len(labels)
+        assert rung['domains']['target']['test_images'] == len(target) > 0
         confident = percent([one['pred_score'] >= 0.9 for one in target])
-        assert rung['target_confident'] == pytest.approx(confident, abs=0.01)
+        assert rung['domains']['target']['confident'] == pytest.approx(confident, abs=0.01)
         agreement = percent([one['pred_label'] == own for one, own in zip(target, before)])
-        assert rung['target_agreement'] == pytest.approx(agreement, abs=0.01)
-    assert walked.rungs['source_only']['target_agreement'] == 100
+        assert rung['domains']['target']['agreement'] == pytest.approx(agreement, abs=0.01)
+    assert walked.rungs['source_only']['domains']['target']['agreement'] == 100
     # Not one figure for all, which any mistake would give as well.
-    assert len({rung['target_agreement'] for rung in walked.rungs.values()}) > 1
+    assert len({rung['domains']['target']['agreement'] for rung in walked.rungs.values()}) > 1
 
 
 def test_table_and_report_say_that_it_is_unknown(walked):
@@ -127,7 +136,11 @@ def test_table_and_report_say_that_it_is_unknown(walked):
     assert [row[0] for row in rows] == RUNGS
     for row in rows:
         rung = walked.rungs[row[0]]
-        shown = [rung['target_confident'], rung['target_agreement'], rung['source_accuracy']]
+        shown = [
+            rung['domains']['target']['confident'],
+            rung['domains']['target']['agreement'],
+            rung['domains']['source']['accuracy'],
+        ]
         assert [numbers(cell)[0] for cell in row[3:6]] == pytest.approx(shown, abs=0.0501)
     advice = walked.results['recommendation']
     assert ('h2', f'Take {advice["rung"]}, on weak grounds.') in page.landmarks
@@ -161,8 +174,10 @@ def test_the_recommended_rungs_commands_train_and_test_it(walked):
         cwd=walked.folder,
     )
     metrics = read_json(walked.folder / 'metrics.json')
-    assert metrics['source/accuracy/top1'] == pytest.approx(rung['source_accuracy'], abs=0.01)
+    assert metrics['source/accuracy/top1'] == pytest.approx(
+        rung['domains']['source']['accuracy'], abs=0.01
+    )
     assert not any(name.startswith('target/accuracy') for name in metrics)
     assert metrics['target/label_free/information_maximization'] == pytest.approx(
-        rung['target_label_free']['information_maximization'], abs=1e-3
+        rung['domains']['target']['label_free']['information_maximization'], abs=1e-3
     )

@@ -303,7 +303,7 @@ def test_a_proposed_command_works_when_it_is_copied(diagnosed, findings):
     (command,) = findings['advice']['commands']
     assert command in diagnosed[1]
     done = subprocess.run(f'{command} --rungs adabm', shell=True, capture_output=True, text=True)
-    assert done.returncode and "there is no 'adabm', did you mean 'adabn'?" in done.stderr
+    assert done.returncode and "there is no 'adabm'. Did you mean 'adabn'?" in done.stderr
 
 
 def test_notes_on_the_data_reach_the_terminal_the_findings_and_the_config(diagnosed, findings):
