@@ -43,8 +43,6 @@ class JointBatch(Sequence):
         """
         if isinstance(samples, JointBatch):
             return samples
-        if getattr(samples, 'all_source', False):  # set by batches of cached features
-            return cls(samples, {SOURCE: slice(0, len(samples))})
         domains = [vars(sample).get('domain', SOURCE) for sample in samples]  # get() is slow
         return cls(
             samples,

@@ -1,4 +1,4 @@
-"""Hashes whatever outputs depend on by content, so that equal things have equal hashes anywhere."""
+"""Hashes of values by content: equal values have equal hashes in every process."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import os
 import random
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), range, slice, np.generic, np.dtype)
 _NAMED = (PurePath, re.Pattern, torch.dtype, torch.device)
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType, np.ufunc)
-# What changes by being used, and says nothing of what will come out.
+# Their state changes with use and decides nothing about the output.
 _OPAQUE = (
     random.Random,
     np.random.RandomState,
@@ -33,7 +33,7 @@ _OPAQUE = (
 
 
 def fingerprint(*values: Any) -> str:
-    """Hashes values by content: numbers, arrays, containers, objects with all they hold.
+    """Hash values by content: numbers, arrays, containers, objects with their attributes.
 
     Two processes agree, whatever their order of sets or the addresses of their objects. An object
     counts with its class, the file that the class stands in, and its attributes.
@@ -56,43 +56,8 @@ def fingerprint(*values: Any) -> str:
     return digest.hash.hexdigest()
 
 
-def weights_fingerprint(model: nn.Module, modules: Iterable[str]) -> str:
-    """Hashes all tensors on which the outputs of some modules can depend.
-
-    These are their own parameters and buffers, all other frozen parameters, and the buffers of the
-    modules around them; but not the running statistics of what trains.
-
-    Args:
-        model: The model.
-        modules: Names of modules in it.
-    """
-    digest = _Digest()
-    for name, value in frozen_tensors(model, modules):
-        digest.add(name)
-        digest.add(value)
-    return digest.hash.hexdigest()
-
-
-def frozen_tensors(model: nn.Module, modules: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of :func:`weights_fingerprint`, by name."""
-    modules = set(modules)
-    ways = [name.split('.') for name in modules]
-    around = {'.'.join(way[:end]) for way in ways for end in range(len(way))}
-    for path, module in model.named_modules():
-        if path == 'data_preprocessor' or path.startswith('data_preprocessor.'):
-            continue
-        prefix = f'{path}.' if path else ''
-        inside = any(path == name or path.startswith(f'{name}.') for name in modules)
-        for name, value in module.named_parameters(recurse=False):
-            if inside or not value.requires_grad:
-                yield prefix + name, value
-        if inside or path in around:
-            for name, value in module.named_buffers(recurse=False):
-                yield prefix + name, value
-
-
 def files_fingerprint(dataset: Any) -> str:
-    """Hashes size and time of change of all image files that a data set names.
+    """Hash size and time of change of all image files that a data set names.
 
     Args:
         dataset: Any data set; one that names no local files is hashed without them.

@@ -1,4 +1,4 @@
-"""A cache is whole or not there, and full disks are told of before anything is written."""
+"""A cache is whole or not there, and a full disk is reported before anything is written."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def writer(root, layout=LAYOUT, rows=5):
     return FeatureWriter(root, KEY, 'name', rows, layout)
 
 
-def write(root, lengths=None):
+def write(root, lengths=(1, 1, 1, 1, 1)):
     own = writer(root)
     own.create()
     own.write(2, [leaf[2:] for leaf in FEATURES])
     own.write(0, [leaf[:2] for leaf in FEATURES])
-    own.finish(torch.arange(5), lengths)
+    own.finish(torch.arange(5).split(lengths))
     return own.place
 
 
 def test_what_was_written_is_read(tmp_path):
-    store = FeatureStore(write(tmp_path, torch.tensor([2, 1, 1, 1, 0])))
+    store = FeatureStore(write(tmp_path, (2, 1, 1, 1, 0)))
     assert len(store) == 5 and store.key == KEY
     assert all(torch.equal(*pair) for pair in zip(store.leaves, FEATURES))
-    assert store.labels.tolist() == [0, 1, 2, 3, 4] and store.lengths.sum() == 5
+    assert [row.tolist() for row in store.labels] == [[0, 1], [2], [3], [4], []]
     assert known_caches(tmp_path) == {'name': KEY}
 
 
@@ -61,7 +61,7 @@ def test_a_killed_write_is_no_cache(tmp_path):
     (left,) = tmp_path.iterdir()
     assert process.exitcode == -signal.SIGKILL and left.name.endswith('.partial')
     assert known_caches(tmp_path) == {}
-    with pytest.raises(ValueError, match='no whole feature cache'):
+    with pytest.raises(ValueError, match='not a whole feature cache'):
         FeatureStore(left)
     assert write(tmp_path).is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ['name']
@@ -82,11 +82,11 @@ def test_a_damaged_cache_is_refused(tmp_path, name):
     place = write(tmp_path)
     path = place / name
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match='no whole feature cache'):
+    with pytest.raises(ValueError, match='not a whole feature cache'):
         FeatureStore(place)
 
 
-def test_a_full_disk_is_told_of_first(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_first(tmp_path, monkeypatch):
     usage = namedtuple('usage', 'free')
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage(100))
     with pytest.raises(OSError, match=r'5 images need .*cache_dir to another disk'):

@@ -1,4 +1,4 @@
-"""Training from a cache is training without one, and no cache is taken for what it isn't."""
+"""Training from a cache equals training without one, and a cache is used for its own run alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmpretrain.registry import HOOKS
+from mmpretrain.registry import HOOKS, MODELS
 
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import toy_config, train
 from tl_plugin.engine.feature_cache.store import FeatureStore
-from tl_plugin.engine.loops import CachedFeatureTrainLoop
+from tl_plugin.engine.loops import CachedFeatureTrainLoop, cached_feature_loop
 
 CACHED, PLAIN = ('feature_extraction_cached',), ('feature_extraction',)
 FLIP = [dict(type='RandomFlip', prob=0.5), dict(type='PackInputs')]
@@ -36,18 +36,17 @@ class RecordLossHook(Hook):
         self.images.append([sample.get('sample_idx') for sample in data_batch['data_samples']])
 
 
-def make(work_dir, strategies, layers=':-1', options=None, **length):
+def make(work_dir, strategies, options=None, **length):
     cfg = toy_config(work_dir, strategies, options, **length)
-    for hook in cfg.custom_hooks:
-        if hook.type == 'FreezeHook':
-            hook.layers = layers
     cfg.custom_hooks = [dict(type='ExactResumeHook'), *cfg.custom_hooks]
     cfg.custom_hooks.append(dict(type='RecordLossHook'))
     return cfg
 
 
-def run(work_dir, strategies=CACHED, layers=':-1', options=None, **length):
-    runner = train(make(work_dir, strategies, layers, options, **length))
+def run(work_dir, strategies=CACHED, options=None, hooks=(), **length):
+    cfg = make(work_dir, strategies, options, **length)
+    cfg.custom_hooks += hooks
+    runner = train(cfg)
     (hook,) = (hook for hook in runner.hooks if isinstance(hook, RecordLossHook))
     return runner, hook
 
@@ -60,12 +59,26 @@ def caches(folder):
     return sorted(Path(folder).glob('[!.]*'))
 
 
-@pytest.mark.parametrize('layers', [':-1', ':-3'])
+#: What changes -> the stage up to which nothing trains.
+STAGES = {
+    'neck': {},
+    'backbone': {**NORM_NECK, 'model.head.in_channels': 8},
+    'pre_logits': {
+        'model.head.type': 'StackedLinearClsHead',
+        'model.head.mid_channels': [6],
+        'model.head.norm_cfg': dict(type='BN1d'),
+    },
+    'per_domain': {'model.type': 'AdaptationClassifier', 'model.batch_statistics': 'per_domain'},
+}
+
+
+@pytest.mark.parametrize('stage', STAGES)
 @pytest.mark.parametrize('length', [dict(max_epochs=3), dict(max_iters=7)], ids=str)
-def test_it_trains_as_without_a_cache(tmp_path, layers, length):
-    options = {'train_dataloader.dataset.size': 13, 'model.backbone.drop_path_rate': 0.0}
-    plain, wanted = run(tmp_path / 'plain', PLAIN, layers, options, **length)
-    cached, found = run(tmp_path / 'cached', CACHED, layers, options, **length)
+def test_it_trains_as_without_a_cache(tmp_path, stage, length):
+    options = {'train_dataloader.dataset.size': 14, **STAGES[stage]}
+    hooks = [dict(type='FreezeHook', patterns=[r'head\.layers\.0'])] * (stage == 'pre_logits')
+    plain, wanted = run(tmp_path / 'plain', PLAIN, options, hooks, **length)
+    cached, found = run(tmp_path / 'cached', CACHED, options, hooks, **length)
     assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
     assert found.images == wanted.images
     expected, state = plain.model.state_dict(), cached.model.state_dict()
@@ -74,6 +87,7 @@ def test_it_trains_as_without_a_cache(tmp_path, layers, length):
         torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
     assert 'train/loss' in cached.message_hub.log_scalars
     assert cached.val_loop.evaluator.metrics
+    assert cached.train_loop._stage.name == ('neck' if stage == 'per_domain' else stage)
 
 
 def test_its_checkpoint_is_the_whole_ordinary_model(tmp_path):
@@ -123,14 +137,14 @@ def test_a_cache_is_used_for_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize('harm', ['rows', 'file'])
-def test_a_cache_that_was_changed_is_made_anew(tmp_path, harm):
+def test_a_cache_that_was_changed_is_computed_again(tmp_path, harm):
     _, wanted = run(tmp_path)
     (place,) = caches(tmp_path / 'feature_cache')
     size = (place / '0.bin').stat().st_size
     (place / '0.bin').write_bytes(b'\1' * (size if harm == 'rows' else 7))
     _, found = run(tmp_path)
     assert found.losses == wanted.losses
-    text = {'rows': 'not those of this model', 'file': 'no whole feature cache'}[harm]
+    text = {'rows': 'not those of this model', 'file': 'not a whole feature cache'}[harm]
     assert text in log_of(tmp_path)
 
 
@@ -168,10 +182,11 @@ def test_mixup_is_left_out_and_its_labels_stay_soft(soft, tmp_path):
 @pytest.mark.parametrize(
     ('hook', 'message'),
     [
-        (dict(type='FreezeHook', layers=':-1', norm='train'), "norm='train'.*BatchNorm2d"),
+        (dict(type='FreezeHook', layers=':-1', norm='train'), 'BatchNorm2d in training mode.*eval'),
         (dict(type='FreezeHook', layers=':-1', norm_affine='trained'), 'norm_affine'),
+        (dict(type='FreezeHook', layers=':-3'), r'a part of it trains: layer4\..*layers=.:-1'),
         (dict(type='GradualUnfreezeHook', layers=':-1', schedule=dict(until=0.9)), 'unfreezes'),
-        (dict(type='FreezeHook', layers='2:-1'), 'Freeze from the first layer on'),
+        (dict(type='FreezeHook', layers='2:-1'), 'a part of it trains: conv1.weight.*Freeze all'),
     ],
 )
 def test_what_is_not_fixed_is_refused(tmp_path, hook, message):
@@ -207,22 +222,22 @@ def test_either_epochs_or_iterations():
 
 @HOOKS.register_module(force=True)
 class AdaptHook(Hook):
-    """What re-estimates statistics or thaws layers does to a trunk."""
+    """Changes the backbone, as hooks do that re-estimate statistics or unfreeze layers."""
 
     def __init__(self, what) -> None:
         self.what = what
 
     def after_train_epoch(self, runner) -> None:
         weight = runner.model.backbone.conv1.weight
-        if self.what == 'thaw':
+        if self.what == 'unfreeze':
             weight.requires_grad_(True)
         else:
             with torch.no_grad():
                 weight.add_(float(self.what))
 
 
-@pytest.mark.parametrize('what', ['thaw', '1', '0'])
-def test_a_trunk_that_changes_during_the_run_ends_it(tmp_path, what):
+@pytest.mark.parametrize('what', ['unfreeze', '1', '0'])
+def test_a_backbone_that_changes_during_the_run_ends_it(tmp_path, what):
     cfg = make(tmp_path, CACHED)
     cfg.custom_hooks.append(dict(type='AdaptHook', what=what))
     if what == '0':  # written, but with the values that were there
@@ -232,11 +247,57 @@ def test_a_trunk_that_changes_during_the_run_ends_it(tmp_path, what):
         train(cfg)
 
 
-def test_the_model_comes_back_as_it_was(tmp_path):
-    runner, _ = run(tmp_path)
-    assert runner.model.train().backbone.layer1.training
-    held = {id(v) for group in runner.optim_wrapper.param_groups for v in group['params']}
-    assert held == {id(value) for value in runner.model.parameters()}
+def test_a_network_without_stages_is_refused(tmp_path):
+    model = dict(type='TimmClassifier', model_name='test_resnet', num_classes=3)
+    cfg = make(tmp_path, CACHED)
+    cfg.model = {
+        **model,
+        'data_preprocessor': dict(cfg.data_preprocessor, type='ClsDataPreprocessor'),
+    }
+    with pytest.raises(NotImplementedError, match=r'extract_feat\(stage=...\), which TimmClass'):
+        train(cfg)
+
+
+class BatchMixing(torch.nn.Module):
+    def forward(self, inputs):
+        return (inputs[0] - inputs[0].mean(0, keepdim=True),)
+
+
+def test_features_that_depend_on_the_batch_are_refused(tmp_path):
+    MODELS.register_module(module=BatchMixing, force=True)
+    options = {'model.neck': [dict(type='GlobalAveragePooling'), dict(type='BatchMixing')]}
+    with pytest.raises(ValueError, match='depends on the other images'):
+        run(tmp_path, options=options)
+
+
+@HOOKS.register_module(force=True)
+class CountThreadsHook(Hook):
+    """Notes the number of threads with which the head computes, and that around the step."""
+
+    def before_run(self, runner) -> None:
+        self.inside, self.outside = [], []
+        runner.model.head.fc.register_forward_hook(self._count)
+
+    def _count(self, module, inputs, output) -> None:
+        if module.training:
+            self.inside.append(torch.get_num_threads())
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self.outside.append(torch.get_num_threads())
+
+
+@pytest.mark.parametrize(('light', 'threads'), [(20_000_000, 1), (0, 3)])
+def test_a_small_head_trains_on_one_thread(tmp_path, monkeypatch, light, threads):
+    monkeypatch.setattr(cached_feature_loop, '_MAX_WORK_OF_ONE_THREAD', light)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        runner, _ = run(tmp_path, hooks=[dict(type='CountThreadsHook')])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, CountThreadsHook))
+    assert hook.inside == [threads] * 6 and hook.outside == [3] * 6
 
 
 def _on_ranks(folder, strategies):

@@ -1,1 +1,1 @@
-"""Computes what a frozen trunk puts out once, keeps it on the disk, and trains from there."""
+"""Computes the features of a frozen backbone once, keeps them on the disk, trains on them."""

@@ -5,42 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-import numpy as np
 import torch
+from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from tl_plugin.reliability.bad_images import image_name
 from tl_plugin.reliability.replayable_loader import DrawSampler, ReplayableLoader, is_endless
 
-from .cut import Cut
-from .rows import CachedSamples
+from .stages import Stage
 from .store import FeatureStore
 
 
 class FeatureBatch(dict):
-    """An ordinary batch, with images that say nothing, and the features that stand in for them.
+    """An ordinary batch, whose images are NaN, and the features that replace them.
 
     Attributes:
-        features: The tensors behind the cut, the batch first.
-        labels: One class an image, (N,); None where images have several, or scores.
-        checked: Says that labels were looked at when the cache was made.
+        features: The tensors that the stage gives, the batch first.
+        checked: Labels were checked when the cache was made.
     """
 
     checked = True
     features: list[Tensor]
-    labels: Tensor | None
 
 
 class CachedFeatureLoader:
-    """Stands in for a loader of images; gives rows of a cache once there is one.
+    """Replaces a loader of images; gives rows of a cache once it was filled.
 
     Args:
         loader: Of the images: order, batches and shards of the ranks are its own.
 
     Attributes:
-        loader: The same.
         features: The cached tensors, all rows each.
-        sampler: Its sampler, for mmengine's ``DistSamplerSeedHook``.
+        labels: The class indices of each row.
+        sampler: The loader's sampler, for mmengine's ``DistSamplerSeedHook``.
     """
+
+    #: The most samples that are kept, a few hundred bytes each; others are made each time.
+    MAX_SAMPLES = 200_000
 
     def __init__(self, loader: ReplayableLoader) -> None:
         self.loader = loader
@@ -54,24 +55,26 @@ class CachedFeatureLoader:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def fill(self, store: FeatureStore, cut: Cut, device: torch.device) -> None:
-        """Takes a cache.
+    def fill(self, store: FeatureStore, stage: Stage, device: torch.device) -> None:
+        """Take the features of a cache.
 
         Args:
             store: The rows, one view of all images after the other.
-            cut: Where the model goes on from them.
-            device: Where the model is.
+            stage: What gave them.
+            device: Of the model.
         """
-        self._cut, self._device = cut, device
-        self._dtypes = [value.dtype for value in cut.features]  # they may be kept in another
+        self._stage, self._device = stage, device
+        self._dtypes = [value.dtype for value in stage.features]  # they may be kept in another
         self._views = len(store) // len(self.dataset)
-        count = len(cut.features)
-        self.features = store.leaves[:count]
-        scores = store.leaves[count] if len(store.leaves) > count else None
-        self._samples = CachedSamples(self.dataset, store, scores, device)
+        count = len(stage.features)
+        self.features, scores = store.leaves[:count], store.leaves[count:]
+        self._scores = scores[0] if scores else None
+        lengths = [len(row) for row in store.labels]
+        self.labels = torch.cat(store.labels).to(device).split(lengths)
+        self._samples: dict[int, DataSample] = {}
 
     def seek(self, number: int, batch: int = 0) -> None:
-        """Makes batch number ``batch`` of pass ``number`` the first of the next iteration."""
+        """Make batch number ``batch`` of pass ``number`` the first of the next iteration."""
         self._next = (number, batch)
 
     def __iter__(self) -> Iterator[FeatureBatch]:
@@ -83,22 +86,33 @@ class CachedFeatureLoader:
             yield self._batch(indices, number % self._views)
 
     def _batch(self, indices: Sequence[int], view: int) -> FeatureBatch:
-        if view:
-            indices = [index + view * len(self.dataset) for index in indices]
-        batch = FeatureBatch(
-            inputs=self._cut.images(len(indices)), data_samples=self._samples.of(indices)
-        )
-        rows = torch.from_numpy(np.array(indices))  # five times as fast as torch.tensor
-        batch.labels = self._samples.labels_of(rows)
+        rows = [int(index) + view * len(self.dataset) for index in indices]
+        samples = [
+            self._samples[row] if row in self._samples else self._make_sample(row) for row in rows
+        ]
+        batch = FeatureBatch(inputs=self._stage.images(len(rows)), data_samples=samples)
+        chosen = torch.tensor(rows)
         batch.features = [
-            leaf.index_select(0, rows).to(self._device, dtype)
+            leaf.index_select(0, chosen).to(self._device, dtype)
             for leaf, dtype in zip(self.features, self._dtypes)
         ]
         return batch
 
+    def _make_sample(self, row: int) -> DataSample:
+        index = row % len(self.dataset)
+        name = image_name(self.dataset, index)
+        sample = DataSample(metainfo=dict(sample_idx=index, img_path=name))
+        if len(self.labels[row]):
+            sample.set_gt_label(self.labels[row])
+        if self._scores is not None:
+            sample.set_gt_score(self._scores[row].to(self._device))
+        if len(self._samples) < self.MAX_SAMPLES:
+            self._samples[row] = sample
+        return sample
+
 
 class _RowSampler(DrawSampler):
-    """The indices of a pass, from any batch on, and no more."""
+    """The indices of a pass, from any batch on, and nothing else."""
 
     def _draw(self, batches: Iterator, number: int, skipped: int) -> Iterator:
         return islice(batches, skipped, None)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tl_plugin.reliability.files import write_whole
+from tl_plugin.reliability.files import write_json
 
 _META = 'features.json'
 _LABELS = 'labels.pth'
@@ -33,17 +33,12 @@ class Leaf(NamedTuple):
 
     @property
     def row_bytes(self) -> int:
-        """Size of one image's."""
-        return torch.Size(self.shape).numel() * self.torch_dtype.itemsize
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The same, as torch has it."""
-        return getattr(torch, self.dtype)
+        """Size of one image's tensor in bytes."""
+        return torch.Size(self.shape).numel() * getattr(torch, self.dtype).itemsize
 
     @classmethod
     def of(cls, batch: Tensor) -> Leaf:
-        """That of a batch.
+        """Describe the tensors of a batch.
 
         >>> Leaf.of(torch.zeros(3, 1280))
         Leaf(shape=(1280,), dtype='float32')
@@ -52,19 +47,18 @@ class Leaf(NamedTuple):
 
 
 class FeatureStore:
-    """A finished cache, mapped into memory: rows are read from the disk as they are asked for.
+    """A finished cache, mapped into memory: rows are read from the disk when they are asked for.
 
     Args:
-        folder: Out of :class:`FeatureWriter`.
+        folder: Written by :class:`FeatureWriter`.
 
     Raises:
         ValueError: If it isn't whole.
 
     Attributes:
-        key: What it depends on, part by part.
+        key: What it depends on, by kind.
         leaves: (rows, ...) each.
-        labels: All labels, one after the other.
-        lengths: How many labels each row has; None if one each.
+        labels: Class indices of each row, (number,) each.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -73,30 +67,38 @@ class FeatureStore:
             meta = json.loads((folder / _META).read_text(encoding='utf-8'))
             saved = torch.load(folder / _LABELS, map_location='cpu', weights_only=True)
             layout = [Leaf(tuple(shape), dtype) for shape, dtype in meta['leaves']]
-            sizes = [(folder / _file(i)).stat().st_size for i in range(len(layout))]
+            sizes = [(folder / f'{i}.bin').stat().st_size for i in range(len(layout))]
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ValueError(f'{folder} is no whole feature cache: {error}') from error
-        self.key: dict[str, str] = meta['key']
+            raise ValueError(f'{folder} is not a whole feature cache: {error}') from error
         rows = meta['rows']
         if sizes != [rows * leaf.row_bytes for leaf in layout]:
-            raise ValueError(f'{folder} is no whole feature cache: its files have {sizes} bytes')
-        self.leaves = [_mapped(folder / _file(i), rows, leaf) for i, leaf in enumerate(layout)]
-        self.labels: Tensor = saved['labels']
-        self.lengths: Tensor | None = saved['lengths']
+            raise ValueError(f'{folder} is not a whole feature cache: files have {sizes} bytes')
+        self.key: dict[str, str] = meta['key']
+        self.leaves = []
+        for number, (shape, dtype) in enumerate(layout):
+            # Private: writing into it by mistake changes a copy in this process alone.
+            flat = torch.from_file(
+                str(folder / f'{number}.bin'),
+                shared=False,
+                size=rows * torch.Size(shape).numel(),
+                dtype=getattr(torch, dtype),
+            )
+            self.leaves.append(flat.view(rows, *shape))
+        self.labels: tuple[Tensor, ...] = saved['labels'].split(saved['lengths'].tolist())
 
     def __len__(self) -> int:
         return len(self.leaves[0])
 
 
 class FeatureWriter:
-    """Writes a cache beside its place; :meth:`finish` puts it there.
+    """Writes a cache into a folder of its own; :meth:`finish` moves it to its place.
 
-    Several processes may write, each rows of its own: one calls :meth:`create` and
-    :meth:`finish`, all others wait in between.
+    Several processes may write rows: one calls :meth:`create` and :meth:`finish`, all others wait
+    meanwhile.
 
     Args:
         root: The folder of all caches.
-        key: What the features depend on, part by part.
+        key: What the features depend on, by kind.
         name: Of the cache's folder.
         rows: How many there will be.
         layout: Of the features.
@@ -109,20 +111,16 @@ class FeatureWriter:
         self.place = self.root / name
         host = socket.gethostname()
         self.folder = self.root / _PARTIAL.format(key=name, host=host, pid=os.getpid())
-
-    @property
-    def nbytes(self) -> int:
-        """How large all features are."""
-        return self.rows * sum(leaf.row_bytes for leaf in self.layout)
+        self.nbytes = rows * sum(leaf.row_bytes for leaf in self.layout)
 
     def create(self) -> Path:
-        """Takes the room on the disk.
+        """Reserve the space on the disk.
 
         Returns:
             The folder to write into, for other processes.
 
         Raises:
-            OSError: If there is not enough room.
+            OSError: If there is not enough space.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(self.root)
@@ -130,18 +128,22 @@ class FeatureWriter:
         if self.nbytes > free:
             raise OSError(
                 f'the features of {self.rows:,} images need {megabytes(self.nbytes)} in '
-                f'{self.root}, which has {megabytes(free)} left: point train_cfg.cache_dir to '
+                f'{self.root}, which has {megabytes(free)} left: set train_cfg.cache_dir to '
                 'another disk, halve them by train_cfg.feature_dtype="float16", take fewer views, '
-                'or freeze up to a layer whose output is smaller'
+                'or add a neck that pools the maps'
             )
         self.folder.mkdir(parents=True)
         for number, leaf in enumerate(self.layout):
-            with (self.folder / _file(number)).open('wb') as file:
-                _reserve(file.fileno(), self.rows * leaf.row_bytes)
+            with (self.folder / f'{number}.bin').open('wb') as file:
+                size = self.rows * leaf.row_bytes
+                if hasattr(os, 'posix_fallocate') and size:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    file.truncate(size)
         return self.folder
 
     def write(self, start: int, features: Sequence[Tensor]) -> None:
-        """Writes some rows.
+        """Write some rows.
 
         Args:
             start: The number of the first one.
@@ -157,56 +159,52 @@ class FeatureWriter:
                 'images must all have one size, see Resize or Crop in the pipeline'
             )
         for number, batch in enumerate(features):
-            data = batch.contiguous().reshape(-1).view(torch.uint8).numpy().data
-            handle = os.open(self.folder / _file(number), os.O_WRONLY)
-            try:
-                _write_at(handle, data, start * self.layout[number].row_bytes)
-            finally:
-                os.close(handle)
+            with (self.folder / f'{number}.bin').open('r+b') as file:
+                file.seek(start * self.layout[number].row_bytes)
+                file.write(batch.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
     def flush(self) -> None:
-        """Brings what this process wrote to the disk."""
+        """Bring what this process wrote to the disk."""
         for number in range(len(self.layout)):
-            _sync(self.folder / _file(number))
+            with (self.folder / f'{number}.bin').open('rb') as file:
+                os.fsync(file.fileno())
 
-    def finish(self, labels: Tensor, lengths: Tensor | None) -> None:
-        """Puts the cache in its place, whole.
+    def finish(self, labels: Sequence[Tensor]) -> None:
+        """Move the cache to its place, whole.
 
         Args:
-            labels: All labels, one after the other.
-            lengths: How many each row has; None if one each.
+            labels: Class indices of each row, (number,) each.
         """
         self.flush()
         with (self.folder / _LABELS).open('wb') as file:
-            torch.save({'labels': labels, 'lengths': lengths}, file)
+            lengths = torch.tensor([len(row) for row in labels])
+            torch.save({'labels': torch.cat(list(labels)), 'lengths': lengths}, file)
             file.flush()
             os.fsync(file.fileno())
-        meta = dict(key=self.key, rows=self.rows, leaves=[list(leaf) for leaf in self.layout])
-        write_whole(self.folder / _META, json.dumps(meta, indent=1).encode())
+        leaves = [list(leaf) for leaf in self.layout]
+        write_json(self.folder / _META, dict(key=self.key, rows=self.rows, leaves=leaves))
         if self.place.exists():
             shutil.rmtree(self.place)  # damaged, or it would have been used
         os.replace(self.folder, self.place)
-        _sync(self.root)
 
     def abandon(self) -> None:
-        """Deletes what was written."""
+        """Delete what was written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def known_caches(root: str | Path) -> dict[str, dict[str, str]]:
-    """The keys of all whole caches in a folder, by name."""
+    """Read the keys of all whole caches in a folder, by name."""
     found = {}
-    for path in sorted(Path(root).glob(f'*/{_META}')):
-        if not path.parent.name.startswith('.'):
-            try:
-                found[path.parent.name] = json.loads(path.read_text(encoding='utf-8'))['key']
-            except (OSError, ValueError, KeyError):
-                continue  # damaged: not whole
+    for path in sorted(Path(root).glob(f'[!.]*/{_META}')):
+        try:
+            found[path.parent.name] = json.loads(path.read_text(encoding='utf-8'))['key']
+        except (OSError, ValueError, KeyError):
+            continue  # damaged
     return found
 
 
 def megabytes(size: int) -> str:
-    """A size for people.
+    """Write a size in MB.
 
     >>> megabytes(8_550_400)
     '8.6 MB'
@@ -214,52 +212,12 @@ def megabytes(size: int) -> str:
     return f'{size / 1e6:,.1f} MB'
 
 
-def _file(number: int) -> str:
-    return f'{number}.bin'
-
-
-def _mapped(path: Path, rows: int, leaf: Leaf) -> Tensor:
-    count = rows * torch.Size(leaf.shape).numel()
-    # Private: what writes into it by mistake changes its own copy alone.
-    flat = torch.from_file(str(path), shared=False, size=count, dtype=leaf.torch_dtype)
-    return flat.view(rows, *leaf.shape)
-
-
-def _reserve(handle: int, size: int) -> None:
-    if hasattr(os, 'posix_fallocate') and size:
-        os.posix_fallocate(handle, 0, size)
-    else:
-        os.ftruncate(handle, size)
-
-
-def _write_at(handle: int, data: memoryview, offset: int) -> None:
-    while len(data):
-        done = os.pwrite(handle, data, offset)
-        data, offset = data[done:], offset + done
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _remove_abandoned(root: Path) -> None:
-    """Deletes what processes of this machine that are gone have left unfinished."""
-    host = socket.gethostname()
-    for path in root.glob(_PARTIAL.format(key='*', host=host, pid='*')):
-        pid = path.name.split('.')[-2]
-        if pid.isdigit() and not _runs(int(pid)):
+    """Delete what processes of this machine that have ended left unfinished."""
+    for path in root.glob(_PARTIAL.format(key='*', host=socket.gethostname(), pid='*')):
+        try:
+            os.kill(int(path.name.split('.')[-2]), 0)
+        except ProcessLookupError:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        except (PermissionError, ValueError):
+            continue  # it runs, or isn't ours

@@ -9,7 +9,6 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
-from torch import nn
 
 from tl_plugin.stack.model_wrappers import parameters
 from tl_plugin.stack.options import checked
@@ -161,15 +160,6 @@ class FreezeHook(Hook):
         for hook in _freeze_hooks(runner):
             if hook._modes is not None:
                 hook._modes.apply()
-
-    def let_rest(self, modules: Collection[nn.Module]) -> None:
-        """Stop setting the modes of modules that the rest of the run doesn't call.
-
-        Args:
-            modules: The modules to skip.
-        """
-        if self._modes is not None:
-            self._modes.evaluated = [m for m in self._modes.evaluated if m not in modules]
 
     def _log(self, runner: Runner, occasion: str) -> None:
         values = parameters(runner.model)

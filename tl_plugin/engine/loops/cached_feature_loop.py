@@ -1,36 +1,37 @@
-"""Trains on features that a frozen trunk has computed once."""
+"""Trains on features that a frozen backbone has computed once."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Union
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import LOOPS
 from torch.utils.data import DataLoader
 
-from tl_plugin.reliability.fingerprint import frozen_tensors, weights_fingerprint
+from tl_plugin.reliability.fingerprint import fingerprint
 from tl_plugin.reliability.replayable_loader import ReplayableLoader
 from tl_plugin.reliability.resumable_loops import ResumableEpochTrainLoop, ResumableIterTrainLoop
 from tl_plugin.reliability.seeds import generators_kept
 from tl_plugin.stack.model_wrappers import unwrap
 
-from ..feature_cache.checks import freezing_hooks, refuse_unfit, tell_cut
 from ..feature_cache.extract import Extraction
 from ..feature_cache.loader import CachedFeatureLoader, FeatureBatch
-from ..feature_cache.resting import Rest
-from ..feature_cache.rows import JoinedLabels
+from ..feature_cache.stages import check_cacheable, freezing_hooks
 from ..feature_cache.stepping import LightSteps
-from ..feature_cache.threads import few_threads, threads_for
 from ..freezing.trainable import optimizers
 from .adaptation_loop import check_length
-from .iteration_hooks import IterationHooks
 
 _DTYPES = ('float32', 'float16', 'bfloat16')
-_FOLDER = 'feature_cache'
 _OPTIONS = ('views', 'cache_dir', 'feature_dtype')
+#: Up to so many multiplications and additions in a forward pass one thread is enough. Further ones
+#: save a tenth of a millisecond on idle cores, and multiply the time of a step on busy ones.
+_MAX_WORK_OF_ONE_THREAD = 20_000_000
 
 
 class _CachedFeatures:
@@ -46,9 +47,6 @@ class _CachedFeatures:
         **kwargs: Any,
     ) -> None:
         super().__init__(runner, dataloader, **kwargs)
-        self._configure(views, cache_dir, feature_dtype)
-
-    def _configure(self, views: int, cache_dir: str | None, feature_dtype: str | None) -> None:
         if not isinstance(views, int) or views < 1:
             raise ValueError(
                 f'train_cfg.views={views!r}: expected how many views of each image, 1 or more'
@@ -59,8 +57,8 @@ class _CachedFeatures:
                 'None to keep features as they are computed'
             )
         self.views, self.feature_dtype = views, feature_dtype
-        self.cache_dir = Path(cache_dir or Path(self.runner.work_dir, _FOLDER))
-        self.runner.register_hook(_FeaturesHook(self), priority='LOWEST')
+        self.cache_dir = Path(cache_dir or Path(runner.work_dir, 'feature_cache'))
+        runner.register_hook(_FeaturesHook(self), priority='LOWEST')
 
     def _adopt_loader(self) -> None:
         if not isinstance(self.dataloader, CachedFeatureLoader):
@@ -76,14 +74,14 @@ class _CachedFeatures:
         super()._adopt_loader()
 
     def prepare(self) -> None:
-        """Computes the features, or finds them."""
+        """Compute the features, or find them."""
         runner = self.runner
         model = unwrap(runner.model)
         context = functools.partial(runner.optim_wrapper.optim_context, model)
         runner.model.train()
         for hook in freezing_hooks(runner):
             hook.apply_modes(runner)
-        refuse_unfit(runner)
+        check_cacheable(runner)
         with generators_kept():
             work = Extraction(
                 model,
@@ -93,74 +91,72 @@ class _CachedFeatures:
                 self.views,
                 self.feature_dtype,
             )
-            tell_cut(model, work.cut)
             store = work.store()
-        self._cut = work.cut
-        self._model = model
-        self.dataloader.fill(store, work.cut, next(model.parameters()).device)
-        self._labels = JoinedLabels(model)
-        self._threads = threads_for(model, work.cut, self.dataloader.batch_size)
-        self._hooks = IterationHooks(runner)
-        self._remember_frozen()
-        self._let_rest()
-
-    def begin_epoch(self) -> None:
-        """Looks at what may have changed since the last one."""
-        self._hooks.look_again()
-        self.check_frozen()
-
-    def _let_rest(self) -> None:
-        self._rest = Rest(self._model, self._cut.covered)
-        self._steps = LightSteps(optimizers(self.runner), self._rest.weights)
-        self._rest.begin()
-        for hook in freezing_hooks(self.runner):
-            hook.let_rest(self._rest.modules)
-
-    def wake(self) -> None:
-        """Gives the model back as it was."""
-        self._rest.end()
-
-    def _remember_frozen(self) -> None:
-        self._frozen = [value for _, value in frozen_tensors(self._model, self._cut.covered)]
+        self._stage = work.stage
+        self.dataloader.fill(store, work.stage, next(model.parameters()).device)
+        self._one_thread = self._is_light(model)
+        self._frozen = self._stage.tensors()
         self._versions = self._count_changes()
-        self._hash = weights_fingerprint(self._model, self._cut.covered)
+        self._hash = fingerprint(self._frozen)
+        self._steps = LightSteps(optimizers(runner), list(self._frozen.values()))
+
+    def _is_light(self, model: torch.nn.Module) -> bool:
+        """Whether a step is for one thread: by model and batch, so that a resumed run agrees."""
+        trained = [value for value in model.parameters() if value.requires_grad]
+        # After vectors each weight is used once an image; after maps or tokens more often.
+        vectors = all(value.dim() == 2 for value in self._stage.features)
+        work = self.dataloader.batch_size * sum(value.numel() for value in trained)
+        on_cpu = all(value.device.type == 'cpu' for value in trained)
+        return on_cpu and vectors and work <= _MAX_WORK_OF_ONE_THREAD
 
     def _count_changes(self) -> int:
-        return sum(value._version for value in self._frozen)
+        return sum(value._version for value in self._frozen.values())
 
     def check_frozen(self) -> None:
-        """Makes sure that nothing has changed what the features were computed with.
+        """Check that nothing has changed with which the features were computed.
 
         Raises:
             RuntimeError: If something has.
         """
-        trained = any(value.requires_grad for value in self._frozen)
+        trained = any(value.requires_grad for value in self._frozen.values())
         if not trained and self._count_changes() == self._versions:
             return
-        if trained or weights_fingerprint(self._model, self._cut.covered) != self._hash:
+        if trained or fingerprint(self._frozen) != self._hash:
             raise RuntimeError(
-                f'weights or statistics up to {self._cut.name} have changed during the run, so '
-                'that the cached features are none of this model any more. A hook that unfreezes '
-                'or adapts layers needs feature_extraction, which caches nothing'
+                f'weights or statistics of the {", ".join(self._stage.modules)} have changed '
+                'during the run, so that the cached features are not those of this model any more. '
+                'A hook that unfreezes or adapts layers needs feature_extraction, which caches '
+                'nothing'
             )
         self._versions = self._count_changes()
 
     def _run_step(self, idx: int, batch: FeatureBatch) -> None:
         runner = self.runner
-        self._hooks.call('before_train_iter', batch_idx=idx, data_batch=batch)
+        runner.call_hook('before_train_iter', batch_idx=idx, data_batch=batch)
         with (
-            few_threads(self._threads),
-            self._cut.replayed(batch.features),
-            self._labels.given(batch.labels),
+            _threads(1 if self._one_thread else None),
+            self._stage.replaced(batch.features),
             self._steps.taken(),
         ):
             outputs = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
-        self._hooks.call('after_train_iter', batch_idx=idx, data_batch=batch, outputs=outputs)
+        runner.call_hook('after_train_iter', batch_idx=idx, data_batch=batch, outputs=outputs)
         self._iter += 1
 
 
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Let torch compute with so many threads; None changes nothing."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class _FeaturesHook(Hook):
-    """Prepares features once all other hooks have said what is frozen and where the run goes on."""
+    """Prepares features once all other hooks have decided what is frozen and where to resume."""
 
     def __init__(self, loop: _CachedFeatures) -> None:
         self.loop = loop
@@ -169,10 +165,7 @@ class _FeaturesHook(Hook):
         self.loop.prepare()
 
     def before_train_epoch(self, runner: Runner) -> None:
-        self.loop.begin_epoch()
-
-    def after_train(self, runner: Runner) -> None:
-        self.loop.wake()
+        self.loop.check_frozen()
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         if runner.iter < runner.max_iters:
@@ -181,19 +174,19 @@ class _FeaturesHook(Hook):
 
 @LOOPS.register_module()
 class CachedFeatureEpochTrainLoop(_CachedFeatures, ResumableEpochTrainLoop):
-    """By epoch, see :func:`CachedFeatureTrainLoop`."""
+    """Trains by epoch, see :func:`CachedFeatureTrainLoop`."""
 
     def run_iter(self, idx: int, data_batch: FeatureBatch) -> None:
-        """One step on features."""
+        """Take one step on features."""
         self._run_step(idx, data_batch)
 
 
 @LOOPS.register_module()
 class CachedFeatureIterTrainLoop(_CachedFeatures, ResumableIterTrainLoop):
-    """By iteration, see :func:`CachedFeatureTrainLoop`."""
+    """Trains by iteration, see :func:`CachedFeatureTrainLoop`."""
 
     def run_iter(self, data_batch: FeatureBatch) -> None:
-        """One step on features."""
+        """Take one step on features."""
         self._run_step(self._iter, data_batch)
 
 
@@ -205,26 +198,22 @@ def CachedFeatureTrainLoop(
     max_iters: int | None = None,
     **kwargs: Any,
 ) -> Union[CachedFeatureEpochTrainLoop, CachedFeatureIterTrainLoop]:
-    """Trains what is not frozen on features that the frozen part has computed once.
+    """Train neck and head on features that the frozen backbone has computed once.
 
-    Before training all images go through the model as far as nothing trains; what comes out there
-    lies in a file that is mapped into memory. A step takes its rows from it, in the order of the
-    sampler, and goes on from there, with the optimizer, schedulers, hooks and checkpoints of the
-    config. Validation and checkpoints are of the whole model.
+    Before training all images go through the model up to the last of mmpretrain's stages in which
+    nothing trains (``extract_feat(stage=...)``: 'backbone', 'neck', or 'pre_logits'); what that
+    stage gives lies in a file that is mapped into memory. A step takes its rows from the file, in
+    the order of the sampler, with the optimizer, schedulers, hooks and checkpoints of the config.
+    Validation and checkpoints are of the whole model.
 
-    The file is found again by the hash of the frozen tensors, the network's code, pipeline, data
-    list and files, data preprocessor, precision and number of views. Each rank computes a share of
-    the images; all read the one file, which has to lie where all of them see it.
+    The file is found again by a hash of the frozen weights, the network's settings and code,
+    pipeline, data list and files, data preprocessor, precision and number of views. Each rank
+    computes a share of the images; all read the one file, so that it must be visible to all.
 
-    Where the forward pass is cut: behind the deepest frozen module from which the rest is a plain
-    chain, which is proved by a step on NaN images. A trunk that is frozen in part is cut in its
-    middle. Batch augmentations (mixup) mix images, and are left out.
-
-    What makes a step light on a CPU depends on config and checkpoint alone, never on a measurement,
-    so that a resumed run ends as the whole one: a small head computes on one thread
-    (:func:`threads_for`), and torch's SGD, Adam and AdamW take their fused step where the config
-    sets neither ``fused`` nor ``foreach`` (``fused=False`` keeps the other). Rounding may differ in
-    the last digit from training without a cache.
+    Batch augmentations (mixup) mix images, and are left out. A small head computes on one thread
+    on a CPU, and torch's SGD, Adam and AdamW take their fused step where the config sets neither
+    ``fused`` nor ``foreach``. Both depend on config and checkpoint alone, so that a resumed run
+    ends as the uninterrupted one.
 
     Args:
         runner: The runner.
@@ -243,10 +232,10 @@ def CachedFeatureTrainLoop(
         The loop by epoch or by iteration.
 
     Raises:
-        ValueError: If an argument is out of its range, or, when training begins, if the outputs of
-            the frozen part are not fixed or cannot be cut off.
-        NotImplementedError: For sharded and compiled models.
-        OSError: If the disk has no room.
+        ValueError: If an argument is out of its range, or, when training begins, if a part of the
+            backbone trains or is random.
+        NotImplementedError: For sharded and compiled models, and those without stages.
+        OSError: If the disk is full.
     """
     length = {name: value for name, value in kwargs.items() if name not in _OPTIONS}
     check_length('CachedFeatureTrainLoop', max_epochs, max_iters, **length)
