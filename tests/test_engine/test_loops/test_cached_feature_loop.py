@@ -68,7 +68,7 @@ STAGES = {
         'model.head.mid_channels': [6],
         'model.head.norm_cfg': dict(type='BN1d'),
     },
-    'per_domain': {'model.type': 'AdaptationClassifier', 'model.batch_statistics': 'per_domain'},
+    'domain_specific_bn': {'model.type': 'AdaptationClassifier', 'model.domain_specific_bn': True},
 }
 
 
@@ -87,7 +87,7 @@ def test_it_trains_as_without_a_cache(tmp_path, stage, length):
         torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
     assert 'train/loss' in cached.message_hub.log_scalars
     assert cached.val_loop.evaluator.metrics
-    assert cached.train_loop._stage.name == ('neck' if stage == 'per_domain' else stage)
+    assert cached.train_loop._stage.name == ('neck' if stage == 'domain_specific_bn' else stage)
 
 
 def test_its_checkpoint_is_the_whole_ordinary_model(tmp_path):
