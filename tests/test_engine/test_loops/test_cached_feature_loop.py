@@ -10,8 +10,10 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, MODELS
+from PIL import Image
 
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
+from tests.folders import CLASSES, WRAPPERS, folder, make_folders
 from tests.toy import toy_config, train
 from tl_plugin.engine.feature_cache.store import FeatureStore
 from tl_plugin.engine.loops import CachedFeatureTrainLoop, cached_feature_loop
@@ -88,6 +90,33 @@ def test_it_trains_as_without_a_cache(tmp_path, stage, length):
     assert 'train/loss' in cached.message_hub.log_scalars
     assert cached.val_loop.evaluator.metrics
     assert cached.train_loop._stage.name == ('neck' if stage == 'domain_specific_bn' else stage)
+
+
+@pytest.mark.parametrize('wrapper', ['repeat', 'balanced', 'joined', 'nested'])
+def test_wrapped_data_train_as_without_a_cache(tmp_path, wrapper):
+    losses = []
+    for name, strategies in (('plain', PLAIN), ('cached', CACHED)):
+        cfg = make(tmp_path / name, strategies, {'train_dataloader.dataset.size': 6}, max_epochs=1)
+        inner = cfg.train_dataloader.dataset
+        cfg.train_dataloader.dataset = WRAPPERS[wrapper](inner)
+        (hook,) = (hook for hook in train(cfg).hooks if isinstance(hook, RecordLossHook))
+        losses.append(hook.losses)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_an_image_that_cannot_be_read_is_replaced_under_a_cache(tmp_path):
+    root = make_folders(tmp_path / 'images')
+    broken, *whole = sorted(root.rglob('*.png'))
+    broken.write_bytes(b'no image')
+    for number, path in enumerate(whole):
+        Image.new('RGB', (16, 16), (20 * number, 90, 200)).save(path)
+    cfg = make(tmp_path / 'run', CACHED, max_epochs=2)
+    cfg.train_dataloader.dataset = folder(root)
+    cfg.custom_hooks.append(dict(type='BadImagesHook', limit=0.5))
+    cfg.model.head.num_classes = len(CLASSES)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    train(cfg)
+    assert 'could not be read' in log_of(tmp_path / 'run')
 
 
 def test_its_checkpoint_is_the_whole_ordinary_model(tmp_path):

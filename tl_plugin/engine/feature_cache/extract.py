@@ -128,7 +128,7 @@ class Extraction:
         return found
 
     def _usable(self, place: Path) -> FeatureStore | None:
-        """A cache in its place, if it is whole and a few recomputed features are in it."""
+        """Return the cache in its place, if it is whole and a few recomputed features are in it."""
         if not place.is_dir():
             return None
         try:
@@ -179,7 +179,7 @@ class Extraction:
         return found
 
     def _batches(self, share: range) -> Iterator[dict]:
-        """The images of some rows, in order, in batches of the size of training."""
+        """Yield the images of some rows, in order, in batches of the size of training."""
         loader = self.loader
         size = getattr(loader.batch_sampler, 'batch_size', loader.batch_size)
         draws = [self._draw(row) for row in share]
@@ -275,7 +275,7 @@ def _check_sample(sample: DataSample, name: str, num_classes: Any) -> None:
 
 
 def _settings(module: nn.Module) -> tuple:
-    """What a module computes, beside its weights: its class and its own public attributes."""
+    """Describe what a module computes beside its weights: class and public attributes."""
     hidden = ('training', 'batch_augments', 'init_cfg')
     plain = {k: v for k, v in vars(module).items() if k[0] != '_' and k not in hidden}
     return type(module), plain

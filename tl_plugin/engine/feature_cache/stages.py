@@ -26,7 +26,7 @@ _INSTEAD = 'or use feature_extraction, which caches nothing'
 
 
 def freezing_hooks(runner: Runner) -> list:
-    """The hooks that keep a part of the model frozen."""
+    """Return the hooks that keep a part of the model frozen."""
     return [hook for hook in runner.hooks if hasattr(hook, 'apply_modes')]
 
 
@@ -165,17 +165,17 @@ class Stage:
 
     @contextmanager
     def _in_step(self) -> Iterator[None]:
-        """The precision of training and, where statistics are kept by domain, the source's."""
+        """Set the precision of training and, where statistics are kept by domain, the source's."""
         with self._context(), self.statistics():
             yield
 
     def statistics(self) -> Any:
-        """A context in which layers have the running statistics with which features are made."""
+        """Return a context with the running statistics with which features are made."""
         adapting = adaptation_model(self.model)
         return nullcontext() if adapting is None else adapting.statistics_of(SOURCE)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The parameters and buffers on which features depend, by name."""
+        """Return the parameters and buffers on which features depend, by name."""
         found = {}
         for name, module in self.modules.items():
             for key, value in module.named_parameters():

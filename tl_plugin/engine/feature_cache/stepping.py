@@ -39,7 +39,7 @@ class LightSteps:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """A context for one step."""
+        """Enter the context of one step."""
         if self._new:
             self._fuse()
         for group, light, _ in self._groups:
