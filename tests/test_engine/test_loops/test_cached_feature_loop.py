@@ -92,7 +92,7 @@ def test_it_trains_as_without_a_cache(tmp_path, stage, length):
     assert cached.train_loop._stage.name == ('neck' if stage == 'domain_specific_bn' else stage)
 
 
-@pytest.mark.parametrize('wrapper', ['repeat', 'balanced', 'joined', 'nested'])
+@pytest.mark.parametrize('wrapper', ['repeat', 'joined', 'fold', 'several'])
 def test_wrapped_data_train_as_without_a_cache(tmp_path, wrapper):
     losses = []
     for name, strategies in (('plain', PLAIN), ('cached', CACHED)):
