@@ -165,8 +165,6 @@ def how_to_fix(monitor: Monitor, own: Metrics) -> str:
     ]
     if not choices:
         return ''
-    if monitor.option.endswith('.criteria'):
-        return f': name those of them that are meant in {monitor.option}'
     name = choices[0].removeprefix(monitor.prefix)
     setting = f': set {monitor.option}={name}'
     if not monitor.rule or inferred_rule(name):

@@ -203,7 +203,8 @@ def _check_module(module: str) -> list[tuple[str, str]]:
     found = module_version(module)
     present = [name for name in _DISTRIBUTIONS[module] if _version(name)]
     if found is None:
-        return [(_wanted(module), f'there is no module {module}')]
+        what = f'there is no module {module}' if _spec(module) is None else 'it has no version'
+        return [(_wanted(module), what)]
     if not SpecifierSet(MODULES[module]).contains(found, prereleases=True):
         return [(f'{(present or [module])[0]}{MODULES[module]}', f'found {found}')]
     return []
