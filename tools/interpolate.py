@@ -1,4 +1,4 @@
-"""Weights between a source model and the adapted one (WiSE-FT): a sweep, a curve, a checkpoint."""
+"""Mix the weights of a source model and the adapted one (WiSE-FT): a sweep, a checkpoint."""
 
 from __future__ import annotations
 

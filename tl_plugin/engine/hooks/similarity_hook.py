@@ -51,7 +51,7 @@ class SimilarityHook(Hook):
 
     Args:
         max_images: Of each domain's validation images, evenly spread over them. Defaults to 256.
-        interval: Measure at every so-manieth validation. Defaults to 1.
+        interval: Measure at every `interval`-th validation. Defaults to 1.
         layers: Depths that are compared: ``':-1'``, ``'0:4'``, ``[2, 5]``; the head has none.
             Defaults to None, all, but no more than ``max_layers`` spread evenly.
         max_layers: Defaults to 16.
