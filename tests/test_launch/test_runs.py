@@ -288,9 +288,13 @@ def test_plain_adds_nothing(tmp_path):
     assert 'tl_plugin' not in next(tmp_path.glob('*.py')).read_text()
 
 
-def test_only_the_pytorch_launcher_works_without_gpus():
-    cfg = prepare(load_config(CIFAR), launcher='slurm')
-    with pytest.raises(ValueError, match=r'dist_train\.sh'):
+@pytest.mark.parametrize(
+    ('launcher', 'said'),
+    [('pytorch', r'RANK.*dist_train\.sh'), ('slurm', r'SLURM_PROCID.*slurm_train\.sh')],
+)
+def test_a_process_that_the_launcher_did_not_start_is_refused(launcher, said):
+    cfg = prepare(load_config(CIFAR), launcher=launcher)
+    with pytest.raises(ValueError, match=said):
         build_runner(cfg)
 
 

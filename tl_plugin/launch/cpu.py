@@ -10,6 +10,8 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -45,19 +47,34 @@ def wrap_for_cpus(cfg: Config) -> None:
 def join_cpu_group(cfg: Config) -> None:
     """Join the processes of a run by gloo, before the Runner is built.
 
-    Raises:
-        ValueError: If the launcher is one whose ranks can't be found here.
+    Args:
+        cfg: The run's config. What its launcher says stands in the environment, see
+            :func:`~tl_plugin.launch.cluster.set_variables`.
     """
     if dist.is_initialized():
         return
-    if cfg.launcher != 'pytorch':
-        raise ValueError(
-            f'on a machine without GPUs only --launcher pytorch works, got {cfg.launcher!r}: '
-            'start the run with `bash tools/dist_train.sh CONFIG PROCESSES`'
-        )
     seconds = (cfg.get('env_cfg') or {}).get('dist_cfg', {}).get('timeout')
     timeout = timedelta(seconds=seconds or _TIMEOUT_SECONDS)
     dist.init_process_group('gloo', timeout=timeout)
+
+
+@contextmanager
+def naming_synchronised_norms() -> Iterator[None]:
+    """Say how to run a model with ``SyncBatchNorm``, which torch has for GPUs alone.
+
+    Raises:
+        ValueError: Where a Runner that is built inside has such layers on CPUs.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if 'SyncBatchNorm' not in str(error):
+            raise
+        raise ValueError(
+            f'{error}, and there is none here. On CPUs leave out sync_bn and norm_cfg=dict('
+            "type='SyncBN'), so that each process normalises by its own batch, or run one "
+            'process with a larger batch'
+        ) from error
 
 
 def leave_cpu_group() -> None:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
@@ -31,8 +32,9 @@ from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.stack.options import type_name
 from tl_plugin.strategies import apply_strategies, configs_dir
 
+from .cluster import VARIABLES, set_variables
 from .config_types import importable
-from .cpu import join_cpu_group, runs_on_cpus, wrap_for_cpus
+from .cpu import join_cpu_group, naming_synchronised_norms, runs_on_cpus, wrap_for_cpus
 
 
 def config_file(config: str | Path) -> Path:
@@ -296,9 +298,12 @@ def build_runner(cfg: Config, plain: bool = False) -> Runner:
         # mmengine writes the config out four times before a run; to format it took most of a start.
         vars(cfg).update(_format_python_code=False)
     check_start(cfg)
+    if cfg.get('launcher', 'none') in VARIABLES and not dist.is_initialized():
+        set_variables(cfg.launcher)
     if runs_on_cpus(cfg):
         join_cpu_group(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with naming_synchronised_norms():
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if cfg.get('launcher', 'none') != 'none' or cfg.get('resume'):
         _write_config_of_run(runner, started_from)
     return runner
