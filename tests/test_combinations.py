@@ -323,3 +323,40 @@ def test_every_pair_is_covered(capsys):
         for one in FACTORS[a]
         for other in FACTORS[b]
     }
+
+
+#: Head -> what the refusal of a layer that can't be fitted says; None where it can.
+FROZEN = {
+    'linear': None,
+    'vit': None,
+    'stacked': None,
+    'arcface': 'ArcFaceClsHead has none: use LinearClsHead',
+    'several': 'gives an image one class; this model has MultiLabelLinearClsHead',
+}
+
+
+@pytest.mark.parametrize('target', ['unlabelled', 'few', 'labelled'])
+@pytest.mark.parametrize('head', FROZEN)
+def test_frozen_alignment_fits_each_head_or_refuses_it(head, target, tmp_path):
+    plain = {name: values[0] for name, values in FACTORS.items()}
+    dsbn = head in ('linear', 'stacked') and target == 'labelled'
+    cfg = make_config({**plain, 'head': head, 'target': target, 'dsbn': dsbn}, tmp_path)
+    cfg.load_from = str(tmp_path / 'source_model.ckpt')
+    state = MODELS.build(cfg.model.to_dict()).state_dict()
+    torch.save(dict(state_dict=state, meta={}), cfg.load_from)
+    cfg.train_cfg = dict(
+        type='FrozenAlignmentLoop', target_dataloader=cfg.train_cfg.target_dataloader
+    )
+    runner = build_runner(prepare(cfg))
+    wanted = FROZEN[head]
+    if target == 'few' and head != 'several':
+        wanted = 'uses no target label'
+    if wanted:
+        with pytest.raises(ValueError, match=wanted):
+            runner.train()
+        return
+    runner.train()
+    after = runner.model.state_dict()
+    changed = {name for name, value in state.items() if not torch.equal(value, after[name])}
+    assert {name.split('.')[0] for name in changed - {'dsbn.started'}} == {'head'}
+    assert len(changed - {'dsbn.started'}) == 2 and runner.iter == 0

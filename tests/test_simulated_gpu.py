@@ -158,6 +158,7 @@ NOT_SIMULATED = {
     **dict.fromkeys(('CachedFeatureTrainLoop', 'CachedFeatureEpochTrainLoop'), BY_LOOP),
     **dict.fromkeys(('DomainValLoop', 'DomainTestLoop', 'NoTrainingLoop'), BY_LOOP),
     'InterpolationLoop': BY_LOOP,
+    'FrozenAlignmentLoop': BETWEEN_STEPS,
     **dict.fromkeys(('AdaBNHook', 'CollapsedPredictionsHook', 'LabelShiftHook'), BETWEEN_STEPS),
     **dict.fromkeys(('ValidationRiskHook', 'LabelledOnly', 'TargetValidator'), BETWEEN_STEPS),
     **dict.fromkeys(('AtomicCheckpointHook', 'BadImagesHook', 'DataCheckHook'), ON_HOST),

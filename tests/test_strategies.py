@@ -180,6 +180,7 @@ EVERYWHERE = ('source_only', 'feature_extraction', 'fine_tune', 'gradual_unfreez
 # What needs more than every config has is tried by the tests of its hooks and loops.
 ELSEWHERE = {
     'adabn',
+    'frozen_alignment',
     'interpolation',
     'label_shift_guard',
     'no_training',

@@ -1,5 +1,6 @@
 import pytest
 
+from tl_plugin.ladder.run_ladder import names_weights
 from tl_plugin.ladder.rungs import Rung, below, read_rungs, select_rungs
 
 SETTINGS = dict(
@@ -16,6 +17,7 @@ SOURCE_RUNGS = ['source_only']
 TARGET_RUNGS = [
     'source_only',
     'adabn',
+    'frozen_alignment',
     'quality_matched',
     'dann',
     'dann_retention',
@@ -39,6 +41,7 @@ def test_default_rungs_in_order_of_cost():
     assert list(rungs) == [
         'source_only',
         'adabn',
+        'frozen_alignment',
         'quality_matched',
         'feature_extraction',
         'linear_probe_then_fine_tune',
@@ -165,3 +168,26 @@ def test_an_unknown_rung_names_the_nearest():
 
 def test_a_rung_needs_no_more_than_strategies():
     assert Rung('mine', ['source_only']).strategies == ('source_only',)
+
+
+def test_a_rung_that_prefers_the_weights_of_the_config_starts_from_these():
+    rungs = read_rungs(SETTINGS)
+    for own, start in ((False, 'source_only'), (True, None)):
+        chosen, _ = select_rungs(
+            rungs, ['frozen_alignment'], SETTINGS, has_own_weights=lambda own=own: own
+        )
+        assert chosen[-1].start == start
+        assert names(chosen) == [*filter(None, [start]), 'frozen_alignment']
+
+
+@pytest.mark.parametrize(
+    ('model', 'expected'),
+    [
+        (dict(backbone=dict(type='PooledTimmBackbone', checkpoint_path='x.pth')), True),
+        (dict(backbone=dict(type='A', init_cfg=[dict(type='Pretrained', checkpoint='x')])), True),
+        (dict(backbone=dict(type='A', inner=dict(type='B', pretrained=True))), True),
+        (dict(backbone=dict(type='A', pretrained=False, init_cfg=dict(type='Kaiming'))), False),
+    ],
+)
+def test_a_backbone_that_names_weights(model, expected):
+    assert names_weights(model['backbone']) == expected

@@ -13,6 +13,13 @@ from .adversarial import (
     several_domains_loss,
 )
 from .cka import linear_gram, minibatch_cka, unbiased_hsic
+from .frozen_alignment import (
+    FrozenAlignment,
+    Standardization,
+    frozen_alignment,
+    logistic_regression,
+    surest_of_each_class,
+)
 from .label_shift import black_box_shift, expectation_maximization_shift, total_variation
 from .moments import (
     BANDWIDTHS,
@@ -61,6 +68,8 @@ from .validation_risk import control_variate_risk, density_ratio
 __all__ = [
     'BANDWIDTHS',
     'Flips',
+    'FrozenAlignment',
+    'Standardization',
     'batch_spectral_penalty',
     'batch_spectral_shrinkage',
     'black_box_shift',
@@ -82,6 +91,7 @@ __all__ = [
     'feature_map_distance',
     'feature_norms',
     'frechet_distance',
+    'frozen_alignment',
     'full_precision',
     'gaussian_kernel',
     'gradient_reversal',
@@ -92,6 +102,7 @@ __all__ = [
     'largest_singular_values',
     'linear_gram',
     'log_one_minus_softmax',
+    'logistic_regression',
     'margin_disparity_loss',
     'marginal_entropy',
     'maximum_mean_discrepancy',
@@ -110,6 +121,7 @@ __all__ = [
     'squared_distances',
     'starting_point_penalty',
     'stepwise_feature_norm_loss',
+    'surest_of_each_class',
     'total_variation',
     'unbiased_hsic',
     'weighted_mean_discrepancy',

@@ -30,7 +30,7 @@ CONFIG_NAME = 'config.py'
 PREDICTIONS_NAME = 'predictions.pkl'
 # What has a `target_dataloader`, and what has a `budget` of source accuracy.
 TARGET_HOOKS = ('AdaBNHook', 'QualityMatchHook')
-TARGET_LOOPS = ('AdaptationTrainLoop', 'InterpolationLoop')
+TARGET_LOOPS = ('AdaptationTrainLoop', 'FrozenAlignmentLoop', 'InterpolationLoop')
 WITH_LABELLED = (LABELLED_TARGET, SOURCE_AND_LABELLED)
 WITH_UNLABELLED = (TARGET, SOURCE_AND_TARGET, ALL, TWO_MODELS)
 #: Minimum number of labelled target images for each source image of a joint training: a quarter of

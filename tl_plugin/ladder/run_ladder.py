@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -13,6 +14,7 @@ from tl_plugin.launch.runs import load_config
 from tl_plugin.reliability.fault_tolerance import attempt
 from tl_plugin.reliability.files import write_json, write_text
 from tl_plugin.reporting.progress import ProgressDisplay
+from tl_plugin.stack.options import type_name
 
 from .climb import climb, plan
 from .limits import Limits
@@ -69,7 +71,12 @@ def run_ladder(
     limits.check_reachable(labels)
     cfg = measure_by_labels(cfg, labels)
     chosen, missing = select_rungs(
-        known, rungs, settings, partial(has_batch_norm, cfg), not_validated(cfg, labels)
+        known,
+        rungs,
+        settings,
+        partial(has_batch_norm, cfg),
+        not_validated(cfg, labels),
+        partial(has_own_weights, cfg),
     )
     for name, reason in missing.items():
         print(f'Leaving out {name}: {reason}.')
@@ -109,6 +116,27 @@ def has_batch_norm(cfg: Config) -> bool:
     from tl_plugin.engine.batch_statistics import norm_layers
 
     return bool(norm_layers(build_model(cfg, weights=False)))
+
+
+def has_own_weights(cfg: Config) -> bool:
+    """Return whether the config names weights for all of its network below the head."""
+    from tl_plugin.analysis.features import build_model
+
+    if not cfg.get('load_from') and not names_weights(cfg.model.get('backbone')):
+        return False
+    neck = getattr(build_model(cfg, weights=False), 'neck', None)
+    return neck is None or not any(True for _ in neck.parameters())
+
+
+def names_weights(backbone: Any) -> bool:
+    """Return whether the config of a backbone, or of one inside of it, says where weights are."""
+    if not isinstance(backbone, dict):
+        return False
+    init = backbone.get('init_cfg') or {}
+    inits = init if isinstance(init, (list, tuple)) else [init]
+    own = any(type_name(one) in ('Pretrained', 'PretrainedInit') for one in inits)
+    named = any(backbone.get(key) for key in ('pretrained', 'checkpoint_path', 'weights'))
+    return own or named or any(map(names_weights, backbone.values()))
 
 
 def print_end(results: LadderResults, work_dir: Path) -> None:

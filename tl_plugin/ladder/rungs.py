@@ -63,6 +63,9 @@ class Rung:
         about: Description in plain words, for the report.
         towards: Rungs that may give ``train_cfg.adapted``, the second of two models. The first of
             them that is climbed gives it.
+        prefers_own_weights: Whether it starts from the weights that the config itself names, where
+            it names some for the whole network below the head, instead of from ``start``. Defaults
+            to False.
 
     Raises:
         ValueError: If ``data`` is none of these.
@@ -75,6 +78,7 @@ class Rung:
     options: Mapping = field(default_factory=dict)
     about: str = ''
     towards: tuple[str, ...] = ()
+    prefers_own_weights: bool = False
 
     def __post_init__(self) -> None:
         if self.data not in DATA_NEEDS:
@@ -116,6 +120,16 @@ DEFAULT_RUNGS = (
         start='source_only',
         about='Trains nothing. The averages over source images by which the network normalises its '
         'features are replaced by averages over unlabelled target images. All weights stay.',
+    ),
+    Rung(
+        'frozen_alignment',
+        strategies=('frozen_alignment',),
+        data=SOURCE_AND_TARGET,
+        start='source_only',
+        about='Trains no layer but the last. It learns the source labels, then its own surest '
+        'predictions on the unlabelled target images, as many of each class, on features that are '
+        'computed once and brought to one mean and deviation in both domains.',
+        prefers_own_weights=True,
     ),
     Rung(
         'quality_matched',
@@ -233,7 +247,7 @@ def read_rungs(settings: Mapping) -> dict[str, Rung]:
     Example:
         >>> rungs = read_rungs({'rungs': {'dann': {'start': 'fine_tune'}}})
         >>> list(rungs)[:3], rungs['dann'].start
-        (['source_only', 'adabn', 'quality_matched'], 'fine_tune')
+        (['source_only', 'adabn', 'frozen_alignment'], 'fine_tune')
     """
     _check_names(settings, SETTINGS, 'ladder')
     rungs = {rung.name: rung for rung in DEFAULT_RUNGS}
@@ -294,6 +308,7 @@ def select_rungs(
     settings: Mapping,
     has_batch_norm: Callable[[], bool] = lambda: True,
     not_validated: Mapping[str, str] = MappingProxyType({}),
+    has_own_weights: Callable[[], bool] = lambda: False,
 ) -> tuple[list[Rung], dict[str, str]]:
     """Select the rungs to climb, with those that they build on, in order of cost.
 
@@ -303,6 +318,8 @@ def select_rungs(
         settings: The config's ``ladder``.
         has_batch_norm: Returns whether the network has batch norms; called if a rung needs them.
         not_validated: Domains whose validation can't choose a rung -> why.
+        has_own_weights: Returns whether the config names weights for the network below the head;
+            called if a rung prefers these.
 
     Returns:
         The rungs, each with at most one rung ``towards``; and the rungs left out -> why.
@@ -312,6 +329,12 @@ def select_rungs(
     """
     names = None if names is None else list(names)
     _check_names(names or [], rungs, '--rungs')
+    rungs = {
+        name: dataclasses.replace(rung, start=None)
+        if rung.prefers_own_weights and (names is None or name in names) and has_own_weights()
+        else rung
+        for name, rung in rungs.items()
+    }
     missing = {}
     for rung in rungs.values():
         if names is None or rung.name in names:

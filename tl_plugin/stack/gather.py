@@ -46,3 +46,18 @@ def gather_ranks(rows: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
     return _GatherRanks.apply(rows)
+
+
+def gather_in_order(rows: Tensor, count: int) -> Tensor:
+    """Join what the processes computed of their shares, in the order of the images.
+
+    Args:
+        rows: One row per image of this process's share, as mmengine's samplers deal it out.
+        count: How many images there are; processes get a few twice to have equal shares.
+
+    Returns:
+        (count, ...), on every process.
+    """
+    gathered = gather_ranks(rows)
+    dealt = gathered.unflatten(0, (len(gathered) // max(len(rows), 1), len(rows)))
+    return dealt.transpose(0, 1).flatten(0, 1)[:count]

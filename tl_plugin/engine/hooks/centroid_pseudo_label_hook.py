@@ -12,7 +12,6 @@ from mmpretrain.registry import HOOKS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tl_plugin.datasets.wrappers import inner_configs
 from tl_plugin.functional import centroid_pseudo_labels
 from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
 from tl_plugin.stack.gather import gather_ranks
@@ -20,7 +19,7 @@ from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
 from tl_plugin.stack.protocol import require_adaptation_model
 
-from ..loops.inherit import inherit_dataloader, unlabelled_dataloader
+from ..loops.inherit import inherit_dataloader, plain_pass, unlabelled_dataloader
 
 _STATE = 'centroid_pseudo_labels'
 
@@ -149,12 +148,5 @@ class CentroidPseudoLabelHook(Hook):
             cfg = inherit_dataloader(cfg, target, 'train_cfg.target_dataloader')
         else:
             cfg = unlabelled_dataloader(cfg, 'train_dataloader')
-        pipeline = self.pipeline
-        for key in ('test_dataloader', 'val_dataloader'):
-            for dataset in inner_configs((runner.cfg.get(key) or {}).get('dataset')):
-                pipeline = pipeline or dataset.get('pipeline')
-        for dataset in inner_configs(cfg['dataset']) if pipeline is not None else []:
-            dataset['pipeline'] = pipeline
-        cfg.update(sampler=dict(type='DefaultSampler', shuffle=False), drop_last=False)
-        cfg.pop('batch_sampler', None)
+        cfg = plain_pass(runner.cfg, cfg, self.pipeline)
         return runner.build_dataloader(cfg, seed=runner.seed)

@@ -5,6 +5,7 @@ from .cached_feature_loop import (
     CachedFeatureTrainLoop,
 )
 from .domain_eval_loop import DomainTestLoop, DomainValLoop, evaluate
+from .frozen_alignment_loop import FrozenAlignmentLoop
 from .inherit import add_strong_view, inherit_dataloader
 from .paired_loader import PairedLoader, TargetLoader
 from .source_free_loop import (
@@ -22,6 +23,7 @@ __all__ = [
     'CachedFeatureTrainLoop',
     'DomainTestLoop',
     'DomainValLoop',
+    'FrozenAlignmentLoop',
     'PairedLoader',
     'SourceFreeEpochTrainLoop',
     'SourceFreeIterTrainLoop',

@@ -152,6 +152,22 @@ def AdaptationTrainLoop(
 
 
 def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoader:
+    target = target_config(source, target)
+    if strong_view is not None:
+        target = add_strong_view(target, strong_view)
+    return pair_loaders(runner, source, target)
+
+
+def target_config(source: Any, target: Any) -> Any:
+    """Complete the target's loader by what it inherits from the source's.
+
+    Args:
+        source: The config's ``train_dataloader``.
+        target: ``train_cfg.target_dataloader``; a loader that is built already passes as it is.
+
+    Raises:
+        ValueError: If there is none.
+    """
     if target is None:
         raise ValueError(
             'adaptation needs target images and train_cfg.target_dataloader is missing: set it, '
@@ -160,9 +176,21 @@ def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoad
         )
     built = not isinstance(target, dict) and hasattr(target, 'dataset')
     if not built and isinstance(source, dict):
-        target = inherit_dataloader(source, target, _TARGET_KEY)
-    if strong_view is not None:
-        target = add_strong_view(target, strong_view)
+        return inherit_dataloader(source, target, _TARGET_KEY)
+    return target
+
+
+def pair_loaders(runner: Any, source: Any, target: Any) -> PairedLoader:
+    """Build both domains' loaders and check that they fit together.
+
+    Args:
+        runner: The runner, with its model.
+        source: The source's loader or its config.
+        target: The target's, complete.
+
+    Raises:
+        ValueError: If a domain has no images, both are the same images, or classes differ.
+    """
     pair = PairedLoader(
         ReplayableLoader.of(build_loader(runner, source, 'source'), runner.seed, SOURCE_STREAM),
         ReplayableLoader.of(

@@ -226,6 +226,28 @@ def plain_copy(value: Any) -> Any:
     return copy.deepcopy(value)
 
 
+def plain_pass(cfg: Any, loader: dict, pipeline: list | None = None) -> dict:
+    """Make a training loader read each image once, in order, as a test would see it.
+
+    Args:
+        cfg: The run's config, whose ``test_dataloader`` or ``val_dataloader`` gives the pipeline.
+        loader: The loader's config. It isn't changed.
+        pipeline: Transforms instead. Defaults to None: the test's, or else the validation's, or
+            else the loader's own.
+
+    Returns:
+        A new loader config.
+    """
+    loader = plain_copy(loader)
+    for key in ('test_dataloader', 'val_dataloader'):
+        for dataset in inner_configs((cfg.get(key) or {}).get('dataset')):
+            pipeline = pipeline or dataset.get('pipeline')
+    for dataset in inner_configs(loader['dataset']) if pipeline is not None else []:
+        dataset['pipeline'] = plain_copy(pipeline)
+    loader.pop('batch_sampler', None)
+    return {**loader, 'sampler': dict(type='DefaultSampler', shuffle=False), 'drop_last': False}
+
+
 def add_strong_view(loader: dict, transforms: Sequence[dict]) -> dict:
     """Make a target loader give each image twice: as its pipeline does, and augmented further.
 
