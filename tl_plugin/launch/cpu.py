@@ -18,7 +18,10 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODEL_WRAPPERS, DefaultScope
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
+
+from tl_plugin.stack.options import type_name
 
 # After this time the run ends if a process hangs, as under NCCL. gloo would wait for 30 minutes.
 _TIMEOUT_SECONDS = 600
@@ -30,18 +33,32 @@ def runs_on_cpus(cfg: Config) -> bool:
 
 
 def wrap_for_cpus(cfg: Config) -> None:
-    """Set, in the config, a model wrapper that works without GPUs."""
-    wrapper = cfg.get('model_wrapper_cfg') or dict(
+    """Set, in the config, a model wrapper that works without GPUs.
+
+    Args:
+        cfg: A config, changed in place; of a ``Runner``, or of a ``FlexibleRunner``, whose strategy
+            has the wrapper.
+    """
+    strategy = cfg.get('strategy')
+    wrapper = (strategy or cfg).get('model_wrapper' if strategy else 'model_wrapper_cfg')
+    if not wrapper and type_name(strategy or {}) == 'FSDPStrategy':
+        wrapper = dict(type='MMFullyShardedDataParallel')
+    wrapper = wrapper or dict(
         type='MMDistributedDataParallel',
         # What mmengine passes to the wrapper that it would have chosen itself.
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        wrapper_type = MODEL_WRAPPERS.get(wrapper.get('type', 'MMDistributedDataParallel'))
-    if wrapper_type is not None and issubclass(wrapper_type, DistributedDataParallel):
+        kind = MODEL_WRAPPERS.get(wrapper.get('type', 'MMDistributedDataParallel'))
+    if kind is not None and issubclass(kind, DistributedDataParallel):
         wrapper['device_ids'] = None
-    cfg.model_wrapper_cfg = wrapper
+    elif kind is not None and issubclass(kind, FullyShardedDataParallel):
+        wrapper['device_id'] = 'cpu'
+    if strategy:
+        strategy.model_wrapper = wrapper
+    else:
+        cfg.model_wrapper_cfg = wrapper
 
 
 def join_cpu_group(cfg: Config) -> None:

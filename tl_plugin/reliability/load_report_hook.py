@@ -10,10 +10,11 @@ from mmengine.model import BaseTTAModel
 from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from tl_plugin.stack.foreign_weights import extraction_command
 from tl_plugin.stack.messages import short_list
-from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.model_wrappers import state, strip, unwrap, whole
 from tl_plugin.stack.options import checked
 from tl_plugin.stack.protocol import training_only
 
@@ -63,7 +64,8 @@ class LoadReportHook(Hook):
         for name, part, init in pretrained_parts(model):
             if init not in reported:  # a teacher begins as its student
                 reported.append(init)
-                self._report_part(name, part, init)
+                with whole(runner.model):
+                    self._report_part(name, part, init)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the checkpoint with the model, before it is loaded.
@@ -82,8 +84,12 @@ class LoadReportHook(Hook):
                 'The checkpoint holds averaged weights: the run begins with these.',
                 logger='current',
             )
-        model = _unwrapped(runner.model)
         weights_of(checkpoint, runner._load_from or 'the checkpoint')
+        with whole(runner.model):
+            self._compare(runner, checkpoint)
+
+    def _compare(self, runner: Runner, checkpoint: dict) -> None:
+        model = _unwrapped(runner.model)
         compared = _Comparison(model, checkpoint)
         _check_backbone(model, checkpoint, compared, str(runner._load_from))
         missing = compared.missing
@@ -170,7 +176,7 @@ class _Comparison:
     """Tensors that a model has, by name, and those that a checkpoint gives it."""
 
     def __init__(self, model: nn.Module, checkpoint: dict) -> None:
-        self.wanted = wanted = model.state_dict()
+        self.wanted = wanted = state(model)
         self.given = given = _weights(model, checkpoint)
         self.misshaped = sorted(
             n for n in given if n in wanted and wanted[n].shape != given[n].shape
@@ -218,6 +224,9 @@ def _weights(model: nn.Module, checkpoint: dict) -> dict:
     holder = checkpoint.get('state_dict', checkpoint)
     weights = {name.removeprefix('module.'): v for name, v in holder.items() if hasattr(v, 'shape')}
     for name, module in model.named_modules():
+        if isinstance(module, FullyShardedDataParallel):
+            continue  # its own hook gathers the weights, which are whole here
+        name = strip(name)
         # Networks resize position embeddings here, for example.
         for convert in module._load_state_dict_pre_hooks.values():
             convert(weights, f'{name}.' if name else '', {}, False, [], [], [])

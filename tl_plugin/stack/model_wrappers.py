@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from mmengine.model import is_model_wrapper
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 #: Children under which wrappers hide the module they wrap, anywhere in a model.
 WRAPPED_CHILDREN = ('_fsdp_wrapped_module', '_orig_mod', '_checkpoint_wrapped_module')
@@ -67,6 +69,42 @@ def children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Collect a module's parameters by clean name, shared ones once, in the model's order."""
     return {strip(name): value for name, value in unwrap(module).named_parameters()}
+
+
+@contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """Gather the shards of a model under FSDP for a while; a change of them is not kept.
+
+    Call it on all ranks at once.
+
+    Args:
+        model: Any model, with its wrapper.
+    """
+    if isinstance(model, FullyShardedDataParallel):
+        with FullyShardedDataParallel.summon_full_params(model, writeback=False):
+            yield
+    else:
+        yield
+
+
+def state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a module's ``state_dict``; under FSDP call it inside :func:`whole`.
+
+    Args:
+        module: A module, perhaps with parts that FSDP wraps, whose own ``state_dict`` is collective
+            and empty on all ranks but the first.
+    """
+    module = unwrap(module)
+    if not any(isinstance(part, FullyShardedDataParallel) for part in module.modules()):
+        return module.state_dict()
+    buffers = {
+        f'{path}.{name}'.lstrip('.'): value
+        for path, part in module.named_modules()
+        for name, value in part.named_buffers(recurse=False)
+        if name not in part._non_persistent_buffers_set
+    }
+    found = {**dict(module.named_parameters(remove_duplicate=False)), **buffers}
+    return {strip(name): value for name, value in found.items()}
 
 
 def matrix_ids(module: nn.Module) -> set[int]:

@@ -65,6 +65,25 @@ def check_length(loop: str, max_epochs: Any, max_iters: Any, **others: Any) -> N
             raise ValueError(f'{loop}: {name} must be at least 1, got {value}')
 
 
+def refuse_strategies(loop: str, runner: Any) -> None:
+    """Refuse a ``FlexibleRunner``, which builds the model after the loops.
+
+    Args:
+        loop: The loop's name, for the message.
+        runner: The runner.
+
+    Raises:
+        NotImplementedError: If the runner has no model yet.
+    """
+    if isinstance(runner.model, dict):
+        raise NotImplementedError(
+            f"{loop} works with mmengine's Runner, and this config has runner_type="
+            f'{type(runner).__name__!r} (FSDP, DeepSpeed), which has no model yet when its loops '
+            'are made: take runner_type and strategy out of the config, several processes then '
+            'train by DDP'
+        )
+
+
 # With one seed, two domains of one size would always be shuffled into the same pairs.
 _TARGET_SEED_OFFSET = 1_000_003
 _TARGET_KEY = 'train_cfg.target_dataloader'
@@ -140,8 +159,10 @@ def AdaptationTrainLoop(
         ValueError: If there is no target, a domain has no images, both are the same images, the two
             domains' classes or the head's differ, or not exactly one of ``max_epochs``
             and ``max_iters`` is given.
+        NotImplementedError: With a ``FlexibleRunner``.
     """
     check_length('AdaptationTrainLoop', max_epochs, max_iters, **kwargs)
+    refuse_strategies('AdaptationTrainLoop', runner)
     if max_epochs is not None:
         return AdaptationEpochTrainLoop(
             runner, dataloader, target_dataloader, strong_view, max_epochs=max_epochs, **kwargs

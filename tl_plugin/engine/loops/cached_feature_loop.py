@@ -25,7 +25,7 @@ from ..feature_cache.loader import CachedFeatureLoader, FeatureBatch
 from ..feature_cache.stages import check_cacheable, freezing_hooks
 from ..feature_cache.stepping import LightSteps
 from ..freezing.trainable import optimizers
-from .adaptation_loop import check_length
+from .adaptation_loop import check_length, refuse_strategies
 
 _DTYPES = ('float32', 'float16', 'bfloat16')
 _OPTIONS = ('views', 'cache_dir', 'feature_dtype')
@@ -239,6 +239,7 @@ def CachedFeatureTrainLoop(
     """
     length = {name: value for name, value in kwargs.items() if name not in _OPTIONS}
     check_length('CachedFeatureTrainLoop', max_epochs, max_iters, **length)
+    refuse_strategies('CachedFeatureTrainLoop', runner)
     if max_epochs is not None:
         return CachedFeatureEpochTrainLoop(runner, dataloader, max_epochs=max_epochs, **kwargs)
     return CachedFeatureIterTrainLoop(runner, dataloader, max_iters=max_iters, **kwargs)

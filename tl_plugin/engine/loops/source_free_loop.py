@@ -16,7 +16,7 @@ from tl_plugin.reliability.resumable_loops import ResumableEpochTrainLoop, Resum
 from tl_plugin.reliability.seeds import TARGET_STREAM
 from tl_plugin.stack.options import type_name
 
-from .adaptation_loop import _Adaptation, check_labelled_target, check_length
+from .adaptation_loop import _Adaptation, check_labelled_target, check_length, refuse_strategies
 from .inherit import add_strong_view, unlabelled_dataloader
 from .paired_loader import TargetLoader
 
@@ -64,8 +64,10 @@ def SourceFreeTrainLoop(
         ValueError: If there is no source model, no image or a head of another width, images are
             drawn by their labels or read elsewhere than in ``data_root``, or not exactly one
             of ``max_epochs`` and ``max_iters`` is given.
+        NotImplementedError: With a ``FlexibleRunner``.
     """
     check_length('SourceFreeTrainLoop', max_epochs, max_iters, **kwargs)
+    refuse_strategies('SourceFreeTrainLoop', runner)
     if max_epochs is not None:
         return SourceFreeEpochTrainLoop(
             runner, dataloader, strong_view, max_epochs=max_epochs, **kwargs
