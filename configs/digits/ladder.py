@@ -35,6 +35,8 @@ ladder = dict(
             )
         ),
         fine_tune=dict(options=dict(optim_wrapper=all_layers_alike, **few_labels)),
+        surgical_fine_tune=dict(options=dict(optim_wrapper=all_layers_alike, **few_labels)),
+        auto_rgn=dict(options=dict(optim_wrapper=all_layers_alike, **few_labels)),
         fine_tune_l2_sp=dict(
             options=dict(
                 model=dict(regularizers=dict(l2_sp=dict(exclude=[]))),

@@ -161,6 +161,22 @@ DEFAULT_RUNGS = (
         about='Trains all weights of the source model on the few target labels, with smaller steps '
         'for layers nearer to the image.',
     ),
+    Rung(
+        'surgical_fine_tune',
+        strategies=('surgical_fine_tune',),
+        data=LABELLED_TARGET,
+        start='source_only',
+        about='Trains only the layers nearest to the image on the few target labels, so that they '
+        'undo what a field camera adds; all layers above keep what they know.',
+    ),
+    Rung(
+        'auto_rgn',
+        strategies=('auto_rgn',),
+        data=LABELLED_TARGET,
+        start='source_only',
+        about='Trains all weights on the few target labels, each layer at a rate by how much these '
+        'images want to change it, which is measured first.',
+    ),
     # Not LwF: its teacher, the source model, is often wrong on target images, and the source images
     # that it is right on aren't in this data.
     Rung(

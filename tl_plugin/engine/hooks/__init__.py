@@ -9,8 +9,10 @@ from .gradual_unfreeze_hook import GradualUnfreezeHook
 from .label_shift_hook import LabelShiftHook
 from .monitor_check_hook import MonitorCheckHook
 from .quality_match_hook import QualityMatchHook
+from .relative_gradient_norm_hook import RelativeGradientNormHook
 from .retention_hook import RetentionHook
 from .similarity_hook import SimilarityHook
+from .slow_layers_hook import SlowLayersFreezeHook
 from .source_model_hook import SourceModelHook
 from .validation_risk_hook import ValidationRiskHook
 
@@ -24,8 +26,10 @@ __all__ = [
     'LabelShiftHook',
     'MonitorCheckHook',
     'QualityMatchHook',
+    'RelativeGradientNormHook',
     'RetentionHook',
     'SimilarityHook',
+    'SlowLayersFreezeHook',
     'SourceModelHook',
     'ValidationRiskHook',
 ]
