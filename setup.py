@@ -81,6 +81,7 @@ setup(
     extras_require={
         **NEEDS['STACKS'],
         'lite': NEEDS['LITE'],
+        'parquet': NEEDS['PARQUET'],
         'test': NEEDS['TEST'],
     },
     cmdclass={'build_py': BuildWithConfigs},

@@ -39,7 +39,11 @@ STACKS = {
 # over it, so neither is a plain requirement.
 LITE = [f'mmcv-lite{MODULES["mmcv"]}']
 
+# Tables of predictions as Parquet files.
+PARQUET = ['pyarrow>=14']
+
 TEST = [
+    *PARQUET,
     'scikit-image>=0.22',
     # What scikit-image's noise estimate asks for and doesn't bring.
     'PyWavelets>=1.4',

@@ -12,6 +12,12 @@ from .adversarial import (
     several_domains_accuracy,
     several_domains_loss,
 )
+from .calibration import (
+    CalibrationErrors,
+    calibration_errors,
+    conformal_threshold,
+    fit_temperature,
+)
 from .cka import linear_gram, minibatch_cka, unbiased_hsic
 from .frozen_alignment import (
     FrozenAlignment,
@@ -56,6 +62,7 @@ from .retention import (
     starting_point_penalty,
 )
 from .schedules import cosine_ramp, sigmoid_ramp
+from .selection import badge_selection, free_energy
 from .spectral import (
     batch_spectral_penalty,
     batch_spectral_shrinkage,
@@ -67,16 +74,20 @@ from .validation_risk import control_variate_risk, density_ratio
 
 __all__ = [
     'BANDWIDTHS',
+    'CalibrationErrors',
     'Flips',
     'FrozenAlignment',
     'Standardization',
+    'badge_selection',
     'batch_spectral_penalty',
     'batch_spectral_shrinkage',
     'black_box_shift',
+    'calibration_errors',
     'centroid_pseudo_labels',
     'check_images',
     'check_same_network',
     'class_confusion',
+    'conformal_threshold',
     'control_variate_risk',
     'coral_loss',
     'cosine_ramp',
@@ -90,7 +101,9 @@ __all__ = [
     'expectation_maximization_shift',
     'feature_map_distance',
     'feature_norms',
+    'fit_temperature',
     'frechet_distance',
+    'free_energy',
     'frozen_alignment',
     'full_precision',
     'gaussian_kernel',

@@ -295,7 +295,8 @@ def _with_labels(target: DomainImages, labelled: DomainImages) -> DomainImages:
     found = []
     for item in target.items:
         other = given.pop(os.path.realpath(item.name), None)
-        found.append(item if other is None else replace(item, label=other.label))
+        known = other is not None and other.label is not None
+        found.append(replace(item, label=other.label) if known else item)
     if given and (target.datasets or labelled.datasets):
         raise ValueError(
             f'{len(given)} labelled target images of {labelled.origin} are not among those of '

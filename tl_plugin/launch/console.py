@@ -21,6 +21,7 @@ TOOLS = (
     'ladder',
     'train',
     'test',
+    'predict',
     'show-layers',
     'interpolate',
     'degrade',

@@ -14,6 +14,33 @@ from mmengine.fileio import LocalBackend, register_backend
 TEMPORARY = '.{name}.{pid}.partial'
 
 
+@contextmanager
+def writing_whole(path: str | Path) -> Iterator[Path]:
+    """Give a temporary file beside the target to write to, then flush and rename it.
+
+    Args:
+        path: The file to write. Missing folders are made.
+
+    Yields:
+        The temporary file's path, for content that doesn't fit into memory. It is gone afterwards.
+
+    Raises:
+        OSError: If it can't be written; what was there before is untouched then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(TEMPORARY.format(name=path.name, pid=os.getpid()))
+    try:
+        yield temporary
+        with temporary.open('rb+') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
 def write_whole(path: str | Path, content: bytes) -> None:
     """Write a temporary file beside the target, flush it to the disk, then rename it.
 
@@ -24,19 +51,8 @@ def write_whole(path: str | Path, content: bytes) -> None:
     Raises:
         OSError: If it can't be written; what was there before is untouched then.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(TEMPORARY.format(name=path.name, pid=os.getpid()))
-    try:
-        with temporary.open('wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with writing_whole(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _sync_folder(folder: Path) -> None:

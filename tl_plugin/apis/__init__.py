@@ -1,0 +1,8 @@
+"""What a program calls: predict a million images, calibrate a model."""
+
+from .image_list import ImageList, list_images
+from .predict import predict
+from .settings import Settings
+from .summary import Summary
+
+__all__ = ['ImageList', 'Settings', 'Summary', 'list_images', 'predict']
