@@ -82,6 +82,7 @@ setup(
         **NEEDS['STACKS'],
         'lite': NEEDS['LITE'],
         'parquet': NEEDS['PARQUET'],
+        'export': NEEDS['EXPORT'],
         'test': NEEDS['TEST'],
     },
     cmdclass={'build_py': BuildWithConfigs},

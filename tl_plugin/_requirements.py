@@ -42,7 +42,11 @@ LITE = [f'mmcv-lite{MODULES["mmcv"]}']
 # Tables of predictions as Parquet files.
 PARQUET = ['pyarrow>=14']
 
+# What writes and runs ONNX files: torch's own exporter asks for the first two.
+EXPORT = ['onnx>=1.16', 'onnxscript>=0.3', 'onnxruntime>=1.18']
+
 TEST = [
+    *EXPORT,
     *PARQUET,
     'scikit-image>=0.22',
     # What scikit-image's noise estimate asks for and doesn't bring.

@@ -24,6 +24,7 @@ TOOLS = (
     'predict',
     'show-layers',
     'interpolate',
+    'export',
     'degrade',
 )
 
