@@ -33,8 +33,9 @@ def badge_selection(
     Ash et al., "Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds", ICLR 2020,
     arXiv 1906.03671: k-means++ on the gradients of the last layer as if the predicted class were
     right, :math:`(p - e_{\hat y}) \otimes h`: they are long where the prediction is unsure. As
-    in the authors' code the first image is the one with the longest gradient. The gradients
-    themselves, (N, K D), are never built.
+    in the authors' code the first image is the one with the longest gradient; unlike there, no
+    image is chosen for being far from all others by a gradient of zero. The gradients themselves,
+    (N, K D), are never built.
 
     Args:
         probabilities: (N, K), rows add up to 1.
@@ -52,7 +53,8 @@ def badge_selection(
     error[torch.arange(len(error)), probabilities.argmax(1)] -= 1
     lengths = error.square().sum(1) * features.square().sum(1)
     chosen = [int(lengths.argmax())]
-    nearest = torch.full_like(lengths, float('inf'))
+    # As if an image without a gradient had been chosen: another one would teach as little.
+    nearest = lengths.clone()
     while len(chosen) < count:
         last = chosen[-1]
         inner = (error @ error[last]) * (features @ features[last])

@@ -21,6 +21,7 @@ TOOLS = (
     'ladder',
     'train',
     'test',
+    'calibrate',
     'predict',
     'show-layers',
     'interpolate',
