@@ -208,6 +208,7 @@ class DigitsDataset(BaseDataset):
         severity (int): How far field images are degraded, 0 (only blended) to 5. Clean images are
             never degraded. Defaults to 2.
         seed (int): Draws patches and degradations; the splits don't depend on it. Defaults to 0.
+        with_label (bool): Whether the images have labels. Defaults to True.
         **kwargs: As in :class:`mmpretrain.datasets.BaseDataset`: ``pipeline``, ``indices``, ...
 
     Raises:
@@ -227,6 +228,7 @@ class DigitsDataset(BaseDataset):
         split: str = 'train',
         severity: int = 2,
         seed: int = 0,
+        with_label: bool = True,
         **kwargs,
     ):
         qualities = sorted({known for known, _ in SPLIT_SIZES})
@@ -237,12 +239,18 @@ class DigitsDataset(BaseDataset):
             raise ValueError(f'quality={quality!r} has the splits {splits}, got split={split!r}')
         self.quality, self.split, self.seed = quality, split, seed
         self.severity = check_severity(severity)
+        self.with_label = with_label
         super().__init__(ann_file='', **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Return one dict an image: ``img``, ``gt_label`` and ``digit``, the original's index."""
+        """Return one dict an image: ``img``, ``gt_label`` and ``digit``, the original's index.
+
+        The last two come with labels alone, since the original says what the digit is.
+        """
         images = render(self.quality, self.split, self.severity, self.seed)
         _, labels = load_scans()
+        if not self.with_label:
+            return [dict(img=image) for image in images]
         return [
             dict(img=image, gt_label=int(labels[index]), digit=int(index))
             for image, index in zip(images, split_digits()[self.quality, self.split])

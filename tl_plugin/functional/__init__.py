@@ -19,6 +19,12 @@ from .calibration import (
     fit_temperature,
 )
 from .cka import linear_gram, minibatch_cka, unbiased_hsic
+from .expected_accuracy import (
+    confidence_accuracy,
+    matrix_norm,
+    threshold_accuracy,
+    transport_accuracy,
+)
 from .frozen_alignment import (
     FrozenAlignment,
     Standardization,
@@ -87,6 +93,7 @@ __all__ = [
     'check_images',
     'check_same_network',
     'class_confusion',
+    'confidence_accuracy',
     'conformal_threshold',
     'control_variate_risk',
     'coral_loss',
@@ -118,6 +125,7 @@ __all__ = [
     'logistic_regression',
     'margin_disparity_loss',
     'marginal_entropy',
+    'matrix_norm',
     'maximum_mean_discrepancy',
     'minibatch_cka',
     'multilinear_map',
@@ -135,7 +143,9 @@ __all__ = [
     'starting_point_penalty',
     'stepwise_feature_norm_loss',
     'surest_of_each_class',
+    'threshold_accuracy',
     'total_variation',
+    'transport_accuracy',
     'unbiased_hsic',
     'weighted_mean_discrepancy',
 ]

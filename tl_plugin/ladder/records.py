@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tl_plugin.evaluation.expected_accuracy import ExpectedAccuracy
 from tl_plugin.stack.protocol import SOURCE, TARGET
 
 #: The version of the files that these records are written to. Raised when a field changes.
@@ -19,6 +20,8 @@ SCHEMA_VERSION = 1
 DOMAINS = (SOURCE, TARGET)
 #: A prediction counts as confident from this probability of its class on.
 CONFIDENT = 0.9
+#: Why a run has no expected accuracy that was never asked for.
+NOT_ESTIMATED = 'it was not estimated'
 
 
 def check_schema_version(content: Mapping, what: str) -> None:
@@ -154,6 +157,8 @@ class RunResult:
         confident: Domain -> percent of its test images that are predicted confidently.
         label_free: Domain -> scores of the predictions on its test images that need no labels, see
             :class:`~tl_plugin.evaluation.TargetValidator`.
+        expected: What is expected of the accuracy on the target's test images without their labels,
+            see :class:`~tl_plugin.evaluation.ExpectedAccuracy`; None where it wasn't estimated.
         validation: Metric -> value at the end of the run.
         metrics: Metric -> value of the test.
         classes: Names of the classes; empty where they have none.
@@ -175,6 +180,7 @@ class RunResult:
     labelled: dict[str, int] = field(default_factory=dict)
     confident: dict[str, float | None] = field(default_factory=dict)
     label_free: dict[str, dict[str, float]] = field(default_factory=dict)
+    expected: ExpectedAccuracy | None = None
     validation: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
@@ -211,7 +217,11 @@ class RunResult:
             ValueError: If another version of the package wrote it.
         """
         check_schema_version(content, str(path))
-        return cls(**{**content, 'kept_layers': _read(KeptLayers, content.get('kept_layers'))})
+        records = dict(
+            kept_layers=_read(KeptLayers, content.get('kept_layers')),
+            expected=_read(ExpectedAccuracy, content.get('expected')),
+        )
+        return cls(**{**content, **records})
 
 
 @dataclass(frozen=True)
@@ -229,6 +239,10 @@ class DomainResult:
         confident: Mean percent of all images that are predicted confidently.
         agreement: Mean percent of all images that ``source_only`` predicts the same class for.
         label_free: Score that needs no labels -> its mean.
+        expected_accuracy: Mean percent that is expected to be right, estimated without labels; None
+            where nothing supports an estimate.
+        expected_interval: 90%, mean of the seeds' ends; None likewise.
+        no_expected_accuracy: Why there is no such estimate; None where there is one.
     """
 
     accuracy: float | None = None
@@ -241,6 +255,9 @@ class DomainResult:
     confident: float | None = None
     agreement: float | None = None
     label_free: dict[str, float | None] = field(default_factory=dict)
+    expected_accuracy: float | None = None
+    expected_interval: list[float] | None = None
+    no_expected_accuracy: str | None = None
 
     @property
     def partly_labelled(self) -> bool:

@@ -11,15 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import tl_plugin
 from tl_plugin.evaluation.intervals import accuracy_interval, interval_method
 from tl_plugin.reliability.files import read_json
+from tl_plugin.stack.protocol import TARGET
 
 from .climb import Job
 from .recommend import BASELINE, recommend, why_none
 from .records import (
     DOMAINS,
+    NOT_ESTIMATED,
     DomainResult,
     FailedRun,
     KeptLayers,
@@ -136,6 +139,24 @@ def _on(domain: str, results: Sequence[RunResult]) -> DomainResult:
         label_free={
             name: _mean([each.get(name) for each in scores], digits=4) for name in scores[0]
         },
+        **(_expected(results) if domain == TARGET else {}),
+    )
+
+
+def _expected(results: Sequence[RunResult]) -> dict[str, Any]:
+    """Average what is expected of the target's accuracy; unknown where it is for a seed."""
+    found = [result.expected for result in results]
+    reasons = [
+        NOT_ESTIMATED if one is None else one.reason
+        for one in found
+        if one is None or one.value is None
+    ]
+    if reasons:
+        return dict(no_expected_accuracy=reasons[0])
+    ends = [100 * statistics.fmean(getattr(one, end) for one in found) for end in ('low', 'high')]
+    return dict(
+        expected_accuracy=round(100 * statistics.fmean(one.value for one in found), 2),
+        expected_interval=[round(end, 2) for end in ends],
     )
 
 

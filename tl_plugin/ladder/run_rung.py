@@ -11,6 +11,7 @@ import argparse
 import datetime
 import pickle
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,22 @@ from torch import Tensor
 from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.engine.hooks.retention_hook import CHECKPOINT, RetentionHook
 from tl_plugin.engine.layers import LayerMap, LayerOutputs
+from tl_plugin.evaluation.expected_accuracy import ExpectedAccuracy, expected_accuracy
 from tl_plugin.evaluation.model_outputs import collect_outputs, spread_loader
 from tl_plugin.evaluation.predictions import domain_loader
 from tl_plugin.evaluation.similarity import compare
+from tl_plugin.evaluation.source_reference import (
+    as_npz,
+    collect_outputs_of,
+    source_reference,
+)
 from tl_plugin.evaluation.validators import validator_scores
 from tl_plugin.launch.runs import build_runner, prepare
 from tl_plugin.reliability.checkpoints import newest_whole_checkpoint
 from tl_plugin.reliability.fault_tolerance import attempt
-from tl_plugin.reliability.files import write_json
+from tl_plugin.reliability.files import write_json, write_whole
 from tl_plugin.stack.model_wrappers import unwrap
-from tl_plugin.stack.protocol import SOURCE
+from tl_plugin.stack.protocol import SOURCE, TARGET
 
 from .progress import ProgressHook, read_progress, read_scalars
 from .ready_config import CONFIG_NAME, PREDICTIONS_NAME
@@ -41,6 +48,7 @@ from .records import DOMAINS, KeptLayers, Predictions, RunResult
 
 RESULT_NAME = 'result.json'
 PREDICTIONS_JSON = 'predictions.json'
+EXPECTED, OUTPUTS_NAME = 'expected accuracy', 'outputs.npz'
 KEPT_LAYERS = 'comparison with the source model layer by layer'
 #: Images of each domain and layers that are compared: what bounds the cost.
 NUM_IMAGES, MAX_LAYERS, BATCH_SIZE = 256, 12, 32
@@ -97,9 +105,37 @@ def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
     )
     # The result comes first: what follows may fail, and even end the process.
     write_json(folder / RESULT_NAME, result.to_json())
+    expected = attempt(EXPECTED, lambda: expect(runner, tested, folder), left_out)
+    result = replace(result, expected=expected)
+    write_json(folder / RESULT_NAME, result.to_json())
     if source_model:
         kept = attempt(KEPT_LAYERS, lambda: compare_layers(runner, source_model), left_out)
         write_json(folder / RESULT_NAME, replace(result, kept_layers=kept).to_json())
+
+
+def expect(runner: Runner, tested: Mapping[str, Tested], folder: Path) -> ExpectedAccuracy | None:
+    """Estimate the accuracy on the target's test images without their labels.
+
+    Writes what the model outputs on validation images of both domains, without target labels, to
+    ``outputs.npz``: what a rung can be chosen by where the target has no labels.
+
+    Args:
+        runner: After its training.
+        tested: The tests, by domain.
+        folder: Gets ``outputs.npz``.
+
+    Returns:
+        None without a validation of both domains.
+    """
+    if not {*DOMAINS} <= {*getattr(runner.val_loop, 'domains', ())}:
+        return None
+    reference = source_reference(runner.model, domain_loader(runner, SOURCE))
+    target = collect_outputs_of(runner.model, domain_loader(runner, TARGET), labels=False)
+    arrays = reference.arrays()
+    arrays.update({f'target.{field}': getattr(target, field).numpy() for field in target._fields})
+    arrays['test.probabilities'] = tested[TARGET].probabilities.numpy()
+    write_whole(folder / OUTPUTS_NAME, as_npz(arrays))
+    return expected_accuracy(reference, tested[TARGET].probabilities)
 
 
 def kept_checkpoint(runner: Runner) -> Path | None:

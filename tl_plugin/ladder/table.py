@@ -10,7 +10,13 @@ from tl_plugin.reporting.tables import make_table
 from tl_plugin.stack.protocol import TARGET
 
 from .recommend import BASELINE, TARGET_ACCURACY
-from .records import CONFIDENT, DomainResult, LadderResults, RungResult
+from .records import (
+    CONFIDENT,
+    NOT_ESTIMATED,
+    DomainResult,
+    LadderResults,
+    RungResult,
+)
 
 #: Stands for an unknown figure.
 UNKNOWN = 'not known'
@@ -26,12 +32,14 @@ class Column(NamedTuple):
         cell: Rung -> text.
         below: Rung -> what the report puts in small letters below it; None: nothing.
         note: What the column says, for a column that not every reader knows.
+        below_name: What that is, for a header. Defaults to '95% interval'.
     """
 
     name: str
     cell: Callable[[RungResult], str]
     below: Callable[[RungResult], str] | None = None
     note: str = ''
+    below_name: str = '95% interval'
 
 
 def has_accuracy(results: LadderResults, domain: str) -> bool:
@@ -43,8 +51,14 @@ def columns(results: LadderResults) -> list[Column]:
     """Return the columns that the results have figures for."""
     target = _accuracy(TARGET) if has_accuracy(results, TARGET) else _without_labels(results)
     return [
-        Column('rung', lambda r: r.name, below=lambda r: r.data.replace('_', ' ')),
+        Column(
+            'rung',
+            lambda r: r.name,
+            below=lambda r: r.data.replace('_', ' '),
+            below_name='learns from',
+        ),
         *target,
+        *_expected(results),
         *_accuracy('source'),
         Column('time', lambda r: f'{r.seconds:.0f} s'),
         Column('trainable', lambda r: f'{r.trainable_parameters:,}'),
@@ -59,6 +73,35 @@ def _accuracy(domain: str) -> list[Column]:
             below=lambda r: interval_text(r.on(domain).accuracy_interval),
         ),
         Column('change', lambda r: _signed(r.on(domain).change)),
+    ]
+
+
+def _expected(results: LadderResults) -> list[Column]:
+    """Return what is expected of the target's accuracy, where that was estimated at all."""
+    on = [rung.on(TARGET) for rung in results.rungs]
+    if all(one.expected_accuracy is None for one in on):
+        return []
+    return [
+        Column(
+            'expected %',
+            lambda r: _number(r.on(TARGET).expected_accuracy, 1),
+            below=lambda r: interval_text(r.on(TARGET).expected_interval),
+            below_name='90% interval',
+        )
+    ]
+
+
+def _why_not_expected(results: LadderResults) -> list[str]:
+    """Return for each reason which rungs' accuracy can't be expected by it, in sentences."""
+    by_reason: dict[str, list[str]] = {}
+    for rung in results.rungs:
+        if rung.on(TARGET).no_expected_accuracy:
+            by_reason.setdefault(rung.on(TARGET).no_expected_accuracy, []).append(rung.name)
+    if not any(rung.on(TARGET).expected_accuracy is not None for rung in results.rungs):
+        by_reason.pop(NOT_ESTIMATED, None)
+    return [
+        f'The accuracy of {", ".join(names)} on the target is not estimated: {reason}.'
+        for reason, names in by_reason.items()
     ]
 
 
@@ -111,7 +154,13 @@ def notes(results: LadderResults) -> list[str]:
             'is known instead says nothing of how many predictions are right:',
             *(f'{column.name}: {column.note}.' for column in columns(results) if column.note),
         ]
-    return found
+    if _expected(results):
+        found.append(
+            'expected %: target accuracy as it is estimated without any label, from the '
+            'predictions and from degraded source images, with a 90% interval. It is an estimate: '
+            'shifts unlike any degradation can put it far off.'
+        )
+    return found + _why_not_expected(results)
 
 
 def rows(results: LadderResults) -> tuple[list[str], list[list[str]]]:
@@ -121,7 +170,7 @@ def rows(results: LadderResults) -> tuple[list[str], list[list[str]]]:
         header.append(column.name)
         cells.append(column.cell)
         if column.below:
-            header.append('learns from' if column.name == 'rung' else '95% interval')
+            header.append(column.below_name)
             cells.append(column.below)
     return header, [[cell(rung) for cell in cells] for rung in results.rungs]
 
