@@ -303,7 +303,7 @@ def table(results: dict) -> str:
     ]
     if failures:
         text += '\nFailed:\n\n' + ''.join(failures)
-    return f'{text}\nCommit{"s" * (len(commits) > 1)} {", ".join(commits)}.\n'
+    return f'{text}\nMeasured at {", ".join(commits) or "no commit yet"}.\n'
 
 
 def write_table(results: dict) -> None:

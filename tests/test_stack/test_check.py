@@ -150,12 +150,13 @@ sys.meta_path.insert(0, Gone())
 
 
 def test_configs_of_packages_are_found_without_pkg_resources(tmp_path):
-    """As with setuptools 82 or later, which doesn't have it."""
+    """As with setuptools 82 or later, in a tool that doesn't know the package."""
     (tmp_path / 'mine.py').write_text(
-        "_base_ = ['mmpretrain::_base_/default_runtime.py', 'tl_plugin::strategies/dann.py']"
+        "_base_ = __import__('tl_plugin') and "
+        "['mmpretrain::_base_/default_runtime.py', 'tl_plugin::strategies/dann.py']"
     )
     code = (
-        f'{NO_PKG_RESOURCES}\nimport tl_plugin\nfrom mmengine import Config\n'
+        f'{NO_PKG_RESOURCES}\nfrom mmengine import Config\n'
         'assert Config.fromfile("mine.py").model.type == "AdaptationClassifier"\n'
         'from mmengine.utils import get_installed_path, is_installed\n'
         'assert get_installed_path("mmpretrain").endswith("mmpretrain")\n'
