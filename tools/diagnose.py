@@ -24,6 +24,12 @@ def parse_args():
         required=False,
         backbone='whose features are compared; without one, image quality alone is',
     )
+    parser.add_argument(
+        '--reference',
+        metavar='FINDINGS',
+        help='findings.json of an earlier diagnosis: compare --target, new images, with its '
+        'target. Writes watch.json; exit code 0: as before, 3: drifted, 4: act',
+    )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/diagnose'))
     parser.add_argument('--processes', type=int, help='that read images; by default all cores')
     parser.add_argument(
@@ -31,6 +37,11 @@ def parse_args():
     )
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
+    if args.reference is not None:
+        others = (args.config, args.source, args.backbone, args.target_labels, args.image_size)
+        if args.target is None or any(value is not None for value in others):
+            parser.error('--reference goes with --target, the new images, and takes the rest along')
+        return args
     given = [args.source is not None, args.target is not None]
     if any(given) == (args.config is not None) or any(given) != all(given):
         parser.error('give --source and --target, or one config that holds both')
@@ -39,12 +50,45 @@ def parse_args():
     return args
 
 
-def main():
-    """Diagnose, and write findings and report."""
-    args = parse_args()
+def settings_of(args):
+    """Return the settings of a diagnosis."""
+    from tl_plugin.analysis.diagnose import Settings
+
+    return Settings(
+        folder=args.work_dir,
+        backbone=args.backbone,
+        checkpoint=args.checkpoint,
+        image_size=args.image_size,
+        processes=args.processes,
+        max_images=args.max_images,
+        seed=args.seed,
+    )
+
+
+def compare(args):
+    """Compare new images with an earlier diagnosis; return the exit code."""
     from mmengine.logging import MMLogger
 
-    from tl_plugin.analysis.diagnose import Settings, diagnose
+    from tl_plugin.analysis.watch import EXIT_CODES
+    from tl_plugin.analysis.watching import JSON_NAME, print_watch, watch_images
+    from tl_plugin.intake.any_data import read_data, without_labels
+
+    MMLogger.get_instance('diagnose', log_level='WARNING')
+    target = without_labels(read_data(args.target, every_file=True))
+    found = watch_images(args.reference, target, settings_of(args))
+    print_watch(found)
+    print(f'Written: {args.work_dir / JSON_NAME}')
+    return EXIT_CODES[found.verdict]
+
+
+def main():
+    """Diagnose, and write findings and report; or compare new images with an earlier diagnosis."""
+    args = parse_args()
+    if args.reference is not None:
+        return compare(args)
+    from mmengine.logging import MMLogger
+
+    from tl_plugin.analysis.diagnose import diagnose
     from tl_plugin.analysis.report import print_findings, write_diagnosis
     from tl_plugin.intake.any_data import read_both_domains, read_data, without_labels
 
@@ -61,16 +105,7 @@ def main():
     few = args.target_labels
     if few is not None:
         few = int(few) if few.isdigit() else read_data(few, every_file=True)
-    settings = Settings(
-        folder=args.work_dir,
-        backbone=args.backbone,
-        checkpoint=args.checkpoint,
-        image_size=args.image_size,
-        processes=args.processes,
-        max_images=args.max_images,
-        seed=args.seed,
-    )
-    found = diagnose(domains['source'], domains['target'], settings, few)
+    found = diagnose(domains['source'], domains['target'], settings_of(args), few)
     json_path, page = write_diagnosis(found, domains, args.work_dir)
     print_findings(found)
     print(f'Report:   {page}\nFindings: {json_path}')

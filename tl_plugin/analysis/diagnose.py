@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import cv2
 import numpy as np
+import torch
 from mmengine.config import Config
 
 from tl_plugin.intake.backbone_choice import ModelChoice, choose_model
@@ -36,6 +38,7 @@ from .findings import (
 )
 from .quality_gap import LABELS, explained_by_quality, quality_gap, quality_table
 from .reading import FAULTS
+from .reference import DriftReference, fit_features, pattern, thinned
 from .scan import ImageRecord, scan
 
 #: Images shown of each domain for each corruption, and those shown where few stand out.
@@ -118,7 +121,8 @@ def diagnose(
     """
     target = _match(source, target, must_fit=settings.backbone is not None)
     domains = [
-        _scan(name, images, settings) for name, images in (('source', source), ('target', target))
+        scan_domain(name, images, settings)
+        for name, images in (('source', source), ('target', target))
     ]
     pairs = [(item, domain.name) for domain in domains for item in domain.images.items]
     groups = find_duplicates(*zip(*pairs), [r for domain in domains for r in domain.records])
@@ -130,6 +134,7 @@ def diagnose(
         copies=copies_found(groups),
         made_with=_made_with(settings),
         quality=quality_gap(*([r.quality for _, r in d.usable()] for d in domains)),
+        reference=_reference(domains[1]),
         notes=(*source.notes, *target.notes),
     )
     few, config = 0, None
@@ -178,7 +183,17 @@ def _add_rungs(config: Path, strategies: Mapping[str, str]) -> None:
     cfg.dump(config)
 
 
-def _scan(name: str, images: DomainImages, settings: Settings) -> ScannedDomain:
+def scan_domain(name: str, images: DomainImages, settings: Settings) -> ScannedDomain:
+    """Read all images of a domain.
+
+    Args:
+        name: Of the domain, for the progress bar and messages.
+        images: The domain.
+        settings: Of them ``processes`` counts.
+
+    Raises:
+        ValueError: If none can be read.
+    """
     with progress(f'Reading the {name}', len(images.items)) as advance:
         domain = ScannedDomain(name, images, scan(images.items, settings.processes, advance))
     if domain.usable():
@@ -190,6 +205,60 @@ def _scan(name: str, images: DomainImages, settings: Settings) -> ScannedDomain:
         f'read as an image: {counted}; the first is {images.items[0].name!r}, which '
         f'{FAULTS[domain.records[0].faults[0]]}'
     )
+
+
+def _reference(target: ScannedDomain) -> DriftReference:
+    table, names = quality_table([record.quality for _, record in target.usable()])
+    images = len(target.records)
+    return DriftReference(images, images - len(table), tuple(names), thinned(table))
+
+
+def compute_features(
+    model: torch.nn.Module,
+    images: DomainImages,
+    items: Sequence[ImageItem],
+    classes: Sequence[str],
+    pipeline: list,
+    listed: Path,
+    what: str,
+) -> tuple[np.ndarray, list[ImageItem]]:
+    """Compute the features of some images of a domain.
+
+    Args:
+        model: See :func:`~tl_plugin.analysis.features.extract_features`.
+        images: The domain.
+        items: Some of its images.
+        classes: Names of all classes, in the model's order.
+        pipeline: Of images read from files.
+        listed: A file that is written: the list of the images.
+        what: Their name for the progress bar.
+
+    Returns:
+        ``(N, D)``, and the images in this order.
+    """
+    parts = _by_data_set(items)
+    with progress(what, len(items)) as advance:
+        features = []
+        for part in parts:
+            content = dataset_config(images, part, classes, pipeline, listed, labels=False)
+            features.append(extract_features(model, content, advance=advance))
+    return np.concatenate(features), [item for part in parts for item in part]
+
+
+def probe_features(model: torch.nn.Module, pipeline: list, folder: Path) -> np.ndarray:
+    """Compute a network's features of a fixed pattern, (D,), by which it is known again.
+
+    Args:
+        model: See :func:`~tl_plugin.analysis.features.extract_features`.
+        pipeline: Of images read from files.
+        folder: Where the pattern is written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / 'probe.png'
+    cv2.imwrite(str(path), pattern())
+    images = DomainImages(str(path), (ImageItem(str(path)),))
+    listed = folder / 'probe.txt'
+    return compute_features(model, images, images.items, (), pipeline, listed, 'Probe')[0][0]
 
 
 def _with_features(
@@ -204,18 +273,31 @@ def _with_features(
     model = build_model(cfg)
     rng = np.random.default_rng(settings.seed)
     rows, chosen = [], []
+    _, pipeline = pipelines(choice, settings.image_size)
+    folder = settings.folder / 'lists'
     for name, images in (('source', data.source), ('target', data.target)):
         picked = np.sort(rng.permutation(len(images.items))[: settings.max_images])
-        parts = _by_data_set([images.items[index] for index in picked])
-        listed = settings.folder / 'lists' / f'{name}_features.txt'
-        _, pipeline = pipelines(choice, settings.image_size)
-        with progress(f'Features of the {name}', len(picked)) as advance:
-            features = []
-            for part in parts:
-                content = dataset_config(images, part, data.classes, pipeline, listed, labels=False)
-                features.append(extract_features(model, content, advance=advance))
-        rows.append(np.concatenate(features))
-        chosen.append([item for part in parts for item in part])
+        features, items = compute_features(
+            model,
+            images,
+            [images.items[index] for index in picked],
+            data.classes,
+            pipeline,
+            folder / f'{name}_features.txt',
+            f'Features of the {name}',
+        )
+        rows.append(features)
+        chosen.append(items)
+    known = fit_features(
+        rows[0],
+        [item.label for item in chosen[0]],
+        rows[1],
+        probe_features(model, pipeline, folder),
+        backbone=settings.backbone or '',
+        checkpoint=settings.checkpoint or '',
+        image_size=settings.image_size,
+        own_pipelines=bool(data.target.datasets),
+    )
     source, target, explained = reduce_features(*rows)
     labels = [[item.label for item in items] for items in chosen]
     first, second, points, method = embed(source, target, settings.seed)
@@ -227,9 +309,9 @@ def _with_features(
     )
     quality = found.quality
     if quality is not None:
-        known = [{item.name: record.quality for item, record in d.usable()} for d in domains]
+        scanned = [{item.name: record.quality for item, record in d.usable()} for d in domains]
         table, names = quality_table(
-            [known[side][item.name] for side, items in enumerate(chosen) for item in items]
+            [scanned[side][item.name] for side, items in enumerate(chosen) for item in items]
         )
         worse = [names.index(item.name) for item in quality.corruptions() if item.name in names]
         quality = replace(
@@ -244,6 +326,7 @@ def _with_features(
         classifier=classifier_findings(source, labels[0], target, labels[1], settings.seed),
         embedding=embedding,
         backbone=settings.backbone or '',
+        reference=replace(found.reference, features=known),
         notes=tuple(cfg.ladder.get('notes', ())),
     )
 

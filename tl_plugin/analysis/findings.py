@@ -18,6 +18,7 @@ from .domain_gap import DomainGap
 from .duplicates import DuplicateGroup
 from .quality_gap import LABELS, QualityGap
 from .reading import FAULTS
+from .reference import DriftReference
 from .scan import ImageRecord
 
 
@@ -183,6 +184,7 @@ class Findings:
         worst: Images with the worst quality.
         advice: What to do.
         backbone: Of the features, '' for none.
+        reference: The target as it is now, to notice later when it drifts.
         notes: What else the reader should know.
     """
 
@@ -198,6 +200,7 @@ class Findings:
     worst: tuple[WorstImage, ...] = ()
     advice: Advice | None = None
     backbone: str = ''
+    reference: DriftReference | None = None
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict:

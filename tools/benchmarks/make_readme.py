@@ -39,6 +39,8 @@ BENCHMARKS = {
         None,
     ),
     'recommendations': ('recommended rung against the best by labels; 64 pixels, few epochs', None),
+    'predict_speed': ('a table of predictions, against a bare loop over the same loader', []),
+    'drift': ('looks at new images without a false alarm, and corruptions that raise one', None),
     'sweep_layers': ('how many stock models have layers that pass every check', []),
 }
 MEASURABLE = [name for name, (_, arguments) in BENCHMARKS.items() if arguments is not None]
@@ -186,7 +188,24 @@ def _sweep_layers(result):
     return found
 
 
+def _drift(result):
+    right = result['looks'] - len(result['false_alarms'])
+    what = f'looks at {result["images"]} images of the same domain without an alarm'
+    found = [_line(what, right, result['looks'], '')]
+    by_severity = {}
+    for name, (verdict, _) in result['corruptions'].items():
+        corruption, severity = name.rsplit(' ', 1)
+        by_severity.setdefault(severity, {})[corruption] = verdict != 'as before'
+    for severity, seen in sorted(by_severity.items()):
+        missed = ', '.join(name for name, alarm in seen.items() if not alarm)
+        what = f'corruptions at severity {severity} that raise an alarm'
+        what += f' (missed: {missed})' if missed else ''
+        found.append(_line(what, sum(seen.values()), len(seen), ''))
+    return found
+
+
 OWN_FORMS = dict(
+    drift=_drift,
     optimizer_step=_optimizer_step,
     frozen_savings=_frozen_savings,
     adaptation_step=_adaptation_step,
