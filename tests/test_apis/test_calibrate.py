@@ -70,6 +70,12 @@ def test_predict_reads_it(user, calibrated, tmp_path):
         assert float(row['distance']) > 0 and row['unlike_source'] in ('yes', 'no')
     assert sum(one.source for one in summary.classes) == pytest.approx(1)
     assert sum(one.estimated for one in summary.classes) == pytest.approx(1)
+    # The field images come in the order of the checkpoint's classes.
+    names = sorted(rows, key=lambda row: row['image'][-7:])
+    right = [row['prediction'] == ('red', 'green', 'blue')[i % 3] for i, row in enumerate(names)]
+    known = summary.expected_accuracy
+    assert known.low <= known.value <= known.high
+    assert known.value == pytest.approx(sum(right) / len(right), abs=0.3)
 
 
 def test_a_calibration_of_other_weights_or_strategies_is_left_aside(user, calibrated, tmp_path):

@@ -15,7 +15,8 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dist import get_dist_info
 
-from tl_plugin.evaluation.calibration import Calibration, calibration_path
+from tl_plugin.evaluation.calibration import Calibration, calibration_path, outputs_path
+from tl_plugin.evaluation.source_reference import SourceReference
 from tl_plugin.functional import free_energy
 from tl_plugin.launch.runs import load_config
 from tl_plugin.reliability.files import read_json
@@ -188,8 +189,13 @@ def find_thresholds(classifier: Classifier, settings: Settings) -> Thresholds:
         raise ValueError(f'{path} is a calibration {other}: calibrate again, tools/calibrate.py')
     if other:
         return Thresholds(why_none=f'{path} is left aside: it is a calibration {other}')
+    outputs = None
+    if outputs_path(path).is_file():
+        with np.load(outputs_path(path), allow_pickle=False) as arrays:
+            outputs = SourceReference.from_arrays(dict(arrays))
     return Thresholds(
         calibration,
+        outputs=outputs,
         sure=calibration.sure_threshold(settings.precision),
         in_set=calibration.set_threshold(settings.coverage),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tl_plugin.evaluation.calibration import Calibration
+from tl_plugin.evaluation.source_reference import SourceReference
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,14 @@ class Thresholds:
     Args:
         calibration: None without one.
         why_none: Why there is none, in a sentence; '' with one.
+        outputs: On degraded source images, for the expected accuracy; None without any.
         sure: Confidence from which on the wanted precision holds; None where it never does.
         in_set: Probability from which on a class is in the prediction set.
     """
 
     calibration: Calibration | None = None
     why_none: str = ''
+    outputs: SourceReference | None = None
     sure: float | None = None
     in_set: float = 0.0
 

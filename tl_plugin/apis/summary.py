@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from tl_plugin.analysis.reading import read_image
+from tl_plugin.evaluation.expected_accuracy import expected_accuracy
 from tl_plugin.evaluation.intervals import Estimate, share_estimate
 from tl_plugin.functional import badge_selection, black_box_shift
 from tl_plugin.reliability.files import write_json, write_text
@@ -69,7 +70,8 @@ class Summary:
         coverage: The wanted one.
         unlike_source: Images unlike the source's; None without calibration.
         accuracy: On the images whose label the input knew; None where it knew none.
-        expected_accuracy: Estimated without labels; None where nothing supports an estimate.
+        expected_accuracy: Estimated without labels, with its 90% interval; None where nothing
+            supports an estimate.
         to_label: Images that were proposed for labelling.
         notes: What else the reader should know.
     """
@@ -229,7 +231,7 @@ def write_summary(out: Path, counted: Counted, notes: Sequence[str]) -> Summary:
     """
     calibration, settings = counted.thresholds.calibration, counted.settings
     known = calibration is not None
-    expected, why = expected_accuracy(counted)
+    expected, why = estimate_accuracy(counted)
     notes = [*notes, *filter(None, (counted.thresholds.why_none, why))]
     if known and counted.thresholds.sure is None:
         notes.append(
@@ -264,13 +266,19 @@ def write_summary(out: Path, counted: Counted, notes: Sequence[str]) -> Summary:
     return summary
 
 
-def expected_accuracy(counted: Counted) -> tuple[Estimate | None, str]:
+def estimate_accuracy(counted: Counted) -> tuple[Estimate | None, str]:
     """Estimate the accuracy on the predicted images without their labels.
 
     Returns:
         The estimate, or None and why there is none, in a sentence.
     """
-    return None, ''
+    outputs, (_, logits, _) = counted.thresholds.outputs, counted.sample()
+    if outputs is None or not len(logits):
+        return None, ''
+    found = expected_accuracy(outputs, logits.softmax(1))
+    if found.value is None:
+        return None, f'Expected accuracy is {found.in_words()}.'
+    return Estimate(found.value, found.low, found.high), ''
 
 
 def images_to_label(counted: Counted) -> list[int]:

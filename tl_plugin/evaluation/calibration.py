@@ -177,6 +177,18 @@ def calibration_path(checkpoint: str | Path) -> Path:
     return Path(checkpoint).with_suffix(SUFFIX)
 
 
+def outputs_path(calibration: str | Path) -> Path:
+    """Return where the outputs for degraded source images lie: beside the calibration.
+
+    >>> outputs_path('work_dirs/a/epoch_9.calibration.json').as_posix()
+    'work_dirs/a/epoch_9.outputs.npz'
+    """
+    name = Path(calibration).name
+    return Path(calibration).with_name(
+        name.removesuffix('.json').removesuffix('.calibration') + '.outputs.npz'
+    )
+
+
 def fit_calibration(
     logits: Tensor,
     labels: Tensor,
