@@ -7,11 +7,15 @@ import signal
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from arguments import Parser, add_data_arguments
 from mmengine.config import Config, DictAction
 
 from tl_plugin.launch.runs import default_work_dir
+
+if TYPE_CHECKING:
+    from tl_plugin.ladder.launchers import Launcher
 
 
 def parse_args() -> Namespace:
@@ -52,7 +56,7 @@ def parse_args() -> Namespace:
         '--budget-time',
         type=float,
         metavar='SECONDS',
-        help='start no further rung after this time of training',
+        help='start no further rung after this time',
     )
     parser.add_argument(
         '--early-stop',
@@ -60,10 +64,39 @@ def parse_args() -> Namespace:
         help='end the climb when a rung is as good on the target as source_only on the source',
     )
     parser.add_argument(
+        '--jobs',
+        type=number_of_jobs,
+        metavar='N',
+        help='rungs that go on at once on the cores; by default (auto) as many as pay by what '
+        'source_only takes of cores and memory. Accuracies do not depend on it',
+    )
+    parser.add_argument(
         '--devices',
         nargs='+',
         metavar='GPU',
-        help='run on these GPUs in parallel, by default on all',
+        help='run on these GPUs side by side, by default on all',
+    )
+    parser.add_argument(
+        '--gpus-per-rung',
+        type=int,
+        default=1,
+        metavar='K',
+        help='GPUs that train one rung together; they share its batches',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['local', 'slurm'],
+        default='local',
+        help='local: on this machine; slurm: each rung is a job that waits in the queue for those '
+        'that it stands on',
+    )
+    parser.add_argument('--partition', help='of slurm jobs')
+    parser.add_argument('--account', help='of slurm jobs')
+    parser.add_argument(
+        '--sbatch-args',
+        default='',
+        metavar='ARGUMENTS',
+        help='more for sbatch: --sbatch-args="--time=2:00:00 --cpus-per-task=8"',
     )
     parser.add_argument(
         '--markdown',
@@ -76,12 +109,37 @@ def parse_args() -> Namespace:
     given = [args.config is not None, args.markdown is not None, all(data)]
     if args.unlabelled and not all(data):
         parser.error('--unlabelled is for --target; a config says with_label=False itself')
+    only_here = {'--jobs': args.jobs, '--devices': args.devices, '--budget-time': args.budget_time}
+    only_there = {'--partition': args.partition, '--account': args.account}
+    only_there['--sbatch-args'] = args.sbatch_args
+    for flag, value in (only_here if args.launcher == 'slurm' else only_there).items():
+        if value:
+            there = 'on this machine' if flag in only_here else 'with --launcher slurm'
+            parser.error(f'{flag} works {there} alone')
     if sum(given) != 1 or any(data) != all(data):
         parser.error(
             'give a config, or --source, --target and --backbone to write one from, or '
             '--markdown RESULTS to print a table'
         )
     return args
+
+
+def number_of_jobs(text: str) -> int | None:
+    """Read ``--jobs``; None stands for auto."""
+    return None if text == 'auto' else int(text)
+
+
+def launcher(args: Namespace) -> Launcher:
+    """Return where the runs go on."""
+    if args.launcher == 'slurm':
+        from tl_plugin.ladder.slurm import Slurm
+
+        options = shlex.split(args.sbatch_args)
+        return Slurm(args.partition, args.account, args.gpus_per_rung, options)
+    from tl_plugin.ladder.launchers import ThisMachine
+    from tl_plugin.ladder.run_ladder import visible_devices
+
+    return ThisMachine(args.devices or visible_devices(), args.jobs, args.gpus_per_rung)
 
 
 def write_config(args: Namespace) -> tuple[Path, Path]:
@@ -129,7 +187,7 @@ def main() -> int:
             work_dir=args.work_dir or Path(default_work_dir(args.config)),
             cfg_options=args.cfg_options,
             limits=Limits(args.until, args.budget_source, args.budget_time, args.early_stop),
-            devices=args.devices,
+            launcher=launcher(args),
         )
     except KeyboardInterrupt:
         print(f'\nInterrupted. This resumes it:\n  {shlex.join(sys.argv)}')

@@ -97,7 +97,8 @@ def climbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp('ladder')
     config = write_tiny(folder)
     # The first one comes by itself: the others start from it.
-    code, output = run_tool(config, '--work-dir', folder / 'work', '--rungs', *RUNGS[1:])
+    arguments = ['--work-dir', folder / 'work', '--jobs', '2', '--rungs', *RUNGS[1:]]
+    code, output = run_tool(config, *arguments)
     assert code == 0, output
     return Climbed(config, folder / 'work', output)
 

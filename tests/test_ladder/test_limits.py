@@ -38,13 +38,17 @@ def jobs(tmp_path):
         (dict(until=86), None),
         # What costs too much of the source reaches nothing.
         (dict(until=80, budget_source=5), None),
-        (dict(budget_time=200), '200 s of training have used up the 200 s allowed'),
-        (dict(budget_time=201), None),
     ],
 )
 def test_reasons_to_stop(jobs, limits, reason):
-    found = Limits(**limits).reason_to_stop(jobs)
+    found = Limits(**limits).enough(jobs)
     assert found is None if reason is None else reason in found
+
+
+def test_time_is_used_up():
+    assert 'have used up the 200 s allowed' in Limits(budget_time=200).used_up(200.4)
+    assert Limits(budget_time=200).used_up(199.0) is None
+    assert Limits().used_up(1e9) is None
 
 
 def test_a_closed_gap_ends_the_climb(jobs):
@@ -52,8 +56,8 @@ def test_a_closed_gap_ends_the_climb(jobs):
     result = json.loads(path.read_text())
     result['validation']['target/accuracy/top1'] = 99.5
     path.write_text(json.dumps(result))
-    assert Limits().reason_to_stop(jobs) is None
-    assert 'no gap is left' in Limits(early_stop=True).reason_to_stop(jobs)
+    assert Limits().enough(jobs) is None
+    assert 'no gap is left' in Limits(early_stop=True).enough(jobs)
 
 
 @pytest.mark.parametrize(
@@ -77,16 +81,19 @@ def test_the_climb_stops_where_it_is_enough(tmp_path):
 
 
 @pytest.mark.slow
-def test_several_rungs_at_once_reach_what_one_after_the_other_does(climbed, tmp_path):
+@pytest.mark.parametrize('how', [['--jobs', '1'], ['--devices', '0', '1']])
+def test_one_rung_after_the_other_reaches_what_several_at_once_do(climbed, tmp_path, how):
     rungs = ['--rungs', *RUNGS[1:]]
     # Without GPUs the two names only say how many runs may go on at once.
-    code, output = run_tool(climbed.config, '--work-dir', tmp_path, *rungs, '--devices', '0', '1')
+    code, output = run_tool(climbed.config, '--work-dir', tmp_path, *rungs, *how)
     assert code == 0, output
     results = json.loads((tmp_path / 'results.json').read_text())
-    both = zip(results['rungs'], climbed.results['rungs'])
-    for now, then in both:
+    for now, then in zip(results['rungs'], climbed.results['rungs']):
         assert now['name'] == then['name']
         assert now['domains'] == then['domains']
-    # All others start from the first rung; two of them go on together when it has ended.
-    events = [line for line in output.splitlines() if re.search(r': starting$|% in \d+ s$', line)]
+
+
+def test_all_others_begin_when_the_first_rung_has_ended(climbed):
+    lines = climbed.output.splitlines()
+    events = [line for line in lines if re.search(r': starting$|% in \d+ s$', line)]
     assert [line.endswith('starting') for line in events[:4]] == [True, False, True, True]

@@ -2,7 +2,7 @@ import json
 
 from tl_plugin.ladder.progress import Progress, read_scalars
 
-HALFWAY = Progress('training', 30, 60, 2, 4, 0.5, 12.0, 11.6)
+HALFWAY = Progress('training', 30, 60, 2, 4, 0.5, 12.0, 9.0, 11.6)
 
 
 def test_progress_in_words():

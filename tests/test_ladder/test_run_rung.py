@@ -2,6 +2,7 @@ import pickle
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
 from tests.toy import toy_config, train
@@ -12,6 +13,7 @@ from tl_plugin.ladder.run_rung import (
     final_validation,
     gather_predictions,
     kept_checkpoint,
+    share_batches,
 )
 from tl_plugin.reliability.checkpoints import read_whole
 
@@ -33,6 +35,17 @@ def test_predictions_are_gathered_per_domain_in_order(tmp_path):
     assert list(found) == ['source', 'target']
     assert found['target'].predictions == Predictions((2, 0, 1), (2, 1, 1), (0.75,) * 3)
     assert found['source'].predictions.accuracy == pytest.approx(200 / 3, abs=1e-3)
+
+
+def test_processes_share_a_batch_or_refuse_it():
+    loaders = dict(batch_size=8), dict(dataset=dict(type='ToyDataset'))
+    cfg = Config(dict(train_dataloader=loaders[0], train_cfg=dict(target_dataloader=loaders[1])))
+    share_batches(cfg, 2)
+    assert cfg.train_dataloader.batch_size == 4
+    assert 'batch_size' not in cfg.train_cfg.target_dataloader  # it inherits the source's
+    cfg.train_cfg.target_dataloader.batch_size = 6
+    with pytest.raises(ValueError, match=r'train_cfg\.target_dataloader\.batch_size .* 8 say'):
+        share_batches(cfg, 4)
 
 
 def test_only_what_trains_counts_as_trainable():

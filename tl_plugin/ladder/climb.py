@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from mmengine.config import Config
 
-import tl_plugin
 from tl_plugin.launch.console import tool_command
 from tl_plugin.reliability.files import read_json, write_json
 from tl_plugin.reporting.progress import ProgressDisplay
 
+from .capacity import Usage
+from .launchers import LOG_NAME, Launcher, Process, ThisMachine
 from .progress import PROGRESS_NAME, Progress, read_progress
 from .ready_config import CONFIG_NAME, content_key, place, ready_config
 from .recommend import BASELINE
-from .records import FailedRun, RunResult
+from .records import FailedRun, RunResult, time_waited
 from .run_rung import RESULT_NAME
 from .rungs import Rung
 
 JOB_NAME = 'job.json'
-LOG_NAME = 'console.log'
 POLL_SECONDS = 0.2
 
 
@@ -127,98 +126,216 @@ def plan(
     return list(jobs.values())
 
 
-def climb(
-    jobs: Sequence[Job],
-    display: ProgressDisplay,
-    stop: Callable[[Sequence[Job]], str | None] = lambda jobs: None,
-    devices: Sequence[str | None] = (None,),
-) -> tuple[list[FailedRun], dict[str, str]]:
-    """Run the jobs that aren't finished. A failed run stops only those that start from it.
+class Stop(Protocol):
+    """What may end a climb before its last rung, see :class:`~tl_plugin.ladder.limits.Limits`."""
 
-    Args:
-        jobs: From :func:`plan`.
-        display: Shows their progress.
-        stop: Called with all jobs before each new rung; a reason that it returns ends the climb.
-        devices: ``CUDA_VISIBLE_DEVICES`` of each of the runs that run in parallel. Defaults to one
-            run at a time with the environment's own.
+    def used_up(self, spent: float) -> str | None:
+        """Return why no further rung starts after so many seconds."""
 
-    Returns:
-        The failed runs; the rungs that the climb stopped before -> the reason.
-    """
-    waiting, running = list(jobs), []
-    failures: dict[tuple[str, int], FailedRun] = {}
-    not_climbed: dict[str, str] = {}
-    begun: set[str] = set()
-    try:
-        while waiting or running:
-            for job in list(waiting):
-                free = [device for device in devices if device not in [r.device for r in running]]
-                broken = next((need for need in job.needs if need.id in failures), None)
-                if job.result():
-                    display.finish(job.label, f'finished before, kept: {job.folder}')
-                elif broken:
-                    reason = f'not run: it starts from {broken.label}, which failed'
-                    failures[job.id] = FailedRun(*job.id, reason)
-                    display.finish(job.label, reason, failed=True)
-                elif not free or _unfinished(job, waiting, running):
-                    continue
-                elif job.rung.name not in begun and (reason := stop(jobs)):
-                    not_climbed[job.rung.name] = reason
-                    display.finish(job.label, f'not climbed: {reason}')
-                else:
-                    running.append(start(job, display, free[0]))
-                    begun.add(job.rung.name)
-                waiting.remove(job)
-            for run in list(running):
-                if run.process.poll() is None:
-                    now = read_progress(run.job.folder)
-                    steps = now.iteration, now.max_iterations
-                    display.update(run.job.label, now.in_words(), *steps)
-                    continue
-                running.remove(run)
-                failure = finish(run, display)
-                if failure:
-                    failures[run.job.id] = failure
-            if running:
-                time.sleep(POLL_SECONDS)
-    finally:
-        # No run goes on in the background, however this ends.
-        for run in running:
-            run.process.terminate()
-        for run in running:
-            run.process.wait()
-    return list(failures.values()), not_climbed
-
-
-def _unfinished(job: Job, waiting: Sequence[Job], running: Sequence[Run]) -> bool:
-    """Return whether another job has to end before this one can start."""
-    open_jobs = [other.id for other in (*waiting, *(run.job for run in running))]
-    return any(earlier.id in open_jobs for earlier in job.after)
+    def enough(self, jobs: Sequence[Job]) -> str | None:
+        """Return why what these jobs reach is enough, so that no more expensive one is wanted."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A job that is running in a process of its own."""
+    """A job that goes on in a process of its own."""
 
     job: Job
-    process: subprocess.Popen
-    device: str | None = None
+    process: Process
+    place: str = ''
 
 
-def start(job: Job, display: ProgressDisplay, device: str | None = None) -> Run:
-    """Start a job, or resume it where it was interrupted."""
+class Climb:
+    """Runs the jobs that aren't finished, side by side where the launcher has room.
+
+    A failed run stops only those that start from it. Which rungs are climbed doesn't depend on how
+    many go on at once: whether a rung is climbed is decided by the results of those before it.
+
+    Args:
+        jobs: From :func:`plan`.
+        display: Shows their progress.
+        stop: May end the climb. Defaults to None, never.
+        launcher: Where runs go on. Defaults to None, one at a time on this machine.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        display: ProgressDisplay,
+        stop: Stop | None = None,
+        launcher: Launcher | None = None,
+    ) -> None:
+        self.jobs, self._display, self._stop = list(jobs), display, stop
+        self._launcher = launcher or ThisMachine(jobs=1)
+        self._waiting: list[Job] = list(jobs)
+        self._running: list[Run] = []
+        self._begun: set[str] = set()
+        self._judged: dict[tuple[str, int], str | None] = {}
+        self._results = {job.id: result for job in jobs if (result := job.result())}
+        self._waited_before = time_waited(self._results.values())
+        self._started = time.monotonic()
+        self.failures: dict[tuple[str, int], FailedRun] = {}
+        self.not_climbed: dict[str, str] = {}
+
+    def run(self) -> tuple[list[FailedRun], dict[str, str]]:
+        """Climb.
+
+        Returns:
+            The failed runs; the rungs that the climb stopped before -> the reason.
+        """
+        interrupted = True
+        try:
+            while self._waiting or self._running:
+                for job in list(self._waiting):
+                    if self._settle(job) or self._start(job):
+                        self._waiting.remove(job)
+                for run in list(self._running):
+                    self._look_at(run)
+                self._display.show_left(self._left())
+                if self._running:
+                    time.sleep(POLL_SECONDS)
+            interrupted = False
+        finally:
+            # No run goes on in the background, however this ends, unless on a cluster.
+            if not (interrupted and self._launcher.holds_back):
+                for run in self._running:
+                    run.process.terminate()
+                for run in self._running:
+                    run.process.wait()
+            self._launcher.close(interrupted)
+        return list(self.failures.values()), self.not_climbed
+
+    def _settle(self, job: Job) -> bool:
+        """Return whether a job needs no run: it has a result, it can't run, or it isn't wanted."""
+        if job.id in self._results:
+            self._display.finish(job.label, f'finished before, kept: {job.folder}')
+            return True
+        broken = next((need for need in job.needs if need.id in self.failures), None)
+        if broken:
+            self._fail(job, f'not run: it starts from {broken.label}, which failed')
+            return True
+        left_out = next((need for need in job.needs if need.rung.name in self.not_climbed), None)
+        reason = self.not_climbed[left_out.rung.name] if left_out else None
+        if not reason and self._stop and job.rung.name not in self._begun:
+            spent = self._waited_before + time.monotonic() - self._started
+            reason = self._stop.used_up(spent) or self._enough(job)
+        if reason:
+            self._leave(job, reason)
+        return bool(reason)
+
+    def _before(self, job: Job) -> list[Job]:
+        """Return the jobs of the rungs before a job's whose seeds have all ended."""
+        going_on = {other.rung.name for other in self._waiting}
+        going_on |= {run.job.rung.name for run in self._running}
+        names = [other.rung.name for other in self.jobs]
+        earlier = self.jobs[: names.index(job.rung.name)]
+        return [other for other in earlier if other.rung.name not in going_on]
+
+    def _enough(self, job: Job) -> str | None:
+        """Return why a rung isn't wanted any more; read again when another has ended."""
+        if self._stop is None:
+            return None
+        key = job.rung.name, len(self._results) + len(self.failures)
+        if key not in self._judged:
+            self._judged[key] = self._stop.enough(self._before(job))
+        return self._judged[key]
+
+    def _fail(self, job: Job, reason: str) -> None:
+        self.failures[job.id] = FailedRun(*job.id, reason)
+        self._display.finish(job.label, reason, failed=True)
+
+    def _leave(self, job: Job, reason: str) -> None:
+        self.not_climbed[job.rung.name] = reason
+        self._display.finish(job.label, f'not climbed: {reason}')
+
+    def _start(self, job: Job) -> bool:
+        """Start a job, or resume it, if it can start now."""
+        open_ids = {other.id for other in (*self._waiting, *(run.job for run in self._running))}
+        waits_for = [run for run in self._running if run.job in job.after]
+        if self._launcher.holds_back:
+            open_ids -= {run.job.id for run in waits_for}
+        if any(earlier.id in open_ids for earlier in job.after):
+            return False
+        place = self._launcher.room(self._running, self._usage())
+        if place is None:
+            return False
+        prepare_folder(job)
+        self._display.start(job.label)
+        process = self._launcher.start(job, place, waits_for)
+        self._running.append(Run(job, process, place))
+        self._begun.add(job.rung.name)
+        return True
+
+    def _look_at(self, run: Run) -> None:
+        """Show how far a run is; take in its end."""
+        job = run.job
+        if run.process.poll() is None:
+            if reason := self._enough(job):
+                run.process.terminate()
+                run.process.wait()
+                self._running.remove(run)
+                self._leave(job, reason)
+                return
+            now = read_progress(job.folder)
+            self._display.update(job.label, now.in_words(), now.iteration, now.max_iterations)
+            return
+        self._running.remove(run)
+        broken = next((need for need in job.needs if need.id in self.failures), None)
+        if broken:  # a cluster has dropped it
+            self._fail(job, f'not run: it starts from {broken.label}, which failed')
+            return
+        failure = finish(run, self._display)
+        if failure:
+            self.failures[job.id] = failure
+        else:
+            self._results[job.id] = job.result()
+
+    def _usage(self) -> Usage | None:
+        """Return what a run takes of the machine at most, of those that were measured."""
+        known = [result for result in self._results.values() if result.memory]
+        if not known:
+            return None
+        cores = max(result.cores for result in known)
+        return Usage(cores, max(result.memory for result in known))
+
+    def _left(self) -> float | None:
+        """Estimate the seconds until the end; None while no run tells how long one takes."""
+        if not self._results:
+            return None
+        by_rung = {name: result.seconds for (name, _), result in self._results.items()}
+        mean = statistics.fmean(result.seconds for result in self._results.values())
+        left = [by_rung.get(job.rung.name, mean) for job in self._waiting]
+        for run in self._running:
+            now = read_progress(run.job.folder)
+            usual = max(0.0, by_rung.get(run.job.rung.name, mean) - now.elapsed)
+            left.append(usual if now.remaining is None else now.remaining)
+        return max([sum(left) / max(len(self._running), 1), *left], default=0.0)
+
+
+def climb(
+    jobs: Sequence[Job],
+    display: ProgressDisplay,
+    stop: Stop | None = None,
+    launcher: Launcher | None = None,
+) -> tuple[list[FailedRun], dict[str, str]]:
+    """Run the jobs that aren't finished, see :class:`Climb`.
+
+    Args:
+        jobs: From :func:`plan`.
+        display: Shows their progress.
+        stop: May end the climb. Defaults to None, never.
+        launcher: Where runs go on. Defaults to None, one at a time on this machine.
+
+    Returns:
+        The failed runs; the rungs that the climb stopped before -> the reason.
+    """
+    return Climb(jobs, display, stop, launcher).run()
+
+
+def prepare_folder(job: Job) -> None:
+    """Make a job's folder and write its config there, with its start, as far as that is known."""
     make_folder(job)
     place(job.ready, job.folder, _checkpoint(job.start), _checkpoint(job.adapted))
-    display.start(job.label)
-    command = [sys.executable, '-m', 'tl_plugin.ladder.run_rung', str(job.folder), '--key', job.key]
-    source_model = _checkpoint(job.baseline)
-    if source_model:
-        command += ['--source-model', source_model]
-    with (job.folder / LOG_NAME).open('ab') as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=_environment(device)
-        )
-    return Run(job, process, device)
 
 
 def _checkpoint(job: Job | None) -> str | None:
@@ -260,7 +377,8 @@ def make_folder(job: Job) -> None:
         job.folder.mkdir()
     write_json(job.folder / JOB_NAME, {'rung': job.rung.name, 'seed': job.seed, 'key': job.key})
     # Of an interrupted attempt only the time it took counts.
-    progress = Progress(elapsed=read_progress(job.folder).elapsed)
+    before = read_progress(job.folder)
+    progress = Progress(elapsed=before.elapsed, trained=before.trained)
     write_json(job.folder / PROGRESS_NAME, progress._asdict())
 
 
@@ -291,12 +409,7 @@ def failure_report(job: Job, reason: str) -> str:
     )
 
 
-def _environment(device: str | None) -> dict[str, str]:
-    package = str(Path(tl_plugin.__file__).resolve().parent.parent)
-    paths = [package, *filter(None, [os.environ.get('PYTHONPATH')])]
-    visible = {} if device is None else {'CUDA_VISIBLE_DEVICES': device}
-    return {**os.environ, 'PYTHONPATH': os.pathsep.join(paths), 'PYTHONUNBUFFERED': '1', **visible}
-
-
 def _tail(log: Path, count: int) -> list[str]:
+    if not log.is_file():
+        return []
     return log.read_text(encoding='utf-8', errors='replace').splitlines()[-count:]

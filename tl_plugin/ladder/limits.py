@@ -19,8 +19,8 @@ class Limits:
         until: Target accuracy in percent at which the climb ends. Defaults to None, no such limit.
         budget_source: Points of source accuracy that a rung may lose; one that loses more can't be
             recommended. Defaults to None, no limit.
-        budget_time: Seconds of training after which no new rung starts, including runs that were
-            finished before. Defaults to None, no limit.
+        budget_time: Seconds of waiting after which no new rung starts, including those for runs
+            that were finished before; runs side by side count once. Defaults to None, no limit.
         early_stop: End the climb when a rung is as good on the target as ``source_only`` on the
             source, so that more expensive rungs have no gap to close. Defaults to False.
 
@@ -61,16 +61,25 @@ class Limits:
                 'target with labels on some of its images'
             )
 
-    def reason_to_stop(self, jobs: Sequence[Job]) -> str | None:
-        """Return why the climb ends before the next rung; None if it goes on.
+    def used_up(self, spent: float) -> str | None:
+        """Return why no further rung starts; None if there is time.
 
         Args:
-            jobs: All runs of the climb, finished and unfinished.
+            spent: Seconds that the climb has taken.
         """
-        rungs = summaries(jobs)
-        spent = sum(rung.seconds * len(rung.seeds) for rung in rungs)
         if self.budget_time is not None and spent >= self.budget_time:
-            return f'{spent:.0f} s of training have used up the {self.budget_time:.0f} s allowed'
+            return f'{spent:.0f} s have used up the {self.budget_time:.0f} s allowed'
+        return None
+
+    def enough(self, jobs: Sequence[Job]) -> str | None:
+        """Return why what the rungs so far reach is enough; None if it isn't.
+
+        Args:
+            jobs: Their runs, finished and unfinished.
+        """
+        if self.until is None and not self.early_stop:
+            return None
+        rungs = summaries(jobs)
         inside = within_budget(rungs, self.budget_source)
         kept = [rung for rung in inside if rung.validated(TARGET_ACCURACY) is not None]
         if not kept:

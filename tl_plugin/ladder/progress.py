@@ -26,7 +26,9 @@ class Progress(NamedTuple):
         epoch: Epoch that is running, from 1; 0 if the run counts iterations alone.
         max_epochs: Epochs in all, likewise.
         loss: Of the last iteration; None before the first.
-        elapsed: Seconds, those of interrupted attempts included.
+        elapsed: Seconds since the run's process was started, those of interrupted attempts
+            included.
+        trained: Those of them in which it trained.
         remaining: Estimated seconds of training that are left; None before the first iteration.
     """
 
@@ -37,12 +39,13 @@ class Progress(NamedTuple):
     max_epochs: int = 0
     loss: float | None = None
     elapsed: float = 0.0
+    trained: float = 0.0
     remaining: float | None = None
 
     def in_words(self) -> str:
         """Describe it for somebody who watches.
 
-        >>> Progress('training', 30, 60, 2, 4, 0.5, 12.0, 11.6).in_words()
+        >>> Progress('training', 30, 60, 2, 4, 0.5, 12.0, 9.0, 11.6).in_words()
         'epoch 2/4, loss 0.500, 12 s left'
         """
         if self.phase != 'training' or not self.iteration:
@@ -87,16 +90,20 @@ class ProgressHook(Hook):
 
     Args:
         folder: The run's folder.
-        elapsed: Seconds that earlier, interrupted attempts took.
+        began: When its process was started, in seconds since the epoch.
+        before: The progress of earlier, interrupted attempts, whose time counts.
     """
 
     priority = 'VERY_LOW'
 
-    def __init__(self, folder: Path, elapsed: float = 0.0) -> None:
+    def __init__(self, folder: Path, began: float, before: Progress) -> None:
         self.folder = folder
-        self._started = time.monotonic() - elapsed
+        self.trained = before.trained
+        # The clock of the wall alone is that of the process which has started this one.
+        self._started = time.monotonic() - (time.time() - began) - before.elapsed
         self._written = 0.0
         self._first: tuple[float, int] | None = None
+        self._before = before.trained
 
     @property
     def elapsed(self) -> float:
@@ -107,6 +114,10 @@ class ProgressHook(Hook):
         """Start the clock of the estimate."""
         self._first = (time.monotonic(), runner.iter)
         self._write(runner, 'training')
+
+    def after_train(self, runner: Any) -> None:
+        """Stop the clock of training."""
+        self._count()
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -121,6 +132,8 @@ class ProgressHook(Hook):
         self._write(runner, 'testing')
 
     def _write(self, runner: Any, phase: str, loss: float | None = None) -> None:
+        if phase == 'training':
+            self._count()
         done = runner.iter + (loss is not None)
         progress = Progress(
             phase=phase,
@@ -130,10 +143,14 @@ class ProgressHook(Hook):
             max_epochs=_max_epochs(runner),
             loss=loss,
             elapsed=self.elapsed,
+            trained=self.trained,
             remaining=self._remaining(done, runner.max_iters),
         )
         write_json(self.folder / PROGRESS_NAME, progress._asdict())
         self._written = time.monotonic()
+
+    def _count(self) -> None:
+        self.trained = self._before + time.monotonic() - self._first[0]
 
     def _remaining(self, done: int, total: int) -> float | None:
         start, first = self._first

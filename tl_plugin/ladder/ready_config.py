@@ -13,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.launch.config_types import importable
 from tl_plugin.launch.runs import add_test_metric, merge_options
+from tl_plugin.reliability.files import write_text
 from tl_plugin.stack.options import type_name
 from tl_plugin.stack.protocol import TARGET
 from tl_plugin.strategies import apply_strategies
@@ -164,15 +165,36 @@ def place(
     placed = Config(importable(ready).to_dict())
     placed.work_dir = str(folder)
     placed.resume = False
-    if start_checkpoint is not None:
-        placed.load_from = start_checkpoint
-    if adapted is not None:
-        placed.train_cfg.adapted = adapted
+    _set_start(placed, start_checkpoint, adapted)
     add_test_metric(placed, dict(type='DumpResults', out_file_path=str(folder / PREDICTIONS_NAME)))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / CONFIG_NAME
     placed.dump(path)
     return path
+
+
+def start_from(folder: Path, start_checkpoint: str | None, adapted: str | None = None) -> None:
+    """Set the start of a run that was placed before the runs which it builds on had ended.
+
+    Args:
+        folder: The run's folder.
+        start_checkpoint: As in :func:`place`.
+        adapted: As in :func:`place`.
+    """
+    path = folder / CONFIG_NAME
+    placed = Config.fromfile(path)
+    if _set_start(placed, start_checkpoint, adapted):
+        write_text(path, placed.pretty_text)
+
+
+def _set_start(placed: Config, start_checkpoint: str | None, adapted: str | None) -> bool:
+    """Set what is given; return whether that changes the config."""
+    before = placed.get('load_from'), placed.train_cfg.get('adapted')
+    if start_checkpoint is not None:
+        placed.load_from = start_checkpoint
+    if adapted is not None:
+        placed.train_cfg.adapted = adapted
+    return before != (placed.get('load_from'), placed.train_cfg.get('adapted'))
 
 
 def _plain(config: Mapping | None) -> dict:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from tl_plugin.evaluation.expected_accuracy import ExpectedAccuracy
 from tl_plugin.stack.protocol import SOURCE, TARGET
 
 #: The version of the files that these records are written to. Raised when a field changes.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: Domains that every rung reports, measured or not.
 DOMAINS = (SOURCE, TARGET)
 #: A prediction counts as confident from this probability of its class on.
@@ -146,7 +147,11 @@ class RunResult:
     Args:
         key: Hash of the run's config, see :func:`~tl_plugin.ladder.ready_config.content_key`.
         checkpoint: Path of the trained model.
-        seconds: Duration of training and testing.
+        seconds: What the user waits for the run: from the start of its process to its end, tests
+            and comparison included, those of interrupted attempts too.
+        training_seconds: Those of them in which it trains, its validations included.
+        cores: Cores that it kept busy on average, see :mod:`tl_plugin.ladder.capacity`.
+        memory: Bytes that it took at most.
         epochs: Number of epochs of training.
         iterations: Number of iterations of training.
         parameters: Number of weights of the model.
@@ -171,6 +176,9 @@ class RunResult:
     key: str
     checkpoint: str = ''
     seconds: float = 0.0
+    training_seconds: float = 0.0
+    cores: float = 0.0
+    memory: int = 0
     epochs: int = 0
     iterations: int = 0
     parameters: int = 0
@@ -222,6 +230,31 @@ class RunResult:
             expected=_read(ExpectedAccuracy, content.get('expected')),
         )
         return cls(**{**content, **records})
+
+
+def time_waited(results: Iterable[RunResult]) -> float:
+    """Return for how many seconds at least one of some runs went on.
+
+    Runs that went on at once count once. One without a time of its end counts by itself.
+
+    Example:
+        >>> noon, later = '2026-01-01T12:00:00+00:00', '2026-01-01T12:00:05+00:00'
+        >>> runs = [RunResult('a', seconds=10, finished=noon)]
+        >>> time_waited([*runs, RunResult('b', seconds=10, finished=later)])
+        15.0
+    """
+    total, spans = 0.0, []
+    for result in results:
+        if result.finished is None:
+            total += result.seconds
+        else:
+            end = datetime.fromisoformat(result.finished).timestamp()
+            spans.append((end - result.seconds, end))
+    last = float('-inf')
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, last))
+        last = max(last, end)
+    return total
 
 
 @dataclass(frozen=True)
@@ -280,7 +313,8 @@ class RungResult:
         domains: Domain -> what it reaches there.
         interval_method: A key of :data:`~tl_plugin.evaluation.intervals.METHODS`.
         validation: Metric -> values by seed at the end.
-        seconds: Mean duration of training and testing.
+        seconds: Mean of what the user waits for a run, from its start to its end.
+        training_seconds: Mean of those in which a run trains.
         trainable_parameters: Number of weights that train.
         parameters: Number of all weights.
         epochs: Of the first seed.
@@ -304,6 +338,7 @@ class RungResult:
     interval_method: str = 'images'
     validation: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
+    training_seconds: float = 0.0
     trainable_parameters: int = 0
     parameters: int = 0
     epochs: int = 0

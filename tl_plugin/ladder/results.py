@@ -18,6 +18,7 @@ from tl_plugin.evaluation.intervals import accuracy_interval, interval_method
 from tl_plugin.reliability.files import read_json
 from tl_plugin.stack.protocol import TARGET
 
+from .capacity import threads_of_a_run
 from .climb import Job
 from .recommend import BASELINE, recommend, why_none
 from .records import (
@@ -109,6 +110,7 @@ def summarise(jobs: Sequence[Job], results: Sequence[RunResult]) -> RungResult:
             name: [round(result.validation[name], 4) for result in results] for name in names
         },
         seconds=round(statistics.fmean(result.seconds for result in results), 1),
+        training_seconds=round(statistics.fmean(r.training_seconds for r in results), 1),
         trainable_parameters=results[0].trainable_parameters,
         parameters=results[0].parameters,
         epochs=results[0].epochs,
@@ -287,7 +289,8 @@ def machine() -> str:
 
     if torch.cuda.is_available():
         return f'{torch.cuda.device_count()} x {torch.cuda.get_device_name()}'
-    return f'{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads'
+    threads = threads_of_a_run() or torch.get_num_threads()
+    return f'{os.cpu_count()} CPU cores, {threads} {"thread" if threads == 1 else "threads"} a run'
 
 
 def read_results(path: Path) -> LadderResults:

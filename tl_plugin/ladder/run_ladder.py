@@ -17,6 +17,7 @@ from tl_plugin.reporting.progress import ProgressDisplay
 from tl_plugin.stack.options import type_name
 
 from .climb import climb, plan
+from .launchers import Launcher, ThisMachine
 from .limits import Limits
 from .ready_config import check_measures_target
 from .records import LadderResults
@@ -40,7 +41,7 @@ def run_ladder(
     seeds: Sequence[int] = (0,),
     cfg_options: dict | None = None,
     limits: Limits | None = None,
-    devices: Sequence[str] | None = None,
+    launcher: Launcher | None = None,
 ) -> int:
     """Climb the ladder on a config, print the table, write results.json and report.html.
 
@@ -51,8 +52,8 @@ def run_ladder(
         seeds: Each rung is run once for each of them. Defaults to ``(0,)``.
         cfg_options: Single settings over the config.
         limits: When to end the climb, and what a rung may cost the source. Defaults to no limits.
-        devices: GPUs that run one rung each at a time, as in ``CUDA_VISIBLE_DEVICES``. Defaults to
-            all of several GPUs.
+        launcher: Where the runs go on. Defaults to this machine: side by side on its GPUs, or on
+            its cores as far as that pays.
 
     Returns:
         0, or 1 if a run failed.
@@ -84,7 +85,7 @@ def run_ladder(
     work_dir.mkdir(parents=True, exist_ok=True)
     with ProgressDisplay(len(jobs), name='ladder') as display:
         failures, not_climbed = climb(
-            jobs, display, limits.reason_to_stop, devices or visible_devices()
+            jobs, display, limits, launcher or ThisMachine(visible_devices())
         )
     notes = [*(settings.get('notes') or ()), *notes_on_labels(labels)]
     results = collect(
@@ -167,12 +168,10 @@ def print_end(results: LadderResults, work_dir: Path) -> None:
     )
 
 
-def visible_devices() -> Sequence[str | None]:
-    """Return the GPUs that a run may have for itself; None where there are fewer than two."""
+def visible_devices() -> list[str]:
+    """Return the GPUs that runs may have for themselves, as in ``CUDA_VISIBLE_DEVICES``."""
     import torch
 
     count = torch.cuda.device_count()
-    if count < 2:
-        return (None,)
     listed = os.environ.get('CUDA_VISIBLE_DEVICES')
     return listed.split(',')[:count] if listed else [str(index) for index in range(count)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import pickle
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor
@@ -35,15 +37,18 @@ from tl_plugin.evaluation.source_reference import (
     source_reference,
 )
 from tl_plugin.evaluation.validators import validator_scores
+from tl_plugin.launch.cpu import leave_cpu_group
 from tl_plugin.launch.runs import build_runner, prepare
 from tl_plugin.reliability.checkpoints import newest_whole_checkpoint
 from tl_plugin.reliability.fault_tolerance import attempt
-from tl_plugin.reliability.files import write_json, write_whole
+from tl_plugin.reliability.files import read_json, write_json, write_whole
+from tl_plugin.reliability.ranks import on_main_process
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.protocol import SOURCE, TARGET
 
+from .capacity import own_usage
 from .progress import ProgressHook, read_progress, read_scalars
-from .ready_config import CONFIG_NAME, PREDICTIONS_NAME
+from .ready_config import CONFIG_NAME, PREDICTIONS_NAME, start_from
 from .records import DOMAINS, KeptLayers, Predictions, RunResult
 
 RESULT_NAME = 'result.json'
@@ -54,7 +59,13 @@ KEPT_LAYERS = 'comparison with the source model layer by layer'
 NUM_IMAGES, MAX_LAYERS, BATCH_SIZE = 256, 12, 32
 
 
-def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
+def run_rung(
+    folder: Path,
+    key: str,
+    source_model: str | None = None,
+    began: float | None = None,
+    launcher: str = 'none',
+) -> None:
     """Train and test the config in a folder; write ``result.json`` and ``predictions.json``.
 
     Args:
@@ -62,29 +73,46 @@ def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
         key: Of the result, see :func:`~tl_plugin.ladder.ready_config.content_key`.
         source_model: Checkpoint of the source model, to compare with layer by layer. Defaults to
             None, no comparison.
+        began: When the run was started, in seconds since the epoch. Defaults to None, now.
+        launcher: ``'pytorch'`` in each of several processes that torchrun has started; they share
+            the batches of the config, so that it means the same training. Defaults to ``'none'``.
+
+    Raises:
+        ValueError: If the processes can't share a batch evenly.
     """
+    began = time.time() if began is None else began
     checkpoint = newest_whole_checkpoint(folder)
     # Without a file name: the runner writes its config into the folder under that name, and would
     # write `resume` into the ready config. Without formatting, which takes seconds.
     cfg = Config(Config.fromfile(folder / CONFIG_NAME).to_dict(), format_python_code=False)
+    if launcher != 'none':
+        share_batches(cfg, int(os.environ['WORLD_SIZE']))
+    resume = str(checkpoint) if checkpoint else None
     with naming_bad_data():
-        runner = build_runner(prepare(cfg, resume=str(checkpoint) if checkpoint else None))
-        progress = ProgressHook(folder, read_progress(folder).elapsed if checkpoint else 0.0)
-        runner.register_hook(progress)
+        runner = build_runner(prepare(cfg, resume=resume, launcher=launcher))
+        progress = ProgressHook(folder, began, read_progress(folder))
+        if is_main_process():
+            runner.register_hook(progress)
         runner.train()
     trained = kept_checkpoint(runner)
     validation = final_validation(runner, folder, fresh=trained is not None)
     metrics = runner.test()
+    if not is_main_process():
+        return
     tested = gather_predictions(folder)
     predictions = {name: found.predictions for name, found in tested.items()}
     write_json(
         folder / PREDICTIONS_JSON, {name: found.to_json() for name, found in predictions.items()}
     )
     left_out: dict[str, str] = {}
+    usage = own_usage(time.time() - began)
     result = RunResult(
         key=key,
         checkpoint=str(trained or newest_whole_checkpoint(folder, resumable=False)),
         seconds=round(progress.elapsed, 1),
+        training_seconds=round(progress.trained, 1),
+        cores=round(usage.cores, 2),
+        memory=usage.memory,
         epochs=runner.epoch,
         iterations=runner.iter,
         **count_parameters(runner.model),
@@ -100,17 +128,50 @@ def run_rung(folder: Path, key: str, source_model: str | None = None) -> None:
         validation=validation,
         metrics=_scalars(metrics),
         classes=_classes(runner),
-        finished=datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
+        finished=_now(),
         left_out=left_out,
     )
     # The result comes first: what follows may fail, and even end the process.
     write_json(folder / RESULT_NAME, result.to_json())
     expected = attempt(EXPECTED, lambda: expect(runner, tested, folder), left_out)
-    result = replace(result, expected=expected)
+    result = replace(result, expected=expected, seconds=round(progress.elapsed, 1), finished=_now())
     write_json(folder / RESULT_NAME, result.to_json())
     if source_model:
         kept = attempt(KEPT_LAYERS, lambda: compare_layers(runner, source_model), left_out)
-        write_json(folder / RESULT_NAME, replace(result, kept_layers=kept).to_json())
+        result = replace(
+            result, kept_layers=kept, seconds=round(progress.elapsed, 1), finished=_now()
+        )
+        write_json(folder / RESULT_NAME, result.to_json())
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec='milliseconds')
+
+
+def share_batches(cfg: Config, processes: int) -> None:
+    """Divide the batches of training among processes, in place.
+
+    Args:
+        cfg: A ready config; its batch sizes are those of a single process.
+        processes: Their number.
+
+    Raises:
+        ValueError: If one of the batches can't be divided evenly.
+    """
+    loaders = {
+        'train_dataloader': cfg.get('train_dataloader'),
+        'train_cfg.target_dataloader': (cfg.get('train_cfg') or {}).get('target_dataloader'),
+    }
+    for name, loader in loaders.items():
+        size = (loader or {}).get('batch_size')
+        if size is None:
+            continue
+        if size % processes:
+            raise ValueError(
+                f'{processes} processes cannot share batches of {size} images evenly: set '
+                f'{name}.batch_size to a multiple of {processes}, {size + -size % processes} say'
+            )
+        loader['batch_size'] = size // processes
 
 
 def expect(runner: Runner, tested: Mapping[str, Tested], folder: Path) -> ExpectedAccuracy | None:
@@ -157,7 +218,8 @@ def final_validation(runner: Runner, folder: Path, fresh: bool = False) -> dict[
     """
     if runner.val_loop is None:
         return {}
-    _, records = read_scalars(folder)
+    # One process alone writes the log, and all have to validate, or none.
+    _, records = on_main_process(lambda: read_scalars(folder))
     found = records[-1] if records else {}
     if fresh or found.get('step') not in (runner.epoch, runner.iter):
         found = runner.val() or {}
@@ -297,14 +359,51 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or value != value else round(value, 4)
 
 
+def checkpoint_in(folder: Path | None) -> str | None:
+    """Return the model of the finished run in a folder.
+
+    Raises:
+        FileNotFoundError: If no run has finished there.
+    """
+    if folder is None:
+        return None
+    result = read_json(folder / RESULT_NAME)
+    if result is None:
+        raise FileNotFoundError(
+            f'there is no {RESULT_NAME} in {folder}, so the run there has not finished: this one '
+            'needs its model'
+        )
+    return RunResult.from_json(result, folder / RESULT_NAME).checkpoint
+
+
 def main() -> None:
     """Run the folder named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('folder', type=Path)
-    parser.add_argument('--key', required=True)
-    parser.add_argument('--source-model')
+    parser.add_argument('folder', type=Path, help='of the run, with its config.py')
+    parser.add_argument('--key', required=True, help='of the result')
+    parser.add_argument('--began', type=float, help='start of the run, in seconds since the epoch')
+    parser.add_argument(
+        '--from-run', type=Path, help='folder of the run whose model it starts from'
+    )
+    parser.add_argument('--adapted-run', type=Path, help='folder of the run with the second model')
+    parser.add_argument('--source-run', type=Path, help='folder of the run with the source model')
+    parser.add_argument('--threads', type=int, help='threads of the process')
+    parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none')
     arguments = parser.parse_args()
-    run_rung(arguments.folder, arguments.key, arguments.source_model)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    start, adapted = map(checkpoint_in, (arguments.from_run, arguments.adapted_run))
+    start_from(arguments.folder, start, adapted)
+    source = arguments.source_run
+    known = source is not None and (source / RESULT_NAME).is_file()
+    run_rung(
+        arguments.folder,
+        arguments.key,
+        checkpoint_in(source) if known else None,
+        arguments.began,
+        arguments.launcher,
+    )
+    leave_cpu_group()
 
 
 if __name__ == '__main__':

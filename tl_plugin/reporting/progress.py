@@ -33,6 +33,7 @@ class ProgressDisplay:
         self._last: dict[str, float] = {}
         self._text: dict[str, str] = {}
         self._tasks: dict[str, Any] = {}
+        self._left: float | None = None
         self._bars = _rich_progress(self._stream) if self._stream.isatty() else None
         if self._bars and total is not None:
             self._tasks[''] = self._bars.add_task(name, total=total, text=self._count())
@@ -67,7 +68,19 @@ class ProgressDisplay:
             self._bars.update(self._tasks[label], text=text, **steps)
             self._update_whole()
         elif text != self._text.get(label) and self._waited(label) >= LINE_INTERVAL:
-            self._print(label, text)
+            whole = '' if self._left is None else f'; the whole about {duration(self._left)}'
+            self._print(label, text + whole)
+            self._text[label] = text
+
+    def show_left(self, seconds: float | None) -> None:
+        """Set the estimate of the time that the whole still takes.
+
+        Args:
+            seconds: None where there is no telling.
+        """
+        self._left = seconds
+        if self._bars:
+            self._update_whole()
 
     def finish(self, label: str, text: str, failed: bool = False) -> None:
         """Show how a task has ended, also one that was never started."""
@@ -98,7 +111,8 @@ class ProgressDisplay:
             self._bars.update(self._tasks[''], completed=self.done, text=self._count())
 
     def _count(self) -> str:
-        return f'{self.done}/{self.total} runs, {duration(time.monotonic() - self._began)}'
+        left = '' if self._left is None else f', about {duration(self._left)} left'
+        return f'{self.done}/{self.total} runs, {duration(time.monotonic() - self._began)}{left}'
 
 
 @contextmanager
