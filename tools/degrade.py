@@ -1,4 +1,4 @@
-"""Write a field-like copy of a curated data set: blurred, dark, noisy, partly hidden."""
+"""Write a field-like copy of a curated data set: blurred, dark, noisy, or with wrong labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog='With --held-out, OUT/source holds the other images as they are: a source and a '
-        'target that share no image.',
+        'target that share no image. With --label-noise images are corrupted only if '
+        '--corruptions or --severity say so, and the true labels are in OUT.truth.csv, which no '
+        'other tool reads.',
     )
     parser.add_argument('data', help='folder, annotation file or mmpretrain config')
     parser.add_argument('out', type=Path, help='new folder')
@@ -23,19 +25,38 @@ def parse_args():
     parser.add_argument(
         '--held-out', type=float, metavar='SHARE', help='degrade this share of each class alone'
     )
-    parser.add_argument('--seed', type=int, default=0, help='draws images and corruptions')
-    return parser.parse_args()
+    parser.add_argument(
+        '--label-noise', type=float, metavar='SHARE', help='give this share of images wrong labels'
+    )
+    parser.add_argument(
+        '--kind',
+        choices=('symmetric', 'pairs', 'instance'),
+        help='of wrong labels: any other class (the default), the next class by name, or one that '
+        'follows from what the image shows',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='draws images, corruptions and labels')
+    args = parser.parse_args()
+    if args.kind and args.label_noise is None:
+        parser.error('--kind is the kind of --label-noise: give its share too, --label-noise 0.2')
+    return args
 
 
 def main():
     args = parse_args()
     from tl_plugin.datasets.degrade_quality import CORRUPTIONS, DegradeQuality
     from tl_plugin.intake.any_data import read_data
-    from tl_plugin.intake.degraded_copy import copy_files, write_degraded
+    from tl_plugin.intake.degraded_copy import (
+        copy_files,
+        png_names,
+        relabelled_paths,
+        write_degraded,
+    )
     from tl_plugin.intake.images import sample_share
+    from tl_plugin.intake.label_noise import write_truth
     from tl_plugin.reporting.progress import progress
 
-    degrade = DegradeQuality(
+    corrupts = args.label_noise is None or args.corruptions or args.severity is not None
+    degrade = corrupts and DegradeQuality(
         corruptions=args.corruptions,
         num_corruptions=min(args.num_corruptions, len(args.corruptions or CORRUPTIONS)),
         severity='mixed' if args.severity is None else args.severity,
@@ -50,15 +71,42 @@ def main():
         names = {item.name for item in held_out}
         copy_files([item for item in items if item.name not in names], args.out / 'source')
         items = held_out
-    with progress('degrading', len(items)) as advance:
-        broken = write_degraded(items, target, degrade, advance)
+    relabelled = {}
+    if args.label_noise is not None:
+        with progress('choosing labels', len(items)) as advance:
+            labels = choose_labels(items, args, advance)
+        relabelled['places'] = relabelled_paths(items, labels)
+    with progress('writing', len(items)) as advance:
+        broken = write_degraded(items, target, degrade or None, advance, **relabelled)
     # Names of files may hold bytes that are no text.
     sys.stdout.reconfigure(errors='backslashreplace')
     for note in data.notes:
         print(f'note: {note}')
     for line in broken:
         print(f'left out: {line}')
-    print(f'{target}: {len(items) - len(broken)} degraded images, {len(broken)} left out')
+    kind = 'degraded images' if degrade else 'images'
+    print(f'{target}: {len(items) - len(broken)} {kind}, {len(broken)} left out')
+    if relabelled:
+        places = relabelled['places']
+        names = png_names(places)
+        kept = [
+            (str(names[place]), item)
+            for place, item in places.items()
+            if (target / names[place]).is_file()
+        ]
+        truth = write_truth(target, *zip(*kept))
+        wrong = sum(Path(name).parent != Path(item.label or '') for name, item in kept)
+        print(f'{wrong} of {len(kept)} labels are wrong, {truth} has the true ones')
+
+
+def choose_labels(items, args, advance):
+    """Choose the labels, by thumbnails where they depend on the images."""
+    from tl_plugin.intake.degraded_copy import colour_thumbnails
+    from tl_plugin.intake.label_noise import noisy_labels
+
+    kind = args.kind or 'symmetric'
+    features = colour_thumbnails(items, advance) if kind == 'instance' else None
+    return noisy_labels(items, args.label_noise, kind, features, args.seed)
 
 
 if __name__ == '__main__':

@@ -98,3 +98,25 @@ def test_the_tool_survives_hostile_files_and_twins(tmp_path):
     assert {'good.jpg.png', 'good.png.png', 'UPPER.png', 'latin-1 \udce9.png'} <= written
     # Without these two, and an empty folder is nothing.
     assert len(written) + len(left_out) == len(FAULTS) - 3
+
+
+def test_wrong_labels_are_a_copy_with_the_truth_beside_it(photos, tmp_path):
+    found = run(photos, tmp_path / 'out', '--label-noise', '0.3', '--kind', 'pairs')
+    assert found.returncode == 0, found.stderr
+    truth = (tmp_path / 'out.truth.csv').read_text().splitlines()
+    assert truth[0] == 'file,given,true' and len(truth) == 21
+    items = {
+        str(Path(item.name).relative_to(tmp_path / 'out')): item
+        for item in read_data(tmp_path / 'out').items
+    }
+    wrong = 0
+    for name, given, true in (line.split(',') for line in truth[1:]):
+        assert items[name].label == given
+        # Names of both classes are alike, so that all were made longer.
+        original = photos / true / f'{Path(name).stem.split("_")[0]}.png'
+        np.testing.assert_array_equal(Image.open(items[name].name), Image.open(original))
+        wrong += given != true
+    assert wrong == 6 and '6 of 20 labels are wrong' in found.stdout
+    # No other tool takes the truth for labels.
+    with pytest.raises(ValueError, match='20 of 20 files not found'):
+        read_data(tmp_path / 'out.truth.csv', every_file=True)

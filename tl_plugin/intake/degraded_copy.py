@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -20,8 +22,9 @@ from .images import ImageItem
 def write_degraded(
     items: Iterable[ImageItem],
     folder: Path,
-    degrade: DegradeQuality,
+    degrade: DegradeQuality | None,
     advance: Callable[[int], None] = lambda count: None,
+    places: Mapping[Path, ImageItem] | None = None,
 ) -> list[str]:
     """Degrade images into a new folder, ``CLASS/NAME.png``; those without a class into its root.
 
@@ -30,8 +33,10 @@ def write_degraded(
     Args:
         items: The images. None is changed.
         folder: Where to write. It appears when all of them are there.
-        degrade: The corruptions; with a seed, each image always gets the same.
+        degrade: The corruptions; with a seed, each image always gets the same. None writes the
+            images without any.
         advance: Called with 1 after each image.
+        places: Path in the folder -> image. Defaults to None, by class and name.
 
     Returns:
         Why images were left out, one line each: those that can't be read.
@@ -40,8 +45,8 @@ def write_degraded(
         FileExistsError: If the folder is there already.
         ValueError: If two images would get the same name, or none can be read.
     """
-    places = target_paths(items)
-    names = _png_names(places)
+    places = target_paths(items) if places is None else places
+    names = png_names(places)
     partial = _begin(folder)
     broken = []
     for place, item in places.items():
@@ -49,7 +54,9 @@ def write_degraded(
         if image is None:
             broken.append(f'{item.name}: {reason}')
         else:
-            found = degrade.transform(dict(img=image, img_path=item.name))['img']
+            found = image
+            if degrade is not None:
+                found = degrade.transform(dict(img=image, img_path=item.name))['img']
             if item.pixels is not None and found.ndim == 3 and found.shape[2] == 3:
                 found = found[..., ::-1]
             path = partial / names[place]
@@ -107,13 +114,55 @@ def target_paths(items: Iterable[ImageItem]) -> dict[Path, ImageItem]:
     return places
 
 
-def _png_names(places: Collection[Path]) -> dict[Path, Path]:
+def relabelled_paths(
+    items: Sequence[ImageItem], labels: Sequence[str | None]
+) -> dict[Path, ImageItem]:
+    """Return the path of each image in a folder of classes, where the labels are others.
+
+    Where images of two classes have one name, every image gets a longer one, so that a name
+    doesn't tell which images were moved.
+
+    Args:
+        items: The images.
+        labels: The class of each in the folder.
+    """
+    names = [Path(item.name).name for item in items]
+    if len({Path(name).stem for name in names}) < len(names):
+        names = [
+            f'{Path(name).stem}_{hashlib.sha256(os.fsencode(item.name)).hexdigest()[:10]}'
+            f'{Path(name).suffix}'
+            for name, item in zip(names, items)
+        ]
+    return {Path(label or '', name): item for name, label, item in zip(names, labels, items)}
+
+
+def png_names(places: Collection[Path]) -> dict[Path, Path]:
     """Turn ``a.jpg`` into ``a.png``, and into ``a.jpg.png`` where there is an ``a.png`` too."""
     stems = Counter(place.with_suffix('') for place in places)
     return {
         place: Path(f'{place.with_suffix("") if stems[place.with_suffix("")] == 1 else place}.png')
         for place in places
     }
+
+
+def colour_thumbnails(
+    items: Sequence[ImageItem], advance: Callable[[int], None] = lambda count: None, side: int = 16
+) -> np.ndarray:
+    """Return small versions of images, ``(N, side, side, 3)``; those that can't be read are black.
+
+    Args:
+        items: The images.
+        advance: Called with 1 after each image.
+        side: Their width and height. Defaults to 16.
+    """
+    found = np.zeros((len(items), side, side, 3), np.float32)
+    for row, item in enumerate(items):
+        image, _ = _read(item)
+        if image is not None:
+            small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+            found[row] = small.reshape(side, side, -1)[..., :3]
+        advance(1)
+    return found
 
 
 def _read(item: ImageItem) -> tuple[np.ndarray | None, str]:
