@@ -152,8 +152,9 @@ def test_what_strategies_replace(config, strategies, loop, model):
 
 def test_flags(config, monkeypatch, tmp_path):
     assert load_config(config).default_scope == 'mmpretrain'
-    with pytest.raises(ValueError, match='GPU'):
-        prepare(load_config(config, (), {'optim_wrapper.type': AmpOptimWrapper}))
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    cfg = prepare(load_config(config, (), {'optim_wrapper.type': AmpOptimWrapper}))
+    assert cfg.optim_wrapper.type == 'CPUAmpOptimWrapper'
     monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
     assert prepare(load_config(config), amp=True).optim_wrapper.type == 'AmpOptimWrapper'
     cfg = prepare_test(

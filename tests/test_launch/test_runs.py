@@ -145,9 +145,13 @@ def test_every_flag_of_mmpretrain_is_there(tool, capsys, monkeypatch):
     assert len(theirs) > 8 and ours >= theirs | {'--strategy'}
 
 
-def test_amp_on_a_cpu_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match='GPU'):
-        prepare(load_config(CIFAR), amp=True)
+def test_amp_on_a_cpu_takes_the_wrapper_that_works_there(monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    written = dict(type='AmpOptimWrapper', loss_scale=128.0)
+    for options, amp in (({}, True), ({'optim_wrapper': written}, False)):
+        cfg = prepare(load_config(CIFAR, (), options), amp=amp)
+        assert cfg.optim_wrapper.type == 'CPUAmpOptimWrapper'
+        assert cfg.optim_wrapper.optimizer.type == 'SGD'
 
 
 def test_amp_with_a_gpu_is_what_it_is_in_mmpretrain(monkeypatch):

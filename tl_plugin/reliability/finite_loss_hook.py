@@ -65,7 +65,8 @@ class FiniteLossHook(Hook):
     def _allowed(self, runner: Runner) -> int:
         if self.patience is not None:
             return self.patience
-        return 10 if hasattr(runner.optim_wrapper, 'loss_scaler') else 0
+        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        return 10 if scaler is not None and scaler.is_enabled() else 0
 
 
 def _number(value: Any) -> float:

@@ -146,9 +146,8 @@ def test_ranks_that_drift_apart_are_noticed(tmp_path):
         run_distributed(train_in_two_processes, str(tmp_path), True)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='mmengine has no AMP on CPUs')
 def test_mixed_precision(tmp_path):
     runner = train(
-        tmp_path, TINY_RESNET, dict(layers=':-1'), optim_wrapper=dict(type='AmpOptimWrapper')
+        tmp_path, TINY_RESNET, dict(layers=':-1'), optim_wrapper=dict(type='CPUAmpOptimWrapper')
     )
     assert not of_backbone(runner.moved)
