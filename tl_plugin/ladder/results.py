@@ -9,13 +9,14 @@ import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import tl_plugin
 from tl_plugin.evaluation.intervals import accuracy_interval, interval_method
 from tl_plugin.reliability.files import read_json
+from tl_plugin.stack.check import module_version
 from tl_plugin.stack.protocol import TARGET
 
 from .capacity import threads_of_a_run
@@ -275,12 +276,9 @@ def _git(root: Path, *arguments: str) -> str:
 def versions() -> dict[str, str | None]:
     """Return the versions of Python, this package and its libraries."""
     found = {'python': platform.python_version(), 'tl_plugin': tl_plugin.__version__}
-    for name in ('mmpretrain', 'mmengine', 'torch', 'timm', 'numpy'):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    # By module: these two come under several distributions' names.
+    found |= {name: module_version(name) for name in ('mmpretrain', 'mmengine')}
+    return found | {name: version(name) for name in ('torch', 'timm', 'numpy')}
 
 
 def machine() -> str:

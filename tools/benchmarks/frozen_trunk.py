@@ -21,7 +21,10 @@ from tl_plugin.engine.layers import LayerMap
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--width', type=int, default=192, help='embed_dims of a 12-layer ViT')
-    parser.add_argument('--batch-size', type=int, default=8, help='images of 64x64')
+    parser.add_argument('--heads', type=int, default=4, help='of attention')
+    parser.add_argument('--size', type=int, default=64, help='of the images')
+    parser.add_argument('--patch', type=int, default=8, help='size of a patch')
+    parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--steps', type=int, default=15, help='timed steps of each')
     parser.add_argument(
         '--frozen',
@@ -31,20 +34,27 @@ def parse_args():
         help='numbers of frozen layers, of 14',
     )
     parser.add_argument('--threads', type=int, default=1, help='of torch')
+    harness.add_device(parser)
     harness.add_out(parser)
     return parser.parse_args()
 
 
-def build(width):
-    arch = dict(embed_dims=width, num_layers=12, num_heads=4, feedforward_channels=4 * width)
+def build(args):
+    width = args.width
+    arch = dict(
+        embed_dims=width, num_layers=12, num_heads=args.heads, feedforward_channels=4 * width
+    )
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(
+        model = MODELS.build(
             dict(
                 type='ImageClassifier',
-                backbone=dict(type='VisionTransformer', arch=arch, img_size=64, patch_size=8),
+                backbone=dict(
+                    type='VisionTransformer', arch=arch, img_size=args.size, patch_size=args.patch
+                ),
                 head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=width),
             )
-        ).train()
+        )
+    return model.to(args.device).train()
 
 
 def frozen_by_plan(model, layers):
@@ -111,14 +121,16 @@ def activation_bytes(forward, images, model):
 
 
 def compare(args, layers, images):
-    models = [build(args.width) for _ in range(2)]
+    models = [build(args) for _ in range(2)]
     models[1].load_state_dict(copy.deepcopy(models[0].state_dict()))
     forwards = [frozen_by_plan(models[0], layers), frozen_by_hand(models[1], layers)]
     outputs = [forward(images) for forward in forwards]
     torch.testing.assert_close(*outputs)
     memory = [activation_bytes(f, images, model) for f, model in zip(forwards, models)]
     seconds = harness.in_turn(
-        dict(zip(('ours', 'plain'), (step(f, images) for f in forwards))), args.steps
+        dict(zip(('ours', 'plain'), (step(f, images) for f in forwards))),
+        args.steps,
+        clock=harness.clock_of(args.device),
     )
     what = f'{layers} of 14 layers frozen'
     return [
@@ -131,7 +143,7 @@ def main():
     args = parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    images = torch.rand(args.batch_size, 3, 64, 64)
+    images = torch.rand(args.batch_size, 3, args.size, args.size, device=args.device)
     lines = [line for layers in args.frozen for line in compare(args, layers, images)]
     harness.write(
         dict(width=args.width, batch_size=args.batch_size, steps=args.steps, lines=lines), args

@@ -21,6 +21,34 @@ def add_out(parser):
     parser.add_argument('--out', type=Path, help='JSON file; printed in any case')
 
 
+def add_device(parser):
+    """Add the option of those that a GPU may run."""
+    default = 'cuda' if torch.cuda.is_available() else 'cpu'
+    parser.add_argument('--device', default=default, help='cuda or cpu')
+
+
+def clock_of(device):
+    """Return what tells the time of work on a device: on a GPU, once it has done all of it."""
+    if not str(device).startswith('cuda'):
+        return time.process_time
+
+    def clock():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return clock
+
+
+def peak_memory(function):
+    """Return how many bytes of a GPU a call takes, beyond those that are taken before it."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def in_turn(functions, steps, warmup=2, clock=time.process_time):
     """Time functions in turn, so that other load on the machine affects all alike.
 
@@ -28,8 +56,8 @@ def in_turn(functions, steps, warmup=2, clock=time.process_time):
         functions: Name -> what to call.
         steps: So many timed calls of each.
         warmup: So many before them.
-        clock: The time that this process has computed for, or ``time.perf_counter`` where others
-            work for it.
+        clock: The time that this process has computed for, ``time.perf_counter`` where others
+            work for it, or :func:`clock_of` a device.
 
     Returns:
         Name -> seconds of each call.
@@ -83,6 +111,7 @@ def write(result, args):
         benchmark=name,
         command=shlex.join(['python', f'tools/benchmarks/{name}.py', *options]),
         machine=f'{platform.machine()}, {os.cpu_count()} cores',
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         torch=torch.__version__,
         threads=torch.get_num_threads(),
         load=round(os.getloadavg()[0], 1),

@@ -25,6 +25,13 @@ from torch import nn
 from tl_plugin.reliability.resumable_loops import keep_freed_memory
 
 CLASSES = 7
+#: What is compared: ours with the plain way, by name.
+COMPARED = [
+    ('dann, against the naive recipe', 'ours', 'naive'),
+    ('dann with channels_last=True, against the naive recipe', 'ours_last', 'naive'),
+    ('dann, against the naive recipe, both with channels last', 'ours_last', 'naive_last'),
+    ('dann, against source-only on as many images', 'ours', 'source_only'),
+]
 
 
 def parse_args():
@@ -34,13 +41,14 @@ def parse_args():
     parser.add_argument('--batch-size', type=int, default=24, help='of each domain')
     parser.add_argument('--steps', type=int, default=20, help='timed steps of each')
     parser.add_argument('--threads', type=int, default=2, help='of torch')
+    harness.add_device(parser)
     harness.add_out(parser)
     return parser.parse_args()
 
 
 def build(args, kind, **parts):
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(
+        model = MODELS.build(
             dict(
                 type=kind,
                 backbone=dict(type='PooledTimmBackbone', model_name=args.model),
@@ -50,7 +58,8 @@ def build(args, kind, **parts):
                 data_preprocessor=dict(num_classes=CLASSES, mean=[127.5] * 3, std=[127.5] * 3),
                 **parts,
             )
-        ).train()
+        )
+    return model.to(args.device).train()
 
 
 def optimizer_of(model):
@@ -83,9 +92,11 @@ class Naive:
             nn.Sigmoid(),
         )
         self.learner = optimizer_of(nn.ModuleList([self.network, self.head]))
+        device = next(model.parameters()).device
+        self.discriminator.to(device)
+        self.images = [(domain.to(device).float() - 127.5) / 127.5 for domain in images]
+        self.labels = labels.to(device)
         self.critic = optimizer_of(self.discriminator)
-        self.images = [(domain.float() - 127.5) / 127.5 for domain in images]
-        self.labels = labels
 
     def features(self):
         return [self.network(images)[-1] for images in self.images]
@@ -127,45 +138,26 @@ def main():
     plain = build(args, 'AdaptationClassifier')
     keep_freed_memory(dann)  # as the train loops do; all ways run in this one process
     domains = images.split(count), labels[:count]
-    seconds = harness.in_turn(
-        dict(
-            ours=Ours(dann, pair),
-            naive=Naive(dann, *domains),
-            ours_last=Ours(last, pair),
-            naive_last=Naive(last, *domains),
-            source_only=Ours(plain, dict(inputs=images, data_samples=samples)),
-        ),
-        args.steps,
+    steps = dict(
+        ours=Ours(dann, pair),
+        naive=Naive(dann, *domains),
+        ours_last=Ours(last, pair),
+        naive_last=Naive(last, *domains),
+        source_only=Ours(plain, dict(inputs=images, data_samples=samples)),
     )
-    harness.write(
-        dict(
-            model=args.model,
-            size=args.size,
-            batch_size=count,
-            steps=args.steps,
-            lines=[
-                harness.line(
-                    'step of dann, against the naive recipe', seconds['ours'], seconds['naive']
-                ),
-                harness.line(
-                    'step of dann with channels_last=True, against the naive recipe',
-                    seconds['ours_last'],
-                    seconds['naive'],
-                ),
-                harness.line(
-                    'step of dann, against the naive recipe, both with channels last',
-                    seconds['ours_last'],
-                    seconds['naive_last'],
-                ),
-                harness.line(
-                    'step of dann, against source-only on as many images',
-                    seconds['ours'],
-                    seconds['source_only'],
-                ),
-            ],
-        ),
-        args,
-    )
+    seconds = harness.in_turn(steps, args.steps, clock=harness.clock_of(args.device))
+    lines = [
+        harness.line(f'step of {what}', seconds[ours], seconds[other])
+        for what, ours, other in COMPARED
+    ]
+    if args.device != 'cpu':
+        memory = {name: harness.peak_memory(step) for name, step in steps.items()}
+        lines += [
+            harness.line(f'peak memory of {what}', memory[ours], memory[other], 'MB', 1e-6)
+            for what, ours, other in COMPARED
+        ]
+    result = dict(model=args.model, size=args.size, batch_size=count, steps=args.steps)
+    harness.write(dict(result, device=args.device, lines=lines), args)
 
 
 if __name__ == '__main__':
