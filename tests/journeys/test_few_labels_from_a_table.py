@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from tests.journeys.walk import (
     predict,
     read_json,
     read_list,
+    run,
     share_right,
     tool,
     write_class_folders,
@@ -151,3 +154,34 @@ def test_the_choice_is_by_accuracy_and_says_over_how_many(walked):
         note = f'{sum(label >= 0 for label in labels)} of the {len(labels)} {words} images'
         assert any(note in said for said in walked.results['notes']), note
         assert note in ' '.join(walked.said.split())
+
+
+ALONE = """
+import runpy, sys
+for name in ('tl_plugin', 'mmpretrain', 'mmengine', 'mmcv', 'cv2', 'torch', 'torchvision', 'timm'):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+def test_the_recommended_rung_labels_the_test_images_without_this_package(walked):
+    pytest.importorskip('onnxruntime')
+    rung = walked.rungs[walked.results['recommendation']['rung']]
+    given = [walked.folder / rung['config'], walked.folder / rung['checkpoint']]
+    said = tool('export.py', *given, '--out', 'ship/model.onnx', cwd=walked.folder)
+    assert 'Written: ship/model.onnx, ship/model_predict.py' in said
+    test = walked.lists['target_test']
+    program = walked.folder / 'ship' / 'model_predict.py'
+    run(sys.executable, '-I', '-c', ALONE, program, *test, '--top-k', 1, cwd=walked.folder)
+    with (walked.folder / 'predictions.csv').open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    predicted = [SHAPES.index(row['prediction']) for row in rows]
+    assert [Path(row['image']) for row in rows] == list(test)
+    # What the ladder wrote of each image, and the accuracy that it reports.
+    recorded = read_json(given[0].with_name('predictions.json'))['target']
+    assert predicted == recorded['predicted']
+    confidences = [float(row['confidence']) for row in rows]
+    assert confidences == pytest.approx(recorded['confidence'], abs=1e-4)
+    right = [found == label for found, label in zip(predicted, test.values()) if label >= 0]
+    assert percent(right) == pytest.approx(rung['domains']['target']['accuracy'], abs=0.01)

@@ -137,10 +137,11 @@ def test_the_program_beside_it_labels_folders(user, onnx, tmp_path):
     assert len(rows) == 13
     assert '12 images labelled, 1 unreadable' in done.stdout and 'broken.jpg' in done.stderr
     by_name = {Path(row['image']): row for row in rows}
-    assert not by_name[tmp_path / 'broken.jpg']['label']
+    assert not by_name[tmp_path / 'broken.jpg']['prediction']
+    assert by_name[tmp_path / 'broken.jpg']['fault']
     reference = expected(user, [path for path in by_name if path.name != 'broken.jpg'])
     for path, probabilities in reference.items():
-        assert by_name[path]['label'] == SHAPES[int(probabilities.argmax())]
+        assert by_name[path]['prediction'] == SHAPES[int(probabilities.argmax())]
         assert float(by_name[path]['confidence']) == pytest.approx(probabilities.max(), abs=2e-6)
 
 
@@ -174,6 +175,83 @@ def test_torch_formats(user, format, tmp_path):
     )
     assert max(done.agreement.pipeline_difference.values()) < 1e-5
     assert done.agreement.same_class == {'source': 3, 'target': 3}
+
+
+def resnet(user, name: str) -> tuple[Config, Path]:
+    """A ResNet whose weights torchvision and timm know by the same names."""
+    model = dict(
+        MODEL,
+        backbone=dict(type='ResNet', depth=18, base_channels=64),
+        domain_specific_bn=False,
+    )
+    if name == 'mmpretrain':
+        # A wrapper and a neck of this package, which mmpretrain has counterparts of.
+        model['backbone'] = dict(type='PooledTimmBackbone', model_name='test_efficientnet')
+        model['neck'] = dict(type='BottleneckNeck', out_channels=8)
+    cfg = config(user.folder, model)
+    return cfg, checkpoint(cfg, user.folder / f'{name}.pth')
+
+
+@pytest.mark.slow
+def test_torchvision_loads_the_weights_key_for_key(user, tmp_path):
+    import torchvision
+    from safetensors.torch import load_file
+
+    done = export_model(
+        *resnet(user, 'torchvision'), tmp_path / 'r.safetensors', 'torchvision', num_images=2
+    )
+    model = torchvision.models.resnet18(num_classes=3)
+    model.load_state_dict(load_file(done.files[0]))
+    assert max(done.agreement.pipeline_difference.values()) < 1e-5
+
+
+def test_stock_mmpretrain_loads_what_is_published(user, tmp_path):
+    cfg, weights = resnet(user, 'mmpretrain')
+    done = export_model(cfg, weights, tmp_path / 'published', 'mmpretrain', num_images=2)
+    assert max(done.agreement.pipeline_difference.values()) < 1e-5
+    (folder,) = done.files
+    assert 'tl_plugin' not in (folder / 'config.py').read_text()
+    content = torch.load(folder / 'model.pth', weights_only=True)
+    assert set(content) == {'meta', 'state_dict'}
+    assert set(content['meta']) == {'dataset_meta', 'mmpretrain_version', 'provenance'}
+    assert not [name for name in content['state_dict'] if name.startswith('alignments')]
+    assert b'000.png' in weights.read_bytes()  # what hooks keep in a checkpoint
+    for path in folder.iterdir():
+        assert b'.png' not in path.read_bytes() and str(user.folder).encode() not in (
+            path.read_bytes()
+        )
+
+
+@pytest.mark.slow
+def test_timm_loads_the_folder(user, tmp_path):
+    import timm
+
+    done = export_model(*resnet(user, 'timm'), tmp_path / 'r', 'timm', num_images=2)
+    model = timm.create_model(f'local-dir:{done.files[0]}', pretrained=True)
+    assert model.pretrained_cfg['label_names'] == list(SHAPES) and model.fc.out_features == 3
+
+
+def test_int8_says_what_it_costs_before_it_is_written(user, tmp_path):
+    said = []
+    target = dict(dataset=dict(data_root=str(user.folder / 'target'), with_label=False))
+    cfg = user.cfg.copy()
+    cfg.train_cfg = dict(type='AdaptationTrainLoop', target_dataloader=target)
+    path = tmp_path / 'small.onnx'
+
+    def say(line: str) -> None:
+        assert not path.exists()
+        said.append(line)
+
+    done = export_model(cfg, user.weights, path, precision='int8', num_images=2, say=say)
+    by_domain = [line for line in said if line.startswith('int8, ')]
+    assert len(by_domain) == 2 and all('% before, ' in line for line in by_domain)
+    assert any('ranges of 9 target images without their labels' in note for note in done.notes)
+    import onnx
+
+    model = onnx.load(path)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count('QuantizeLinear') > 5
+    assert {prop.key for prop in model.metadata_props} >= {'classes', 'input', 'provenance'}
 
 
 def test_statistics_of_the_chosen_domain_are_written(user):

@@ -138,6 +138,7 @@ def compare(
     shown: Mapping[str, Sequence[Shown]],
     raw: bool,
     any_number: bool = True,
+    run: Callable[..., tuple[list, float]] = run_apart,
 ) -> Agreement:
     """Compare a file with a network in torch and with the checkpoint.
 
@@ -150,12 +151,13 @@ def compare(
         raw: Whether the file takes images as they are decoded, else what the pipeline and the data
             preprocessor give.
         any_number: Whether it takes several images at a time.
+        run: From format, file and batches to outputs and seconds. Defaults to :func:`run_apart`.
     """
     domains = [name for name, images in shown.items() for _ in images]
     images = [image for each in shown.values() for image in each]
     inputs = [image.pixels if raw else _preprocessed(reference, image) for image in images]
     batches = input_batches(inputs, any_number)
-    outputs, seconds = run_apart(format, path, batches)
+    outputs, seconds = run(format, path, batches)
     found = np.concatenate(outputs)
     ours, expected, apart, pixels = [], [], [], []
     for image, one in zip(images, inputs):

@@ -17,7 +17,10 @@ from mmengine.config import Config
 
 import tl_plugin
 from tl_plugin.datasets.wrappers import inner_configs
+from tl_plugin.evaluation.calibration import Calibration, calibration_path
 from tl_plugin.reliability.class_sets import dataset_classes, has_several_labels
+from tl_plugin.reliability.files import read_json
+from tl_plugin.reliability.fingerprint import fingerprint
 from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.stack.protocol import TARGET
 
@@ -42,7 +45,7 @@ WEIGHTS = {
     'mmpretrain': '',
 }
 FORMATS = (*GRAPHS, *WEIGHTS)
-PRECISIONS = {'fp32': 32, 'fp16': 16, 'int8': 8}
+PRECISIONS = ('fp32', 'fp16', 'int8')
 STANDALONE = Path(__file__).with_name('predict_folder.py')
 
 
@@ -143,9 +146,15 @@ def export_model(
             from .weights import write_weights
 
             found, notes = write_weights(
-                source.trained, source.reference, source.shown, source.metadata, written, format
+                source.trained,
+                source.reference,
+                source.shown,
+                source.metadata,
+                written,
+                format,
+                test_pipeline(source.cfg),
             )
-        check_agreement(found, PRECISIONS[precision])
+        check_agreement(found, bits=16 if precision == 'fp16' else 32)
         for line in [*found.lines(), *notes]:
             say(line)
         files = [_place(written, target)]
@@ -195,10 +204,20 @@ def _read(
             inner['pipeline'] = pipeline
     datasets = {name: build_dataset(loader) for name, loader in loaders.items()}
     shown = {name: list(shown_images(each, num_images)) for name, each in datasets.items()}
-    temperature = float(trained.meta.get('temperature') or 1.0)
+    temperature = _temperature(trained, checkpoint)
     metadata = _metadata(trained, checkpoint, temperature, datasets)
     reference = Reference(cfg, checkpoint, domain, temperature)
     return _Source(trained, reference, loaders, shown, metadata, cfg)
+
+
+def _temperature(trained: Trained, checkpoint: str | Path) -> float:
+    """Return what tools/calibrate.py found for these weights, or what the checkpoint says."""
+    found = read_json(calibration_path(checkpoint))
+    if found is not None:
+        calibration = Calibration.from_json(found)
+        if calibration.checkpoint == fingerprint(trained.weights) and not calibration.strategy:
+            return float(calibration.temperature)
+    return float(trained.meta.get('temperature') or 1.0)
 
 
 def _metadata(
@@ -230,7 +249,7 @@ def _metadata(
             'seed': meta.get('seed'),
             'exported': datetime.now().astimezone().isoformat(timespec='seconds'),
             'tl_plugin': tl_plugin.__version__,
-            'torch': torch.__version__,
+            'torch': str(torch.__version__),
         },
     }
 
@@ -277,7 +296,15 @@ def _graph(
         from .quantize import quantize
 
         check_agreement(found)
-        notes += quantize(source.cfg, path, source.loaders, preprocessing, source.reference, say)
+        notes += quantize(
+            source.cfg,
+            path,
+            source.loaders,
+            preprocessing,
+            source.reference,
+            any_number,
+            say,
+        )
     return found, notes
 
 
@@ -321,6 +348,9 @@ def _default_path(checkpoint: str | Path, format: str, precision: str) -> Path:
 
 def _place(written: Path, target: Path) -> Path:
     """Move what was checked to its place."""
+    for path in [written, *written.glob('*')]:
+        if path.is_file():
+            path.chmod(0o644)  # some writers let nobody else read
     if written.is_dir():
         if target.is_dir():
             shutil.rmtree(target)

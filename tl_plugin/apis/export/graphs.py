@@ -20,6 +20,8 @@ GRAPHS = {'onnx': '.onnx', 'torch_export': '.pt2', 'torchscript': '.pt'}
 INPUT, OUTPUT = 'image', 'probabilities'
 #: Where a file keeps its metadata.
 METADATA = 'metadata.json'
+#: Where an ONNX node keeps the names of the modules that it belongs to.
+SCOPES = 'pkg.torch.onnx.name_scopes'
 _INSTALL = 'pip install "mmpretrain-tl-plugin[export]", or pip install onnx onnxscript onnxruntime'
 
 
@@ -114,6 +116,10 @@ def _write_onnx(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
             )
     except Exception as error:
         raise NotExportableError(_first_lines(error)) from error
+    for node in written.model.graph.all_nodes():
+        # The exporter leaves lines of code and paths of this machine with every node.
+        for key in [key for key in node.metadata_props if key != SCOPES]:
+            del node.metadata_props[key]
     for key, value in metadata.items():
         written.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
     written.save(str(path))

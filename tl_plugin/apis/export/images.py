@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +43,7 @@ def test_loaders(cfg: Config) -> dict[str, dict]:
     for stage in ('test', 'val'):
         base = cfg.get(f'{stage}_dataloader')
         if base:
-            found = {SOURCE: base}
+            found = {SOURCE: copy.deepcopy(base)}
             others = (cfg.get(f'{stage}_cfg') or {}).get('dataloaders') or {}
             for name, loader in others.items():
                 key = f'{stage}_cfg.dataloaders.{name}'
@@ -150,8 +149,3 @@ def _pixels(dataset: Any, place: int) -> np.ndarray:
             image = inner.pipeline.transforms[0](dict(info))['img']
     image = np.atleast_3d(np.asarray(image))
     return np.ascontiguousarray(image[..., ::-1] if image.shape[2] == 3 else image)
-
-
-def missing_folder(path: str) -> bool:
-    """Say whether a folder isn't there."""
-    return not Path(path).is_dir()

@@ -3,7 +3,9 @@
     python FILE.py IMAGES... [--out predictions.csv]
 
 IMAGES are files and folders, which are searched with all that is inside. Each image is a row: its
-path, the class, the probability of the class, and why it couldn't be read where it couldn't be.
+path, an empty label for a person to fill in, the likeliest class and its probability, the next
+ones, and why it couldn't be read where it couldn't be: those columns of tl_plugin's predict tool
+that need nothing but the network.
 """
 
 import argparse
@@ -35,7 +37,6 @@ EXTENSIONS = (
     '.jp2',
     '.avif',
 )
-COLUMNS = ('image', 'label', 'confidence', 'error')
 #: Images at a time, where the file takes several.
 BATCH = 32
 
@@ -66,7 +67,6 @@ class Classifier:
                 'without --no-preprocessing'
             )
         self.classes = json.loads(about['classes'])
-        self.threshold = json.loads(about.get('threshold', 'null'))
         self.at_once = BATCH if self.input['any_number'] else 1
 
     def read(self, path):
@@ -91,16 +91,11 @@ class Classifier:
         (name,) = (given.name for given in self.session.get_inputs())
         return self.session.run(None, {name: np.stack(pixels)})[0]
 
-    def name(self, probabilities):
-        """Return the class of an image and its probability."""
-        best = int(probabilities.argmax())
-        if self.threshold is not None:
-            found = [i for i, value in enumerate(probabilities) if value >= self.threshold]
-            return ';'.join(self._class(i) for i in found), float(probabilities[best])
-        return self._class(best), float(probabilities[best])
-
-    def _class(self, number):
-        return str(self.classes[number]) if self.classes else str(number)
+    def ranked(self, probabilities, count):
+        """Return the names of the likeliest classes of an image, and their probabilities."""
+        best = np.argsort(-probabilities, kind='stable')[:count]
+        names = [str(self.classes[number]) if self.classes else str(number) for number in best]
+        return list(zip(names, probabilities[best].tolist()))
 
 
 def _as_8_bits(image):
@@ -134,30 +129,39 @@ def find_images(places):
     return found
 
 
-def label(classifier, paths):
-    """Yield a row of :data:`COLUMNS` for each image, in order."""
+def columns(top_k):
+    """Return the names of the columns."""
+    ranked = [(f'prediction_{rank}', f'confidence_{rank}') for rank in range(2, top_k + 1)]
+    pairs = [('prediction', 'confidence'), *ranked]
+    return ['image', 'label', *(name for pair in pairs for name in pair), 'fault']
+
+
+def label(classifier, paths, top_k):
+    """Yield a row of :func:`columns` for each image, in order."""
     waiting = []
     for path in paths:
         try:
             pixels = classifier.read(path)
         except Exception as error:
-            yield from _rows(classifier, waiting)
+            yield from _rows(classifier, waiting, top_k)
             waiting = []
-            yield (path, '', '', f'{type(error).__name__}: {error}')
+            yield [path, '', *[''] * 2 * top_k, f'{type(error).__name__}: {error}']
             continue
         if len(waiting) == classifier.at_once or (waiting and waiting[0][1].shape != pixels.shape):
-            yield from _rows(classifier, waiting)
+            yield from _rows(classifier, waiting, top_k)
             waiting = []
         waiting.append((path, pixels))
-    yield from _rows(classifier, waiting)
+    yield from _rows(classifier, waiting, top_k)
 
 
-def _rows(classifier, waiting):
+def _rows(classifier, waiting, top_k):
     if waiting:
         found = classifier([pixels for _, pixels in waiting])
         for (path, _), probabilities in zip(waiting, found):
-            name, confidence = classifier.name(probabilities)
-            yield (path, name, f'{confidence:.6f}', '')
+            cells = []
+            for name, probability in classifier.ranked(probabilities, top_k):
+                cells += [name, f'{probability:.6g}']
+            yield [path, '', *cells, *[''] * (2 * top_k - len(cells)), '']
 
 
 def main(arguments=None):
@@ -165,22 +169,26 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description='Label images with an exported network.')
     parser.add_argument('images', nargs='+', help='images and folders of images')
     parser.add_argument('--out', default='predictions.csv', help='default: predictions.csv')
+    parser.add_argument('--overwrite', action='store_true', help='replace --out if it is there')
+    parser.add_argument('--top-k', type=int, default=3, help='classes of each image (default: 3)')
     parser.add_argument('--model', help='the .onnx file; by default the one beside this file')
     parser.add_argument('--threads', type=int, default=0, help='default: as many as cores')
     args = parser.parse_args(arguments)
+    if os.path.exists(args.out) and not args.overwrite:
+        parser.error(f'{args.out} is there already: give another --out, or --overwrite')
     here = Path(__file__)
     model = args.model or here.with_name(here.name.replace('_predict.py', '.onnx'))
     classifier = Classifier(model, args.threads)
     paths = find_images(args.images)
     unreadable = 0
     partial = f'{args.out}.partial'
-    with open(partial, 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
+    with open(partial, 'w', newline='', encoding='utf-8', errors='backslashreplace') as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for row in label(classifier, paths):
+        writer.writerow(columns(args.top_k))
+        for row in label(classifier, paths, args.top_k):
             writer.writerow(row)
-            unreadable += bool(row[-1])
             if row[-1]:
+                unreadable += 1
                 print(f'{row[0]}: {row[-1]}', file=sys.stderr)
     os.replace(partial, args.out)
     print(f'{len(paths) - unreadable} images labelled, {unreadable} unreadable: {args.out}')
