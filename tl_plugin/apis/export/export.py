@@ -22,6 +22,7 @@ from tl_plugin.reliability.class_sets import dataset_classes, has_several_labels
 from tl_plugin.reliability.files import read_json
 from tl_plugin.reliability.fingerprint import fingerprint
 from tl_plugin.stack.messages import did_you_mean
+from tl_plugin.stack.options import type_name
 from tl_plugin.stack.protocol import TARGET
 
 from .check import Agreement, check_agreement, compare
@@ -203,9 +204,11 @@ def _read(
         for inner in inner_configs(loader['dataset']):
             inner['pipeline'] = pipeline
     datasets = {name: build_dataset(loader) for name, loader in loaders.items()}
-    shown = {name: list(shown_images(each, num_images)) for name, each in datasets.items()}
+    to_rgb = trained.model.data_preprocessor.to_rgb
+    shown = {name: list(shown_images(each, num_images, to_rgb)) for name, each in datasets.items()}
     temperature = _temperature(trained, checkpoint)
-    metadata = _metadata(trained, checkpoint, temperature, datasets)
+    loads = any(type_name(step).startswith('LoadImage') for step in pipeline)
+    metadata = _metadata(trained, checkpoint, temperature, datasets, loads)
     reference = Reference(cfg, checkpoint, domain, temperature)
     return _Source(trained, reference, loaders, shown, metadata, cfg)
 
@@ -221,7 +224,11 @@ def _temperature(trained: Trained, checkpoint: str | Path) -> float:
 
 
 def _metadata(
-    trained: Trained, checkpoint: str | Path, temperature: float, datasets: dict
+    trained: Trained,
+    checkpoint: str | Path,
+    temperature: float,
+    datasets: dict,
+    loads: bool,
 ) -> dict[str, Any]:
     meta, model = trained.meta, trained.model
     preprocessor = model.data_preprocessor
@@ -238,7 +245,7 @@ def _metadata(
         'normalisation': {
             'mean': preprocessor.mean.flatten().tolist() if normalise else None,
             'std': preprocessor.std.flatten().tolist() if normalise else None,
-            'channels': 'RGB' if preprocessor.to_rgb else 'BGR',
+            'channels': 'RGB' if preprocessor.to_rgb or not loads else 'BGR',
         },
         'provenance': {
             'checkpoint': Path(checkpoint).name,

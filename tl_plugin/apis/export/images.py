@@ -118,12 +118,14 @@ def build_dataset(loader: dict) -> Any:
         return DATASETS.build(copy.deepcopy(loader['dataset']))
 
 
-def shown_images(dataset: Any, count: int | None = None) -> Iterator[Shown]:
+def shown_images(dataset: Any, count: int | None = None, to_rgb: bool = True) -> Iterator[Shown]:
     """Yield images evenly spread over a data set.
 
     Args:
         dataset: A built data set, perhaps one that wraps others.
         count: Number of images at most. Defaults to None, all.
+        to_rgb: Of the data preprocessor: images that a data set holds in memory are BGR if they are
+            turned, and RGB if they aren't, as those of mmpretrain's CIFAR10 are. Defaults to True.
     """
     total = len(dataset)
     places = range(total)
@@ -134,18 +136,19 @@ def shown_images(dataset: Any, count: int | None = None) -> Iterator[Shown]:
         sample = packed['data_samples']
         label = sample.get('gt_label')
         yield Shown(
-            _pixels(dataset, place),
+            _pixels(dataset, place, to_rgb),
             packed['inputs'],
             int(label) if label is not None and label.numel() == 1 and int(label) >= 0 else None,
         )
 
 
-def _pixels(dataset: Any, place: int) -> np.ndarray:
+def _pixels(dataset: Any, place: int, to_rgb: bool) -> np.ndarray:
     inner, index = locate(dataset, place)
     info = inner.get_data_info(index)
-    image = info.get('img')
+    image, bgr = info.get('img'), to_rgb
     if image is None:
+        bgr = True
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             image = inner.pipeline.transforms[0](dict(info))['img']
     image = np.atleast_3d(np.asarray(image))
-    return np.ascontiguousarray(image[..., ::-1] if image.shape[2] == 3 else image)
+    return np.ascontiguousarray(image[..., ::-1] if bgr and image.shape[2] == 3 else image)

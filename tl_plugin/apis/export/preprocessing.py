@@ -114,10 +114,12 @@ class Pipeline(NamedTuple):
     Attributes:
         steps: In order.
         size: Height and width of the result; None where it is that of the image.
+        loads: Whether it loads files, in the order BGR; else images come from memory.
     """
 
     steps: tuple[Any, ...]
     size: tuple[int, int] | None
+    loads: bool = True
 
     def exact(self) -> bool:
         """Say whether the result is the pipeline's own to the pixel."""
@@ -164,7 +166,8 @@ def read_pipeline(pipeline: Sequence[dict]) -> Pipeline:
             'the pipeline of test images gives images of several sizes, and a file of a network '
             f'needs one: end it in a CenterCrop or in a Resize to one size, {_WITHOUT}'
         )
-    return Pipeline(tuple(steps), size)
+    loads = any(type(one).__name__.startswith('LoadImage') for one in built)
+    return Pipeline(tuple(steps), size, loads)
 
 
 def _step(transform: Any) -> Any:
@@ -233,8 +236,9 @@ class Preprocessing(nn.Module):
                 f'pixels: end the pipeline in a size that it divides, {_WITHOUT}'
             )
         self.steps = pipeline.steps
-        # The files' images are RGB, those that OpenMMLab loads are BGR.
-        self.flip = channels == 3 and not data_preprocessor.to_rgb
+        # What a graph is given is RGB, what OpenMMLab loads is BGR. Images in memory that aren't
+        # turned are RGB already.
+        self.flip = channels == 3 and pipeline.loads and not data_preprocessor.to_rgb
         self.normalise = bool(data_preprocessor._enable_normalize)
         if self.normalise:
             self.register_buffer('mean', data_preprocessor.mean.detach().cpu().clone())

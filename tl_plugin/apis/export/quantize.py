@@ -62,7 +62,8 @@ def quantize(
         quantize_static,
     )
 
-    images = list(shown_images(build_dataset(calibration_loader(cfg)), CALIBRATION_IMAGES))
+    to_rgb = reference.model.data_preprocessor.to_rgb
+    images = list(shown_images(build_dataset(calibration_loader(cfg)), CALIBRATION_IMAGES, to_rgb))
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
@@ -102,7 +103,7 @@ def quantize(
     ]
     for name, loader in loaders.items():
         dataset = build_dataset(loader)
-        shown = list(shown_images(dataset, ACCURACY_IMAGES))
+        shown = list(shown_images(dataset, ACCURACY_IMAGES, to_rgb))
         before, after = (
             _predicted(each, shown, raw, reference, any_number) for each in (path, quantized)
         )
