@@ -360,3 +360,30 @@ def test_frozen_alignment_fits_each_head_or_refuses_it(head, target, tmp_path):
     changed = {name for name, value in state.items() if not torch.equal(value, after[name])}
     assert {name.split('.')[0] for name in changed - {'dsbn.started'}} == {'head'}
     assert len(changed - {'dsbn.started'}) == 2 and runner.iter == 0
+
+
+@pytest.mark.parametrize('dsbn', [False, True])
+@pytest.mark.parametrize('method', ['tent', 'sar'])
+@pytest.mark.parametrize('head', HEADS)
+def test_test_time_adaptation_with_each_head(head, method, dsbn, tmp_path):
+    plain = {name: values[0] for name, values in FACTORS.items()}
+    cfg = make_config({**plain, 'head': head, 'dsbn': dsbn}, tmp_path)
+    options = dict(method=method, lr=0.1, margin=1.0, depth=1.0, guard='none', min_batch=2)
+    cfg.model.update(type='TestTimeClassifier', test_time=options)
+    wanted = refusal({'head': head, 'dsbn': dsbn})
+    if head == 'several':
+        wanted = 'lowers the entropy over classes, one an image'
+    if wanted:
+        with pytest.raises(ValueError, match=wanted):
+            MODELS.build(cfg.model.to_dict())
+        return
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    cfg.test_cfg = dict(cfg.val_cfg, type='DomainTestLoop')
+    runner = build_runner(prepare(cfg))
+    before = {name: value.clone() for name, value in runner.model.state_dict().items()}
+    assert runner.test()
+    after = runner.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    norms = ('norm', '.1.', '.5.', 'ln', 'layers.1', 'dsbn.started', 'running')
+    assert changed and all(any(part in name for part in norms) for name in changed), changed
+    assert not any(name.startswith('head') for name in changed)

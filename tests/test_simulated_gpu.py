@@ -160,6 +160,9 @@ NOT_SIMULATED = {
     'InterpolationLoop': BY_LOOP,
     **dict.fromkeys(('FrozenAlignmentLoop', 'RelativeGradientNormHook'), BETWEEN_STEPS),
     'SlowLayersFreezeHook': BETWEEN_STEPS,
+    **dict.fromkeys(
+        ('TestTimeClassifier', 'TestTimeAdaptationHook'), 'adapts in tests, not in steps'
+    ),
     **dict.fromkeys(('AdaBNHook', 'CollapsedPredictionsHook', 'LabelShiftHook'), BETWEEN_STEPS),
     **dict.fromkeys(('ValidationRiskHook', 'LabelledOnly', 'TargetValidator'), BETWEEN_STEPS),
     **dict.fromkeys(('AtomicCheckpointHook', 'BadImagesHook', 'DataCheckHook'), ON_HOST),

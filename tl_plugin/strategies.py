@@ -17,7 +17,8 @@ from tl_plugin.stack.options import type_name
 # be lost silently. '' is a config that names no type.
 _STOCK_LOOPS = ('', 'EpochBasedTrainLoop', 'IterBasedTrainLoop')
 _REPLACEABLE = {
-    ('model', 'AdaptationClassifier'): ('ImageClassifier',),
+    ('model', 'AdaptationClassifier'): ('ImageClassifier', 'TestTimeClassifier'),
+    ('model', 'TestTimeClassifier'): ('ImageClassifier', 'AdaptationClassifier'),
     ('train_cfg', 'AdaptationTrainLoop'): _STOCK_LOOPS,
     ('train_cfg', 'CachedFeatureTrainLoop'): _STOCK_LOOPS,
     ('train_cfg', 'SourceFreeTrainLoop'): _STOCK_LOOPS,

@@ -76,6 +76,7 @@ from .spectral import (
     largest_singular_values,
     relative_spread,
 )
+from .test_time import effective_classes, reliable_entropy
 from .validation_risk import control_variate_risk, density_ratio
 
 __all__ = [
@@ -103,6 +104,7 @@ __all__ = [
     'distillation_loss',
     'domain_accuracy',
     'domain_classification_loss',
+    'effective_classes',
     'effective_rank',
     'entropy_loss',
     'expectation_maximization_shift',
@@ -136,6 +138,7 @@ __all__ = [
     'random_multilinear_map',
     'relative_spread',
     'relative_threshold',
+    'reliable_entropy',
     'several_domains_accuracy',
     'several_domains_loss',
     'sigmoid_ramp',

@@ -2,6 +2,7 @@ from . import backbones, necks  # noqa: F401
 from .adaptation_classifier import AdaptationClassifier
 from .alignments import Alignment, DANNHead, DomainBatch
 from .data_preprocessor import DomainDataPreprocessor
+from .test_time_classifier import TestTimeClassifier
 
 __all__ = [
     'AdaptationClassifier',
@@ -9,4 +10,5 @@ __all__ = [
     'DANNHead',
     'DomainBatch',
     'DomainDataPreprocessor',
+    'TestTimeClassifier',
 ]

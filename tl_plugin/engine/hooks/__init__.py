@@ -14,6 +14,7 @@ from .retention_hook import RetentionHook
 from .similarity_hook import SimilarityHook
 from .slow_layers_hook import SlowLayersFreezeHook
 from .source_model_hook import SourceModelHook
+from .test_time_adaptation_hook import TestTimeAdaptationHook
 from .validation_risk_hook import ValidationRiskHook
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     'SimilarityHook',
     'SlowLayersFreezeHook',
     'SourceModelHook',
+    'TestTimeAdaptationHook',
     'ValidationRiskHook',
 ]

@@ -185,6 +185,8 @@ def evaluate(
     domains = getattr(loop, 'domains', {'': (loop.dataloader, loop.evaluator)})
     with evaluating(model):
         for name, (loader, evaluator) in domains.items():
+            if only is not None and name not in only:
+                continue
             announce_domain(model, name or TARGET)
             for batch in loader:
                 with autocast(enabled=loop.fp16):

@@ -1,0 +1,229 @@
+"""Tent and SAR against the papers' updates written out by hand, on a norm of each kind."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tl_plugin.engine.test_time import TestTimeAdapter, TestTimeOptions
+from tl_plugin.functional import effective_classes, reliable_entropy
+
+K = 3
+NORMS = {
+    'batch': lambda: nn.BatchNorm2d(4),
+    'layer': lambda: nn.LayerNorm([4, 8, 8]),
+    'group': lambda: nn.GroupNorm(2, 4),
+}
+
+
+class Net(nn.Module):
+    def __init__(self, kind: str = 'batch') -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.fc = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            NORMS[kind](),
+            nn.Linear(4, K),
+        )
+        for value in self.norm.parameters():
+            nn.init.uniform_(value, 0.5, 1.5)
+        if kind == 'batch':
+            self.norm.running_mean.uniform_(-0.5, 0.5)
+            self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, images):
+        return self.fc(F.relu(self.norm(self.conv(images))).mean((2, 3)))
+
+
+def images(count=24, seed=1):
+    return 2 * torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def adapter(net, **options):
+    net.eval()
+    return TestTimeAdapter(net, net, TestTimeOptions.read({'lr': 0.05, 'min_batch': 1, **options}))
+
+
+def by_hand(net, batches, lr=0.05, momentum=0.9, margin=1.0, rho=0.0, prior=0.0):
+    """The same method with torch's own SGD, and entropies from probabilities."""
+    net.eval()
+    old = [b.clone() for b in net.norm.buffers()][:2]
+    optimizer = torch.optim.SGD(net.norm.parameters(), lr, momentum)
+
+    def forward(x):
+        if not old:
+            return net(x)
+        hidden = net.conv(x)
+        share = len(x) / (len(x) + prior)
+        mean = share * hidden.mean((0, 2, 3)) + (1 - share) * old[0]
+        var = share * hidden.var((0, 2, 3), correction=0) + (1 - share) * old[1]
+        normed = (hidden - mean[:, None, None]) / (var[:, None, None] + net.norm.eps).sqrt()
+        normed = normed * net.norm.weight[:, None, None] + net.norm.bias[:, None, None]
+        return net.fc(F.relu(normed).mean((2, 3)))
+
+    def entropy(logits):
+        p = logits.softmax(1)
+        return -(p * p.log()).sum(1)
+
+    served = []
+    for x in batches:
+        logits = forward(x)
+        served.append(logits.detach())
+        h = entropy(logits)
+        kept = h < margin * math.log(K) if margin < 1 else h > -1
+        if not kept.any():
+            continue
+        optimizer.zero_grad()
+        h[kept].mean().backward()
+        if rho:
+            values = [*net.norm.parameters()]
+            length = torch.cat([v.grad.flatten() for v in values]).norm()
+            steps = [rho * v.grad / length for v in values]
+            with torch.no_grad():
+                for value, step in zip(values, steps):
+                    value += step
+            h = entropy(forward(x))
+            kept &= h < margin * math.log(K)
+            optimizer.zero_grad()
+            h[kept].mean().backward()
+            with torch.no_grad():
+                for value, step in zip(values, steps):
+                    value -= step
+        optimizer.step()
+    return served
+
+
+@pytest.mark.parametrize('kind', NORMS)
+@pytest.mark.parametrize(
+    'options', [dict(), dict(margin=0.999, rho=0.05, prior=8.0)], ids=['tent', 'sar']
+)
+def test_it_is_the_method_of_the_paper(kind, options):
+    batches = [images(24, seed) for seed in range(3)]
+    net, reference = Net(kind), Net(kind)
+    method = 'sar' if options else 'tent'
+    plain = dict(guard='none', min_entropy=0.0, depth=1.0)
+    it = adapter(net, method=method, **plain, **options)
+    served = [it(batch) for batch in batches]
+    for found, expected in zip(served, by_hand(reference, batches, **options)):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    for value, other in zip(net.norm.parameters(), reference.norm.parameters()):
+        torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-4)
+    assert it.events['steps'] == 3
+    # Nothing else has moved, and what trained before still does.
+    assert torch.equal(net.conv.weight, Net(kind).conv.weight)
+    assert torch.equal(net.fc.weight, Net(kind).fc.weight)
+    assert all(value.requires_grad and value.grad is None for value in net.parameters())
+
+
+def test_resets_give_back_the_source_model_to_the_bit():
+    for reason, options in {
+        'every 2 batches': dict(reset_interval=2),
+        'too low': dict(min_entropy=0.99),
+    }.items():
+        net, start = Net(), Net().state_dict()
+        it = adapter(net, method='tent', guard='none', **options)
+        first = it(images())
+        assert not torch.equal(net.norm.weight, start['norm.weight'])
+        it(images(seed=2))
+        it(images())
+        (event,) = (name for name in it.events if name.startswith('reset'))
+        assert reason in event
+        it.reset('asked for')
+        state = net.state_dict()
+        assert all(
+            torch.equal(state[name], value)
+            for name, value in start.items()
+            if 'tracked' not in name
+        )
+        assert torch.equal(it(images()), first)
+
+
+def balanced():
+    """A network that predicts each class of the images about equally often."""
+    net = Net().eval()
+    with torch.no_grad():
+        net.fc.weight.mul_(20)
+        net.fc.bias.sub_(net(images(600)).mean(0))
+    return net
+
+
+def test_tents_collapse_is_caught():
+    batches = [images(24, seed) for seed in range(60)]
+    spread, events = {}, {}
+    for guard in ('none', 'reset'):
+        it = adapter(balanced(), method='tent', lr=0.3, memory=48, guard=guard)
+        served = [it(batch).argmax(1).bincount(minlength=K) for batch in batches]
+        spread[guard] = float(effective_classes(sum(served[-30:]).float()))
+        events[guard] = it.events
+    assert spread['none'] < 1.2 < 1.5 < spread['reset']
+    assert events['reset']['reset: the adapted predictions have collapsed']
+
+
+def test_images_of_one_class_are_left_to_the_source_model():
+    net = balanced()
+    with torch.no_grad():
+        every = images(900)
+        predicted = net.eval()(every).argmax(1)
+        source = net(every[predicted == 0][:24])
+    it = adapter(net, method='sar', lr=1.0)
+    torch.testing.assert_close(it(every[predicted == 0][:24]), source)
+    assert it.events['served by the source model'] == 1 and not it.events['steps']
+    mixed = torch.cat([every[predicted == k][:24] for k in predicted.unique()])
+    # Its classes are others than those of the stream so far, but for a new stream they are fine.
+    assert torch.equal(it(mixed), net(mixed)) and not it.events['steps']
+    it = adapter(net, method='sar', margin=1.0)
+    it(mixed)
+    assert it.events['steps'] == 1
+
+
+def test_single_images_stand_beside_the_last_ones_or_are_refused():
+    net, whole = Net(), Net()
+    batch = images(20)
+    it = adapter(net, method='tent', guard='none', min_batch=4, window=8, lr=0.0)
+    found = torch.cat([it(image[None]) for image in batch])
+    it = adapter(whole, method='tent', guard='none', lr=0.0)
+    with torch.no_grad():
+        assert torch.allclose(found[:3], Net().eval()(batch[:3]), atol=1e-5)
+    assert torch.allclose(found[-1], it(batch[-8:])[-1], atol=1e-5)
+    with pytest.raises(ValueError, match='a batch of 1 images has no statistics'):
+        adapter(Net(), method='tent', min_batch=4, window=0)(batch[:1])
+    assert adapter(Net('group'), method='sar', window=0)(batch[:1]).shape == (1, K)
+
+
+def test_it_runs_in_the_modes_of_prediction():
+    expected = adapter(Net(), method='tent')(images())
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        it = adapter(Net(), method='tent')
+        with mode:
+            assert torch.equal(it(images()), expected)
+        assert it.events['steps'] == 1
+
+
+def test_what_is_counted():
+    logits = torch.tensor([[3.0, 0.0, 0.0], [0.1, 0.0, 0.0]])
+    entropy, kept = reliable_entropy(logits, 0.4)
+    p = logits.softmax(1)
+    torch.testing.assert_close(entropy, -(p * p.log()).sum(1))
+    assert kept.tolist() == [True, False] and reliable_entropy(logits)[1].all()
+    assert float(effective_classes(torch.tensor([2.0, 1, 1]))) == pytest.approx(2**1.5)
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        (dict(method='tant'), 'must be one of tent, sar'),
+        (dict(method='sar', marign=1), "no option 'marign'. Did you mean 'margin'"),
+        (dict(method='sar', margin=0.0), 'a share of ln K'),
+        (dict(method='sar', guard='on'), 'one of none, reset, source'),
+        (dict(method='sar', reset_interval=0), 'batches, 1 or more'),
+    ],
+)
+def test_what_it_refuses(options, said):
+    with pytest.raises(ValueError, match=said):
+        TestTimeOptions.read(options)
+    if 'tant' in str(options):
+        with pytest.raises(ValueError, match='have none'):
+            bare = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 2))
+            TestTimeAdapter(bare, bare, TestTimeOptions.read(dict(method='tent')))
