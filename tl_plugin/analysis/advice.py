@@ -81,6 +81,7 @@ def _by_features(found: Findings, few_labels: int) -> tuple[list[str], list[str]
         f'{gap.floor["proxy_a_distance"]:.2f}.'
     ]
     drop = _accuracy_drop(found.classifier, reasons)
+    reasons += _expected_accuracy(found.classifier)
     if distance.value < ALIKE or (drop is not None and drop < HARMLESS):
         reasons.append('The gap is small or does no harm: adapting could cost more than it gains.')
         return ['source_only', 'adabn'], reasons
@@ -121,6 +122,17 @@ def _accuracy_drop(classifier: ClassifierFindings | None, reasons: list[str]) ->
         f'{100 * after:.0f}% of target images.{without}'
     )
     return before - after
+
+
+def _expected_accuracy(classifier: ClassifierFindings | None) -> list[str]:
+    """Describe what is expected of the target's accuracy where it isn't known."""
+    expected = classifier and classifier.expected_target_accuracy
+    if not expected or classifier.target_accuracy is not None:
+        return []
+    return [
+        'Without target labels, the accuracy on the target of a classifier trained on the source '
+        f'({100 * classifier.source_accuracy.value:.0f}% right there) is {expected.in_words()}.'
+    ]
 
 
 def _without_labels(found: Findings, reasons: list[str]) -> list[str]:

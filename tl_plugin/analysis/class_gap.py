@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from tl_plugin.evaluation.expected_accuracy import ExpectedAccuracy, expected_accuracy
 from tl_plugin.evaluation.intervals import Estimate, share_estimate
+from tl_plugin.evaluation.source_reference import SourceReference, outputs_of
 from tl_plugin.functional import black_box_shift
 
 from .domain_gap import centre_distance
@@ -43,6 +46,8 @@ class ClassifierFindings:
     Args:
         source_accuracy: Cross-validated, None without at least two classes of five images.
         target_accuracy: On target images whose label is known; None without labels.
+        expected_target_accuracy: As it is estimated without labels, or why it isn't; None where
+            there was nothing to estimate it by.
         confident: Share of target images that it is at least 90% sure of.
         labels_from: ``'labels'`` or ``'confident predictions'``: where target classes are from.
         class_gaps: One for each class with enough images in both domains, the largest first.
@@ -64,6 +69,20 @@ class ClassifierFindings:
     estimated_shares: dict[str, float]
     label_shift: float
     left_out: dict[str, int]
+    expected_target_accuracy: ExpectedAccuracy | None = None
+
+
+@dataclass(frozen=True)
+class DegradedSource:
+    """Features of degraded copies of some source images.
+
+    Args:
+        rows: Which source images they are copies of, (M,).
+        features: Degradation -> ``(M, D)``, of ``reduce_features``.
+    """
+
+    rows: np.ndarray
+    features: dict[str, np.ndarray]
 
 
 def classifier_findings(
@@ -72,6 +91,7 @@ def classifier_findings(
     target: np.ndarray,
     target_labels: Sequence[str | None],
     seed: int = 0,
+    degraded: DegradedSource | None = None,
 ) -> ClassifierFindings | None:
     """Compare the domains class by class.
 
@@ -81,6 +101,8 @@ def classifier_findings(
         target: ``(M, D)``.
         target_labels: M names, None where unknown.
         seed: Of folds and resamples.
+        degraded: Copies of source images, to read the expected accuracy off. Defaults to None,
+            which expects none.
 
     Returns:
         None if the source has fewer than two classes of five images or more.
@@ -95,11 +117,14 @@ def classifier_findings(
     if len(classes) < 2:
         return None
     chosen = np.isin(names, classes)
+    if degraded is not None:
+        degraded = _among(degraded, chosen)
     source, names = source[chosen], names[chosen]
     # Not scaled by the source's deviations: directions in which the source hardly varies and the
     # target does would be blown up, and with them the classifier's errors.
     classifier = LogisticRegression(C=10, max_iter=2000)
     held_out = cross_val_predict(classifier, source, names, cv=FEWEST, method='predict_proba')
+    reference = _reference(classifier, source, names, held_out, degraded)
     probabilities = classifier.fit(source, names).predict_proba(target)
     known = np.array([label if label in classes else '' for label in target_labels])
     predicted = classes[probabilities.argmax(1)]
@@ -127,6 +152,46 @@ def classifier_findings(
         estimated_shares=estimated,
         label_shift=sum(abs(shares[name] - compared[name]) for name in shares) / 2,
         left_out={str(n): int(count) for n, count in zip(found, counts) if count < FEWEST},
+        expected_target_accuracy=reference
+        and expected_accuracy(reference, torch.from_numpy(probabilities)),
+    )
+
+
+def _among(degraded: DegradedSource, chosen: np.ndarray) -> DegradedSource:
+    """Keep the copies of chosen source images, numbered among these."""
+    kept = chosen[degraded.rows]
+    rows = (np.cumsum(chosen) - 1)[degraded.rows[kept]]
+    return DegradedSource(rows, {name: found[kept] for name, found in degraded.features.items()})
+
+
+def _reference(
+    classifier: Any,
+    source: np.ndarray,
+    names: np.ndarray,
+    held_out: np.ndarray,
+    degraded: DegradedSource | None,
+) -> SourceReference | None:
+    """Return what the classifier outputs on source images that it did not learn from.
+
+    On degraded copies that is a classifier of all other source images.
+    """
+    numbers = np.unique(names, return_inverse=True)[1]
+    others = np.ones(len(names), dtype=bool)
+    if degraded is not None:
+        others[degraded.rows] = False
+    if (
+        degraded is None
+        or not len(degraded.rows)
+        or len(np.unique(names[others])) < held_out.shape[1]
+    ):
+        return None
+    classifier.fit(source[others], names[others])
+    return SourceReference(
+        outputs_of(held_out, numbers),
+        {
+            name: outputs_of(classifier.predict_proba(features), numbers[degraded.rows])
+            for name, features in degraded.features.items()
+        },
     )
 
 

@@ -7,14 +7,17 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
 
+from tl_plugin.evaluation.source_reference import degradations, degrade_inputs
 from tl_plugin.intake.backbone_choice import ModelChoice, choose_model
 from tl_plugin.intake.config_writer import dataset_config, pipelines, write_config
 from tl_plugin.intake.images import DomainImages, ImageItem
@@ -23,10 +26,10 @@ from tl_plugin.ladder.rungs import DEFAULT_RUNGS, SOURCE_AND_TARGET
 from tl_plugin.reporting.progress import progress
 
 from .advice import advise
-from .class_gap import classifier_findings
+from .class_gap import DegradedSource, classifier_findings
 from .domain_gap import domain_gap
 from .duplicates import find_duplicates
-from .features import build_model, embed, extract_features, reduce_features
+from .features import COMPONENTS, build_model, embed, extract_features, reduce_features
 from .findings import (
     Embedding,
     Findings,
@@ -41,6 +44,8 @@ from .reading import FAULTS
 from .reference import DriftReference, fit_features, pattern, thinned
 from .scan import ImageRecord, scan
 
+#: Source images of which degraded copies are made.
+MAX_DEGRADED = 60
 #: Images shown of each domain for each corruption, and those shown where few stand out.
 NUM_WORST, USUAL_CORRUPTIONS = 6, ('blur', 'noise', 'contrast', 'blockiness')
 
@@ -298,7 +303,8 @@ def _with_features(
         image_size=settings.image_size,
         own_pipelines=bool(data.target.datasets),
     )
-    source, target, explained = reduce_features(*rows)
+    picked, copies = _degraded_features(model, data, chosen[0], choice, settings)
+    source, target, explained, reduced = reduce_features(*rows, COMPONENTS, copies)
     labels = [[item.label for item in items] for items in chosen]
     first, second, points, method = embed(source, target, settings.seed)
     embedding = Embedding(
@@ -323,12 +329,59 @@ def _with_features(
         found,
         quality=quality,
         gap=domain_gap(source, target, explained, settings.seed),
-        classifier=classifier_findings(source, labels[0], target, labels[1], settings.seed),
+        classifier=classifier_findings(
+            source,
+            labels[0],
+            target,
+            labels[1],
+            settings.seed,
+            DegradedSource(picked, dict(zip(degradations(), reduced))),
+        ),
         embedding=embedding,
         backbone=settings.backbone or '',
         reference=replace(found.reference, features=known),
         notes=tuple(cfg.ladder.get('notes', ())),
     )
+
+
+def _degraded_features(
+    model: Any,
+    data: PreparedData,
+    items: Sequence[ImageItem],
+    choice: ModelChoice,
+    settings: Settings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute features of degraded copies of some source images.
+
+    Args:
+        model: Computes them.
+        data: The source's images are of it.
+        items: The source images whose features are known.
+        choice: Of the backbone.
+        settings: Of the diagnosis.
+
+    Returns:
+        Which of the items they are copies of, ``(M,)``, and ``(degradations, M, D)``.
+    """
+    picked = np.linspace(0, len(items) - 1, min(MAX_DEGRADED, len(items))).round().astype(int)
+    listed = settings.folder / 'lists' / 'source_degraded.txt'
+    _, pipeline = pipelines(choice, settings.image_size)
+    # The items are in the order of their data sets, and so are those that are picked of them.
+    parts = _by_data_set([items[index] for index in picked])
+    found = []
+    sets = degradations()
+    with progress('Features of degraded source images', len(picked) * len(sets)) as advance:
+        for number, severities in enumerate(sets.values()):
+            rng = np.random.default_rng((settings.seed, number))
+            change = partial(degrade_inputs, severities=severities, rng=rng)
+            rows = []
+            for part in parts:
+                content = dataset_config(
+                    data.source, part, data.classes, pipeline, listed, labels=False
+                )
+                rows.append(extract_features(model, content, advance=advance, change=change))
+            found.append(np.concatenate(rows))
+    return picked, np.stack(found)
 
 
 def _by_data_set(items: Sequence[ImageItem]) -> list[list[ImageItem]]:

@@ -15,6 +15,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
+from torch import Tensor
 
 from tl_plugin.reliability.initial_weights import announce_checkpoint
 
@@ -84,6 +85,7 @@ def extract_features(
     dataset: dict,
     batch_size: int | None = None,
     advance: Callable[[int], None] = lambda count: None,
+    change: Callable[[list[Tensor]], list[Tensor]] = lambda inputs: inputs,
 ) -> np.ndarray:
     """Compute the inputs of a model's last layer.
 
@@ -92,6 +94,8 @@ def extract_features(
         dataset: Config of the images' data set.
         batch_size: Images at a time. None: :data:`CPU_BATCH` on a CPU, :data:`GPU_BATCH` on a GPU.
         advance: Called with the number of images that were finished since the last call.
+        change: Called with the images of a batch before the model's ``data_preprocessor``. Defaults
+            to nothing.
 
     Returns:
         ``(N, D)``, float32, in the data set's order.
@@ -105,25 +109,30 @@ def extract_features(
     rows = []
     for start in range(0, len(images), batch_size):
         batch = [images[i] for i in range(start, min(start + batch_size, len(images)))]
-        inputs = model.data_preprocessor(pseudo_collate(batch), training=False)['inputs']
+        batch = pseudo_collate(batch)
+        batch['inputs'] = change(batch['inputs'])
+        inputs = model.data_preprocessor(batch, training=False)['inputs']
         features = model.head.pre_logits(model.extract_feat(inputs))
         rows.append(features.flatten(1).float().cpu().numpy())
-        advance(len(batch))
+        advance(len(features))
     return np.concatenate(rows)
 
 
 def reduce_features(
-    source: np.ndarray, target: np.ndarray, components: int = COMPONENTS
-) -> tuple[np.ndarray, np.ndarray, float]:
+    source: np.ndarray, target: np.ndarray, components: int = COMPONENTS, *more: np.ndarray
+) -> tuple[np.ndarray | float, ...]:
     """Project both domains on their joint principal components.
 
     Args:
         source: ``(N, D)``.
         target: ``(M, D)``.
         components: How many at most; a quarter of the smaller domain's images bounds them too.
+        *more: Other images, ``(..., D)``, which are projected alike and have no part in what the
+            components are.
 
     Returns:
-        Both, centred, with a mean squared length of 1, and the share of the variance they keep.
+        Both, centred, with a mean squared length of 1, and the share of the variance they keep;
+        then the other images.
 
     Raises:
         ValueError: If a domain has fewer than 8 images, or a feature isn't finite.
@@ -141,9 +150,14 @@ def reduce_features(
     limit = max(min(len(source), len(target)) // 4, 2)
     pca = PCA(min(components, joint.shape[1], limit), svd_solver='randomized', random_state=0)
     joint = pca.fit_transform(joint)
-    joint /= max(np.sqrt((joint**2).sum(1).mean()), 1e-12)
+    length = max(np.sqrt((joint**2).sum(1).mean()), 1e-12)
+    joint /= length
+    others = [
+        pca.transform(rows.reshape(-1, rows.shape[-1])).reshape(*rows.shape[:-1], -1) / length
+        for rows in more
+    ]
     explained = float(np.clip(np.nan_to_num(pca.explained_variance_ratio_.sum()), 0, 1))
-    return joint[: len(source)], joint[len(source) :], explained
+    return joint[: len(source)], joint[len(source) :], explained, *others
 
 
 def embed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -93,6 +93,19 @@ def as_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     return content.getvalue()
 
 
+def outputs_of(probabilities: np.ndarray, labels: np.ndarray) -> Outputs:
+    """Return the outputs of a classifier that isn't a network.
+
+    Args:
+        probabilities: (N, K), rows add up to 1.
+        labels: True classes, (N,).
+    """
+    rows = torch.from_numpy(np.asarray(probabilities))
+    return Outputs(
+        _logarithm(rows), torch.from_numpy(np.asarray(labels)), torch.empty(len(rows), 0)
+    )
+
+
 def outputs_from(arrays: Mapping[str, np.ndarray], prefix: str) -> Outputs:
     """Read one set of outputs."""
     return Outputs(*(torch.from_numpy(arrays[f'{prefix}.{field}']) for field in Outputs._fields))
@@ -141,7 +154,10 @@ def source_reference(
     batches = list(_batches(loader, min(MAX_DEGRADED, max_images)))
     for index, (name, severities) in enumerate(degradations().items()):
         rng = np.random.default_rng((0, index))
-        changed = ({**batch, 'inputs': _degrade(batch, severities, rng)} for batch in batches)
+        changed = (
+            {**batch, 'inputs': degrade_inputs(batch['inputs'], severities, rng)}
+            for batch in batches
+        )
         outputs = _run(model, changed, domain, keep_features=False)
         degraded[name] = outputs.labelled()
     return SourceReference(source, degraded)
@@ -213,8 +229,20 @@ def _label(sample: Any) -> int:
     return int(label) if label is not None and label.numel() == 1 else -1
 
 
-def _degrade(batch: Any, severities: Mapping[str, float], rng: np.random.Generator) -> list[Tensor]:
-    inputs = batch['inputs']
+def degrade_inputs(
+    inputs: Sequence[Tensor], severities: Mapping[str, float], rng: np.random.Generator
+) -> list[Tensor]:
+    """Degrade images as they reach a model's ``data_preprocessor``.
+
+    Args:
+        inputs: Each (C, H, W), uint8.
+        severities: Corruption -> severity, see
+            :func:`~tl_plugin.datasets.degrade_quality.degrade_image`.
+        rng: Draws the corruptions.
+
+    Raises:
+        ValueError: If images aren't bytes.
+    """
     if any(image.dtype != torch.uint8 for image in inputs):
         raise ValueError(
             'degraded copies are made of bytes, and these images reach data_preprocessor as '

@@ -1,0 +1,358 @@
+"""Choosing and judging models without target labels, over many models of eight pairs of domains.
+
+Part of recommendations.py, which runs it by --no-target-labels. So that there are many models of
+many pairs, networks aren't trained: an EfficientNet-Lite0 with ImageNet's weights gives features of
+64-px images once, and each strategy learns a last layer, or a layer before it, on them. Features,
+rungs and judgement are stages of their own; what is finished is kept. Target labels are in files
+that the judgement alone reads.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import harness  # noqa: F401  (puts the package on the path)
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tl_plugin.datasets.degrade_quality import CORRUPTIONS, degrade_image
+from tl_plugin.datasets.digits import SPLIT_SIZES, load_scans, render, split_digits
+from tl_plugin.evaluation.source_reference import as_npz, degradations
+from tl_plugin.functional import (
+    class_confusion,
+    coral_loss,
+    entropy_loss,
+    frozen_alignment,
+    gradient_reversal,
+    marginal_entropy,
+    maximum_mean_discrepancy,
+    pseudo_label_loss,
+)
+from tl_plugin.reliability.files import write_whole
+
+SIDE, IMAGES, DEGRADED, MIXED_PAIRS = 64, 600, 100, 120
+#: Images of a domain that are trained on, validated on and tested on.
+SPLITS = dict(train=slice(0, 320), val=slice(320, 440), test=slice(440, 600))
+PAIRS = {
+    'PACS photo -> cartoon': ('photo', 'cartoon'),
+    'PACS photo -> art_painting': ('photo', 'art_painting'),
+    'PACS cartoon -> photo': ('cartoon', 'photo'),
+    'PACS cartoon -> art_painting': ('cartoon', 'art_painting'),
+    'PACS art_painting -> photo': ('art_painting', 'photo'),
+    'PACS art_painting -> cartoon': ('art_painting', 'cartoon'),
+    'digits, scanned -> field': ('digits', 'digits_field'),
+    'MNIST -> degraded MNIST, unequal classes': ('mnist', 'mnist_degraded'),
+}
+MIX = 0.55
+
+
+def load_domain(name: str, data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return up to IMAGES images of a domain, (N, 64, 64, 3) uint8, and labels, in random order."""
+    if name.startswith('digits'):
+        quality = 'field' if name.endswith('field') else 'clean'
+        parts = [split for owner, split in SPLIT_SIZES if owner == quality]
+        images = [image for split in parts for image in render(quality, split, 2, 0)]
+        labels = load_scans()[1][np.concatenate([split_digits()[quality, s] for s in parts])]
+    elif name.startswith('mnist'):
+        images, labels = _mnist(data / 'mnist/MNIST/raw', name.endswith('degraded'))
+    else:
+        images, labels = _pacs(data / 'pacs128' / name)
+    order = np.random.default_rng(0).permutation(len(labels))[:IMAGES]
+    sized = [cv2.resize(images[i], (SIDE, SIDE), interpolation=cv2.INTER_AREA) for i in order]
+    return np.stack(sized), np.asarray(labels)[order]
+
+
+def _pacs(folder: Path) -> tuple[list[np.ndarray], list[int]]:
+    paths = sorted(folder.glob('*/*.jpg'))
+    classes = sorted({path.parent.name for path in paths})
+    chosen = np.random.default_rng(1).permutation(len(paths))[:IMAGES]
+    paths = [paths[i] for i in chosen]
+    images = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
+    return images, [classes.index(path.parent.name) for path in paths]
+
+
+def _mnist(folder: Path, degraded: bool) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return MNIST; degraded, other digits, each class three quarters as frequent as the last."""
+    stem = 't10k' if degraded else 'train'
+    images = np.fromfile(folder / f'{stem}-images-idx3-ubyte', np.uint8)[16:].reshape(-1, 28, 28)
+    labels = np.fromfile(folder / f'{stem}-labels-idx1-ubyte', np.uint8)[8:].astype(int)
+    images, labels = images[:9000], labels[:9000]
+    rng = np.random.default_rng(2)
+    weights = 0.75**labels if degraded else np.ones(len(labels))
+    chosen = rng.choice(len(labels), IMAGES, replace=False, p=weights / weights.sum())
+    found = [np.repeat(images[i][..., None], 3, axis=-1) for i in chosen]
+    if degraded:
+        kinds = ('blur', 'low_light', 'noise', 'occlusion')
+        found = [degrade_image(one, dict.fromkeys(kinds, 3.0), rng) for one in found]
+    return found, labels[chosen]
+
+
+def compute_features(domains: list[str], data: Path, checkpoint: Path, work_dir: Path) -> None:
+    """Write the features of each domain, and its labels into another file."""
+    import timm
+
+    model = timm.create_model('tf_efficientnet_lite0', num_classes=0)
+    state = torch.load(checkpoint, map_location='cpu', weights_only=True)
+    model.load_state_dict(state, strict=False)
+    model.eval()
+    for name in domains:
+        path = work_dir / 'features' / f'{name}.npz'
+        if path.is_file():
+            continue
+        images, labels = load_domain(name, data)
+        write_whole(work_dir / 'labels' / f'{name}.npz', as_npz(dict(labels=labels)))
+        write_whole(path, as_npz(_features_of(model, images, name)))
+        print(f'features of {name}', flush=True)
+
+
+def _features_of(model: torch.nn.Module, images: np.ndarray, name: str) -> dict[str, np.ndarray]:
+    found = {'clean': _run(model, images)}
+    val = images[SPLITS['val']]
+    first, second = mixed_pairs()
+    mixed = MIX * val[first].astype(np.float32) + (1 - MIX) * val[second].astype(np.float32)
+    found['mixed'] = _run(model, np.rint(mixed).astype(np.uint8))
+    if name in {source for source, _ in PAIRS.values()}:
+        sets = {key: (val[:DEGRADED], severities) for key, severities in degradations().items()}
+        for index, (key, (clean, severities)) in enumerate(sets.items()):
+            rng = np.random.default_rng((0, index))
+            found[f'degraded.{key}'] = _run(
+                model, np.stack([degrade_image(image, severities, rng) for image in clean])
+            )
+        rng = np.random.default_rng(3)
+        found['train_degraded'] = _run(
+            model, np.stack([degrade_image(i, _some(rng), rng) for i in images[SPLITS['train']]])
+        )
+    return found
+
+
+def _some(rng: np.random.Generator) -> dict[str, float]:
+    names = rng.permutation(list(CORRUPTIONS))[: rng.integers(1, 4)]
+    return {str(name): float(rng.uniform(1, 4)) for name in names}
+
+
+def mixed_pairs() -> tuple[np.ndarray, np.ndarray]:
+    """Return which validation images are mixed with which."""
+    rng = np.random.default_rng(4)
+    count = SPLITS['val'].stop - SPLITS['val'].start
+    first, second = rng.integers(count, size=(2, MIXED_PAIRS))
+    return first, np.where(first == second, (second + 1) % count, second)
+
+
+@torch.no_grad()
+def _run(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+    batches = [
+        torch.from_numpy(images[at : at + 25]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        for at in range(0, len(images), 25)
+    ]
+    return torch.cat([model(batch) for batch in batches]).numpy().astype(np.float32)
+
+
+class Domains:
+    """A pair's features on their joint principal components, and the source's labels.
+
+    Args:
+        pair: Of PAIRS.
+        work_dir: Holds the features.
+    """
+
+    def __init__(self, pair: str, work_dir: Path) -> None:
+        names = PAIRS[pair]
+        source, target = (np.load(work_dir / 'features' / f'{name}.npz') for name in names)
+        labels = np.load(work_dir / 'labels' / f'{names[0]}.npz')['labels']
+        self.labels = torch.from_numpy(labels)
+        self.classes = int(labels.max()) + 1
+        train = SPLITS['train']
+        joint = np.concatenate([source['clean'][train], target['clean'][train]])
+        mean = joint.mean(0)
+        axes = np.linalg.svd(joint - mean, full_matrices=False)[2][:COMPONENTS]
+        scale = np.linalg.norm((joint - mean) @ axes.T, axis=1).mean()
+
+        def project(features: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy((features - mean) @ axes.T / scale * COMPONENTS**0.5).float()
+
+        self.source, self.target = project(source['clean']), project(target['clean'])
+        self.mixed = project(target['mixed'])
+        self.train_degraded = project(source['train_degraded'])
+        self.degraded = {
+            key.partition('.')[2]: project(source[key])
+            for key in source.files
+            if key.startswith('degraded.')
+        }
+
+    def split(self, domain: str, split: str) -> torch.Tensor:
+        """Return the features of a split."""
+        return getattr(self, domain)[SPLITS[split]]
+
+
+COMPONENTS, STEPS, HIDDEN = 128, 300, 64
+
+
+def _network(domains: Domains, linear: bool = True) -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    last = torch.nn.Linear(COMPONENTS if linear else HIDDEN, domains.classes)
+    if linear:
+        return torch.nn.Sequential(torch.nn.Identity(), last)
+    layer = torch.nn.Sequential(torch.nn.Linear(COMPONENTS, HIDDEN), torch.nn.ReLU())
+    return torch.nn.Sequential(layer, last)
+
+
+def _train(network, domains, extra=None, degraded=False, supervised=True, steps=STEPS, more=()):
+    """Train on the source's labels and on a loss of source and target features and logits."""
+    x, y = domains.split('source', 'train'), domains.labels[SPLITS['train']]
+    if degraded:
+        x, y = torch.cat([x, domains.train_degraded]), torch.cat([y, y])
+    target = domains.split('target', 'train')
+    optimizer = torch.optim.AdamW([*network.parameters(), *more], lr=0.005, weight_decay=0.05)
+    for step in range(steps):
+        source_features, target_features = network[0](x), network[0](target)
+        logits = network[1](source_features)
+        loss = F.cross_entropy(logits, y) if supervised else 0.0
+        if extra is not None:
+            weight = min(2 * step / steps, 1.0)
+            found = extra(source_features, target_features, logits, network[1](target_features))
+            loss = loss + weight * found
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return lambda features, domain='target': network(features).detach()
+
+
+def _information(source, target, logits, target_logits):
+    return entropy_loss(target_logits) - marginal_entropy(target_logits)
+
+
+def _adversary():
+    torch.manual_seed(1)
+    head = torch.nn.Sequential(torch.nn.Linear(HIDDEN, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
+
+    def loss(source, target, logits, target_logits):
+        both = head(gradient_reversal(torch.cat([source, target]), 0.3))[:, 0]
+        truth = torch.cat([torch.ones(len(source)), torch.zeros(len(target))])
+        return F.binary_cross_entropy_with_logits(both, truth)
+
+    return loss, head
+
+
+def _dann(domains):
+    loss, head = _adversary()
+    return _train(_network(domains, linear=False), domains, loss, more=head.parameters())
+
+
+def _adabn(domains):
+    """Take mean and deviation of each feature of each domain from itself."""
+    parts = {name: Standardized(domains.split(name, 'train')) for name in ('source', 'target')}
+    network = _network(domains)
+    own = _Replaced(domains, parts['source'](domains.source), parts['target'](domains.target))
+    predict = _train(network, own)
+    return lambda features, domain='target': predict(parts[domain](features))
+
+
+class Standardized:
+    """Mean and deviation of features."""
+
+    def __init__(self, features):
+        self.mean, self.deviation = features.mean(0), features.std(0) + 1e-4
+
+    def __call__(self, features):
+        return (features - self.mean) / self.deviation
+
+
+class _Replaced:
+    """The same domains with other features."""
+
+    def __init__(self, domains, source, target):
+        self.labels, self.classes = domains.labels, domains.classes
+        self.source, self.target = source, target
+
+    split = Domains.split
+
+
+def _frozen_alignment(domains):
+    found = frozen_alignment(
+        domains.split('source', 'train'),
+        domains.labels[SPLITS['train']],
+        domains.split('target', 'train'),
+        domains.classes,
+    )
+    weight, bias = found.linear_layer(domains.split('target', 'train'))
+    own = Standardized(domains.split('source', 'train'))
+    theirs = Standardized(domains.split('target', 'train'))
+
+    def predict(features, domain='target'):
+        if domain == 'source':
+            features = own(features) * theirs.deviation + theirs.mean
+        return 3 * (features @ weight.T + bias)
+
+    return predict
+
+
+def _shot(domains):
+    network = _network(domains)
+    _train(network, domains)
+    return _train(network, domains, _information, supervised=False, steps=STEPS // 3)
+
+
+def _self_training(domains):
+    network = _network(domains)
+    _train(network, domains)
+
+    def loss(source, target, logits, target_logits):
+        return pseudo_label_loss(target_logits.detach(), target_logits, 0.8)[0]
+
+    return _train(network, domains, loss, degraded=True)
+
+
+RUNGS = {
+    'source_only': lambda d: _train(_network(d), d),
+    'adabn': _adabn,
+    'frozen_alignment': _frozen_alignment,
+    'quality_matched': lambda d: _train(_network(d), d, degraded=True),
+    'source_only, two layers': lambda d: _train(_network(d, False), d),
+    'shot': _shot,
+    'deep_coral': lambda d: _train(_network(d, False), d, lambda s, t, *_: 10 * coral_loss(s, t)),
+    'dan': lambda d: _train(_network(d, False), d, lambda s, t, *_: maximum_mean_discrepancy(s, t)),
+    'dann': _dann,
+    'mcc': lambda d: _train(_network(d), d, lambda s, t, own, theirs: class_confusion(theirs)),
+    'entropy_minimization': lambda d: _train(
+        _network(d), d, lambda s, t, own, theirs: entropy_loss(theirs)
+    ),
+    'information_maximization': lambda d: _train(_network(d), d, _information),
+    'self_training': _self_training,
+}
+
+
+def climb(pair: str, work_dir: Path) -> None:
+    """Train every rung of a pair on features; write its outputs, without target labels."""
+    domains = None
+    for name, train in RUNGS.items():
+        path = work_dir / 'outputs' / _file_name(pair) / f'{_file_name(name)}.npz'
+        if path.is_file():
+            continue
+        domains = domains or Domains(pair, work_dir)
+        predict = train(domains)
+        val, empty = SPLITS['val'], np.empty((0, 0), dtype=np.float32)
+        labels = domains.labels[val].numpy()
+        arrays = {
+            'source.features': domains.split('source', 'val').numpy(),
+            'source.labels': labels,
+        }
+        arrays['source.log_probabilities'] = _log(predict(domains.split('source', 'val'), 'source'))
+        for key, features in domains.degraded.items():
+            arrays[f'degraded.{key}.log_probabilities'] = _log(predict(features, 'source'))
+            arrays[f'degraded.{key}.labels'] = labels[:DEGRADED]
+            arrays[f'degraded.{key}.features'] = empty
+        arrays['target.log_probabilities'] = _log(predict(domains.split('target', 'val')))
+        arrays['target.features'] = domains.split('target', 'val').numpy()
+        arrays['mixed.log_probabilities'] = _log(predict(domains.mixed))
+        arrays['test.probabilities'] = predict(domains.split('target', 'test')).softmax(1).numpy()
+        write_whole(path, as_npz(arrays))
+
+
+def _log(logits: torch.Tensor) -> np.ndarray:
+    return logits.log_softmax(1).clamp(min=-27).numpy()
+
+
+def _file_name(text: str) -> str:
+    return ''.join(c if c.isalnum() else '_' for c in text)
