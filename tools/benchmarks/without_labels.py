@@ -33,6 +33,8 @@ from tl_plugin.functional import (
 from tl_plugin.reliability.files import write_whole
 
 SIDE, IMAGES, DEGRADED, MIXED_PAIRS = 64, 600, 100, 120
+#: Rungs that standardize each domain by itself.
+BY_DOMAIN = ('adabn',)
 #: Images of a domain that are trained on, validated on and tested on.
 SPLITS = dict(train=slice(0, 320), val=slice(320, 440), test=slice(440, 600))
 PAIRS = {
@@ -150,33 +152,40 @@ def _run(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
 
 
 class Domains:
-    """A pair's features on their joint principal components, and the source's labels.
+    """A pair's features on their joint principal components, at unit length, and source labels.
 
     Args:
         pair: Of PAIRS.
         work_dir: Holds the features.
+        by_domain: Whether each domain's features are standardized by its own mean and deviation,
+            as batch statistics of its own do, and not by the source's.
     """
 
-    def __init__(self, pair: str, work_dir: Path) -> None:
+    def __init__(self, pair: str, work_dir: Path, by_domain: bool = False) -> None:
         names = PAIRS[pair]
         source, target = (np.load(work_dir / 'features' / f'{name}.npz') for name in names)
         labels = np.load(work_dir / 'labels' / f'{names[0]}.npz')['labels']
         self.labels = torch.from_numpy(labels)
         self.classes = int(labels.max()) + 1
-        train = SPLITS['train']
-        joint = np.concatenate([source['clean'][train], target['clean'][train]])
-        mean = joint.mean(0)
-        axes = np.linalg.svd(joint - mean, full_matrices=False)[2][:COMPONENTS]
-        scale = np.linalg.norm((joint - mean) @ axes.T, axis=1).mean()
+        clean = {'source': source['clean'], 'target': target['clean']}
+        of = {name: clean[name if by_domain else 'source'][SPLITS['train']] for name in clean}
+        moments = {name: (rows.mean(0), rows.std(0) + 1e-3) for name, rows in of.items()}
 
-        def project(features: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy((features - mean) @ axes.T / scale * COMPONENTS**0.5).float()
+        def standardize(features: np.ndarray, domain: str) -> np.ndarray:
+            return (features - moments[domain][0]) / moments[domain][1]
 
-        self.source, self.target = project(source['clean']), project(target['clean'])
-        self.mixed = project(target['mixed'])
-        self.train_degraded = project(source['train_degraded'])
+        joint = np.concatenate([standardize(clean[n], n)[SPLITS['train']] for n in clean])
+        axes = np.linalg.svd(joint, full_matrices=False)[2][:COMPONENTS]
+
+        def project(features: np.ndarray, domain: str) -> torch.Tensor:
+            rows = torch.from_numpy(standardize(features, domain) @ axes.T).float()
+            return LENGTH * F.normalize(rows, dim=1)
+
+        self.source, self.target = (project(clean[name], name) for name in clean)
+        self.mixed = project(target['mixed'], 'target')
+        self.train_degraded = project(source['train_degraded'], 'source')
         self.degraded = {
-            key.partition('.')[2]: project(source[key])
+            key.partition('.')[2]: project(source[key], 'source')
             for key in source.files
             if key.startswith('degraded.')
         }
@@ -186,7 +195,7 @@ class Domains:
         return getattr(self, domain)[SPLITS[split]]
 
 
-COMPONENTS, STEPS, HIDDEN = 128, 300, 64
+COMPONENTS, STEPS, HIDDEN, LENGTH = 128, 200, 64, 6.0
 
 
 def _network(domains: Domains, linear: bool = True) -> torch.nn.Sequential:
@@ -240,50 +249,17 @@ def _dann(domains):
     return _train(_network(domains, linear=False), domains, loss, more=head.parameters())
 
 
-def _adabn(domains):
-    """Take mean and deviation of each feature of each domain from itself."""
-    parts = {name: Standardized(domains.split(name, 'train')) for name in ('source', 'target')}
-    network = _network(domains)
-    own = _Replaced(domains, parts['source'](domains.source), parts['target'](domains.target))
-    predict = _train(network, own)
-    return lambda features, domain='target': predict(parts[domain](features))
-
-
-class Standardized:
-    """Mean and deviation of features."""
-
-    def __init__(self, features):
-        self.mean, self.deviation = features.mean(0), features.std(0) + 1e-4
-
-    def __call__(self, features):
-        return (features - self.mean) / self.deviation
-
-
-class _Replaced:
-    """The same domains with other features."""
-
-    def __init__(self, domains, source, target):
-        self.labels, self.classes = domains.labels, domains.classes
-        self.source, self.target = source, target
-
-    split = Domains.split
-
-
 def _frozen_alignment(domains):
-    found = frozen_alignment(
-        domains.split('source', 'train'),
-        domains.labels[SPLITS['train']],
-        domains.split('target', 'train'),
-        domains.classes,
-    )
-    weight, bias = found.linear_layer(domains.split('target', 'train'))
-    own = Standardized(domains.split('source', 'train'))
-    theirs = Standardized(domains.split('target', 'train'))
+    source, target = (domains.split(name, 'train') for name in ('source', 'target'))
+    labels = domains.labels[SPLITS['train']]
+    found = frozen_alignment(source, labels, target, domains.classes)
+    weight, bias = found.linear_layer(target)
+    moments = [(rows.mean(0), rows.std(0)) for rows in (source, target)]
 
     def predict(features, domain='target'):
         if domain == 'source':
-            features = own(features) * theirs.deviation + theirs.mean
-        return 3 * (features @ weight.T + bias)
+            features = (features - moments[0][0]) / moments[0][1] * moments[1][1] + moments[1][0]
+        return features @ weight.T + bias
 
     return predict
 
@@ -306,7 +282,7 @@ def _self_training(domains):
 
 RUNGS = {
     'source_only': lambda d: _train(_network(d), d),
-    'adabn': _adabn,
+    'adabn': lambda d: _train(_network(d), d),
     'frozen_alignment': _frozen_alignment,
     'quality_matched': lambda d: _train(_network(d), d, degraded=True),
     'source_only, two layers': lambda d: _train(_network(d, False), d),
@@ -325,12 +301,15 @@ RUNGS = {
 
 def climb(pair: str, work_dir: Path) -> None:
     """Train every rung of a pair on features; write its outputs, without target labels."""
-    domains = None
+    kept = {}
     for name, train in RUNGS.items():
         path = work_dir / 'outputs' / _file_name(pair) / f'{_file_name(name)}.npz'
         if path.is_file():
             continue
-        domains = domains or Domains(pair, work_dir)
+        by_domain = name in BY_DOMAIN
+        if by_domain not in kept:
+            kept[by_domain] = Domains(pair, work_dir, by_domain)
+        domains = kept[by_domain]
         predict = train(domains)
         val, empty = SPLITS['val'], np.empty((0, 0), dtype=np.float32)
         labels = domains.labels[val].numpy()
