@@ -311,7 +311,7 @@ def climb(pair: str, work_dir: Path) -> None:
             kept[by_domain] = Domains(pair, work_dir, by_domain)
         domains = kept[by_domain]
         predict = train(domains)
-        val, empty = SPLITS['val'], np.empty((0, 0), dtype=np.float32)
+        val, empty = SPLITS['val'], np.empty((DEGRADED, 0), dtype=np.float32)
         labels = domains.labels[val].numpy()
         arrays = {
             'source.features': domains.split('source', 'val').numpy(),
