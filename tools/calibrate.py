@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from arguments import Parser, add_config_arguments, parse
+from arguments import Parser, add_config_arguments
 
 
 def parse_args() -> Namespace:
@@ -28,7 +28,7 @@ def parse_args() -> Namespace:
     )
     parser.add_argument('--out', help='by default NAME.calibration.json beside the checkpoint')
     parser.add_argument('--seed', type=int, default=0)
-    return parse(parser)
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from argparse import Namespace
 
-from arguments import Parser, add_config_arguments, parse
+from arguments import Parser, add_config_arguments
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from tl_plugin.launch.cpu import leave_cpu_group
@@ -63,7 +63,7 @@ def parse_args() -> Namespace:
     parser.add_argument('--overwrite', action='store_true', help='replace a finished --out')
     parser.add_argument('--amp', action='store_true', help='predict in mixed precision')
     parser.add_argument('--seed', type=int, default=0, help='of the choice of images to label')
-    return parse(parser)
+    return parser.parse_args()
 
 
 @record
