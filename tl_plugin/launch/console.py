@@ -26,6 +26,7 @@ TOOLS = (
     'show-layers',
     'interpolate',
     'export',
+    'check-labels',
     'degrade',
 )
 
