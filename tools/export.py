@@ -67,6 +67,12 @@ def parse_args() -> Namespace:
         action='store_true',
         help="don't write the program that labels folders beside an ONNX file",
     )
+    parser.add_argument(
+        '--card',
+        action='store_true',
+        help='write a model card beside it, whose figures come from results.json, calibration and '
+        'corruptions.json around the checkpoint',
+    )
     args = parser.parse_args()
     if args.num_images < 1 or len(args.images) > 2:
         parser.error('--num-images must be at least 1, and --images takes one or two folders')
@@ -94,6 +100,7 @@ def main() -> None:
         images=args.images,
         num_images=args.num_images,
         standalone=not args.no_standalone,
+        card=args.card,
     )
     print(f'Written: {", ".join(map(str, done.files))}')
 

@@ -169,8 +169,10 @@ def test_the_recommended_rung_labels_the_test_images_without_this_package(walked
     pytest.importorskip('onnxruntime')
     rung = walked.rungs[walked.results['recommendation']['rung']]
     given = [walked.folder / rung['config'], walked.folder / rung['checkpoint']]
-    said = tool('export.py', *given, '--out', 'ship/model.onnx', cwd=walked.folder)
-    assert 'Written: ship/model.onnx, ship/model_predict.py' in said
+    said = tool('export.py', *given, '--out', 'ship/model.onnx', '--card', cwd=walked.folder)
+    assert 'Written: ship/model.onnx, ship/model_predict.py, ship/model.md' in said
+    card = (walked.folder / 'ship' / 'model.md').read_text()
+    assert f'value: {rung["domains"]["source"]["accuracy"]}' in card
     test = walked.lists['target_test']
     program = walked.folder / 'ship' / 'model_predict.py'
     run(sys.executable, '-I', '-c', ALONE, program, *test, '--top-k', 1, cwd=walked.folder)

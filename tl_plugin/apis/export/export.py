@@ -19,12 +19,13 @@ import tl_plugin
 from tl_plugin.datasets.wrappers import inner_configs
 from tl_plugin.evaluation.calibration import Calibration, calibration_path
 from tl_plugin.reliability.class_sets import dataset_classes, has_several_labels
-from tl_plugin.reliability.files import read_json
+from tl_plugin.reliability.files import read_json, write_text
 from tl_plugin.reliability.fingerprint import fingerprint
 from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.stack.options import type_name
 from tl_plugin.stack.protocol import TARGET
 
+from .card import write_card
 from .check import Agreement, check_agreement, compare
 from .graphs import GRAPHS, check_installed, write_graph
 from .images import (
@@ -89,6 +90,7 @@ def export_model(
     images: Sequence[str] = (),
     num_images: int = 16,
     standalone: bool = True,
+    card: bool = False,
     say: Callable[[str], None] = print,
 ) -> Exported:
     """Write a checkpoint in another format.
@@ -119,6 +121,9 @@ def export_model(
         num_images: Of each domain, for the check. Defaults to 16.
         standalone: Whether a program that labels folders is written beside an ONNX file. Defaults
             to True.
+        card: Whether a model card is written beside it, ``NAME.md``, out of the records of the
+            ladder, the calibration and the corruptions that lie around the checkpoint. Defaults to
+            False.
         say: Called with what there is to report, before anything is written. Defaults to ``print``.
 
     Returns:
@@ -161,6 +166,14 @@ def export_model(
         files = [_place(written, target)]
     if format == 'onnx' and preprocessing and standalone:
         files.append(_place_standalone(target))
+    if card:
+        path = target.with_name(f'{target.stem}.md')
+        datasets = {name: build_dataset(loader) for name, loader in source.loaders.items()}
+        names = [file.name for file in files]
+        lines = [*found.lines(), *notes]
+        text = write_card(target.stem, checkpoint, source.metadata, datasets, names, lines)
+        write_text(path, text)
+        files.append(path)
     return Exported(files, found, notes)
 
 
