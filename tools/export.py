@@ -71,7 +71,7 @@ def parse_args() -> Namespace:
         '--card',
         action='store_true',
         help='write a model card beside it, whose figures come from results.json, calibration and '
-        'corruptions.json around the checkpoint',
+        'corruptions around the checkpoint',
     )
     args = parser.parse_args()
     if args.num_images < 1 or len(args.images) > 2:

@@ -82,7 +82,7 @@ def test_figures_are_those_of_the_records(run):
 def test_corruptions_and_calibration_are_shown_where_they_were_measured(run):
     curve = dict(clean=90.0, mean_error=31.5, mce=88.8, corruptions=dict(blur=[80, 75, 70, 60, 50]))
     record = dict(baseline='source_only', domains=dict(target=curve))
-    (run.checkpoint.parent / 'corruptions.json').write_text(json.dumps(record))
+    run.checkpoint.with_suffix('.corruptions.json').write_text(json.dumps(record))
     calibrated = dict(
         temperature=1.5, images=40, fitted_on='source', error_before=0.12, error_after=0.034
     )

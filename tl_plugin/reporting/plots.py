@@ -307,6 +307,25 @@ def plot_interpolation(
     return _png(figure)
 
 
+def plot_corruptions(curves: Mapping[str, Sequence[float]], clean: float, domain: str) -> bytes:
+    """Draw accuracy by severity, a line for each corruption.
+
+    Args:
+        curves: Corruption -> accuracy in percent at the severities 1, 2, ...
+        clean: Accuracy without a corruption, at severity 0.
+        domain: Whose images.
+    """
+    from matplotlib import colormaps
+
+    figure, axes = _figure('severity', f'accuracy on {domain}, %', size=(5.4, 3.4))
+    for name, colour in zip(curves, colormaps['tab10'].colors * (len(curves) // 10 + 1)):
+        values = [clean, *curves[name]]
+        axes.plot(range(len(values)), values, marker='.', color=colour, label=name)
+    axes.set_ylim(0, 100)
+    axes.legend(fontsize=7, loc='lower left', ncols=2)
+    return _png(figure)
+
+
 def _empty_figure(size: tuple[float, float]) -> Any:
     # Not pyplot: no display is needed, and no state is left behind.
     from matplotlib.figure import Figure

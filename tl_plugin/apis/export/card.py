@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from tl_plugin.analysis.corruption_curves import corruptions_path
 from tl_plugin.datasets.wrappers import image_infos, inner_datasets
 from tl_plugin.evaluation.calibration import calibration_path
 from tl_plugin.reliability.files import read_json
 from tl_plugin.strategies import available_strategies, describe
 
 FILL_IN = '*(to fill in)*'
-CORRUPTIONS = 'corruptions.json'
 UNKNOWN = 'not known'
 
 
@@ -32,7 +32,7 @@ def find_record(name: str, checkpoint: str | Path) -> Path | None:
     """Find a record of a run, in the folder of its checkpoint or in one of the two above.
 
     Args:
-        name: 'results.json' of a ladder, 'findings.json' of a diagnosis, 'corruptions.json'.
+        name: 'results.json' of a ladder, 'findings.json' of a diagnosis.
         checkpoint: The model's.
     """
     folders = list(Path(checkpoint).absolute().parents)[:3]
@@ -235,7 +235,8 @@ def _accuracy(rung: Mapping | None, results: Mapping | None) -> str:
         if found.get('expected_accuracy') is not None:
             value, interval = found['expected_accuracy'], _interval(found['expected_interval'])
             lines.append(
-                f'\nExpected on {domain} without its labels: {value:.1f}% (90% interval {interval}).'
+                f'\nExpected on {domain} without its labels: {value:.1f}% (90% interval '
+                f'{interval}).'
             )
     return '\n'.join(lines)
 
@@ -253,8 +254,7 @@ def _calibration(checkpoint: str | Path) -> str:
 
 
 def _corruptions(checkpoint: str | Path) -> str:
-    path = find_record(CORRUPTIONS, checkpoint)
-    found = read_json(path) if path else None
+    found = read_json(corruptions_path(checkpoint))
     if not found:
         return f'## Corruptions\n\n{UNKNOWN}: tools/test.py --corruptions was not run on it.'
     lines = ['## Corruptions', '', 'Accuracy in percent at severities 1 to 5.', '']
