@@ -31,6 +31,12 @@ def parse_args() -> Namespace:
     parser.add_argument(
         '--rungs', nargs='+', metavar='NAME', help='climb only these and those that they start from'
     )
+    parser.add_argument(
+        '--quick',
+        action='store_true',
+        help='a first look within minutes, beside --source and --target: small images, a last '
+        'layer on frozen features, the cheapest rungs; says what the full climb would cost',
+    )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='runs of each rung')
     parser.add_argument('--work-dir', type=Path, help='folder of all runs, results and report')
     parser.add_argument(
@@ -109,6 +115,8 @@ def parse_args() -> Namespace:
     given = [args.config is not None, args.markdown is not None, all(data)]
     if args.unlabelled and not all(data):
         parser.error('--unlabelled is for --target; a config says with_label=False itself')
+    if args.quick and (not all(data) or args.rungs):
+        parser.error('--quick is for --source, --target and --backbone, and has rungs of its own')
     only_here = {'--jobs': args.jobs, '--devices': args.devices, '--budget-time': args.budget_time}
     only_there = {'--partition': args.partition, '--account': args.account}
     only_there['--sbatch-args'] = args.sbatch_args
@@ -142,26 +150,33 @@ def launcher(args: Namespace) -> Launcher:
     return ThisMachine(args.devices or visible_devices(), args.jobs, args.gpus_per_rung)
 
 
-def write_config(args: Namespace) -> tuple[Path, Path]:
-    """Write a config for data and a backbone beside the runs; return it and the work folder."""
+def write_config(args: Namespace) -> Path:
+    """Write a config for data and a backbone beside the runs; return it."""
     from tl_plugin.intake.config_writer import config_from_data
 
-    work_dir = args.work_dir or Path('work_dirs/ladder')
-    config = config_from_data(
-        args.source,
-        args.target,
-        args.backbone,
-        work_dir,
-        args.target_labels,
-        args.checkpoint,
-        args.image_size,
-        unlabelled=args.unlabelled,
-    )
+    def write(folder: Path, image_size: int | None = None) -> Path:
+        return config_from_data(
+            args.source,
+            args.target,
+            args.backbone,
+            folder,
+            args.target_labels,
+            args.checkpoint,
+            image_size or args.image_size,
+            unlabelled=args.unlabelled,
+        )
+
+    if args.quick:
+        from tl_plugin.ladder.quick import quick_config
+
+        config, args.rungs = quick_config(write, args.work_dir)
+    else:
+        config = write(args.work_dir)
     sys.stdout.reconfigure(errors='backslashreplace')  # names of files may not be printable
     for note in Config.fromfile(config).ladder.get('notes', ()):
         print(f'Note:    {note}')
     print(f'Config:  {config}')
-    return config, work_dir
+    return config
 
 
 def main() -> int:
@@ -179,7 +194,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if args.config is None:
-            args.config, args.work_dir = write_config(args)
+            args.work_dir = args.work_dir or Path(
+                'work_dirs/quick' if args.quick else 'work_dirs/ladder'
+            )
+            args.config = write_config(args)
         return run_ladder(
             args.config,
             rungs=args.rungs,

@@ -29,7 +29,7 @@ class Progress(NamedTuple):
         elapsed: Seconds since the run's process was started, those of interrupted attempts
             included.
         trained: Those of them in which it trained.
-        remaining: Estimated seconds of training that are left; None before the first iteration.
+        remaining: Estimated seconds of training that are left; None before the second iteration.
     """
 
     phase: str = 'starting'
@@ -103,7 +103,7 @@ class ProgressHook(Hook):
         self._started = time.monotonic() - (time.time() - began) - before.elapsed
         self._written = 0.0
         self._first: tuple[float, int] | None = None
-        self._before = before.trained
+        self._before, self._training = before.trained, time.monotonic()
 
     @property
     def elapsed(self) -> float:
@@ -111,8 +111,8 @@ class ProgressHook(Hook):
         return time.monotonic() - self._started
 
     def before_train(self, runner: Any) -> None:
-        """Start the clock of the estimate."""
-        self._first = (time.monotonic(), runner.iter)
+        """Start the clock of training."""
+        self._training = time.monotonic()
         self._write(runner, 'training')
 
     def after_train(self, runner: Any) -> None:
@@ -123,6 +123,9 @@ class ProgressHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Write, unless that was done a moment ago."""
+        if self._first is None:
+            # What comes once, before the first step, such as a cache, says nothing of the others.
+            self._first = (time.monotonic(), runner.iter + 1)
         if time.monotonic() - self._written > 0.5:
             loss = (outputs or {}).get('loss')
             self._write(runner, 'training', None if loss is None else float(loss))
@@ -150,12 +153,12 @@ class ProgressHook(Hook):
         self._written = time.monotonic()
 
     def _count(self) -> None:
-        self.trained = self._before + time.monotonic() - self._first[0]
+        self.trained = self._before + time.monotonic() - self._training
 
     def _remaining(self, done: int, total: int) -> float | None:
-        start, first = self._first
-        if done <= first:
+        if self._first is None or done <= self._first[1]:
             return None
+        start, first = self._first
         return (time.monotonic() - start) / (done - first) * (total - done)
 
 

@@ -23,9 +23,10 @@ from .ready_config import check_measures_target
 from .records import LadderResults
 from .report import REPORT_NAME, make_report
 from .results import RESULTS_NAME, collect
-from .rungs import read_rungs, select_rungs
+from .rungs import Rung, read_rungs, select_rungs
 from .table import print_table
 from .target_labels import (
+    TargetLabels,
     check_ladder_data,
     count_target_labels,
     measure_by_labels,
@@ -64,21 +65,8 @@ def run_ladder(
     """
     limits = limits or Limits()
     cfg = load_config(config, cfg_options=cfg_options)
-    check_measures_target(cfg)
-    check_ladder_data(cfg)
+    cfg, chosen, missing, labels = choose_rungs(cfg, rungs, limits)
     settings = cfg.get('ladder') or {}
-    known = read_rungs(settings)
-    labels = count_target_labels(cfg)
-    limits.check_reachable(labels)
-    cfg = measure_by_labels(cfg, labels)
-    chosen, missing = select_rungs(
-        known,
-        rungs,
-        settings,
-        partial(has_batch_norm, cfg),
-        not_validated(cfg, labels),
-        partial(has_own_weights, cfg),
-    )
     for name, reason in missing.items():
         print(f'Leaving out {name}: {reason}.')
     jobs = plan(cfg, chosen, seeds, work_dir, limits.budget_source)
@@ -97,6 +85,41 @@ def run_ladder(
         write_report(results, cfg, work_dir)
     print_end(results, work_dir)
     return 1 if failures else 0
+
+
+def choose_rungs(
+    cfg: Config, rungs: Sequence[str] | None = None, limits: Limits | None = None
+) -> tuple[Config, list[Rung], dict[str, str], TargetLabels]:
+    """Check a config and choose the rungs to climb on it.
+
+    Args:
+        cfg: A config with a ``ladder``.
+        rungs: Names of rungs. Defaults to all that the config has data for.
+        limits: Of the climb. Defaults to no limits.
+
+    Returns:
+        The config, which measures what the target's labels allow; the rungs; those left out -> why;
+        and which target images have labels.
+
+    Raises:
+        ValueError: If the config can't be climbed on, or a rung doesn't exist.
+    """
+    check_measures_target(cfg)
+    check_ladder_data(cfg)
+    settings = cfg.get('ladder') or {}
+    known = read_rungs(settings)
+    labels = count_target_labels(cfg)
+    (limits or Limits()).check_reachable(labels)
+    cfg = measure_by_labels(cfg, labels)
+    chosen, missing = select_rungs(
+        known,
+        rungs,
+        settings,
+        partial(has_batch_norm, cfg),
+        not_validated(cfg, labels),
+        partial(has_own_weights, cfg),
+    )
+    return cfg, chosen, missing, labels
 
 
 def write_report(results: LadderResults, cfg: Config, work_dir: Path) -> None:
