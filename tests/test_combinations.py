@@ -362,9 +362,10 @@ def test_frozen_alignment_fits_each_head_or_refuses_it(head, target, tmp_path):
     assert len(changed - {'dsbn.started'}) == 2 and runner.iter == 0
 
 
-@pytest.mark.parametrize('dsbn', [False, True])
-@pytest.mark.parametrize('method', ['tent', 'sar'])
-@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize(
+    ('head', 'method', 'dsbn'),
+    [*((head, 'sar', False) for head in HEADS), ('linear', 'tent', True), ('vit', 'tent', True)],
+)
 def test_test_time_adaptation_with_each_head(head, method, dsbn, tmp_path):
     plain = {name: values[0] for name, values in FACTORS.items()}
     cfg = make_config({**plain, 'head': head, 'dsbn': dsbn}, tmp_path)
@@ -387,3 +388,39 @@ def test_test_time_adaptation_with_each_head(head, method, dsbn, tmp_path):
     norms = ('norm', '.1.', '.5.', 'ln', 'layers.1', 'dsbn.started', 'running')
     assert changed and all(any(part in name for part in norms) for name in changed), changed
     assert not any(name.startswith('head') for name in changed)
+
+
+LORA_REFUSED = dict(
+    cached='features are cached behind the backbone, and a part of it trains',
+    source_free='without a source learns from alignments, .* has none: use the overlay shot',
+)
+
+
+@pytest.mark.parametrize('loop', FACTORS['loop'])
+@pytest.mark.parametrize('head', ['vit', 'stacked'])
+def test_lora_in_each_loop(head, loop, tmp_path):
+    plain = {name: values[0] for name, values in FACTORS.items()}
+    case = {**plain, 'head': head, 'loop': loop}
+    cfg = make_config(case, tmp_path / 'run')
+    if head == 'stacked':  # a network of convolutions: its 1x1 ones are in none, so refused
+        cfg.model.update(type='LoRAClassifier')
+        with pytest.raises(ValueError, match='have none: use fine_tune'):
+            MODELS.build(cfg.model.to_dict())
+        return
+    cfg.load_from = str(tmp_path / 'source_model.ckpt')
+    state = MODELS.build(cfg.model.to_dict()).state_dict()
+    torch.save(dict(state_dict=state, meta={}), cfg.load_from)
+    cfg.model.update(type='LoRAClassifier')
+    freeze = dict(type='FreezeHook', patterns=[r'^(?!head\.|neck\.|.*\.lora_)'])
+    cfg.custom_hooks = [freeze, dict(type='LoRAHook')]
+    runner = build_runner(prepare(cfg))
+    if loop in LORA_REFUSED:
+        with pytest.raises(ValueError, match=LORA_REFUSED[loop]):
+            runner.train()
+        return
+    runner.train()
+    after = runner.model.state_dict()
+    assert after.keys() == state.keys()
+    changed = {name for name, value in state.items() if not torch.equal(value, after[name])}
+    adapted = {f'{name}.weight' for name in runner.model.adapted}
+    assert {name for name in changed if not name.startswith('head.')} == adapted

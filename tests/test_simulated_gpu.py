@@ -160,6 +160,8 @@ NOT_SIMULATED = {
     'InterpolationLoop': BY_LOOP,
     **dict.fromkeys(('FrozenAlignmentLoop', 'RelativeGradientNormHook'), BETWEEN_STEPS),
     'SlowLayersFreezeHook': BETWEEN_STEPS,
+    'LoRAClassifier': 'adds matrix products of parameters that lie beside the weights',
+    'LoRAHook': ON_HOST,
     **dict.fromkeys(
         ('TestTimeClassifier', 'TestTimeAdaptationHook'), 'adapts in tests, not in steps'
     ),

@@ -183,6 +183,7 @@ ELSEWHERE = {
     'frozen_alignment',
     'interpolation',
     'label_shift_guard',
+    'lora',
     'no_training',
     'quality_matched',
     'retention',

@@ -17,7 +17,8 @@ from tl_plugin.stack.options import type_name
 # be lost silently. '' is a config that names no type.
 _STOCK_LOOPS = ('', 'EpochBasedTrainLoop', 'IterBasedTrainLoop')
 _REPLACEABLE = {
-    ('model', 'AdaptationClassifier'): ('ImageClassifier', 'TestTimeClassifier'),
+    ('model', 'AdaptationClassifier'): ('ImageClassifier',),
+    ('model', 'LoRAClassifier'): ('ImageClassifier', 'AdaptationClassifier'),
     ('model', 'TestTimeClassifier'): ('ImageClassifier', 'AdaptationClassifier'),
     ('train_cfg', 'AdaptationTrainLoop'): _STOCK_LOOPS,
     ('train_cfg', 'CachedFeatureTrainLoop'): _STOCK_LOOPS,
@@ -30,7 +31,8 @@ _FIX = {
         'stock one, train_cfg=dict(by_epoch=True, max_epochs=...)'
     ),
     'model': (
-        ': put the network into an ImageClassifier, a timm model as '
+        ': where both are of this package, name the other strategy first; else put the network '
+        'into an ImageClassifier, a timm model as '
         "backbone=dict(type='PooledTimmBackbone', model_name=...)"
     ),
 }

@@ -17,6 +17,7 @@ from tl_plugin.reliability.data_identity import check_source_and_target
 from tl_plugin.reliability.files import write_json, write_whole
 from tl_plugin.reporting.plots import plot_interpolation
 from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.options import type_name
 from tl_plugin.stack.protocol import adaptation_model
 
 from .batch_statistics import estimate_batch_statistics, norm_layers
@@ -30,6 +31,8 @@ ALPHAS = tuple(step / 10 for step in range(11))
 #: The metric of a target whose validation images have no labels.
 LABEL_FREE = 'label_free/information_maximization'
 _SOURCE_STATISTICS = 'dsbn.'
+#: Classifiers with something beside the network that prediction can do without.
+_ADDING = ('LoRAClassifier', 'TestTimeClassifier')
 
 
 class Point(NamedTuple):
@@ -86,6 +89,11 @@ def plain_model_config(cfg: Config) -> Config:
     cfg = copy.deepcopy(cfg)
     for name in ('alignments', 'regularizers'):
         cfg.model.pop(name, None)
+    if type_name(cfg.model) in _ADDING:
+        # Their checkpoints are those of the network that they add to.
+        cfg.model.type = 'AdaptationClassifier'
+        cfg.model.pop('lora', None)
+        cfg.model.pop('test_time', None)
     cfg.load_from, cfg.resume = None, False
     return cfg
 

@@ -2,6 +2,7 @@ from . import backbones, necks  # noqa: F401
 from .adaptation_classifier import AdaptationClassifier
 from .alignments import Alignment, DANNHead, DomainBatch
 from .data_preprocessor import DomainDataPreprocessor
+from .lora_classifier import LoRAClassifier
 from .test_time_classifier import TestTimeClassifier
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     'DANNHead',
     'DomainBatch',
     'DomainDataPreprocessor',
+    'LoRAClassifier',
     'TestTimeClassifier',
 ]

@@ -7,6 +7,7 @@ from .collapsed_predictions_hook import CollapsedPredictionsHook
 from .freeze_hook import FreezeHook
 from .gradual_unfreeze_hook import GradualUnfreezeHook
 from .label_shift_hook import LabelShiftHook
+from .lora_hook import LoRAHook
 from .monitor_check_hook import MonitorCheckHook
 from .quality_match_hook import QualityMatchHook
 from .relative_gradient_norm_hook import RelativeGradientNormHook
@@ -25,6 +26,7 @@ __all__ = [
     'FreezeHook',
     'GradualUnfreezeHook',
     'LabelShiftHook',
+    'LoRAHook',
     'MonitorCheckHook',
     'QualityMatchHook',
     'RelativeGradientNormHook',
