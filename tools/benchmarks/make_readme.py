@@ -42,6 +42,11 @@ BENCHMARKS = {
     'predict_speed': ('a table of predictions, against a bare loop over the same loader', []),
     'drift': ('looks at new images without a false alarm, and corruptions that raise one', None),
     'sweep_layers': ('how many stock models have layers that pass every check', []),
+    'sweep_export': (
+        'how many small networks export and predict the same; a stopped sweep goes on, by networks '
+        'of timm and mmpretrain in turns',
+        None,
+    ),
 }
 MEASURABLE = [name for name, (_, arguments) in BENCHMARKS.items() if arguments is not None]
 
@@ -204,7 +209,24 @@ def _drift(result):
     return found
 
 
+def _sweep_export(result):
+    done = sum(counts['built'] + counts['not_built'] for counts in result['summary'].values())
+    found = [_line('networks tried so far, of the sample', done, result['of'], '')]
+    for library, counts in result['summary'].items():
+        for format in ('onnx', 'torch_export'):
+            what = f'{library}: {format} agrees, of those that build'
+            found.append(_line(what, counts[format], counts['built'], ''))
+        for name, model in result['results'][library].items():
+            reasons = [model[f].get('reason') for f in ('onnx', 'torch_export') if f in model]
+            reason = model.get('not_built') or next(filter(None, reasons), None)
+            if reason:
+                what = f'{library} {name}: {reason}'.replace('|', '/')[:120]
+                found.append(dict(what=what, ours=None, plain=None, unit='', ratio=None))
+    return found
+
+
 OWN_FORMS = dict(
+    sweep_export=_sweep_export,
     drift=_drift,
     optimizer_step=_optimizer_step,
     frozen_savings=_frozen_savings,

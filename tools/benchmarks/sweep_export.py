@@ -147,6 +147,8 @@ def export_one(library: str, name: str) -> dict:
             apart = np.abs(np.concatenate(found) - expected).max() / max(np.abs(expected).max(), 1)
             status = 'agrees' if apart <= TOLERANCE else 'differs'
             result[format] = dict(status=status, difference=float(apart), any_number=any_number)
+            if status == 'differs':
+                result[format]['reason'] = f'logits differ by {apart:.1e} of the largest'
         except Exception as error:
             result[format] = dict(status='failed', reason=' '.join(str(error).split())[:300])
         result[format]['seconds'] = round(time.perf_counter() - began, 1)
