@@ -217,7 +217,7 @@ def about_full_climb(seconds: float, rungs: int, command: str) -> str:
     long = f'{hours} h {minutes} min' if hours else duration(seconds)
     return (
         f'The full climb of {rungs} rungs takes about {long} here, one rung after the other (some '
-        f'training steps were timed): {command}'
+        f'training steps were timed, beside whatever else runs now): {command}'
     )
 
 

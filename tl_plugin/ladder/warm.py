@@ -21,8 +21,13 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-#: What a run uses and imports late, beside :mod:`tl_plugin.ladder.run_rung`.
+#: What a run uses and imports late, beside :mod:`tl_plugin.ladder.run_rung`; matplotlib draws in
+#: every run's visualizer, and scikit-learn took half of a short run's time.
 _PRELOAD = (
+    'matplotlib.backends.backend_agg',
+    'matplotlib.figure',
+    'sklearn.linear_model',
+    'sklearn.datasets',
     'mmpretrain.datasets',
     'mmpretrain.engine',
     'mmpretrain.evaluation',
@@ -203,7 +208,8 @@ def main() -> None:
     answers = os.dup(1)
     os.dup2(2, 1)
     for module in _PRELOAD:
-        importlib.import_module(module)
+        with contextlib.suppress(ImportError):  # a run that needs it says so
+            importlib.import_module(module)
     _Server(answers).serve()
 
 
