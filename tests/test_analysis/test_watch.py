@@ -95,6 +95,18 @@ def test_json_keeps_the_reference(reference):
     assert [d.name for d in first.drifts][:5] == [d.name for d in second.drifts][:5]
 
 
+def test_shares_of_pixels_are_the_same_after_json(reference):
+    """Most images have none or few of 16384 pixels, and JSON rounds 1 / 16384."""
+    from tl_plugin.analysis.findings import _plain
+
+    rng = np.random.default_rng(0)
+    shares = rng.integers(0, 3, (2, 300)) / 16384
+    kept = DriftReference(300, 0, ('dead_pixels',), shares[0][:, None])
+    again = DriftReference.from_json(json.loads(json.dumps(_plain(kept))))
+    found = watch(again, 300, [dict(dead_pixels=share) for share in shares[1]])
+    assert found.verdict == AS_BEFORE
+
+
 def test_too_few_images_are_refused(reference):
     with pytest.raises(ValueError, match='19 of 21 new images'):
         look(reference, 0, count=19)

@@ -108,12 +108,13 @@ def watch(
         )
     rng = np.random.default_rng(seed)
     names = [n for n in reference.statistics if all(n in one for one in quality)]
-    now = thinned(np.array([[one[name] for name in names] for one in quality]), seed)
+    now = _digits(thinned(np.array([[one[name] for name in names] for one in quality]), seed))
+    before = _digits(reference.quality)
     columns = [reference.statistics.index(name) for name in names]
     families = {
         'files': [_files(reference, images, images - len(quality))],
         'quality': [
-            _compared('quality', name, reference.quality[:, column], now[:, place], rng)
+            _compared('quality', name, before[:, column], now[:, place], rng)
             for place, (name, column) in enumerate(zip(names, columns))
         ],
     }
@@ -137,6 +138,11 @@ def watch(
     verdict, reasons = _verdict(drifts, *accuracies)
     unreadable = images - len(quality)
     return Watch(verdict, tuple(reasons), images, unreadable, tuple(drifts), *accuracies)
+
+
+def _digits(values: np.ndarray) -> np.ndarray:
+    """Round as JSON does: shares of pixels are equal or not, and the test counts both."""
+    return np.array([float(f'{value:.6g}') for value in values.ravel()]).reshape(values.shape)
 
 
 def _judged(drift: Drift, level: float) -> Drift:
