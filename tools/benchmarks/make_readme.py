@@ -40,6 +40,8 @@ BENCHMARKS = {
     ),
     'recommendations': ('recommended rung against the best by labels; 64 pixels, few epochs', None),
     'predict_speed': ('a table of predictions, against a bare loop over the same loader', []),
+    'calibration': ('expected calibration error on a target without labels, by temperature', None),
+    'images_to_label': ('50 images chosen by --to-label, against 50 at random', None),
     'drift': ('looks at new images without a false alarm, and corruptions that raise one', None),
     'sweep_layers': ('how many stock models have layers that pass every check', []),
     'sweep_export': (
