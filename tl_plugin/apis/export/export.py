@@ -309,8 +309,8 @@ def _graph(
     if preprocessing and not pipeline.exact():
         notes.append(
             'The file resizes with the weights and the rounding of the library that the pipeline '
-            'uses, in whose last bits libraries differ from version to version: a pixel may be one '
-            'level off.'
+            'uses, whose versions differ in order and last bits: a pixel may be a level off, and a '
+            'few at sharp edges.'
         )
     if precision == 'int8':
         from .quantize import quantize

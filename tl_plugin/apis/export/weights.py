@@ -14,7 +14,7 @@ from typing import Any
 import mmpretrain
 import torch
 from mmengine.config import Config, ConfigDict
-from mmpretrain.registry import MODELS
+from mmpretrain.registry import MODELS, TRANSFORMS
 from torch import Tensor, nn
 
 from tl_plugin.models.backbones import PooledTimmBackbone, PooledTorchvisionBackbone
@@ -397,7 +397,8 @@ def _check_stock(config: Any, where: str) -> None:
     if isinstance(config, dict):
         kind = config.get('type')
         name = kind if isinstance(kind, str) else getattr(kind, '__module__', '')
-        found = MODELS.get(name) if isinstance(kind, str) and where == 'model' else None
+        registry = MODELS if where == 'model' else TRANSFORMS
+        found = registry.get(name) if isinstance(kind, str) else None
         module = getattr(found, '__module__', name)
         if module.startswith('tl_plugin'):
             raise ValueError(
