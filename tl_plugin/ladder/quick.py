@@ -210,7 +210,7 @@ def _count(loader: Any) -> int:
 def about_full_climb(seconds: float, rungs: int, command: str) -> str:
     """Say what the full climb costs, and how to begin it.
 
-    >>> about_full_climb(5430, 12, 'tl-plugin ladder full/config.py')[:61]
+    >>> about_full_climb(5460, 12, 'tl-plugin ladder full/config.py')[:61]
     'The full climb of 12 rungs takes about 1 h 31 min here, one r'
     """
     hours, minutes = divmod(round(seconds / 60), 60)
