@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import full_precision
 
+
+@full_precision
 def mean_entropy(probabilities: Tensor) -> Tensor:
     """Mean entropy of the predictions, in nats: low where the model is sure.
 
@@ -22,6 +25,7 @@ def mean_entropy(probabilities: Tensor) -> Tensor:
     return _entropy(probabilities).mean()
 
 
+@full_precision
 def information_maximization(probabilities: Tensor) -> Tensor:
     """Entropy of the mean prediction minus the mean entropy, in nats: sure, and of many classes.
 
@@ -38,6 +42,7 @@ def information_maximization(probabilities: Tensor) -> Tensor:
     return _entropy(probabilities.mean(0)) - mean_entropy(probabilities)
 
 
+@full_precision
 def soft_neighborhood_density(
     probabilities: Tensor, temperature: float = 0.05, chunk: int = 1024
 ) -> Tensor:
@@ -69,6 +74,7 @@ def soft_neighborhood_density(
     return total / count
 
 
+@full_precision
 def batch_nuclear_norm(probabilities: Tensor) -> Tensor:
     """Nuclear norm of the predictions over its bound: sure, and of many classes.
 

@@ -86,8 +86,9 @@ class CentroidPseudoLabelHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Load them from the checkpoint of a resumed run."""
-        if resumes(runner):
-            self._labels = saved_hook_state(checkpoint, _STATE)
+        saved = saved_hook_state(checkpoint, _STATE)
+        if saved is not None and resumes(runner):
+            self._labels = saved.cpu()  # a resumed run loads its checkpoint to the GPU
 
     def _is_resumed(self, runner: Runner) -> bool:
         """Whether this epoch was labelled before the run was interrupted in its middle."""
