@@ -12,7 +12,7 @@ from tl_plugin.ladder import run_ladder as module
 from tl_plugin.ladder.climb import make_folder
 from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.ready_config import place
-from tl_plugin.ladder.recommend import TARGET_ACCURACY, TARGET_SCORE
+from tl_plugin.ladder.recommend import TARGET_ACCURACY, TARGET_VOTE
 from tl_plugin.ladder.results import read_results
 from tl_plugin.ladder.run_ladder import run_ladder
 from tl_plugin.ladder.run_rung import run_rung
@@ -172,14 +172,14 @@ def test_labels_on_some_images_are_all_that_accuracy_is_over(climbs):
 
 @pytest.mark.parametrize(
     ('name', 'measure'),
-    [('none', TARGET_SCORE), ('test alone', TARGET_SCORE), ('validation alone', TARGET_ACCURACY)],
+    [('none', TARGET_VOTE), ('test alone', TARGET_VOTE), ('validation alone', TARGET_ACCURACY)],
 )
 def test_what_recommends(climbs, name, measure):
     climbed = climbs(name)
     found = climbed.results.recommendation
     assert found.measure == measure
-    assert ('weak reason' in ' '.join(found.reasons)) == (measure == TARGET_SCORE)
-    assert ('on weak grounds' in climbed.page.text) == (measure == TARGET_SCORE)
+    assert ('weak reason' in ' '.join(found.reasons)) == (measure == TARGET_VOTE)
+    assert ('on weak grounds' in climbed.page.text) == (measure == TARGET_VOTE)
     text = markdown_table(climbed.results)
     assert ('target validation %' in text) == (name == 'validation alone')
     assert ('| target % |' in text) == (name == 'test alone')

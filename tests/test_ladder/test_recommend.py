@@ -6,6 +6,7 @@ from tl_plugin.ladder.recommend import (
     SOURCE_ACCURACY,
     TARGET_ACCURACY,
     TARGET_SCORE,
+    TARGET_VOTE,
     frontier,
     recommend,
     why_none,
@@ -94,3 +95,17 @@ def test_no_validation_no_recommendation():
     assert 'nothing was validated on the target' in why_none(rungs)
     with pytest.raises(ValueError, match='at least 0, got -1'):
         recommend(LADDER, -1)
+
+
+def test_without_labels_a_rung_has_to_be_surely_ahead_of_doing_nothing():
+    rungs = [row('source_only', 99, 0.3, TARGET_VOTE), row('dann', 98, 0.9, TARGET_VOTE)]
+    found = recommend(rungs, ahead={'source_only': 0.5, 'dann': 0.97})
+    assert (found.rung, found.measure, found.ahead) == ('dann', TARGET_VOTE, 0.97)
+    text = ' '.join(found.reasons)
+    assert 'In 97% of resamples of the images it is ahead of source_only' in text
+    assert 'This is a weak reason' in text and 'label some of the target images' in text
+    unsure = recommend(rungs, ahead={'source_only': 0.5, 'dann': 0.8})
+    assert (unsure.rung, unsure.ahead) == ('source_only', 0.8)
+    assert 'no rung is better than doing nothing' in ' '.join(unsure.reasons)
+    over = recommend(rungs, budget_source=0.5, ahead={'source_only': 0.5, 'dann': 0.97})
+    assert over.rung == 'source_only' and over.over_budget == ['dann']

@@ -24,6 +24,7 @@ from .expected_accuracy import (
     matrix_norm,
     threshold_accuracy,
     transport_accuracy,
+    transported_confidence,
 )
 from .frozen_alignment import (
     FrozenAlignment,
@@ -149,6 +150,7 @@ __all__ = [
     'threshold_accuracy',
     'total_variation',
     'transport_accuracy',
+    'transported_confidence',
     'unbiased_hsic',
     'weighted_mean_discrepancy',
 ]

@@ -71,14 +71,14 @@ def confidence_accuracy(source: Tensor, right: Tensor, target: Tensor) -> Tensor
 
 
 @full_precision
-def transport_accuracy(
+def transported_confidence(
     prior: Tensor, target: Tensor, sharpness: float = 0.02, rounds: int = 200
 ) -> Tensor:
-    r"""Estimate accuracy by the cost of moving the predictions onto the source's classes (COT).
+    r"""Return each prediction's confidence in the classes that optimal transport moves it to.
 
     Lu et al., "Characterizing Out-of-Distribution Error via Optimal Transport" (confidence optimal
-    transport), NeurIPS 2023, arXiv 2305.15640: the error is the optimal transport cost between the
-    predictions and one-hot labels as frequent as the source's, where moving prediction p onto
+    transport, COT), NeurIPS 2023, arXiv 2305.15640: the error is the optimal transport cost between
+    the predictions and one-hot labels as frequent as the source's, where moving prediction p onto
     class k costs :math:`\lVert p - e_k \rVert_\infty = 1 - p_k`. A model that is sure of too few
     classes pays for it, which confidence alone doesn't see. The plan is Sinkhorn's, with a small
     entropic term (Cuturi, NeurIPS 2013).
@@ -90,7 +90,7 @@ def transport_accuracy(
         rounds: Of Sinkhorn's iteration. Defaults to 200.
 
     Returns:
-        A 0-d tensor in [0, 1].
+        (M,), in [0, 1].
 
     Raises:
         ValueError: If there is no image.
@@ -103,8 +103,24 @@ def transport_accuracy(
     for _ in range(rounds):
         rows = log_mass - (gains + columns).logsumexp(1, keepdim=True)
         columns = log_prior - (gains + rows).logsumexp(0)
-    rows = log_mass - (gains + columns).logsumexp(1, keepdim=True)
-    return ((gains + rows + columns).exp() * target.exp()).sum().clamp(0, 1)
+    plan = (gains + columns).softmax(1)
+    return (plan * target.exp()).sum(1)
+
+
+def transport_accuracy(prior: Tensor, target: Tensor) -> Tensor:
+    """Estimate accuracy as the mean of :func:`transported_confidence` (COT).
+
+    Args:
+        prior: Share of each class in the source, (K,), adds up to 1.
+        target: Log-probabilities of target images, (M, K).
+
+    Returns:
+        A 0-d tensor in [0, 1].
+
+    Raises:
+        ValueError: If there is no image.
+    """
+    return transported_confidence(prior, target).mean().clamp(0, 1)
 
 
 @full_precision

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from .records import Recommendation, RungResult
 
-#: Rungs are chosen by target accuracy on validation images; where those have no labels, by this
-#: score, which was fixed before anything was measured with it.
+#: Rungs are chosen by target accuracy on validation images; where those have no labels, by a vote
+#: of two scores, see :func:`tl_plugin.evaluation.choice.vote`, which is measured by
+#: ``tools/benchmarks/recommendations.py --no-target-labels``; without the rungs'
+#: outputs by a score.
 TARGET_ACCURACY, TARGET_SCORE = 'target/accuracy/top1', 'target/label_free/information_maximization'
+TARGET_VOTE = 'target/label_free/vote'
+#: Share of resamples in which a rung has to be ahead of doing nothing, to be recommended without
+#: labels.
+SURE = 0.9
 SOURCE_ACCURACY = 'source/accuracy/top1'
 BASELINE = 'source_only'
+
+ADVICE = (
+    'To know, look at the sample images, and label some of the target images, a few dozen of each '
+    'class, in class folders or a CSV file: rungs are then chosen by accuracy.'
+)
 
 #: Maximum points on validation that a cheaper rung may be behind the best one and still be chosen.
 TOLERANCE = 0.5
 
 
 def recommend(
-    rungs: Sequence[RungResult], budget_source: float | None = None
+    rungs: Sequence[RungResult],
+    budget_source: float | None = None,
+    ahead: Mapping[str, float] = MappingProxyType({}),
 ) -> Recommendation | None:
     """Recommend the cheapest rung inside the budget that is as good as the best on validation.
 
@@ -30,6 +44,9 @@ def recommend(
         rungs: In order of cost. Only their ``seeds`` and ``validation`` are used.
         budget_source: Points of source accuracy that may be lost against ``source_only``. Defaults
             to None, no limit.
+        ahead: Rung -> share of resamples in which the vote puts it ahead of ``source_only``. A rung
+            that is so in less than :data:`SURE` of them isn't better than doing nothing, as far as
+            can be said.
 
     Returns:
         The recommendation; None where no rung was validated on the target, see :func:`why_none`.
@@ -56,10 +73,14 @@ def recommend(
     over = [rung for rung in measured if rung not in allowed]
     best = max(allowed, key=lambda rung: _mean(rung, measure))
     chosen = next(rung for rung in allowed if _as_good(rung, best, measure))
+    unsure = measure == TARGET_VOTE and baseline is not None and chosen is not baseline
+    if unsure and ahead.get(best.name, 0.0) < SURE:
+        chosen = baseline
     return Recommendation(
         rung=chosen.name,
-        reasons=_reasons(chosen, best, baseline, over, measure, budget_source),
+        reasons=_reasons(chosen, best, baseline, over, measure, budget_source, ahead),
         measure=measure,
+        ahead=ahead.get(best.name) if measure == TARGET_VOTE else None,
         frontier=[rung.name for rung in frontier(measured, measure)],
         over_budget=[rung.name for rung in over],
     )
@@ -67,9 +88,8 @@ def recommend(
 
 def chosen_by(rungs: Sequence[RungResult]) -> str | None:
     """Return the metric to choose by: accuracy, or else the score that needs no labels."""
-    return next(
-        (m for m in (TARGET_ACCURACY, TARGET_SCORE) if any(_has(rung, m) for rung in rungs)), None
-    )
+    measures = (TARGET_ACCURACY, TARGET_VOTE, TARGET_SCORE)
+    return next((m for m in measures if any(_has(rung, m) for rung in rungs)), None)
 
 
 def why_none(rungs: Sequence[RungResult]) -> str:
@@ -150,9 +170,13 @@ def _reasons(
     over: Sequence[RungResult],
     measure: str,
     budget: float | None,
+    ahead: Mapping[str, float],
 ) -> list[str]:
     by_accuracy = measure == TARGET_ACCURACY
-    reasons = (_by_accuracy if by_accuracy else _by_score)(chosen, best, baseline)
+    if measure == TARGET_VOTE:
+        reasons = _by_vote(chosen, best, baseline, ahead.get(best.name, 0.0))
+    else:
+        reasons = (_by_accuracy if by_accuracy else _by_score)(chosen, best, baseline)
     if over:
         digits = 1 if by_accuracy else 2
         names = ', '.join(
@@ -184,6 +208,34 @@ def _by_accuracy(chosen: RungResult, best: RungResult, baseline: RungResult | No
     return reasons
 
 
+def _by_vote(
+    chosen: RungResult, best: RungResult, baseline: RungResult | None, ahead: float
+) -> list[str]:
+    reasons = [
+        "The target's validation images have no labels, so it is not known how many of them any "
+        f'rung gets right. Of all rungs {best.name} has the best vote of two label-free scores: '
+        'how far the other rungs agree with its predictions, and how confident it is of classes as '
+        "frequent as the source's."
+    ]
+    if best is baseline:
+        reasons.append('No more expensive rung inside the budget has a better one.')
+    elif baseline is not None:
+        share = f'In {100 * ahead:.0f}% of resamples of the images it is ahead of {BASELINE}'
+        if chosen is baseline:
+            reasons.append(
+                f'{share}, which is too few of them: as far as can be said without labels, no rung '
+                'is better than doing nothing.'
+            )
+        else:
+            reasons.append(f'{share}, and {_price(chosen, baseline)}.')
+    return [
+        *reasons,
+        'This is a weak reason. Rungs that make the same mistakes agree, too, and the vote can '
+        'prefer a rung that is worse than no adaptation.',
+        ADVICE,
+    ]
+
+
 def _by_score(chosen: RungResult, best: RungResult, baseline: RungResult | None) -> list[str]:
     reached = (
         "The target's validation images have no labels, so it is not known how many of them any "
@@ -201,8 +253,7 @@ def _by_score(chosen: RungResult, best: RungResult, baseline: RungResult | None)
         'This is a weak reason. The score (information maximization) is high where predictions are '
         'confident and spread over the classes; a model can be both and wrong, and the score can '
         'prefer a rung that is worse than no adaptation.',
-        'To know, look at the sample images, and label some of the target images, a few dozen of '
-        'each class, in class folders or a CSV file: rungs are then chosen by accuracy.',
+        ADVICE,
     ]
 
 

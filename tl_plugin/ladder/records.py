@@ -381,6 +381,8 @@ class Recommendation:
         measure: The validation metric that it was chosen by.
         frontier: Rungs that no other one beats on source and target both, by rising source.
         over_budget: Rungs that lose more of the source than the budget allows.
+        ahead: Share of resamples of the validation images in which the best rung is ahead of
+            ``source_only``, where it was chosen without labels; None where it wasn't.
     """
 
     rung: str
@@ -388,6 +390,7 @@ class Recommendation:
     measure: str
     frontier: list[str] = field(default_factory=list)
     over_budget: list[str] = field(default_factory=list)
+    ahead: float | None = None
 
 
 @dataclass(frozen=True)

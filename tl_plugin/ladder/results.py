@@ -13,15 +13,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 import tl_plugin
+from tl_plugin.evaluation.choice import vote
 from tl_plugin.evaluation.intervals import accuracy_interval, interval_method
+from tl_plugin.evaluation.source_reference import Outputs, outputs_from
 from tl_plugin.reliability.files import read_json
 from tl_plugin.stack.check import module_version
 from tl_plugin.stack.protocol import TARGET
 
 from .capacity import threads_of_a_run
 from .climb import Job
-from .recommend import BASELINE, recommend, why_none
+from .recommend import BASELINE, TARGET_ACCURACY, TARGET_VOTE, recommend, why_none
 from .records import (
     DOMAINS,
     NOT_ESTIMATED,
@@ -33,7 +39,7 @@ from .records import (
     RungResult,
     RunResult,
 )
-from .run_rung import PREDICTIONS_JSON
+from .run_rung import OUTPUTS_NAME, PREDICTIONS_JSON
 
 RESULTS_NAME = 'results.json'
 
@@ -58,8 +64,8 @@ def collect(
         left_out: Rungs that the config has no data for -> what is missing.
         notes: On the data, in sentences.
     """
-    rungs = _compared(summaries(jobs))
-    found = recommend(rungs, budget_source)
+    rungs, ahead = voted(_compared(summaries(jobs)))
+    found = recommend(rungs, budget_source, ahead)
     return LadderResults(
         config=config,
         date=datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
@@ -74,6 +80,49 @@ def collect(
         failures=list(failures),
         notes=list(notes),
     )
+
+
+def voted(rungs: Sequence[RungResult]) -> tuple[list[RungResult], dict[str, float]]:
+    """Let the rungs' outputs vote where the target's validation images have no labels.
+
+    Args:
+        rungs: With the folders of their runs.
+
+    Returns:
+        The rungs, with the vote among their validation metrics, one value for each seed, and the
+        share of resamples in which each of them is ahead of ``source_only``. As they were, and
+        nothing, where labels say more or outputs of a rung's seed are missing.
+    """
+    if any(rung.validation.get(TARGET_ACCURACY) for rung in rungs):
+        return list(rungs), {}
+    votes = []
+    for index in range(min((len(rung.folders) for rung in rungs), default=0)):
+        models = {rung.name: _read_outputs(Path(rung.folders[index])) for rung in rungs}
+        if None in models.values() or len({len(target) for _, target in models.values()}) != 1:
+            return list(rungs), {}
+        votes.append(vote(models))
+    if not votes:
+        return list(rungs), {}
+    found = []
+    for rung in rungs:
+        values = [round(one.scores[rung.name], 4) for one in votes]
+        found.append(replace(rung, validation={**rung.validation, TARGET_VOTE: values}))
+    ahead = {
+        rung.name: round(statistics.fmean(one.ahead(rung.name, BASELINE) for one in votes), 4)
+        for rung in rungs
+        if BASELINE in votes[0].scores
+    }
+    return found, ahead
+
+
+def _read_outputs(folder: Path) -> tuple[Outputs, Tensor] | None:
+    """Read what a run outputs on validation images; None where it kept none."""
+    path = folder / OUTPUTS_NAME
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        target = torch.from_numpy(arrays['target.log_probabilities'])
+        return outputs_from(arrays, 'source'), target
 
 
 def summaries(jobs: Sequence[Job]) -> list[RungResult]:
@@ -283,8 +332,6 @@ def versions() -> dict[str, str | None]:
 
 def machine() -> str:
     """Describe the device in words."""
-    import torch
-
     if torch.cuda.is_available():
         return f'{torch.cuda.device_count()} x {torch.cuda.get_device_name()}'
     threads = threads_of_a_run() or torch.get_num_threads()

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from tl_plugin.evaluation.choice import Vote
+from tl_plugin.evaluation.choice import vote as ladder_vote
 from tl_plugin.evaluation.expected_accuracy import expected_accuracy, raw_estimates
 from tl_plugin.evaluation.source_reference import SourceReference, outputs_from
 from tl_plugin.functional import control_variate_risk, density_ratio, matrix_norm
@@ -25,10 +27,21 @@ from tl_plugin.functional.validators import (
     mean_entropy,
     soft_neighborhood_density,
 )
+from tl_plugin.ladder.recommend import BASELINE, SURE
 
-BASELINE = 'source_only'
 #: Directions that a density ratio is fitted in: more than images can't be.
 DIRECTIONS = 16
+
+
+#: What the ladder uses. Fixed when six of the eight pairs were measured, not changed afterwards.
+DEFAULT = 'vote: agreement, COT'
+
+
+def _unless_unsure(found: Vote) -> dict[str, float]:
+    """Return the vote; the baseline's score is the highest where the best isn't surely ahead."""
+    best = max(found.scores, key=found.scores.__getitem__)
+    unsure = best != BASELINE and found.ahead(best, BASELINE) < SURE
+    return {**found.scores, **({BASELINE: 2.0} if unsure else {})}
 
 
 class Model:
@@ -168,9 +181,100 @@ def scores_of(
     found = {key: {n: score(m) for n, m in models.items()} for key, score in single.items()}
     found['agreement'] = agreement(models)
     found['consensus'] = consensus(models)
-    found['vote: agreement, COT'] = vote(found['agreement'], found['COT'])
+    product = ladder_vote(
+        {n: (m.reference.source, m.target.log_probabilities) for n, m in models.items()}
+    )
+    found[f'ladder: {DEFAULT}'] = _unless_unsure(product)
+    found[DEFAULT] = vote(found['agreement'], found['COT'])
     found['vote: consensus, COT, information maximization'] = vote(
         found['consensus'], found['COT'], found['information maximization']
     )
     found['vote of all'] = vote(*(found[key] for key in (*single, 'agreement')))
     return found
+
+
+def judge_choice(
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]],
+    accuracy: Mapping[str, Mapping[str, float]],
+) -> dict:
+    """Judge what each candidate chooses, and what a choice of a candidate on other pairs gives.
+
+    Args:
+        scores: Pair -> candidate -> model -> score.
+        accuracy: Pair -> model -> percent of the target's test images that are right.
+    """
+    candidates = list(next(iter(scores.values())))
+    chosen = {
+        name: {pair: max(own[name], key=own[name].__getitem__) for pair, own in scores.items()}
+        for name in candidates
+    }
+    behind = {
+        name: {
+            pair: max(accuracy[pair].values()) - accuracy[pair][rung] for pair, rung in of.items()
+        }
+        for name, of in chosen.items()
+    }
+    rows = []
+    for name in candidates:
+        gain = [
+            accuracy[pair][rung] - accuracy[pair][BASELINE] for pair, rung in chosen[name].items()
+        ]
+        rows.append(
+            dict(
+                candidate=name,
+                mean_behind=round(fmean(behind[name].values()), 2),
+                most_behind=round(max(behind[name].values()), 2),
+                within_two=sum(value <= 2 for value in behind[name].values()),
+                below_nothing=sum(value < -1 for value in gain),
+                gain=round(fmean(gain), 2),
+                chosen=chosen[name],
+            )
+        )
+    # The ladder's own rule is a variant of its vote, no candidate beside it.
+    free = [name for name in candidates if not name.startswith('ladder')]
+    left_out = {}
+    for pair in scores:
+        others = {n: fmean(v for p, v in behind[n].items() if p != pair) for n in free}
+        by = min(others, key=others.__getitem__)
+        left_out[pair] = dict(candidate=by, behind=round(behind[by][pair], 2))
+    return dict(
+        rows=sorted(rows, key=lambda row: row['mean_behind']),
+        leave_one_pair_out=left_out,
+        leave_one_pair_out_mean=round(fmean(v['behind'] for v in left_out.values()), 2),
+        nothing_behind=round(
+            fmean(max(own.values()) - own[BASELINE] for own in accuracy.values()), 2
+        ),
+    )
+
+
+def judge_expected(models: Mapping[str, Mapping[str, Model]], accuracy: Mapping) -> dict:
+    """Judge expected accuracy on the target's test images, in points.
+
+    Args:
+        models: Pair -> name -> model.
+        accuracy: Pair -> name -> percent of the test images that are right.
+    """
+    errors: dict[str, list[float]] = {}
+    trusted, held, width = [], [], []
+    for pair, own in models.items():
+        for name, model in own.items():
+            truth, found = accuracy[pair][name], expected_accuracy(model.reference, model.test)
+            for kind, values in (('as published', found.raw), ('read off', found.estimators)):
+                for estimator, value in values.items():
+                    key = f'{estimator.upper()}, {kind}'
+                    errors.setdefault(key, []).append(abs(100 * value - truth))
+            all_of = fmean(found.estimators.values())
+            errors.setdefault('mean of those read off', []).append(abs(100 * all_of - truth))
+            if found.value is not None:
+                trusted.append(abs(100 * found.value - truth))
+                held.append(100 * found.low <= truth <= 100 * found.high)
+                width.append(100 * (found.high - found.low))
+    total = sum(map(len, models.values()))
+    return dict(
+        models=total,
+        errors={key: round(fmean(values), 1) for key, values in errors.items()},
+        given=len(trusted),
+        error_where_given=round(fmean(trusted), 1) if trusted else None,
+        intervals_hold=round(fmean(held), 3) if held else None,
+        mean_width=round(fmean(width), 1) if width else None,
+    )

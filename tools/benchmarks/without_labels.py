@@ -2,7 +2,7 @@
 
 Part of recommendations.py, which runs it by --no-target-labels. So that there are many models of
 many pairs, networks aren't trained: an EfficientNet-Lite0 with ImageNet's weights gives features of
-64-px images once, and each strategy learns a last layer, or a layer before it, on them. Features,
+small images once, and each strategy learns a last layer, or a layer before it, on them. Features,
 rungs and judgement are stages of their own; what is finished is kept. Target labels are in files
 that the judgement alone reads.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import choices
 import cv2
 import harness  # noqa: F401  (puts the package on the path)
 import numpy as np
@@ -32,7 +33,7 @@ from tl_plugin.functional import (
 )
 from tl_plugin.reliability.files import write_whole
 
-SIDE, IMAGES, DEGRADED, MIXED_PAIRS = 64, 600, 100, 120
+SIDE, SIDE_OF_DIGITS, IMAGES, DEGRADED, MIXED_PAIRS = 96, 64, 600, 100, 120
 #: Rungs that standardize each domain by itself.
 BY_DOMAIN = ('adabn',)
 #: Images of a domain that are trained on, validated on and tested on.
@@ -51,7 +52,8 @@ MIX = 0.55
 
 
 def load_domain(name: str, data: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return up to IMAGES images of a domain, (N, 64, 64, 3) uint8, and labels, in random order."""
+    """Return up to IMAGES images of a domain, (N, S, S, 3) uint8, and labels, in random order."""
+    side = SIDE_OF_DIGITS if 'digits' in name or 'mnist' in name else SIDE
     if name.startswith('digits'):
         quality = 'field' if name.endswith('field') else 'clean'
         parts = [split for owner, split in SPLIT_SIZES if owner == quality]
@@ -62,7 +64,7 @@ def load_domain(name: str, data: Path) -> tuple[np.ndarray, np.ndarray]:
     else:
         images, labels = _pacs(data / 'pacs128' / name)
     order = np.random.default_rng(0).permutation(len(labels))[:IMAGES]
-    sized = [cv2.resize(images[i], (SIDE, SIDE), interpolation=cv2.INTER_AREA) for i in order]
+    sized = [cv2.resize(images[i], (side, side), interpolation=cv2.INTER_AREA) for i in order]
     return np.stack(sized), np.asarray(labels)[order]
 
 
@@ -335,3 +337,78 @@ def _log(logits: torch.Tensor) -> np.ndarray:
 
 def _file_name(text: str) -> str:
     return ''.join(c if c.isalnum() else '_' for c in text)
+
+
+def measure(work_dir: Path, data: Path, checkpoint: Path, pairs: list[str]) -> dict:
+    """Compute features, train every rung of the pairs, and judge choice and expected accuracy.
+
+    Args:
+        work_dir: Of all that is kept.
+        data: Holds pacs128 and mnist.
+        checkpoint: Of EfficientNet-Lite0.
+        pairs: Of PAIRS.
+    """
+    names = list(dict.fromkeys(name for pair in pairs for name in PAIRS[pair]))
+    compute_features(names, data, checkpoint, work_dir)
+    scores, accuracy, models = {}, {}, {}
+    for pair in pairs:
+        climb(pair, work_dir)
+        folder = work_dir / 'outputs' / _file_name(pair)
+        models[pair] = {name: choices.Model(folder / f'{_file_name(name)}.npz') for name in RUNGS}
+        scores[pair] = choices.scores_of(models[pair], mixed_pairs())
+        # Only here, where everything is chosen, are target labels read.
+        labels = np.load(work_dir / 'labels' / f'{PAIRS[pair][1]}.npz')['labels'][SPLITS['test']]
+        accuracy[pair] = {
+            name: round(100 * float((model.test.argmax(1).numpy() == labels).mean()), 2)
+            for name, model in models[pair].items()
+        }
+        print(pair, accuracy[pair], flush=True)
+    return dict(
+        images=IMAGES,
+        rungs=len(RUNGS),
+        pairs=len(pairs),
+        accuracy=accuracy,
+        choice=choices.judge_choice(scores, accuracy),
+        expected=choices.judge_expected(models, accuracy),
+    )
+
+
+def lines(found: dict) -> list[dict]:
+    """Return the table's lines: what each candidate chooses, and how far off estimates are."""
+    choice, expected, pairs = found['choice'], found['expected'], found['pairs']
+
+    def line(what: str, ours: float | None = None, plain: float | None = None) -> dict:
+        return dict(what=what, ours=ours, plain=plain, unit='points', ratio=None)
+
+    rows = [
+        line(
+            f'chosen by {row["candidate"]}, points behind the best rung (most: '
+            f'{row["most_behind"]:.1f}; within 2 on {row["within_two"]} of {pairs} pairs, more '
+            f'than 1 below doing nothing on {row["below_nothing"]}), against doing nothing',
+            row['mean_behind'],
+            choice['nothing_behind'],
+        )
+        for row in choice['rows']
+    ]
+    by = sorted({one['candidate'] for one in choice['leave_one_pair_out'].values()})
+    rows.append(
+        line(
+            f'chosen by what is best on the other pairs ({"; ".join(by)}), points behind the best',
+            choice['leave_one_pair_out_mean'],
+            choice['nothing_behind'],
+        )
+    )
+    rows += [
+        line(f'expected accuracy, {name}: mean error over {expected["models"]} models', error)
+        for name, error in expected['errors'].items()
+    ]
+    if expected['given']:
+        rows.append(
+            line(
+                f'expected accuracy where it is given, {expected["given"]} of {expected["models"]} '
+                f'models: mean error; 90% intervals hold in {expected["intervals_hold"]:.0%} and '
+                f'are {expected["mean_width"]:.0f} points wide',
+                expected['error_where_given'],
+            )
+        )
+    return rows
