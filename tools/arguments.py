@@ -153,6 +153,16 @@ def add_data_arguments(parser: Parser, required: bool, backbone: str) -> None:
     parser.add_argument('--image-size', type=int, help="side of its images; by default the model's")
 
 
+def add_labels_argument(parser: Parser) -> None:
+    """Add the table of corrected labels."""
+    parser.add_argument(
+        '--labels',
+        metavar='TABLE',
+        help='corrected labels, such as labels.csv of check_labels: those in its column label '
+        'replace the ones in the data, and images without one are left out',
+    )
+
+
 def add_launch_arguments(parser: Parser) -> None:
     """Add the arguments of every run: its folder, its launcher, how it loads data."""
     parser.add_argument('--work-dir', help='folder of logs and checkpoints')

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from arguments import add_data_arguments
+from arguments import add_data_arguments, add_labels_argument
 
 
 def parse_args():
@@ -30,6 +30,7 @@ def parse_args():
         help='findings.json of an earlier diagnosis: compare --target, new images, with its '
         'target. Writes watch.json; exit code 0: as before, 3: drifted, 4: act',
     )
+    add_labels_argument(parser)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/diagnose'))
     parser.add_argument('--processes', type=int, help='that read images; by default all cores')
     parser.add_argument(
@@ -105,6 +106,11 @@ def main():
     few = args.target_labels
     if few is not None:
         few = int(few) if few.isdigit() else read_data(few, every_file=True)
+    if args.labels is not None:
+        from tl_plugin.intake.label_corrections import correct_domains
+
+        *corrected, few = correct_domains([*domains.values(), few], args.labels, args.work_dir)
+        domains = dict(zip(domains, corrected))
     found = diagnose(domains['source'], domains['target'], settings_of(args), few)
     json_path, page = write_diagnosis(found, domains, args.work_dir)
     print_findings(found)

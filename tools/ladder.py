@@ -9,7 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arguments import Parser, add_data_arguments
+from arguments import Parser, add_data_arguments, add_labels_argument
 from mmengine.config import Config, DictAction
 
 from tl_plugin.launch.runs import default_work_dir
@@ -28,6 +28,7 @@ def parse_args() -> Namespace:
         'config', nargs='?', help='config with a `ladder`, or package::path of one in a package'
     )
     add_data_arguments(parser, required=False, backbone='to train, where there is no config')
+    add_labels_argument(parser)
     parser.add_argument(
         '--rungs', nargs='+', metavar='NAME', help='climb only these and those that they start from'
     )
@@ -164,6 +165,7 @@ def write_config(args: Namespace) -> Path:
             args.checkpoint,
             image_size or args.image_size,
             unlabelled=args.unlabelled,
+            labels=args.labels,
         )
 
     if args.quick:
@@ -198,6 +200,11 @@ def main() -> int:
                 'work_dirs/quick' if args.quick else 'work_dirs/ladder'
             )
             args.config = write_config(args)
+        elif args.labels is not None:
+            from tl_plugin.intake.label_corrections import corrected_config_file
+
+            args.work_dir = args.work_dir or Path(default_work_dir(args.config))
+            args.config = corrected_config_file(args.config, args.labels, args.work_dir)
         return run_ladder(
             args.config,
             rungs=args.rungs,

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from arguments import Parser, add_config_arguments, add_launch_arguments, parse
+from arguments import (
+    Parser,
+    add_config_arguments,
+    add_labels_argument,
+    add_launch_arguments,
+    parse,
+)
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from tl_plugin.datasets.bad_data import naming_bad_data
+from tl_plugin.intake.label_corrections import correct_config, read_corrections, write_record
 from tl_plugin.launch.cpu import leave_cpu_group
 from tl_plugin.launch.runs import build_runner, default_work_dir, load_config, prepare
 from tl_plugin.reliability.ranks import naming_lost_ranks
@@ -18,6 +25,7 @@ def parse_args() -> Namespace:
     parser = Parser(description='Train a model')
     add_config_arguments(parser)
     add_launch_arguments(parser)
+    add_labels_argument(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -45,10 +53,15 @@ def main() -> None:
     """Run the tool."""
     args = parse_args()
     cfg = load_config(args.config, args.strategy, args.cfg_options)
-    in_config = cfg.get('work_dir')
+    work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config, args.strategy)
+    if args.labels is not None:
+        corrections = read_corrections(args.labels)
+        correct_config(cfg, corrections)
+        write_record(corrections, work_dir)
+        print(corrections.summary())
     prepare(
         cfg,
-        work_dir=args.work_dir or in_config or default_work_dir(args.config, args.strategy),
+        work_dir=work_dir,
         launcher=args.launcher,
         resume=args.resume,
         amp=args.amp,

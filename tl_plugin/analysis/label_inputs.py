@@ -78,7 +78,9 @@ def check_domain(
     if config is not None:
         items, features, opinion = _of_trained(domain, items, config, checkpoint, folder)
     elif backbone is not None:
-        items, features = _of_backbone(domain, items, backbone, checkpoint, folder, image_size)
+        items, features = features_of_backbone(
+            domain, items, backbone, checkpoint, folder, image_size
+        )
     else:
         notes.append(
             'No network was given: images are compared by thumbnails of 16 pixels a side, which '
@@ -96,7 +98,7 @@ def _left_out(domain: DomainImages, usable: int) -> list[str]:
     return [f'{count} images {what} and are left out.' for what, count in parts.items() if count]
 
 
-def _of_backbone(
+def features_of_backbone(
     domain: DomainImages,
     items: Sequence[ImageItem],
     backbone: str,
@@ -104,6 +106,19 @@ def _of_backbone(
     folder: Path,
     image_size: int | None,
 ) -> tuple[list[ImageItem], np.ndarray]:
+    """Compute the features of images with a network that knows nothing of their labels.
+
+    Args:
+        domain: The domain.
+        items: Some of its images.
+        backbone: See :func:`tl_plugin.intake.backbone_choice.choose_model`.
+        checkpoint: Its weights.
+        folder: Where lists of files go.
+        image_size: Side of the images; None takes the model's own.
+
+    Returns:
+        The images, and their features ``(N, D)`` in the same order.
+    """
     choice = choose_model(backbone, max(len(domain.classes), 2), checkpoint)
     cfg = Config(dict(model=choice.model, data_preprocessor=choice.data_preprocessor))
     _, pipeline = pipelines(choice, image_size)

@@ -1,3 +1,4 @@
+from .corrected_labels import CorrectedLabels
 from .degrade_quality import DegradeQuality
 from .digits import DigitsDataset
 from .folders import patch_stock_folders
@@ -6,4 +7,11 @@ from .several_sources import SeveralSources
 
 patch_stock_folders()
 
-__all__ = ['MNISTM', 'DegradeQuality', 'DigitsDataset', 'RepeatChannels', 'SeveralSources']
+__all__ = [
+    'MNISTM',
+    'CorrectedLabels',
+    'DegradeQuality',
+    'DigitsDataset',
+    'RepeatChannels',
+    'SeveralSources',
+]

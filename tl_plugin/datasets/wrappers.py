@@ -103,8 +103,10 @@ def unwrapped(config: dict, dataset: Any) -> Iterator[tuple[dict, Any]]:
     Yields:
         The config and the data set.
     """
-    if not wrapped(config):
+    if not wrapped(config) or not wrapped(dataset):
+        # Corrected labels stand in for the data set inside, whose images and labels are others.
         yield config, dataset
+        return
     fold = getattr(dataset, '_ori_indices', None)
     for part, built in zip(wrapped(config), wrapped(dataset)):
         for inner, found in unwrapped(part, built):

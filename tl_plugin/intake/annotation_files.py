@@ -64,6 +64,34 @@ def read_annotations(path: Path, every_file: bool = False) -> tuple[list[ImageIt
         ValueError: If the file isn't such a table, or a line of it can't be read; names the line or
             the record, and says what is there instead. If none of its files is there.
     """
+    items, notes = read_rows(path)
+    files, missing, ways = find_files(path, [item.name for item in items])
+    items = [replace(item, name=name) for item, name in zip(items, files)]
+    _check_contradictions(items, path)
+    notes += [f'{path}: {way}.' for way in ways]
+    if missing:
+        notes.append(
+            f'{path}: {len(missing)} of {len(items)} files not found and left out of training, the '
+            f'first is {items[missing[0]].name!r} of record {missing[0] + 1}.'
+        )
+    if not every_file:
+        gone = set(missing)
+        items = [item for row, item in enumerate(items) if row not in gone]
+    return items, notes
+
+
+def read_rows(path: Path) -> tuple[list[ImageItem], list[str]]:
+    """Read a table of images without looking for the files.
+
+    Args:
+        path: The file, as :func:`read_annotations` reads it.
+
+    Returns:
+        The images, named as the table names them, and notes on labels that are missing.
+
+    Raises:
+        ValueError: If the file isn't such a table.
+    """
     lines, classes = decode_lines(path, path.read_bytes()), None
     if path.suffix.lower() in ('.csv', '.tsv'):
         records = _csv_records(path, lines)
@@ -86,20 +114,7 @@ def read_annotations(path: Path, every_file: bool = False) -> tuple[list[ImageIt
     if classes is None:
         items = _whole_numbers(items)
     _check_contradictions(items, path)
-    notes = _label_notes(cells, items, path)
-    files, missing, ways = find_files(path, [item.name for item in items])
-    items = [replace(item, name=name) for item, name in zip(items, files)]
-    _check_contradictions(items, path)
-    notes += [f'{path}: {way}.' for way in ways]
-    if missing:
-        notes.append(
-            f'{path}: {len(missing)} of {len(items)} files not found and left out of training, the '
-            f'first is {items[missing[0]].name!r} of record {missing[0] + 1}.'
-        )
-    if not every_file:
-        gone = set(missing)
-        items = [item for row, item in enumerate(items) if row not in gone]
-    return items, notes
+    return items, _label_notes(cells, items, path)
 
 
 def _csv_records(path: Path, lines: list[str]) -> list[dict]:

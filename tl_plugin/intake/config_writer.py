@@ -17,6 +17,7 @@ from tl_plugin.ladder.rungs import DEFAULT_RUNGS, LABELLED_TARGET
 from .any_data import read_data, without_labels
 from .backbone_choice import ModelChoice, choose_model
 from .images import TEST, TRAIN, VAL, DomainImages, ImageItem
+from .label_corrections import correct_domains
 from .prepared import PreparedData, prepare_data
 
 CONFIG_NAME = 'config.py'
@@ -37,6 +38,7 @@ def config_from_data(
     image_size: int | None = None,
     seed: int = 0,
     unlabelled: bool = False,
+    labels: str | None = None,
 ) -> Path:
     """Write a config from the options of a command line.
 
@@ -50,6 +52,8 @@ def config_from_data(
         image_size: Side of the images; None takes the model's own.
         seed: Seed of the division and of the run. Defaults to 0.
         unlabelled: Whether to ignore the target's labels and folder names. Defaults to False.
+        labels: Table of corrected labels of either domain, see
+            :func:`tl_plugin.intake.label_corrections.read_corrections`. Defaults to None.
 
     Returns:
         The config's path. Its ``ladder.notes`` say what was left out or read otherwise.
@@ -63,7 +67,10 @@ def config_from_data(
         few = int(target_labels) if str(target_labels).isdigit() else read_data(target_labels)
     domain = read_data(target)
     domain = without_labels(domain) if unlabelled else domain
-    data = prepare_data(read_data(source), domain, few, seed=seed)
+    domains = [read_data(source), domain, few]
+    if labels is not None:
+        domains = correct_domains(domains, labels, folder)
+    data = prepare_data(*domains, seed=seed)
     choice = choose_model(backbone, len(data.classes), checkpoint)
     return write_config(data, choice, folder, image_size, seed=seed)
 
