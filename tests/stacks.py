@@ -112,7 +112,7 @@ def examine(environment: Environment, whole: bool, keep: bool = False) -> dict:
         A row of the results: versions and counts of tests, or under ``error`` why there are none.
     """
     folder = ROOT / 'work_dirs' / 'stacks' / environment.name
-    log = folder.with_suffix('.log')
+    log = folder.with_name(f'{environment.name}.log')
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text('')
     row = dict(stack=environment.stack, python=environment.python, versions=environment.versions)

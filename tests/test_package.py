@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_ladder.conftest import TINY
+from tl_plugin.launch import console
+
 ROOT = Path(__file__).resolve().parents[1]
 IGNORED = shutil.ignore_patterns('__pycache__', '*.pyc', '.mim', '*.egg-info')
 
@@ -117,30 +120,62 @@ assert {'source_only', 'feature_extraction', 'fine_tune', 'dann'} <= set(availab
 """
 
 
-def test_an_installed_copy_finds_its_configs_and_tools(wheel, tmp_path):
-    site = tmp_path / 'site packages'
-    python(
-        '-m',
-        'pip',
-        'install',
-        '-q',
-        '--no-deps',
-        '--no-index',
-        '--target',
-        site,
-        wheel,
-        cwd=tmp_path,
-    )
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    """An environment with the wheel in it, which finds everything else in that of the tests."""
+    folder = tmp_path_factory.mktemp('an environment')
+    python('-m', 'venv', '--without-pip', folder, cwd=folder)
+    (site,) = folder.glob('lib/python*/site-packages')
+    # Only what is listed here is on the path, not an editable install that is there.
+    others = [path for path in sys.path if path.endswith(('site-packages', 'dist-packages'))]
+    (site / 'others.pth').write_text('\n'.join(others))
+    options = ['-q', '--no-deps', '--no-index', '--ignore-installed', wheel]
+    command = ['-m', 'pip', '--python', folder / 'bin' / 'python', 'install', *options]
+    python(*command, cwd=folder)
+    return folder
+
+
+def call(installed, program, *arguments, cwd):
+    """Runs a program of the environment and returns what it said."""
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
+    env.pop('PYTHONPATH', None)
+    command = [installed / 'bin' / program, *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+HELP = """
+from tl_plugin.launch import console
+for command in console.TOOLS:
+    try:
+        console.main([command, '--help'])
+    except SystemExit as ended:
+        assert not ended.code, command
+"""
+
+
+def test_an_installed_copy_finds_its_configs_and_tools(installed, tmp_path):
+    (site,) = installed.glob('lib/python*/site-packages')
     code = USE + 'assert version("mmpretrain-tl-plugin") == tl_plugin.__version__\n'
-    python('-c', code, site, cwd=tmp_path, path=site)
-    tool = site / 'tl_plugin' / '.mim' / 'tools' / 'train.py'
-    assert '--strategy' in python(tool, '--help', cwd=tmp_path, path=site)
-    env = {**os.environ, 'PYTHONPATH': str(site)}
-    uses = {'source_only': ['configs'], 'backbone': ['show-layers', 'tl_plugin::digits/dann.py']}
-    for expected, arguments in uses.items():
-        command = [site / 'bin' / 'tl-plugin', *arguments]
-        shown = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert shown.returncode == 0 and expected in shown.stdout, shown.stderr
+    shown = call(installed, 'python', '-c', code + HELP, site, cwd=tmp_path)
+    for command in console.TOOLS:
+        assert f'usage: tl-plugin {command} ' in shown
+    assert 'source_only' in call(installed, 'tl-plugin', 'strategies', cwd=tmp_path)
+
+
+def test_an_installed_copy_trains_and_climbs(installed, tmp_path):
+    _, _, rest = TINY.lstrip().partition('\n')
+    (tmp_path / 'tiny.py').write_text(f"_base_ = 'tl_plugin::digits/ladder.py'\n{rest}")
+    train = ['train', 'tiny.py', '--strategy', 'feature_extraction', '--work-dir', 'trained']
+    options = ['--cfg-options', 'train_cfg.max_epochs=1', 'param_scheduler=None']
+    call(installed, 'tl-plugin', *train, *options, cwd=tmp_path)
+    assert (tmp_path / 'trained' / 'epoch_1.pth').is_file()
+    climb = ['ladder', 'tiny.py', '--rungs', 'adabn', '--work-dir', 'climbed']
+    assert 'adabn' in call(installed, 'tl-plugin', *climb, cwd=tmp_path)
+    assert {'results.json', 'report.html'} <= {
+        path.name for path in (tmp_path / 'climbed').iterdir()
+    }
 
 
 def test_an_editable_install_links_to_the_checkout(checkout, tmp_path):

@@ -157,7 +157,8 @@ def test_configs_of_packages_are_found_without_pkg_resources(tmp_path):
     )
     code = (
         f'{NO_PKG_RESOURCES}\nfrom mmengine import Config\n'
-        'assert Config.fromfile("mine.py").model.type == "AdaptationClassifier"\n'
+        'model = Config.fromfile("mine.py").model\n'
+        'assert model.type == "AdaptationClassifier" and model._scope_ == "mmpretrain"\n'
         'from mmengine.utils import get_installed_path, is_installed\n'
         'assert get_installed_path("mmpretrain").endswith("mmpretrain")\n'
         'assert is_installed("mmcv") and not is_installed("mmdet")\n'

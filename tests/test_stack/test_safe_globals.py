@@ -46,10 +46,14 @@ def test_the_import_leaves_the_process_as_it_was(trained):
 REGISTER = """
 import numpy as np, torch
 from mmengine.logging import HistoryBuffer
+try:
+    from numpy._core.multiarray import _reconstruct, scalar
+except ImportError:  # numpy 1
+    from numpy.core.multiarray import _reconstruct, scalar
 def register():
     torch.serialization.add_safe_globals(
-        [HistoryBuffer, np.ndarray, np.dtype, np._core.multiarray._reconstruct,
-         np._core.multiarray.scalar, getattr, bytes, type(np.dtype('f8'))])
+        [HistoryBuffer, np.ndarray, np.dtype, _reconstruct, scalar, getattr, bytes,
+         type(np.dtype('f8'))])
 """
 READ = """
 from mmengine.runner import CheckpointLoader

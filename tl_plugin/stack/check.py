@@ -131,9 +131,29 @@ def register_config_scope() -> None:
     # mmengine looks for a distribution of this name, finds none (ours is mmpretrain-tl-plugin)
     # and then asks Python where the module lies, which is right for an editable install too.
     MODULE2PACKAGE.setdefault('tl_plugin', 'tl_plugin')
+    _build_bases_in_mmpretrains_scope()
     # It does so through pkg_resources, which warns three times in every run; the stack's
     # requirement on setuptools already keeps a release that has it.
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated', category=UserWarning)
+
+
+def _build_bases_in_mmpretrains_scope() -> None:
+    """Say of each dict in a ``tl_plugin::`` base that its types are mmpretrain's.
+
+    mmengine would have them looked up in a scope that is called as the package is. Its classes are
+    registered with mmpretrain, and there is no such scope: nothing could be built.
+    """
+    from mmengine.config import Config
+
+    original = Config._get_cfg_path
+    if original.__module__ == __name__:
+        return
+
+    def _get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        path, scope = original(cfg_path, filename)
+        return path, 'mmpretrain' if scope == 'tl_plugin' else scope
+
+    Config._get_cfg_path = staticmethod(_get_cfg_path)
 
 
 def repair_hue() -> None:
@@ -171,7 +191,8 @@ def _stack_error(problems: list[tuple[str, str]]) -> ImportError:
     listed = '\n'.join(f'  {requirement}: {what}' for requirement, what in problems)
     wanted = ' '.join(f'"{requirement}"' for requirement in dict(problems))
     # mmcv-lite asks for mmengine by its old name and would lay it over the fork's files.
-    alone = '--no-deps ' if _version('onedl-mmengine') and 'mmcv-lite' in wanted else ''
+    other = _version('onedl-mmengine') or (_version('mmengine-lite') and not _version('mmengine'))
+    alone = '--no-deps ' if other and 'mmcv-lite' in wanted else ''
     return ImportError(
         f'tl_plugin cannot start with what is installed here:\n{listed}\n'
         f'This fixes it:\n  {sys.executable} -m pip install {alone}{wanted}'

@@ -85,6 +85,8 @@ class LayerwiseLROptimWrapperConstructor(DefaultOptimWrapperConstructor):
             default = getattr(defaults.get(name), 'default', None)
             if getattr(self, attribute) is None and isinstance(default, (int, float)):
                 setattr(self, attribute, float(default))
+                # An explicit None would go to the optimizer as it is.
+                self.optimizer_cfg[name] = float(default)
         _check_extras(self.options.custom_keys, defaults, self.optimizer_cfg['type'])
         if self.base_lr is None:
             raise ValueError(
