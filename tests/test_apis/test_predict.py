@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import MODELS
 
 from tests.distributed import run_distributed
 from tests.pages import check_that_it_stands_alone
 from tl_plugin.apis import list_images, predict
 from tl_plugin.apis.chunks import Chunks
+from tl_plugin.apis.classifier import load_classifier
 from tl_plugin.intake.any_data import read_data
 
 from .conftest import square
@@ -290,3 +293,27 @@ def test_lists_globs_and_folders_mean_the_same_images(user, tmp_path):
     (tmp_path / 'none').mkdir()
     with pytest.raises(ValueError, match='no image'):
         list_images(tmp_path / 'none')
+
+
+def test_a_head_of_several_scores_predicts_what_it_predicts_in_the_test(user, tmp_path):
+    """Conformer's head gives two scores for each image, and adds them."""
+    cfg = Config.fromfile(user.config)
+    cfg.model.backbone = dict(
+        type='Conformer',
+        arch=dict(embed_dims=24, channel_ratio=1, num_heads=2, depths=3),
+        patch_size=16,
+    )
+    cfg.model.neck = None
+    cfg.model.head = dict(type='ConformerHead', num_classes=3, in_channels=[256, 24])
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(cfg.model).eval()
+    path = tmp_path / 'conformer.pth'
+    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
+    classifier = load_classifier(cfg, path, 'cpu')
+    images = torch.rand(2, 3, 64, 64) * 255
+    found = classifier(images).logits.softmax(1)
+    model.data_preprocessor.to('cpu')
+    with torch.inference_mode():
+        inputs = model.data_preprocessor(dict(inputs=images))['inputs']
+        expected = torch.stack([sample.pred_score for sample in model(inputs, mode='predict')])
+    torch.testing.assert_close(found, expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,7 +77,7 @@ class Classifier:
                 return Outputs(_logits(model(images, mode='tensor')), None)
             feats = model.extract_feat(images)
             features = head.pre_logits(feats)
-            logits = _logits(head(feats))
+            logits = _logits(head(feats), lambda: head.predict(feats))
         features = features if isinstance(features, Tensor) else features[-1]
         return Outputs(logits, features.flatten(1).float())
 
@@ -195,8 +195,12 @@ def _class_names(meta: dict, cfg: Config) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, Sequence) and names else ()
 
 
-def _logits(output: Any) -> Tensor:
+def _logits(output: Any, predict: Callable[[], list] | None = None) -> Tensor:
     if isinstance(output, (tuple, list)):
+        if len(output) > 1 and predict is not None:
+            # Several scores for each image (Conformer): the head alone knows what it makes of them.
+            scores = torch.stack([sample.pred_score for sample in predict()]).float()
+            return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
         output = output[-1]
     if not isinstance(output, Tensor) or output.dim() != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

@@ -54,6 +54,9 @@ class AtomicCheckpointHook(CheckpointHook):
         **kwargs: Likewise.
     """
 
+    #: Whether its files are whole; known once training begins. A validation alone writes none.
+    _atomic = False
+
     def before_run(self, runner: Runner) -> None:
         """Make all processes resume from the same checkpoint, the newest whole one."""
         runner._resume, runner._load_from = on_main_process(lambda: _start_of(runner))
