@@ -41,6 +41,8 @@ HEAVY = (
     'swin_transformer/swin-tiny_16xb64_in1k.py',
     'convnext/convnext-tiny_32xb128_in1k.py',
     't2t_vit/t2t-vit-t-14_8xb64_in1k.py',
+    'van/van-tiny_8xb128_in1k.py',
+    'poolformer/poolformer-s12_32xb128_in1k.py',
 )
 GAP = dict(type='GlobalAveragePooling')
 # A loss sees one vector of features and one of scores, whatever the network: all of them are tried
@@ -125,7 +127,10 @@ class TestErrors:
     @pytest.mark.parametrize(
         ('cfg', 'message'),
         [
-            (dict(model=dict(type='TimmClassifier')), "model.type .* has 'TimmClassifier': put"),
+            (
+                dict(model=dict(type='TimmClassifier')),
+                "model.type .* has 'TimmClassifier': .*put the network",
+            ),
             (dict(train_cfg=dict(type='MyLoop')), "train_cfg.type .* has 'MyLoop'"),
         ],
     )

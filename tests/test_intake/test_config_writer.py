@@ -151,7 +151,7 @@ def test_data_sets_of_configs_keep_their_pipelines_and_are_divided(tmp_path):
     assert 'target/accuracy/top1' in metrics
 
 
-@pytest.mark.parametrize('labels', [True, False])
+@pytest.mark.parametrize('labels', [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_target_out_of_a_config_is_none_of_the_source(folders, tmp_path, labels):
     """Both are CustomDatasets, and the source's has a list of files to inherit."""
     target = tmp_path / 'target.py'

@@ -75,10 +75,10 @@ def test_weights_go_through_the_download_of_torchvision(monkeypatch):
     [
         ('googlenet', 'DEFAULT'),
         ('inception_v3', 'DEFAULT'),
-        ('maxvit_t', 'DEFAULT'),
+        pytest.param('maxvit_t', 'DEFAULT', marks=pytest.mark.slow),
         ('vit_b_16', 'IMAGENET1K_SWAG_E2E_V1'),
         ('vit_b_16', 'DEFAULT'),
-        ('densenet121', 'DEFAULT'),
+        pytest.param('densenet121', 'DEFAULT', marks=pytest.mark.slow),
         ('swin_t', 'DEFAULT'),
         ('vgg11', 'DEFAULT'),
     ],

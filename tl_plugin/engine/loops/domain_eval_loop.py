@@ -173,7 +173,7 @@ def evaluate(
     Args:
         runner: The runner.
         loop: A ``ValLoop`` or ``TestLoop``, over one domain or several.
-        only: The domains to evaluate. Defaults to None, all.
+        only: The domains to evaluate, of a loop over several. Defaults to None, all.
         on_batch: Called with the domain ('' where there is only one) and each batch's predictions.
             Defaults to None.
 
@@ -185,7 +185,7 @@ def evaluate(
     domains = getattr(loop, 'domains', {'': (loop.dataloader, loop.evaluator)})
     with evaluating(model):
         for name, (loader, evaluator) in domains.items():
-            if only is not None and name not in only:
+            if only is not None and name and name not in only:
                 continue
             announce_domain(model, name or TARGET)
             for batch in loader:
