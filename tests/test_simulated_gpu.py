@@ -364,7 +364,10 @@ def test_planted_wait_in_a_run_is_reported(tmp_path, monkeypatch):
 
 #: Registered components that no simulated run is built of -> the reason.
 NOT_SIMULATED = {
-    **dict.fromkeys(('DigitsDataset', 'MNISTM', 'RepeatChannels'), 'touches no tensor of a GPU'),
+    **dict.fromkeys(
+        ('DigitsDataset', 'MNISTM', 'CorrectedLabels', 'RepeatChannels'),
+        'touches no tensor of a GPU',
+    ),
     'CPUAmpOptimWrapper': 'is for CPUs',
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -153,14 +154,14 @@ def test_the_recommended_rungs_commands_train_and_test_it(walked):
     """What the report tells the user to run: the same accuracy comes out."""
     measure = walked.results['recommendation']['measure']
     rung = walked.rungs[walked.results['recommendation']['rung']]
-    scores = [each['validation'][measure][0] for each in walked.rungs.values()]
-    assert rung['validation'][measure][0] == max(scores)
+    scores = {name: each['validation'][measure][0] for name, each in walked.rungs.items()}
+    # The best one, or none where that isn't surely ahead of doing nothing.
+    assert rung['name'] in (max(scores, key=scores.get), 'source_only')
     train, test = rung['command'].split(' && ')
     assert train in Page(walked.page).text
     before = torch.load(walked.folder / rung['checkpoint'])['state_dict']
     proposed(train, '--work-dir', 'again', cwd=walked.folder)
-    (again,) = (walked.folder / 'again').glob('epoch_*.pth')
-    after = torch.load(again)['state_dict']
+    after = torch.load(walked.folder / 'again' / Path(rung['checkpoint']).name)['state_dict']
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     proposed(
