@@ -4,7 +4,7 @@
 #   bash tools/test_stacks.sh [NAME ...] [--again] [--subset] [--keep]
 #   bash tools/test_stacks.sh --markdown
 #
-# Each environment is made anew in work_dirs/stacks, as run_tests.sh makes it. The default one of
+# Each environment is newly made in work_dirs/stacks, as run_tests.sh makes it. The default one of
 # either stack runs the whole suite, unless --subset is given, the others what `-m stack` selects.
 # What was found is written to tests/stacks.json after each environment, and into README.md at the
 # end; an environment that stands there is left out by the next call, unless --again is given or its

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor
 
 from tl_plugin.reliability.initial_weights import announce_checkpoint
+from tl_plugin.stack.messages import quiet
 
 #: Images at a time. Activations of larger batches outgrow what the allocator keeps: on a CPU the
 #: system then spends longer on handing out memory than the model computes.
@@ -47,7 +47,7 @@ def build_model(cfg: Config, weights: bool = True) -> torch.nn.Module:
         built = MODELS.build(model)
     announce_checkpoint(built, cfg.get('load_from'))
     # mmengine logs each single weight that it initialises.
-    with _quiet_loggers():
+    with quiet([*MMLogger._instance_dict.values(), logging.getLogger()]):
         built.init_weights()
     if cfg.get('load_from'):
         load_checkpoint(built, cfg.load_from, map_location='cpu')
@@ -64,19 +64,6 @@ def _leave_out_weights(cfg: Any) -> None:
     for value in cfg.values() if isinstance(cfg, dict) else cfg:
         if isinstance(value, (dict, list, tuple)):
             _leave_out_weights(value)
-
-
-@contextmanager
-def _quiet_loggers() -> Iterator[None]:
-    loggers = [*MMLogger._instance_dict.values(), logging.getLogger()]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before):
-            logger.setLevel(level)
 
 
 @torch.inference_mode()

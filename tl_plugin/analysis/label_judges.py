@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: Folds of the images, and how often they are drawn anew.
+#: Folds of the images, and how often they are drawn.
 FOLDS, REPEATS = 5, 3
 #: Strengths of regularization that are tried (inverse, for features of unit mean square length).
 STRENGTHS = (1.0, 10.0, 100.0)

@@ -77,7 +77,7 @@ class Chunks:
             other = [key for key in self._about if self._about[key] != known.get(key)]
             raise ValueError(
                 f'{self.folder} holds an interrupted run with another {", ".join(other)}: repeat '
-                'that command to finish it, or delete the folder to begin anew'
+                'that command to finish it, or delete the folder to start again'
             )
         remove_leftovers(self.folder)
 

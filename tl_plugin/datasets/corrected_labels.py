@@ -73,7 +73,7 @@ class CorrectedLabels(BaseDataset):
             where = describe_data(self._inside)
             raise ValueError(
                 f'corrected labels are of {len(missing)} images that {where} has not, such as '
-                f'{missing[0]}: make the table anew for these data'
+                f'{missing[0]}: make a new table for these data'
                 if missing
                 else f'corrected labels leave no image of {where}'
             )

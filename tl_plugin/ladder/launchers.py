@@ -122,7 +122,7 @@ class ThisMachine:
         arguments = [*arguments_of(job), '--began', str(time.time())]
         log = job.folder / LOG_NAME
         if not place:
-            # A process that has used a GPU can't be forked, so that there each run starts anew.
+            # A process that has used a GPU can't be forked, so that each run starts one there.
             more = ['--threads', str(self._threads)] if self._threads else []
             self._server = self._server or WarmServer(environment(self._threads))
             return self._server.start([*arguments, *more], log)

@@ -1,7 +1,7 @@
 """Start runs without importing torch and mmpretrain again: forks of a process that has them.
 
 ``python -m tl_plugin.ladder.warm`` imports everything that a run needs, then forks a process for
-each line that it reads. A run has a process of its own, as a program started anew would, and
+each line that it reads. A run has a process of its own, as a newly started program would, and
 starts in milliseconds instead of seconds.
 """
 

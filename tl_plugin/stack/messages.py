@@ -1,9 +1,11 @@
-"""Pieces of messages that many errors need: short lists of names, and likely spellings."""
+"""Pieces of messages that many errors need, and loggers that stay quiet for a while."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 def short_list(names: Sequence[str], limit: int = 8) -> str:
@@ -35,3 +37,17 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 1, cutoff: float 
     """
     near = difflib.get_close_matches(str(name), [str(each) for each in known], count, cutoff)
     return f' Did you mean {" or ".join(map(repr, near))}?' if near else ''
+
+
+@contextmanager
+def quiet(loggers: Iterable[logging.Logger], level: int = logging.WARNING) -> Iterator[None]:
+    """Let loggers report nothing below a level inside, and as before afterwards."""
+    loggers = list(loggers)
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, own in zip(loggers, before):
+            logger.setLevel(own)

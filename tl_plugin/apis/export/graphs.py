@@ -14,6 +14,8 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from tl_plugin.stack.messages import quiet
+
 #: Format -> ending of its files.
 GRAPHS = {'onnx': '.onnx', 'torch_export': '.pt2', 'torchscript': '.pt'}
 #: Name of the input and of the output.
@@ -141,16 +143,9 @@ def _write_torchscript(
 def _quietly() -> Any:
     """Keep the exporters' reports on their progress from the terminal."""
     loggers = [logging.getLogger(name) for name in ('torch.export', 'torch.onnx', 'onnxscript')]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet(loggers, logging.ERROR):
         warnings.simplefilter('ignore')
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels):
-                logger.setLevel(level)
+        yield
 
 
 def _first_lines(error: BaseException) -> str:
