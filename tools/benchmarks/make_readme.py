@@ -39,6 +39,10 @@ BENCHMARKS = {
         None,
     ),
     'recommendations': ('recommended rung against the best by labels; 64 pixels, few epochs', None),
+    'without_labels': (
+        'models on frozen features chosen without target labels, and their expected accuracy',
+        None,
+    ),
     'predict_speed': ('a table of predictions, against a bare loop over the same loader', []),
     'calibration': ('expected calibration error on a target without labels, by temperature', None),
     'images_to_label': ('50 images chosen by --to-label, against 50 at random', None),
