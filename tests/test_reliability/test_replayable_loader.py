@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from tl_plugin.reliability import replayable_loader
 from tl_plugin.reliability.replayable_loader import ReplayableLoader, seek
-from tl_plugin.reliability.seeds import TARGET_STREAM
+from tl_plugin.reliability.seeds import TARGET_STREAM, seeds_at
 
 
 class Noise(Dataset):
@@ -178,3 +178,12 @@ def test_a_folder_without_images_ends_in_one_error():
     loader.tries, loader.on_faults = 5, list
     with pytest.raises(OSError, match=r'6 images in a row could not be read.*data_root'):
         samples(loader)
+
+
+def test_seeds_are_those_of_splitmix64():
+    # The first numbers of Vigna's reference implementation from the seed 1234567.
+    words = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    halves = [[word % 2**32, word >> 32] for word in words]
+    expected = [[*halves[0], halves[1][0]], [*halves[2], halves[3][0]]]
+    assert seeds_at(1234567, [0, 1]) == expected
+    assert seeds_at(2**64 - 1, [10**12])[0] != seeds_at(2**64 - 1, [10**12 + 1])[0]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mmengine.dataset import InfiniteSampler
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from tl_plugin.datasets.bad_data import describe_data, naming_bad_data
 
 from .bad_images import Fault, FaultyBatch, TolerantCollate, read_or_replace
-from .seeds import ORDER, SOURCE_STREAM, seed_sample
+from .seeds import ORDER, SOURCE_STREAM, seed_generators, seeds_at, seeds_from, stem_from
 
 
 def build_loader(runner: Any, loader: Any, domain: str, seed_offset: int = 0) -> Any:
@@ -55,16 +56,33 @@ def build_loader(runner: Any, loader: Any, domain: str, seed_offset: int = 0) ->
 
 
 class Draw(NamedTuple):
-    """An index with the key of its random numbers, as it is sent to a worker.
+    """An index with the seeds of its random numbers.
 
     Args:
         index: Of the sample.
-        key: Of its random numbers: (seed, stream, pass, position in the pass over all ranks). Two
-            draws of one image in one pass differ.
+        seeds: For Python, numpy and torch.
     """
 
     index: Any
-    key: tuple[int, ...]
+    seeds: list[int]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws of a batch, as it is sent to a worker, which computes their seeds.
+
+    Args:
+        indices: Of the samples.
+        positions: Of each in the pass over all ranks, so that two draws of one image differ.
+        stem: What the seeds of this pass follow from.
+    """
+
+    indices: Sequence
+    positions: Sequence[int]
+    stem: int
+
+    def __iter__(self) -> Iterator[Draw]:
+        return map(Draw, self.indices, seeds_at(self.stem, self.positions))
 
 
 class SampleReader:
@@ -83,7 +101,7 @@ class SampleReader:
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Any:
-        seed_sample(*draw.key)
+        seed_generators(*draw.seeds)
         if self.tries:
             return read_or_replace(self.dataset, draw.index, self.tries)
         return self.dataset[draw.index]
@@ -197,23 +215,21 @@ class DrawSampler:
             # It goes on where it was left, but its position has to follow from the number alone.
             sampler.indices = sampler._indices_of_rank()
         # For samplers that shuffle by the global generator, as torch's own does.
-        seed_sample(self.loader.seed, ORDER, self.loader.stream, number)
+        seed_generators(*seeds_from(self.loader.seed, ORDER, self.loader.stream, number))
         return self._draw(iter(self.indices), number, skipped)
 
     def _draw(self, batches: Iterator, number: int, skipped: int) -> Iterator:
         rank, world_size = get_dist_info()
-        stem = (self.loader.seed, self.loader.stream, number)
+        stem = stem_from(self.loader.seed, self.loader.stream, number)
         single = not self.loader._auto_collation
-        position = 0
+        position = rank
         for place, batch in enumerate(batches):
             indices = [batch] if single else batch
+            end = position + world_size * len(indices)
             if place >= skipped:
-                draws = [
-                    Draw(index, (*stem, rank + world_size * at))
-                    for at, index in enumerate(indices, position)
-                ]
-                yield draws[0] if single else draws
-            position += len(indices)
+                draws = Draws(indices, range(position, end, world_size), stem)
+                yield next(iter(draws)) if single else draws
+            position = end
 
 
 def is_endless(loader: Any) -> bool:

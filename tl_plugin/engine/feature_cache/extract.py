@@ -22,7 +22,8 @@ from tl_plugin.reliability.bad_images import FaultyBatch, TolerantCollate
 from tl_plugin.reliability.batches import image_names
 from tl_plugin.reliability.fingerprint import files_fingerprint, fingerprint
 from tl_plugin.reliability.ranks import on_all_ranks, on_main_process
-from tl_plugin.reliability.replayable_loader import Draw, ReplayableLoader, SampleReader
+from tl_plugin.reliability.replayable_loader import Draws, ReplayableLoader, SampleReader
+from tl_plugin.reliability.seeds import stem_from
 from tl_plugin.reporting.progress import progress
 
 from .stages import Stage
@@ -182,10 +183,9 @@ class Extraction:
         """Yield the images of some rows, in order, in batches of the size of training."""
         loader = self.loader
         size = getattr(loader.batch_sampler, 'batch_size', loader.batch_size)
-        draws = [self._draw(row) for row in share]
         batches = DataLoader(
             SampleReader(loader.dataset, loader.tries),
-            batch_sampler=[draws[at : at + size] for at in range(0, len(draws), size)],
+            batch_sampler=[self._draws(share[at : at + size]) for at in range(0, len(share), size)],
             num_workers=loader.num_workers,
             collate_fn=TolerantCollate(loader.collate_fn) if loader.tries else loader.collate_fn,
             pin_memory=loader.pin_memory,
@@ -197,14 +197,14 @@ class Extraction:
                 batch = batch.batch
             yield batch
 
-    def _draw(self, row: int) -> Draw:
-        view, index = divmod(row, len(self.loader.dataset))
-        return Draw(index, (self.loader.seed, self.loader.stream, view, index))
+    def _draws(self, rows: Sequence[int]) -> Draws:
+        indices = [row % len(self.loader.dataset) for row in rows]
+        return Draws(indices, rows, stem_from(self.loader.seed, self.loader.stream, 0))
 
     def _read(self, indices: Sequence[int], view: int) -> dict:
         reader = SampleReader(self.loader.dataset, self.loader.tries)
         first = view * len(self.loader.dataset)
-        samples = [reader[self._draw(index + first)] for index in indices]
+        samples = [reader[draw] for draw in self._draws([index + first for index in indices])]
         batch = TolerantCollate(self.loader.collate_fn)(samples)
         return batch.batch if isinstance(batch, FaultyBatch) else batch
 
