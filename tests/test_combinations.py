@@ -78,6 +78,7 @@ FACTORS = {
     'head': ['linear', 'vit', 'stacked', 'arcface', 'several'],
     'sampler': ['default', 'infinite'],
     'accumulation': [1, 3],
+    'sharpness': [0.0, 0.1],
 }
 TARGET_ALONE = ('centroid', 'entropy', 'infomax', 'mcc')
 ON_LOGITS = (
@@ -110,6 +111,9 @@ def refusal(case: dict) -> str | None:
     alone = ('none', *TARGET_ALONE, 'pseudo_label')
     if loop == 'source_free' and case.get('alignment', 'none') not in alone:
         return "compares source with target images, .* adapt with train_cfg.type='Adaptation"
+    sharp = case.get('sharpness') and case.get('target') in ('unlabelled', 'labelled')
+    if loop == 'source_free' and sharp:
+        return 'flat classification loss .*, and training without a source has none: leave it out'
     if head == 'vit' and case.get('dsbn'):
         return 'domain_specific_bn=True needs batch norms'
     on_logits = case.get('alignment') in ON_LOGITS or case.get('teacher') == 'teacher'
@@ -125,6 +129,7 @@ def pairs_of(case: dict) -> set:
 def plan() -> tuple[list[dict], list[dict]]:
     """Cases that train and cover all pairs that can, and one case for each pair that can't."""
     ruled = [*combinations(FACTORS, 2), ('loop', 'alignment', 'teacher')]
+    ruled.append(('loop', 'target', 'sharpness'))
     constraints = [
         dict(
             operator='fn',
@@ -174,6 +179,7 @@ def make_config(case: dict, folder) -> Config:
         alignments=alignments,
         regularizers={'held': regularizer} if regularizer else {},
         domain_specific_bn=case['dsbn'],
+        sharpness_rho=case['sharpness'],
         **NETWORKS.get(case['head'], CONVOLUTIONS),
         head=HEADS[case['head']],
         data_preprocessor=dict(

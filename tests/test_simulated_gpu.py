@@ -51,7 +51,7 @@ ONE_DOMAIN = [
 ]
 #: Overlays that go with others, and what they are combined with.
 COMBINED = [('dann', 'bottleneck', 'dann_schedule'), ('linear_probe_then_fine_tune',)]
-COMBINED += [('gradual_unfreeze', 'skip_slow_layers')]
+COMBINED += [('gradual_unfreeze', 'skip_slow_layers'), ('cdan', 'mcc', 'sdat')]
 STEPS = [(overlay,) for overlay in ADAPTATIONS + ONE_DOMAIN] + COMBINED
 
 #: A validation of both domains.

@@ -70,6 +70,7 @@ from .retention import (
 )
 from .schedules import cosine_ramp, sigmoid_ramp
 from .selection import badge_selection, free_energy
+from .sharpness import ascent_steps
 from .spectral import (
     batch_spectral_penalty,
     batch_spectral_shrinkage,
@@ -86,6 +87,7 @@ __all__ = [
     'Flips',
     'FrozenAlignment',
     'Standardization',
+    'ascent_steps',
     'badge_selection',
     'batch_spectral_penalty',
     'batch_spectral_shrinkage',

@@ -22,6 +22,7 @@ from .fitting import build_module, check_head, domain_preprocessor, fit_head, fi
 from .joint_batch import SOURCE, TARGET, TARGET_STRONG, JointBatch
 from .regularizers import Regularizers
 from .regularizers.regularizers import Maps
+from .sharpness import check_sharpness, sharpened
 from .teacher import Teacher
 
 FEATURE_STAGES = ('neck', 'pre_logits')
@@ -50,6 +51,9 @@ class AdaptationClassifier(ImageClassifier):
             (domain-specific batch normalization, Chang et al., CVPR 2019, arXiv 1906.03950, with
             shared weights), instead of one forward over both. Prediction uses the target's, unless
             :meth:`set_domain` says otherwise. Defaults to False.
+        sharpness_rho: Radius in which the classification loss is to be flat (SDAT): its gradient is
+            taken at the worst weights nearby, see :func:`tl_plugin.models.sharpness.sharpened`, at
+            the cost of a second forward and backward pass. Defaults to 0, none.
         channels_last: Whether convolutions use the channels-last memory format, in which most
             convolutional networks are faster. Defaults to False.
         pretrained: As in ``ImageClassifier``. Defaults to None.
@@ -61,8 +65,9 @@ class AdaptationClassifier(ImageClassifier):
 
     Raises:
         ValueError: If an explicit ``head.in_channels`` isn't the width of the features, a loss
-            has an invalid name, the data preprocessor cannot take pairs of batches, or a loss over
-            classes meets a head that gives an image several of them.
+            has an invalid name, ``sharpness_rho`` is negative, the data preprocessor cannot take
+            pairs of batches, or a loss over classes meets a head that gives an image several of
+            them.
     """
 
     #: Children that prediction of the target doesn't need.
@@ -77,6 +82,7 @@ class AdaptationClassifier(ImageClassifier):
         regularizers: dict[str, dict] | None = None,
         feature_stage: str = 'pre_logits',
         domain_specific_bn: bool = False,
+        sharpness_rho: float = 0.0,
         channels_last: bool = False,
         pretrained: str | None = None,
         train_cfg: dict | None = None,
@@ -98,7 +104,11 @@ class AdaptationClassifier(ImageClassifier):
             raise ValueError(
                 f'feature_stage must be one of {", ".join(FEATURE_STAGES)}, got {feature_stage!r}'
             )
+        if not sharpness_rho >= 0:
+            raise ValueError(f'sharpness_rho must be 0 or more, got {sharpness_rho!r}')
         self.feature_stage = feature_stage
+        self.sharpness_rho = sharpness_rho
+        self._sharpness_is_checked = False
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self._domain = TARGET
@@ -152,6 +162,13 @@ class AdaptationClassifier(ImageClassifier):
                 f'{", ".join(lacking)} needs a strongly augmented view of each target image: set '
                 "train_cfg.strong_view = [dict(type='RandAugment', ...)], as the overlay "
                 'pseudo_label does'
+            )
+        unlabelled = SOURCE not in domains and self.data_preprocessor.labelled_target is None
+        if self.sharpness_rho and unlabelled:
+            raise ValueError(
+                'sdat looks for a flat classification loss (model.sharpness_rho), and training '
+                'without a source has none: leave it out, or adapt with '
+                "train_cfg.type='AdaptationTrainLoop'"
             )
         self.regularizers.check_domains(domains)
 
@@ -321,13 +338,23 @@ class AdaptationClassifier(ImageClassifier):
         self.check_domains(batch.rows)
         with self.regularizers.reading(self) as maps:
             feats = self._extract(inputs, batch, maps)
-        losses = self._classification_loss(feats, batch)
+        task = self._classification_loss(feats, batch)
+        losses = dict(task)
         if self.alignments:
             losses.update(self._alignment_losses(inputs, feats, batch))
         losses.update(self.regularizers(self, inputs, feats, maps, batch.rows))
         if self._measures_health and self.alignments and torch.is_grad_enabled():
             losses.update(gradient_ratios(self.adversaries(), feats, losses))
+        if self.sharpness_rho and task and torch.is_grad_enabled():
+            if not self._sharpness_is_checked:
+                check_sharpness(self)
+                self._sharpness_is_checked = True
+            losses.update(sharpened(self, task, inputs, batch, self.sharpness_rho))
         return losses
+
+    def classification_losses(self, inputs: Tensor, batch: JointBatch) -> dict[str, Tensor]:
+        """Return the head's losses of a batch's labelled rows alone."""
+        return self._classification_loss(self._extract(inputs, batch, {}), batch)
 
     def _classification_loss(self, feats: Any, batch: JointBatch) -> dict[str, Tensor]:
         samples = batch.labelled_samples()

@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from tl_plugin.functional import (
+    ascent_steps,
     effective_classes,
     marginal_entropy,
     prediction_entropy,
@@ -127,8 +128,7 @@ class TestTimeAdapter:
             entropy, kept = reliable_entropy(logits, options.margin)
             loss, count, gradients = self._gradients(entropy, kept)
             if count and options.rho:
-                length = math.sqrt(sum(float(g.square().sum()) for g in gradients))
-                steps = [options.rho / max(length, 1e-12) * gradient for gradient in gradients]
+                steps = ascent_steps(gradients, options.rho)
                 _add(weights, steps)
                 with self._by_batch(track=False):
                     entropy, still = reliable_entropy(self.predict(images), options.margin)
