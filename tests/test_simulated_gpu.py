@@ -48,6 +48,7 @@ ADAPTATIONS = [
 ONE_DOMAIN = [
     *('bss', 'delta', 'l2_sp', 'lwf', 'bottleneck', 'fine_tune', 'source_only', 'auto_rgn'),
     *('feature_extraction', 'gradual_unfreeze', 'shot', 'feature_extraction_cached', 'lora'),
+    'robust_loss',
 ]
 #: Overlays that go with others, and what they are combined with.
 COMBINED = [('dann', 'bottleneck', 'dann_schedule'), ('linear_probe_then_fine_tune',)]

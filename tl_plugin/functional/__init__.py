@@ -33,6 +33,11 @@ from .frozen_alignment import (
     logistic_regression,
     surest_of_each_class,
 )
+from .label_noise import (
+    generalized_cross_entropy,
+    soft_targets,
+    symmetric_cross_entropy,
+)
 from .label_shift import black_box_shift, expectation_maximization_shift, total_variation
 from .moments import (
     BANDWIDTHS,
@@ -119,6 +124,7 @@ __all__ = [
     'frozen_alignment',
     'full_precision',
     'gaussian_kernel',
+    'generalized_cross_entropy',
     'gradient_reversal',
     'hard_feature_norm_loss',
     'input_gradient_penalty',
@@ -145,10 +151,12 @@ __all__ = [
     'several_domains_accuracy',
     'several_domains_loss',
     'sigmoid_ramp',
+    'soft_targets',
     'squared_distances',
     'starting_point_penalty',
     'stepwise_feature_norm_loss',
     'surest_of_each_class',
+    'symmetric_cross_entropy',
     'threshold_accuracy',
     'total_variation',
     'transport_accuracy',

@@ -1,4 +1,4 @@
-from . import backbones, necks  # noqa: F401
+from . import backbones, losses, necks  # noqa: F401
 from .adaptation_classifier import AdaptationClassifier
 from .alignments import Alignment, DANNHead, DomainBatch
 from .data_preprocessor import DomainDataPreprocessor

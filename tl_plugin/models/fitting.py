@@ -15,6 +15,7 @@ from tl_plugin.stack.options import type_name
 
 from .data_preprocessor import DomainDataPreprocessor
 from .features import channel_dim, last_output
+from .losses import RobustLoss
 
 
 def build_module(cfg: Any) -> nn.Module | None:
@@ -84,7 +85,8 @@ def check_head(head: Any, losses: Mapping[str, Any]) -> None:
         losses: Alignments and regularizers by name.
 
     Raises:
-        ValueError: If one of them needs a softmax over the classes, which the head has not.
+        ValueError: If one of them, or the head's own, needs a softmax over the classes, which the
+            head has not.
     """
     reading = [name for name, loss in losses.items() if loss.needs_logits]
     if reading and has_several_labels(head):
@@ -93,4 +95,10 @@ def check_head(head: Any, losses: Mapping[str, Any]) -> None:
             f'classes, and {type(head).__name__} scores each class by itself, for images of '
             'several: use losses on features (dann, dan, deep_coral, afn, l2_sp, delta), or a head '
             'such as LinearClsHead'
+        )
+    if isinstance(getattr(head, 'loss_module', None), RobustLoss) and has_several_labels(head):
+        raise ValueError(
+            f'RobustLoss takes the softmax over the classes, for images of one class, and '
+            f'{type(head).__name__} scores each class by itself, for images of several: leave out '
+            'the strategy robust_loss, or use a head such as LinearClsHead'
         )

@@ -1,0 +1,3 @@
+from .robust_loss import RobustLoss
+
+__all__ = ['RobustLoss']
