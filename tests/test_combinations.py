@@ -33,6 +33,14 @@ ALIGNMENTS = {
     'mcc': dict(type='MCCAlignment'),
     'mdd': dict(type='MDDHead', hidden_channels=[8]),
     'pseudo_label': dict(type='PseudoLabelAlignment', ramp=False, threshold=0.0),
+    'adamatch': dict(
+        type='PseudoLabelAlignment',
+        ramp=False,
+        distribution_alignment=True,
+        soft_labels=True,
+        logit_interpolation=True,
+        class_balanced=True,
+    ),
 }
 REGULARIZERS = {
     'none': None,
@@ -82,6 +90,7 @@ FACTORS = {
 }
 TARGET_ALONE = ('centroid', 'entropy', 'infomax', 'mcc')
 ON_LOGITS = (
+    'adamatch',
     'cdan',
     'cdan_e',
     'centroid',
@@ -114,6 +123,13 @@ def refusal(case: dict) -> str | None:
     sharp = case.get('sharpness') and case.get('target') in ('unlabelled', 'labelled')
     if loop == 'source_free' and sharp:
         return 'flat classification loss .*, and training without a source has none: leave it out'
+    if case.get('alignment') == 'adamatch' and loop != 'source_free':
+        if head == 'arcface':
+            return 'interpolated scores, and ArcFaceClsHead computes its loss otherwise: use Linear'
+        if case.get('dsbn'):
+            return 'has the latter in any case: set one of the two to False'
+        if case.get('sharpness'):
+            return 'each change the classification loss by a second pass: take one of the two'
     if head == 'vit' and case.get('dsbn'):
         return 'domain_specific_bn=True needs batch norms'
     on_logits = case.get('alignment') in ON_LOGITS or case.get('teacher') == 'teacher'

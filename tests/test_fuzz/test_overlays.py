@@ -69,7 +69,14 @@ ALIGNMENTS = dict(
     EntropyMinimization=dict(loss_weight=NEGATIVE),
     InformationMaximization=dict(diversity_weight=NEGATIVE),
     PseudoLabelAlignment=dict(
-        threshold=PART, relative=FLAG, ramp=FLAG, teacher_momentum=st.one_of(PART, st.just(1))
+        threshold=PART,
+        relative=FLAG,
+        ramp=FLAG,
+        distribution_alignment=FLAG,
+        soft_labels=FLAG,
+        logit_interpolation=FLAG,
+        class_balanced=FLAG,
+        teacher_momentum=st.one_of(PART, st.just(1)),
     ),
 )
 REGULARIZERS = dict(

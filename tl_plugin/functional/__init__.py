@@ -56,9 +56,11 @@ from .moments import (
 from .precision import check_images, full_precision
 from .predictions import (
     Flips,
+    balancing_weights,
     centroid_pseudo_labels,
     class_confusion,
     entropy_loss,
+    log_class_ratio,
     marginal_entropy,
     prediction_entropy,
     prediction_flips,
@@ -94,6 +96,7 @@ __all__ = [
     'Standardization',
     'ascent_steps',
     'badge_selection',
+    'balancing_weights',
     'batch_spectral_penalty',
     'batch_spectral_shrinkage',
     'black_box_shift',
@@ -132,6 +135,7 @@ __all__ = [
     'joint_maximum_mean_discrepancy',
     'largest_singular_values',
     'linear_gram',
+    'log_class_ratio',
     'log_one_minus_softmax',
     'logistic_regression',
     'margin_disparity_loss',

@@ -109,7 +109,11 @@ def class_confusion(logits: Tensor, temperature: float = 2.5) -> Tensor:
 
 
 def pseudo_label_loss(
-    weak_logits: Tensor, strong_logits: Tensor, threshold: float | Tensor
+    weak_logits: Tensor,
+    strong_logits: Tensor,
+    threshold: float | Tensor,
+    soft: bool = False,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the cross-entropy of a strong view against the confident predictions on the weak one.
 
@@ -120,6 +124,9 @@ def pseudo_label_loss(
         weak_logits: Scores of the weakly augmented images, (N, K).
         strong_logits: Scores of the strongly augmented ones, (N, K).
         threshold: The least probability of the predicted class that counts, in [0, 1].
+        soft: Whether the probabilities are the labels, as in AdaMatch, instead of the class that is
+            predicted. Defaults to False.
+        class_weights: Weights of images by predicted class, (K,). Defaults to None, equal ones.
 
     Returns:
         The loss, 0-d, and which images were confident, (N,) bool.
@@ -139,10 +146,61 @@ def pseudo_label_loss(
             f'{tuple(weak_logits.shape)} and {tuple(strong_logits.shape)}'
         )
     check_images('a pseudo-label loss', target=weak_logits)
-    confidence, label = weak_logits.detach().float().softmax(1).max(1)
+    probabilities = weak_logits.detach().float().softmax(1)
+    confidence, label = probabilities.max(1)
     confident = confidence >= threshold
-    losses = F.cross_entropy(strong_logits.float(), label, reduction='none')
-    return (losses * confident).mean(), confident
+    labels = probabilities if soft else label
+    losses = F.cross_entropy(strong_logits.float(), labels, reduction='none') * confident
+    if class_weights is not None:
+        losses = losses * class_weights[label]
+    return losses.mean(), confident
+
+
+def balancing_weights(logits: Tensor, threshold: float | Tensor) -> Tensor:
+    """Return weights with which every class that is predicted confidently counts alike.
+
+    Args:
+        logits: Scores of target images, (N, K).
+        threshold: The least probability of the predicted class that counts, in [0, 1].
+
+    Returns:
+        (K,), mean 1 over the confident images; 0 for classes without one. Without gradient.
+
+    Example:
+        >>> balancing_weights(torch.tensor([[9.0, 0, 0], [9, 0, 0], [9, 0, 0], [0, 9, 0]]), 0.9)
+        tensor([0.6667, 2.0000, 0.0000])
+    """
+    confidence, label = logits.detach().float().softmax(1).max(1)
+    chosen = F.one_hot(label, logits.shape[1]) * (confidence >= threshold)[:, None]
+    counts = chosen.sum(0).float()
+    share = counts.sum() / (counts > 0).sum().clamp(min=1)
+    return torch.where(counts > 0, share / counts.clamp(min=1), 0.0)
+
+
+@full_precision
+def log_class_ratio(source_logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Return how much more often each class is predicted in the source, as a logarithm.
+
+    Added to a target image's scores it aligns the distributions of predicted classes, AdaMatch's
+    equation 2: probabilities times the source's mean over the target's, normalized. Berthelot et
+    al., ICLR 2022, arXiv 2106.04732.
+
+    Args:
+        source_logits: Scores of source images, (N, K).
+        target_logits: Scores of target images, (M, K).
+
+    Returns:
+        (K,), without gradient.
+
+    Raises:
+        ValueError: If a domain has no image.
+    """
+    check_images('distribution alignment', source=source_logits, target=target_logits)
+    source, target = (
+        logits.detach().log_softmax(1).logsumexp(0) - math.log(len(logits))
+        for logits in (source_logits, target_logits)
+    )
+    return source - target
 
 
 def relative_threshold(source_logits: Tensor, threshold: float) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,16 +13,25 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from tl_plugin.stack.options import check_option
 from tl_plugin.stack.protocol import TRAINING_ONLY
 
 from .adversary_health import feature_health, gradient_ratios
 from .alignments import AdversarialAlignment, Alignments, DomainBatch
 from .dsbn import DomainSpecificBatchNorm
 from .features import join_rows, one_vector, take_rows
-from .fitting import build_module, check_head, domain_preprocessor, fit_head, fit_neck
+from .fitting import (
+    build_module,
+    check_head,
+    domain_preprocessor,
+    fit_head,
+    fit_neck,
+    interpolates,
+)
 from .joint_batch import SOURCE, TARGET, TARGET_STRONG, JointBatch
 from .regularizers import Regularizers
 from .regularizers.regularizers import Maps
+from .second_pass import second_pass
 from .sharpness import check_sharpness, sharpened
 from .teacher import Teacher
 
@@ -104,7 +114,8 @@ class AdaptationClassifier(ImageClassifier):
             raise ValueError(
                 f'feature_stage must be one of {", ".join(FEATURE_STAGES)}, got {feature_stage!r}'
             )
-        if not sharpness_rho >= 0:
+        check_option('AdaptationClassifier', 'sharpness_rho', sharpness_rho, 'float')
+        if not 0 <= sharpness_rho < math.inf:
             raise ValueError(f'sharpness_rho must be 0 or more, got {sharpness_rho!r}')
         self.feature_stage = feature_stage
         self.sharpness_rho = sharpness_rho
@@ -116,6 +127,7 @@ class AdaptationClassifier(ImageClassifier):
         self.alignments = Alignments(alignments or {}, self)
         self.regularizers = Regularizers(regularizers or {}, taken=('cls', *self.alignments))
         check_head(self.head, {**self.alignments, **self.regularizers})
+        self._interpolates = interpolates(self)
         momentum = self.alignments.teacher_momentum
         self.teacher = None if momentum is None else Teacher(self, momentum)
         self.register_buffer('class_weights', None, persistent=False)
@@ -338,10 +350,11 @@ class AdaptationClassifier(ImageClassifier):
         self.check_domains(batch.rows)
         with self.regularizers.reading(self) as maps:
             feats = self._extract(inputs, batch, maps)
-        task = self._classification_loss(feats, batch)
+        between = self._interpolated_logits(inputs, feats, batch)
+        task = self._classification_loss(feats, batch, between)
         losses = dict(task)
         if self.alignments:
-            losses.update(self._alignment_losses(inputs, feats, batch))
+            losses.update(self._alignment_losses(inputs, feats, batch, between))
         losses.update(self.regularizers(self, inputs, feats, maps, batch.rows))
         if self._measures_health and self.alignments and torch.is_grad_enabled():
             losses.update(gradient_ratios(self.adversaries(), feats, losses))
@@ -356,17 +369,39 @@ class AdaptationClassifier(ImageClassifier):
         """Return the head's losses of a batch's labelled rows alone."""
         return self._classification_loss(self._extract(inputs, batch, {}), batch)
 
-    def _classification_loss(self, feats: Any, batch: JointBatch) -> dict[str, Tensor]:
+    def source_logits(self, inputs: Tensor) -> Tensor:
+        """Return the head's scores, (N, K), of a batch of source images alone."""
+        return self.logits_of(self.extract_feat(inputs))
+
+    def _interpolated_logits(self, inputs: Tensor, feats: Any, batch: JointBatch) -> Tensor | None:
+        """Return source scores between those of the joint batch and of one of their own."""
+        if not self._interpolates:
+            return None
+        rows = batch.rows_of(SOURCE)
+        joint = self.logits_of(take_rows(feats, rows, len(batch)))
+        alone = second_pass(self, 'source_logits', inputs[rows])
+        return torch.lerp(alone, joint, torch.rand_like(joint))
+
+    def _classification_loss(
+        self, feats: Any, batch: JointBatch, between: Tensor | None = None
+    ) -> dict[str, Tensor]:
         samples = batch.labelled_samples()
         if not samples:
             return {}
         options = {}
         if self.class_weights is not None:
             options['weight'] = batch.labelled_weights(self.class_weights)
-        losses = self.head.loss(take_rows(feats, batch.labelled, len(batch)), samples, **options)
+        feats = take_rows(feats, batch.labelled, len(batch))
+        if between is None:
+            losses = self.head.loss(feats, samples, **options)
+        else:  # the source's rows come first
+            scores = torch.cat([between, self.logits_of(feats)[len(between) :]])
+            losses = self.head._get_loss(scores, samples, **options)
         return {('loss_cls' if key == 'loss' else key): value for key, value in losses.items()}
 
-    def _alignment_losses(self, inputs: Tensor, feats: Any, batch: JointBatch) -> dict[str, Tensor]:
+    def _alignment_losses(
+        self, inputs: Tensor, feats: Any, batch: JointBatch, between: Tensor | None
+    ) -> dict[str, Tensor]:
         features = self.features_of(feats)
         logits = self.logits_of(feats) if self.alignments.needs_logits else None
         labels = None if batch.labels is None else batch.labels.to(features.device)
@@ -381,6 +416,7 @@ class AdaptationClassifier(ImageClassifier):
         source = source._replace(
             domains=self.alignments.source_numbers(batch.source_numbers, features.device),
             weights=batch.source_weights(self.class_weights),
+            interpolated_logits=between,
         )
         target = target._replace(**self._target_fields(inputs, logits, batch))
         losses = self.alignments(source, target)

@@ -6,9 +6,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.logging import print_log
+from mmpretrain.models.heads import ClsHead
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from tl_plugin.engine.batch_statistics import norm_layers
 from tl_plugin.engine.layers.dry_run import dry_run
 from tl_plugin.reliability.class_sets import has_several_labels
 from tl_plugin.stack.options import type_name
@@ -102,3 +105,43 @@ def check_head(head: Any, losses: Mapping[str, Any]) -> None:
             f'{type(head).__name__} scores each class by itself, for images of several: leave out '
             'the strategy robust_loss, or use a head such as LinearClsHead'
         )
+
+
+def interpolates(model: Any) -> bool:
+    """Return whether source images take a second pass, for scores that are interpolated.
+
+    Args:
+        model: An :class:`AdaptationClassifier` with its alignments.
+
+    Raises:
+        ValueError: If an alignment asks for it, and the head's loss isn't one of its scores alone,
+            or another option leaves nothing to interpolate.
+    """
+    names = model.alignments.interpolating
+    if not names:
+        return False
+    where = f'model.alignments.{names[0]}.logit_interpolation'
+    head = type(model.head)
+    names = ('loss', '_get_loss')
+    if any(getattr(head, name, None) is not getattr(ClsHead, name) for name in names):
+        raise ValueError(
+            f'{where}: the source learns from interpolated scores, and {head.__name__} computes '
+            'its loss otherwise: use LinearClsHead, or set it to False'
+        )
+    if model.dsbn is not None:
+        raise ValueError(
+            f'{where} mixes scores by joint batch statistics with those by the source alone, and '
+            'model.domain_specific_bn=True has the latter in any case: set one of the two to False'
+        )
+    if model.sharpness_rho:
+        raise ValueError(
+            f'{where} and sdat (model.sharpness_rho) each change the classification loss by a '
+            'second pass: take one of the two'
+        )
+    found = bool(norm_layers(model))
+    if not found:
+        print_log(
+            f'{where} changes nothing here: {type(model.backbone).__name__} has no batch norm.',
+            logger='current',
+        )
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +10,8 @@ from torch import Tensor, nn
 from tl_plugin.functional import ascent_steps
 
 from .joint_batch import JointBatch
+from .second_pass import OTHERS, second_pass
 
-#: Parts whose weights the classification loss doesn't read, and whose buffers it doesn't change.
-_OTHERS = ('alignments.', 'regularizers.', 'teacher.')
 #: Keeps gradients that are small in half precision. The length of the step doesn't depend on it.
 _SCALE = 1024.0
 #: What backbones call the recomputation of activations.
@@ -46,7 +44,7 @@ def sharpened(
     weights = {
         name: value
         for name, value in model.named_parameters()
-        if value.requires_grad and not name.startswith(_OTHERS)
+        if value.requires_grad and not name.startswith(OTHERS)
     }
     task = sum(value for name, value in losses.items() if 'loss' in name)
     found = torch.autograd.grad(
@@ -54,25 +52,8 @@ def sharpened(
     )
     reached = [name for name, gradient in zip(weights, found) if gradient is not None]
     steps = ascent_steps([gradient for gradient in found if gradient is not None], rho)
-    state = {name: weights[name] + step for name, step in zip(reached, steps)}
-    state.update(
-        (name, value.clone())
-        for name, value in model.named_buffers()
-        if not name.startswith(_OTHERS)
-    )
-    state = {f'model.{name}': value for name, value in state.items()}
-    return torch.func.functional_call(_Task(model), state, (inputs, batch))
-
-
-class _Task(nn.Module):
-    """The classification loss as a module's forward, which can be called with other weights."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor, batch: JointBatch) -> dict[str, Tensor]:
-        return self.model.classification_losses(inputs, batch)
+    moved = {name: weights[name] + step for name, step in zip(reached, steps)}
+    return second_pass(model, 'classification_losses', inputs, batch, weights=moved)
 
 
 def check_sharpness(model: nn.Module) -> None:

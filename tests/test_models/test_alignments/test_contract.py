@@ -38,6 +38,7 @@ VARIANTS = {
         dict(relative=False, threshold=0.4),
         dict(ramp=False),
         dict(teacher_momentum=0.9),
+        dict(distribution_alignment=True, soft_labels=True, class_balanced=True),
     ],
 }
 CASES = [

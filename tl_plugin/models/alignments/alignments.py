@@ -43,6 +43,11 @@ class Alignments(LossDict):
         return any(alignment.needs_logits for alignment in self.values())
 
     @property
+    def interpolating(self) -> list[str]:
+        """Names of the alignments for which the source learns interpolated scores."""
+        return [name for name, alignment in self.items() if alignment.interpolates_logits]
+
+    @property
     def unweighted(self) -> list[str]:
         """Names of the alignments that ignore class weights."""
         return [name for name, alignment in self.items() if alignment.ignores_class_weights]

@@ -25,6 +25,8 @@ class DomainBatch(NamedTuple):
             ``teacher_momentum``.
         domains: Index of the source that each image is from, (N,). None where the data have none.
         weights: Weight of each image, mean 1 over the domain, (N,). None for equal ones.
+        interpolated_logits: Scores of source images at random between those in the joint batch and
+            those in a batch of their own, (N, K). None unless an alignment interpolates.
         pseudo_labels: Labels assigned by a hook, (N,), -1 for none. None without such a hook.
     """
 
@@ -36,6 +38,7 @@ class DomainBatch(NamedTuple):
     domains: Tensor | None = None
     weights: Tensor | None = None
     pseudo_labels: Tensor | None = None
+    interpolated_logits: Tensor | None = None
 
 
 class Alignment(BaseModule):
@@ -74,6 +77,9 @@ class Alignment(BaseModule):
 
     #: Momentum of a mean teacher, for an alignment that reads ``DomainBatch.teacher_logits``.
     teacher_momentum: float | None = None
+
+    #: Whether the source learns scores between those of the joint batch and those of its own.
+    interpolates_logits = False
 
     #: How many sources it distinguishes by ``DomainBatch.domains``; 1 treats them as one.
     num_sources = 1

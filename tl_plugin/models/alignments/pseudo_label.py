@@ -5,7 +5,13 @@ from typing import Any
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from tl_plugin.functional import cosine_ramp, pseudo_label_loss, relative_threshold
+from tl_plugin.functional import (
+    balancing_weights,
+    cosine_ramp,
+    log_class_ratio,
+    pseudo_label_loss,
+    relative_threshold,
+)
 from tl_plugin.stack.gather import gather_ranks
 from tl_plugin.stack.options import checked
 
@@ -16,8 +22,9 @@ from .base import Alignment, DomainBatch
 class PseudoLabelAlignment(Alignment):
     """Self-training: a strong view of a target image learns the confident prediction on a weak one.
 
-    Sohn et al., "FixMatch", NeurIPS 2020, arXiv 2001.07685; the relative threshold and the ramp
-    are those of Berthelot et al., "AdaMatch", ICLR 2022, arXiv 2106.04732.
+    Sohn et al., "FixMatch", NeurIPS 2020, arXiv 2001.07685; the relative threshold, the ramp,
+    distribution alignment, soft labels and logit interpolation are those of Berthelot et al.,
+    "AdaMatch", ICLR 2022, arXiv 2106.04732.
 
     Needs ``train_cfg.strong_view``. Logs ``confident``, the share of target images used.
 
@@ -30,6 +37,15 @@ class PseudoLabelAlignment(Alignment):
         teacher_momentum: Momentum of a mean teacher, in [0, 1), whose predictions are then the
             labels (Tarvainen and Valpola, NeurIPS 2017, arXiv 1703.01780, see
             :class:`Teacher`). Defaults to None, the model's own.
+        distribution_alignment: Whether the target's predictions are brought to the classes'
+            frequencies among those on the source, batch by batch. Not where the target's classes
+            are known to be of other frequencies. Defaults to False.
+        soft_labels: Whether the labels are the probabilities. Defaults to False, the class.
+        logit_interpolation: Whether the source learns scores at random between those that batch
+            norms of the joint batch give and those of the source's own, which costs a further pass
+            over the source images. Nothing where there are no batch norms. Defaults to False.
+        class_balanced: Whether confident images are weighted so that each predicted class counts
+            alike. Defaults to False.
         **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``gamma``,
             ``init_cfg``: see :class:`Alignment`.
 
@@ -47,6 +63,10 @@ class PseudoLabelAlignment(Alignment):
         relative: bool = True,
         ramp: bool = True,
         teacher_momentum: float | None = None,
+        distribution_alignment: bool = False,
+        soft_labels: bool = False,
+        logit_interpolation: bool = False,
+        class_balanced: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -58,7 +78,12 @@ class PseudoLabelAlignment(Alignment):
                 f'{teacher_momentum}'
             )
         self.threshold = threshold
-        self.relative = self.needs_source = relative
+        self.relative = relative
+        self.distribution_alignment = distribution_alignment
+        self.soft_labels = soft_labels
+        self.interpolates_logits = logit_interpolation
+        self.class_balanced = class_balanced
+        self.needs_source = relative or distribution_alignment or logit_interpolation
         self.ramp = ramp
         self.teacher_momentum = teacher_momentum
 
@@ -69,10 +94,19 @@ class PseudoLabelAlignment(Alignment):
                 'PseudoLabelAlignment needs a strongly augmented view of each target image: set '
                 "train_cfg.strong_view = [dict(type='RandAugment', ...)]"
             )
-        threshold = self.threshold
-        if self.relative:
-            threshold = relative_threshold(gather_ranks(source.logits.detach()), self.threshold)
+        seen = source.interpolated_logits
+        seen = source.logits if seen is None else seen
         weak = target.logits if self.teacher_momentum is None else target.teacher_logits
-        loss, confident = pseudo_label_loss(weak, target.strong_logits, threshold)
+        weak = weak.detach()
+        threshold, weights = self.threshold, None
+        if self.relative:
+            threshold = relative_threshold(gather_ranks(seen.detach()), self.threshold)
+        if self.distribution_alignment:
+            weak = weak + log_class_ratio(gather_ranks(seen.detach()), gather_ranks(weak))
+        if self.class_balanced:
+            weights = balancing_weights(gather_ranks(weak), threshold)
+        loss, confident = pseudo_label_loss(
+            weak, target.strong_logits, threshold, self.soft_labels, weights
+        )
         self.log(confident=confident.float().mean())
         return cosine_ramp(self.progress) * loss if self.ramp else loss
