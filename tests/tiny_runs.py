@@ -42,7 +42,7 @@ TINY_RESNET = dict(
 
 @DATASETS.register_module()
 class RandomImages(Dataset):
-    """Images of noise whose brightness tells their class, drawn anew from a seed."""
+    """Images of noise whose brightness tells their class, drawn from a seed."""
 
     metainfo = dict(classes=('a', 'b', 'c', 'd'))
 

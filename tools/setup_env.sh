@@ -156,13 +156,15 @@ install() {
     fi
     # Both at once: each torchvision fits one torch alone.
     read -ra torch <<<"$(requirements RUNTIME | grep '^torch' | tr '\n' ' ')"
-    if $2; then
-        torch+=(--index-url "$CPU_BUILDS")
-    elif ! command -v nvidia-smi >/dev/null && ! is_there torch; then
+    if ! $2 && ! command -v nvidia-smi >/dev/null && ! is_there torch; then
         say 'No GPU seen: with --cpu you would get PyTorch without CUDA, a fraction of the download'
     fi
     say 'Installing PyTorch (several minutes the first time)'
-    "${pip[@]}" "${torch[@]}"
+    # Isolated from pip's settings, whose indexes may have a torchvision for another torch.
+    if ! $2 || ! "${pip[@]}" --isolated --retries 1 "${torch[@]}" --index-url "$CPU_BUILDS"; then
+        if $2; then say "$CPU_BUILDS gave nothing, see above: installing the usual PyTorch"; fi
+        "${pip[@]}" "${torch[@]}"
+    fi
     if [[ ",$1," == *,lite,* ]]; then
         # Full mmcv and mmcv-lite install the same files: whoever has the full one keeps it.
         if is_there mmcv || is_there onedl-mmcv; then

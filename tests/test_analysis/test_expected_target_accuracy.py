@@ -27,7 +27,7 @@ def degraded():
 @pytest.mark.parametrize('spread', [1.0, 2.0])
 def test_it_is_near_the_true_accuracy_and_needs_no_target_label(degraded, spread):
     source, labels = clusters(300, 1.0, 0)
-    # One class is too rare to be learned, so that the copies are numbered anew.
+    # One class is too rare to be learned, so that the copies are numbered again.
     labels[:2] = ['rare', 'rare']
     target, truth = clusters(600, spread, 1)
     known = classifier_findings(source, labels, target, truth)

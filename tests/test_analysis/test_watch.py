@@ -141,7 +141,7 @@ def test_reference_holds_no_image(diagnosed):
 
 
 def test_random_weights_are_not_the_network_of_then(diagnosed, monkeypatch, tmp_path):
-    """The config has no checkpoint, so that its weights are drawn anew."""
+    """The config has no checkpoint, so that its weights are drawn each time."""
     arguments = ['--reference', diagnosed / 'found' / 'findings.json', '--processes', 1]
     arguments += ['--target', diagnosed / 'field', '--work-dir', tmp_path]
     monkeypatch.setattr(sys, 'argv', ['diagnose.py', *map(str, arguments)])

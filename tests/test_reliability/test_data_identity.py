@@ -97,8 +97,8 @@ def test_an_absolute_path_that_a_target_inherits_is_named_and_the_cure_works(dat
     assert '12 of 12 images of the target' in message or '9 of 12 images of the target' in message
     assert f"data_root='{root}'" in message and str(data / 'src.txt') in message
     assert f'set {KEY}.dataset.data_prefix, too' in message
-    for cure in ({'data_root': root, 'data_prefix': ''}, {'data_prefix': root}):
-        assert len(_loop(cfg, cure)) == 12
+    for advice in ({'data_root': root, 'data_prefix': ''}, {'data_prefix': root}):
+        assert len(_loop(cfg, advice)) == 12
 
 
 def _loop(cfg, options):

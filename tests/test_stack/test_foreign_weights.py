@@ -180,8 +180,8 @@ def test_the_cure_for_a_backbone_alone_works(prefix, trained, tmp_path):
     torch.save(dict(state_dict={f'{prefix}{n}': v for n, v in inner.items()}), path)
     with pytest.raises(ValueError, match='one of a backbone alone') as error:
         start(tmp_path, path)
-    cure = re.search(r'model\.backbone\.init_cfg=(dict\(.*\))', str(error.value))[1]
-    found = start(tmp_path, None, {'model.backbone.init_cfg': eval(cure)})
+    advice = re.search(r'model\.backbone\.init_cfg=(dict\(.*\))', str(error.value))[1]
+    found = start(tmp_path, None, {'model.backbone.init_cfg': eval(advice)})
     assert_begun(found, trained)
 
 

@@ -127,6 +127,19 @@ def _program(folder: Path, name: str, script: str) -> Path:
     return path
 
 
+def test_the_usual_torch_is_installed_where_the_builds_for_cpus_are_out_of_reach(
+    checkout, tmp_path
+):
+    log = tmp_path / 'log'
+    python = _program(tmp_path, 'python', f'echo "$*" >>"{log}"; [[ "$*" != *--index-url* ]]')
+    script = f'source "$1/tools/setup_env.sh"; PYTHON="{python}" STACK=openmmlab; '
+    script += 'is_there() { false; }; requirements() { echo "torch>=2.6"; }; install lite true'
+    result = bash(script, checkout)
+    assert 'installing the usual PyTorch' in result.stdout, result.stderr
+    calls = [line for line in log.read_text().splitlines() if line.endswith(('torch>=2.6', '/cpu'))]
+    assert ['--isolated' in call and '--index-url' in call for call in calls] == [True, False]
+
+
 def test_a_python_that_is_too_old_is_named(checkout, tmp_path):
     old = _program(tmp_path, 'old', 'echo "Python 3.7.1"; [ "$1" = --version ]')
     for arguments in (['--python', old], [f'--python={old}'], ['--here', '--python', old]):

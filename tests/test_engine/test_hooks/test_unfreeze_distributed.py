@@ -70,7 +70,7 @@ def run_and_resume(work_dir, batch_size, wrapper):
     return straight, resumed
 
 
-# DDP groups the gradients anew after its first iteration, unless it looks for unused parameters.
+# DDP groups the gradients again after its first iteration, unless it looks for unused parameters.
 # With more than two ranks the grouping decides in which order the ranks are summed.
 @pytest.mark.parametrize(
     'world_size, wrapper',

@@ -163,8 +163,8 @@ def test_a_type_that_needs_a_list_asks_for_one(roots):
     base = dict(dataset=own)
     with pytest.raises(ValueError, match=r'k\.dataset needs an ann_file of its own: MultiLabelDat'):
         _target(base, {'dataset.data_root': str(roots[1])})
-    cure = {'type': 'CustomDataset', 'data_root': str(roots[1]), 'with_label': False}
-    assert len(_target(base, {f'dataset.{name}': value for name, value in cure.items()})[1]) == 9
+    advice = {'type': 'CustomDataset', 'data_root': str(roots[1]), 'with_label': False}
+    assert len(_target(base, {f'dataset.{name}': value for name, value in advice.items()})[1]) == 9
 
 
 def test_types_are_told_apart_by_their_bare_names(roots):
@@ -183,7 +183,7 @@ def test_a_target_that_is_wrapped_by_itself(roots, kind):
         where = r'k\.dataset' + (r'\.dataset\.datasets\.0' if kind == 'nested' else '')
         with pytest.raises(ValueError, match=f'^{where} is a ClassBalancedDataset, which draws'):
             inherit_dataloader(base, dict(dataset=own), 'k')
-        own = WRAPPERS['repeat'](dict(data_root=str(target)))  # the cure
+        own = WRAPPERS['repeat'](dict(data_root=str(target)))  # the advice
         inherit_dataloader(base, dict(dataset=own), 'k')
     found = inherit_dataloader(base, dict(dataset=own), 'k', labelled=True)
     assert found['dataset'] == WRAPPERS['repeat' if kind in ('nested', 'balanced') else kind](

@@ -37,7 +37,7 @@ def test_a_timm_classifier_keeps_its_weights(tmp_path):
 
 
 def test_without_the_guard_it_loses_them(tmp_path, monkeypatch):
-    """What the guard is for: should mmpretrain mend it, this test says so."""
+    """What the guard is for: should mmpretrain fix it, this test says so."""
     monkeypatch.delattr(TimmClassifier, 'init_weights')
     monkeypatch.setattr(TimmClassifier, 'init_weights', BaseModule.init_weights, raising=False)
     assert run(tmp_path, TIMM_CLASSIFIER)

@@ -157,10 +157,10 @@ class LabelShiftHook(Hook):
         if shift <= self.threshold:
             print_log(f'LabelShiftHook: {message}', logger='current')
             return
-        cure = (
+        advice = (
             'Source images are weighed by it.'
             if self.reweight
             else 'Alignment can hurt then: let reweight=True weigh the source, or use mcc or '
             'pseudo_label, which align nothing.'
         )
-        print_log(f'LabelShiftHook: large {message} {cure}', 'current', logging.WARNING)
+        print_log(f'LabelShiftHook: large {message} {advice}', 'current', logging.WARNING)
