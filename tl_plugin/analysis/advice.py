@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tl_plugin.launch.console import tool_command
 from tl_plugin.stack.messages import short_list
@@ -10,6 +11,7 @@ from tl_plugin.strategies import available_strategies, describe
 
 from .class_gap import ClassifierFindings
 from .findings import Advice, Findings
+from .label_report import TABLE_NAME
 from .quality_gap import DEGRADED, LABELS, QualityGap, StatisticGap
 
 #: Proxy A-distances up to which the domains count as alike, and as near.
@@ -55,8 +57,9 @@ def advise(found: Findings, few_labels: int = 0, config: str | None = None) -> A
         headline=_HEADLINES.get(first, f'Begin with {first}: see configs/strategies.'),
         strategies=strategies,
         reasons=tuple(reasons),
-        repairs=tuple(_repairs(found)),
+        repairs=(*_repairs(found), *_wrong_labels(found)),
         commands=() if config is None else (tool_command('ladder.py', config),),
+        label_commands=() if config is None else _label_commands(found, config),
     )
 
 
@@ -202,3 +205,49 @@ def _repairs(found: Findings) -> list[str]:
         if count:
             repairs.append(f'{text}: {count} group{"s" if count > 1 else ""}.')
     return repairs
+
+
+def _wrong_labels(found: Findings) -> list[str]:
+    """Describe the labels of a domain that look wrong, where they are many or each one counts."""
+    said = []
+    for name in ('source', 'target'):
+        report = found.labels and getattr(found.labels, name)
+        if report is None:
+            continue
+        doubted = len(report.flagged('wrong'))
+        if report.noisy:
+            value, low, high = (100 * end for end in report.rate)
+            said.append(
+                f'About {value:.0f}% of the labels of the {name} look wrong (95% interval '
+                f'{low:.0f} to {high:.0f}%): correct them, or let the ladder drop them.'
+            )
+        elif report.rate is None and doubted:
+            said.append(
+                f'{doubted} of the {report.images} labels of the {name} look wrong to '
+                f'{report.judge}, which errs on the target by itself: look at these images.'
+            )
+    return said
+
+
+def _label_commands(found: Findings, config: str) -> tuple[str, ...]:
+    """Return the commands that list wrong labels and train on corrected ones, domain by domain."""
+    if found.labels is None:
+        return ()
+    known = found.reference.features
+    network = ['--backbone', known.backbone]
+    network += ['--checkpoint', known.checkpoint] if known.checkpoint else []
+    network += ['--image-size', known.image_size] if known.image_size else []
+    commands = []
+    for name in ('source', 'target'):
+        report, domain = getattr(found.labels, name), getattr(found, name)
+        # The target of a config isn't data that can be named.
+        if report is None or not report.noisy or (known.own_pipelines and name == 'target'):
+            continue
+        folder = Path(config).parent / f'labels_{name}'
+        # Images without files are known by their numbers in the config that was read.
+        climbed = domain.origin if known.own_pipelines else config
+        commands += [
+            tool_command('check_labels.py', domain.origin, *network, '--work-dir', folder),
+            tool_command('ladder.py', climbed, '--labels', folder / TABLE_NAME),
+        ]
+    return tuple(commands)

@@ -107,7 +107,6 @@ def classifier_findings(
     Returns:
         None if the source has fewer than two classes of five images or more.
     """
-    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
 
     rng = np.random.default_rng(seed)
@@ -120,9 +119,7 @@ def classifier_findings(
     if degraded is not None:
         degraded = _among(degraded, chosen)
     source, names = source[chosen], names[chosen]
-    # Not scaled by the source's deviations: directions in which the source hardly varies and the
-    # target does would be blown up, and with them the classifier's errors.
-    classifier = LogisticRegression(C=10, max_iter=2000)
+    classifier = linear_classifier()
     held_out = cross_val_predict(classifier, source, names, cv=FEWEST, method='predict_proba')
     reference = _reference(classifier, source, names, held_out, degraded)
     probabilities = classifier.fit(source, names).predict_proba(target)
@@ -155,6 +152,15 @@ def classifier_findings(
         expected_target_accuracy=reference
         and expected_accuracy(reference, torch.from_numpy(probabilities)),
     )
+
+
+def linear_classifier() -> Any:
+    """Return the classifier that learns from the source's features."""
+    from sklearn.linear_model import LogisticRegression
+
+    # Not scaled by the source's deviations: directions in which the source hardly varies and the
+    # target does would be blown up, and with them the classifier's errors.
+    return LogisticRegression(C=10, max_iter=2000)
 
 
 def _among(degraded: DegradedSource, chosen: np.ndarray) -> DegradedSource:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tl_plugin.evaluation.intervals import RESAMPLES, Estimate
+from tl_plugin.evaluation.intervals import RESAMPLES, Estimate, percentile_estimate
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ def noise_estimate(probabilities: np.ndarray, labels: np.ndarray, seed: int = 0)
     shares = _shares(np.concatenate([counts[None], draws]), given, true)
     wrong = (given != true) & (true >= 0)
     pairs = {
-        (int(given[cell]), int(true[cell])): _interval(shares[:, cell])
+        (int(given[cell]), int(true[cell])): percentile_estimate(shares[:, cell])
         for cell in np.flatnonzero(wrong)
     }
-    return NoiseEstimate(_interval(shares[:, wrong].sum(axis=1)), pairs)
+    return NoiseEstimate(percentile_estimate(shares[:, wrong].sum(axis=1)), pairs)
 
 
 def _shares(counts: np.ndarray, given: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -119,8 +119,3 @@ def _shares(counts: np.ndarray, given: np.ndarray, true: np.ndarray) -> np.ndarr
         whole = counts[:, own].sum(axis=1, keepdims=True)
         shares[:, sure] = counts[:, sure] / np.maximum(found, 1) * whole
     return shares / counts.sum(axis=1, keepdims=True)
-
-
-def _interval(shares: np.ndarray) -> Estimate:
-    low, high = np.quantile(shares[1:], [0.025, 0.975])
-    return Estimate(float(shares[0]), float(low), float(high))

@@ -7,19 +7,15 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from mmengine.config import Config
 
-from tl_plugin.evaluation.source_reference import degradations, degrade_inputs
+from tl_plugin.evaluation.source_reference import degradations
 from tl_plugin.intake.backbone_choice import ModelChoice, choose_model
-from tl_plugin.intake.config_writer import dataset_config, pipelines, write_config
+from tl_plugin.intake.config_writer import pipelines, write_config
 from tl_plugin.intake.images import DomainImages, ImageItem
 from tl_plugin.intake.prepared import PreparedData, match_classes, prepare_data
 from tl_plugin.ladder.rungs import DEFAULT_RUNGS, SOURCE_AND_TARGET
@@ -28,8 +24,8 @@ from tl_plugin.reporting.progress import progress
 from .advice import advise
 from .class_gap import DegradedSource, classifier_findings
 from .domain_gap import domain_gap
-from .duplicates import find_duplicates
-from .features import COMPONENTS, build_model, embed, extract_features, reduce_features
+from .duplicates import DuplicateGroup, find_duplicates
+from .features import COMPONENTS, build_model, embed, reduce_features
 from .findings import (
     Embedding,
     Findings,
@@ -39,13 +35,14 @@ from .findings import (
     domain_findings,
     missing_classes,
 )
+from .image_features import compute_features, degraded_features, probe_features
+from .label_check import Opinion
+from .label_findings import Labelled, label_findings
 from .quality_gap import LABELS, explained_by_quality, quality_gap, quality_table
 from .reading import FAULTS
-from .reference import DriftReference, fit_features, pattern, thinned
+from .reference import DriftReference, KnownFeatures, fit_features, thinned
 from .scan import ImageRecord, scan
 
-#: Source images of which degraded copies are made.
-MAX_DEGRADED = 60
 #: Images shown of each domain for each corruption, and those shown where few stand out.
 NUM_WORST, USUAL_CORRUPTIONS = 6, ('blur', 'noise', 'contrast', 'blockiness')
 
@@ -151,7 +148,7 @@ def diagnose(
         choice = choose_model(settings.backbone, len(data.classes), settings.checkpoint)
         config = write_config(data, choice, settings.folder, settings.image_size)
         few = len(data.few)
-        found = _with_features(found, domains, data, choice, config, settings)
+        found = _with_features(found, domains, data, choice, config, groups, settings)
     found = replace(found, worst=tuple(_worst(found, domains)))
     advice = advise(found, few, None if config is None else str(config))
     if config is not None:
@@ -218,60 +215,13 @@ def _reference(target: ScannedDomain) -> DriftReference:
     return DriftReference(images, images - len(table), tuple(names), thinned(table))
 
 
-def compute_features(
-    model: torch.nn.Module,
-    images: DomainImages,
-    items: Sequence[ImageItem],
-    classes: Sequence[str],
-    pipeline: list,
-    listed: Path,
-    what: str,
-) -> tuple[np.ndarray, list[ImageItem]]:
-    """Compute the features of some images of a domain.
-
-    Args:
-        model: See :func:`~tl_plugin.analysis.features.extract_features`.
-        images: The domain.
-        items: Some of its images.
-        classes: Names of all classes, in the model's order.
-        pipeline: Of images read from files.
-        listed: A file that is written: the list of the images.
-        what: Their name for the progress bar.
-
-    Returns:
-        ``(N, D)``, and the images in this order.
-    """
-    parts = _by_data_set(items)
-    with progress(what, len(items)) as advance:
-        features = []
-        for part in parts:
-            content = dataset_config(images, part, classes, pipeline, listed, labels=False)
-            features.append(extract_features(model, content, advance=advance))
-    return np.concatenate(features), [item for part in parts for item in part]
-
-
-def probe_features(model: torch.nn.Module, pipeline: list, folder: Path) -> np.ndarray:
-    """Compute a network's features of a fixed pattern, (D,), by which it is known again.
-
-    Args:
-        model: See :func:`~tl_plugin.analysis.features.extract_features`.
-        pipeline: Of images read from files.
-        folder: Where the pattern is written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / 'probe.png'
-    cv2.imwrite(str(path), pattern())
-    images = DomainImages(str(path), (ImageItem(str(path)),))
-    listed = folder / 'probe.txt'
-    return compute_features(model, images, images.items, (), pipeline, listed, 'Probe')[0][0]
-
-
 def _with_features(
     found: Findings,
     domains: Sequence[ScannedDomain],
     data: PreparedData,
     choice: ModelChoice,
     config: Path,
+    groups: Sequence[DuplicateGroup],
     settings: Settings,
 ) -> Findings:
     cfg = Config.fromfile(config)
@@ -280,12 +230,14 @@ def _with_features(
     rows, chosen = [], []
     _, pipeline = pipelines(choice, settings.image_size)
     folder = settings.folder / 'lists'
-    for name, images in (('source', data.source), ('target', data.target)):
-        picked = np.sort(rng.permutation(len(images.items))[: settings.max_images])
+    # Each of the few labels counts, so that all of these images are looked at.
+    few = {item.name for item in data.few}
+    for name, images, wanted in (('source', data.source, ()), ('target', data.target, few)):
+        picked = {*rng.permutation(len(images.items))[: settings.max_images].tolist()}
         features, items = compute_features(
             model,
             images,
-            [images.items[index] for index in picked],
+            [i for number, i in enumerate(images.items) if number in picked or i.name in wanted],
             data.classes,
             pipeline,
             folder / f'{name}_features.txt',
@@ -303,7 +255,9 @@ def _with_features(
         image_size=settings.image_size,
         own_pipelines=bool(data.target.datasets),
     )
-    picked, copies = _degraded_features(model, data, chosen[0], choice, settings)
+    picked, copies = degraded_features(
+        model, data.source, chosen[0], pipeline, folder / 'source_degraded.txt', settings.seed
+    )
     source, target, explained, reduced = reduce_features(*rows, COMPONENTS, copies)
     labels = [[item.label for item in items] for items in chosen]
     first, second, points, method = embed(source, target, settings.seed)
@@ -325,9 +279,16 @@ def _with_features(
             explained=explained_by_quality(table, source, target),
             explained_by_corruptions=explained_by_quality(table[:, worse], source, target),
         )
+    origins = found.source.origin, found.target.origin
     return replace(
         found,
         quality=quality,
+        labels=label_findings(
+            *map(Labelled, origins, chosen, rows, (source, target)),
+            groups,
+            _source_head(known, rows[1]),
+            settings.seed,
+        ),
         gap=domain_gap(source, target, explained, settings.seed),
         classifier=classifier_findings(
             source,
@@ -344,55 +305,12 @@ def _with_features(
     )
 
 
-def _degraded_features(
-    model: Any,
-    data: PreparedData,
-    items: Sequence[ImageItem],
-    choice: ModelChoice,
-    settings: Settings,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Compute features of degraded copies of some source images.
-
-    Args:
-        model: Computes them.
-        data: The source's images are of it.
-        items: The source images whose features are known.
-        choice: Of the backbone.
-        settings: Of the diagnosis.
-
-    Returns:
-        Which of the items they are copies of, ``(M,)``, and ``(degradations, M, D)``.
-    """
-    picked = np.linspace(0, len(items) - 1, min(MAX_DEGRADED, len(items))).round().astype(int)
-    listed = settings.folder / 'lists' / 'source_degraded.txt'
-    _, pipeline = pipelines(choice, settings.image_size)
-    # The items are in the order of their data sets, and so are those that are picked of them.
-    parts = _by_data_set([items[index] for index in picked])
-    found = []
-    sets = degradations()
-    with progress('Features of degraded source images', len(picked) * len(sets)) as advance:
-        for number, severities in enumerate(sets.values()):
-            rng = np.random.default_rng((settings.seed, number))
-            change = partial(degrade_inputs, severities=severities, rng=rng)
-            rows = []
-            for part in parts:
-                content = dataset_config(
-                    data.source, part, data.classes, pipeline, listed, labels=False
-                )
-                rows.append(extract_features(model, content, advance=advance, change=change))
-            found.append(np.concatenate(rows))
-    return picked, np.stack(found)
-
-
-def _by_data_set(items: Sequence[ImageItem]) -> list[list[ImageItem]]:
-    """Divide images into those that one data set can give together, in its order."""
-    parts: dict = {}
-    for item in items:
-        parts.setdefault(item.place and item.place[0], []).append(item)
-    return [
-        sorted(part, key=lambda item: item.place[1]) if part[0].place else part
-        for part in parts.values()
-    ]
+def _source_head(known: KnownFeatures, features: np.ndarray) -> Opinion | None:
+    """Return what the classifier of the source makes of features of the target."""
+    if not known.classes:
+        return None
+    judge = 'a linear classifier that learned from the source'
+    return Opinion(judge, known.classes, known.probabilities(known.project(features)))
 
 
 def _worst(found: Findings, domains: Sequence[ScannedDomain]) -> list[WorstImage]:

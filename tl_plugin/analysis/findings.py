@@ -16,6 +16,8 @@ from tl_plugin.intake.images import DomainImages
 from .class_gap import ClassifierFindings
 from .domain_gap import DomainGap
 from .duplicates import DuplicateGroup
+from .label_check import LabelReport
+from .label_findings import LabelFindings
 from .quality_gap import LABELS, QualityGap
 from .reading import FAULTS
 from .reference import DriftReference
@@ -103,6 +105,8 @@ class Advice:
         reasons: Why, in sentences.
         repairs: What to fix in the data before.
         commands: Shell commands to continue with.
+        label_commands: Those that find all wrong labels, and train on them as a person corrected
+            them; () where there are few.
     """
 
     headline: str
@@ -110,6 +114,7 @@ class Advice:
     reasons: tuple[str, ...]
     repairs: tuple[str, ...]
     commands: tuple[str, ...]
+    label_commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,7 @@ class Findings:
         quality: Which corruptions tell the domains apart; None for too few images.
         gap: The gap in the features; None where none were computed.
         classifier: Class by class; None likewise.
+        labels: Those that look wrong, of the images whose features were compared; None likewise.
         embedding: Likewise.
         worst: Images with the worst quality.
         advice: What to do.
@@ -196,6 +202,7 @@ class Findings:
     quality: QualityGap | None = None
     gap: DomainGap | None = None
     classifier: ClassifierFindings | None = None
+    labels: LabelFindings | None = None
     embedding: Embedding | None = None
     worst: tuple[WorstImage, ...] = ()
     advice: Advice | None = None
@@ -265,6 +272,8 @@ def missing_classes(source: DomainFindings, target: DomainFindings) -> dict[str,
 def _plain(value: object) -> object:
     if isinstance(value, Estimate):
         return {key: _plain(end) for key, end in value._asdict().items()}
+    if isinstance(value, LabelReport):
+        return _plain(value.to_json())
     if dataclasses.is_dataclass(value):
         return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, dict):

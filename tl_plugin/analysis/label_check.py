@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,10 @@ HANDFUL = 20
 FAR = 3.5
 #: How sure the source model has to be of another class where it is the only judge.
 SURE = 0.9
+#: Share of wrong labels above which they are worth a training of their own.
+NOISY = 0.05
+#: Share of the labels that seem wrong which the judges name at least where they are to be trusted.
+NAMED = 0.5
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class LabelReport:
         pairs: By class pair, the most frequent first.
         findings: All judged images, the most suspicious first.
         notes: What could not be judged or is not to be trusted, in sentences.
+        agreement: Share of the images that both judges put into one class; None for one judge.
     """
 
     origin: str
@@ -89,6 +94,25 @@ class LabelReport:
     pairs: tuple[ClassPair, ...]
     findings: tuple[LabelFinding, ...]
     notes: tuple[str, ...] = ()
+    agreement: float | None = None
+
+    @property
+    def noisy(self) -> bool:
+        """Whether more than :data:`NOISY` of the labels are wrong, as far as the judges tell."""
+        return self.rate is not None and self.rate.value > NOISY and self.trusted
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the estimate says more about the labels than about the judges.
+
+        Judges that can't tell the classes apart contradict each other, and find labels wrong that
+        are right: they have to agree on more images than seem wrong, and on which ones are.
+        """
+        if self.rate is None or self.agreement is None:
+            return False
+        named = len(self.flagged('wrong')) / max(self.images, 1)
+        agree = 1 - self.agreement < self.rate.value and named >= NAMED * self.rate.value
+        return agree or self.rate.value <= NOISY
 
     def flagged(self, kind: str | None = None) -> list[LabelFinding]:
         """Return the findings of a kind, or all that have one."""
@@ -105,6 +129,8 @@ class LabelReport:
             judge=self.judge,
             images=self.images,
             rate=None if self.rate is None else self.rate._asdict(),
+            agreement=self.agreement,
+            trusted=self.trusted,
             kinds=dict(KINDS),
             counts=self.counts(),
             pairs=[{**vars(pair), 'share': pair.share._asdict()} for pair in self.pairs],
@@ -190,7 +216,7 @@ def check_labels(
     ]
     found = _with_conflicts(found, conflicts)
     estimate = noise_estimate((head + near.votes) / 2, numbers, seed)
-    return LabelReport(
+    report = LabelReport(
         origin=origin,
         judge=f'linear heads on frozen features, {FOLDS} folds, and the nearest images',
         images=len(chosen),
@@ -198,7 +224,16 @@ def check_labels(
         pairs=() if handful else _pairs(estimate.pairs, classes, found),
         findings=tuple(found),
         notes=tuple(notes),
+        agreement=float((head.argmax(axis=1) == near.votes.argmax(axis=1)).mean()),
     )
+    if report.rate is None or report.trusted:
+        return report
+    doubt = (
+        f'The judges name different classes for {1 - report.agreement:.0%} of the images, so that '
+        'the share of wrong labels says more about them than about the labels: compare the images '
+        'by a network that tells the classes apart (--backbone).'
+    )
+    return replace(report, notes=(*report.notes, doubt))
 
 
 def _findings(

@@ -12,12 +12,15 @@ from tl_plugin.reporting.page import number_text, render_page, thumbnail
 from tl_plugin.reporting.tables import make_table
 
 from .findings import Findings, printable
+from .label_check import KINDS
 from .quality_gap import LABELS
 from .scan import read_item
 
 JSON_NAME, HTML_NAME = 'findings.json', 'report.html'
 #: Names that the page shows of each kind of file, and the terminal; the JSON has all.
 ON_PAGE, ON_TERMINAL, FEW_ON_TERMINAL = 200, 20, 3
+#: Images of each domain whose label looks wrong that the page shows.
+DOUBTED = 18
 TEMPLATE = Path(__file__).with_name('report.html.j2')
 
 
@@ -53,6 +56,13 @@ def diagnosis_page(values: dict, thumbnails: Mapping[tuple[str, str], bytes]) ->
         if image is not None:
             rows = worst.setdefault(row['statistic'], {}).setdefault(row['domain'], [])
             rows.append({**printable(row), 'image': image})
+    doubted = {
+        domain: [
+            {**printable(one), 'image': thumbnails.get((domain, one['file']))}
+            for one in _doubted(values, domain)
+        ]
+        for domain in ('source', 'target')
+    }
     values = printable(values)
     quality, embedding = values['quality'], values['embedding']
     counts = {name: values[name]['classes'] for name in ('source', 'target')}
@@ -71,7 +81,13 @@ def diagnosis_page(values: dict, thumbnails: Mapping[tuple[str, str], bytes]) ->
         images['by_domain'] = plots.plot_embedding(points, domains, domains)
         images['by_class'] = plots.plot_embedding(points, embedding['label'], domains)
     return render_page(
-        TEMPLATE, **values, labels=LABELS, worst_by_statistic=worst, plots=images, on_page=ON_PAGE
+        TEMPLATE,
+        **values,
+        statistics=LABELS,
+        worst_by_statistic=worst,
+        doubted=doubted,
+        plots=images,
+        on_page=ON_PAGE,
     )
 
 
@@ -103,8 +119,15 @@ def print_findings(found: Findings) -> None:
     before = [*advice['repairs'], *values['notes']]
     lines += [f'[yellow]Before:[/yellow] {escape(text)}' for text in before]
     console.print(Panel('\n'.join(lines), title='Advice'))
-    for command in advice['commands']:
+    for command in [*advice['label_commands'], *advice['commands']]:
         console.print(f'  {command}', highlight=False, soft_wrap=True, markup=False)
+
+
+def _doubted(values: dict, domain: str) -> list[dict]:
+    """Return the findings on a domain's labels that the page shows, wrong ones first."""
+    report = (values['labels'] or {}).get(domain) or {'findings': ()}
+    order = list(KINDS)
+    return sorted(report['findings'], key=lambda one: order.index(one['kind']))[:DOUBTED]
 
 
 def _file_lines(values: dict) -> list[str]:
@@ -136,15 +159,28 @@ def _rows(values: dict) -> list[tuple[str, ...]]:
     copies, gap = values['copies'], values['gap']
     rows.append(('classes', *(str(len(side['classes'])) for side in sides)))
     rows.append(('copies: exact, near', f'{copies["exact"]}, {copies["near"]}', ''))
+    shares = [_wrong_labels((values['labels'] or {}).get(name)) for name in ('source', 'target')]
+    if any(shares):
+        rows.append(('labels that look wrong', *shares))
     for name in ('proxy_a_distance', 'mmd', 'frechet') if gap else ():
         floor = f'{number_text(gap["floor"][name])} (halves)'
         rows.append((name.replace('_', ' '), floor, number_text(gap[name])))
     return rows
 
 
+def _wrong_labels(report: dict | None) -> str:
+    if report is None:
+        return ''
+    if report['rate'] is None or not report['trusted']:
+        return f'{report["counts"]["wrong"]} of {report["images"]}'
+    return '{value:.1%} ({low:.1%} to {high:.1%})'.format(**report['rate'])
+
+
 def _thumbnails(values: dict, domains: Mapping[str, DomainImages]) -> dict[tuple[str, str], bytes]:
     items = {(name, item.name): item for name, images in domains.items() for item in images.items}
     wanted = {(row['domain'], row['name']) for row in values['worst']}
-    images = {key: read_item(items[key]).image for key in wanted}
+    for domain in ('source', 'target'):
+        wanted |= {(domain, one['file']) for one in _doubted(values, domain)}
+    images = {key: read_item(items[key]).image for key in wanted if key in items}
     # A file may be gone since.
     return {key: thumbnail(image) for key, image in images.items() if image is not None}

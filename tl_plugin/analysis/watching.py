@@ -13,9 +13,10 @@ from tl_plugin.intake.images import DomainImages
 from tl_plugin.reliability.files import read_json, write_json
 from tl_plugin.reporting.tables import make_table
 
-from .diagnose import ScannedDomain, Settings, compute_features, probe_features, scan_domain
+from .diagnose import ScannedDomain, Settings, scan_domain
 from .features import build_model
 from .findings import printable
+from .image_features import compute_features, probe_features
 from .quality_gap import LABELS
 from .reference import DriftReference, KnownFeatures
 from .watch import FEWEST, Watch, watch

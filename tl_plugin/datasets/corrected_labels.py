@@ -43,7 +43,8 @@ class CorrectedLabels(BaseDataset):
             indices=indices,
             test_mode=self._inside.test_mode,
         )
-        self.pipeline = self._inside.pipeline
+        # A fold has the pipeline of what it is a fold of.
+        self.pipeline = getattr(self._inside, 'dataset', self._inside).pipeline
         # Its images are in this one now.
         self._inside = None
 

@@ -144,6 +144,11 @@ def estimate(
     return Estimate(float(np.clip(value, lowest, highest)), *(float(end) for end in ends))
 
 
+def percentile_estimate(values: np.ndarray) -> Estimate:
+    """Return the first value, with the 95% interval of the others, which are its resamples."""
+    return Estimate(float(values[0]), *map(float, np.quantile(values[1:], [0.025, 0.975])))
+
+
 def resample_counts(count: int, rng: np.random.Generator) -> np.ndarray:
     """Return how often each of ``count`` images is in each resample, ``(RESAMPLES, count)``."""
     return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)

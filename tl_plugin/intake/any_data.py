@@ -53,7 +53,7 @@ def read_data(given: str | Path, every_file: bool = False) -> DomainImages:
         from tl_plugin.launch.runs import load_config
 
         cfg = load_config(str(given))
-        return _from_datasets(_dataset_configs(cfg, str(given)), cfg, str(given))
+        return read_datasets(_dataset_configs(cfg, str(given)), cfg, str(given))
     if not path.exists():
         raise FileNotFoundError(
             f'found no data at {path.absolute()}: expected a folder of images, an annotation file '
@@ -131,9 +131,9 @@ def read_both_domains(given: str | Path) -> dict[str, DomainImages]:
             'train_cfg.target_dataloader, or a domain target in val_cfg or test_cfg; or give '
             '--source and --target'
         )
-    source = _from_datasets(_dataset_configs(cfg, str(given)), cfg, str(given))
+    source = read_datasets(_dataset_configs(cfg, str(given)), cfg, str(given))
     datasets = {split: loader['dataset'] for split, loader in target.items()}
-    return dict(source=source, target=_from_datasets(datasets, cfg, f'{given}, target'))
+    return dict(source=source, target=read_datasets(datasets, cfg, f'{given}, target'))
 
 
 def _read_folder(folder: Path, given: str, every_file: bool) -> DomainImages:
@@ -215,7 +215,17 @@ def _children(folder: str | Path) -> list[os.DirEntry]:
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def _from_datasets(datasets: dict[str, dict], cfg: Config, given: str) -> DomainImages:
+def read_datasets(datasets: dict[str, dict], cfg: Config, given: str) -> DomainImages:
+    """List the images of data sets, opened where they are wrapped.
+
+    Args:
+        datasets: Split -> config of its data set.
+        cfg: The config that they are of, whose default scope they are built in.
+        given: Its name, for messages.
+
+    Raises:
+        ValueError: If a data set can't be read, or its images have several classes.
+    """
     items, classes, parts, sizes, notes = [], (), {}, {}, []
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
         for split, config in datasets.items():

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from tl_plugin.datasets.bad_data import build_named_dataset
-from tl_plugin.datasets.wrappers import inner_configs
+from tl_plugin.datasets.wrappers import wrapped
 from tl_plugin.engine.loops.inherit import inherit_dataloader
 from tl_plugin.reliability.files import write_json
 from tl_plugin.stack.messages import did_you_mean, short_list
@@ -204,10 +204,10 @@ def correct_config(cfg: Config, corrections: Corrections) -> None:
         for split in SPLITS:
             loader = cfg.get(f'{split}_dataloader')
             if loader and loader.get('dataset'):
-                loader.dataset = _corrected(loader.dataset, split, corrections)
+                loader.dataset = corrected_dataset(loader.dataset, split, corrections)
         for owner, name, base in _other_loaders(cfg):
             full = inherit_dataloader(originals[base], owner[name], name, labelled=True)
-            corrected = _corrected(full['dataset'], None, corrections)
+            corrected = corrected_dataset(full['dataset'], None, corrections)
             if corrected != full['dataset']:
                 owner[name] = dict(full, dataset=corrected)
     corrections.check_used()
@@ -223,13 +223,17 @@ def _other_loaders(cfg: Config) -> Iterable[tuple[dict, str, str]]:
         yield ladder, 'labelled_target_dataloader', 'train'
 
 
-def _corrected(config: Any, split: str | None, corrections: Corrections) -> Any:
-    """Return a data set's config with the data sets inside corrected."""
+def corrected_dataset(config: Any, split: str | None, corrections: Corrections) -> Any:
+    """Return a data set's config with the data sets inside corrected; it isn't changed itself.
+
+    Args:
+        config: Of a data set, perhaps one that wraps others.
+        split: Name of the loader, of which images without a file have their names.
+        corrections: The table; receives what was changed.
+    """
     config = Config(dict(dataset=config)).to_dict()['dataset']
-    folds = _holds(config, 'KFoldDataset')
-    for number, leaf in enumerate(inner_configs(config)):
-        place = f'{split}/{number}' if number else split
-        changes = _changes(leaf, None if folds else place, corrections)
+    for number, leaf in enumerate(_leaves(config)):
+        changes = _changes(leaf, f'{split}/{number}' if number else split, corrections)
         if changes:
             original = dict(leaf)
             leaf.clear()
@@ -237,15 +241,16 @@ def _corrected(config: Any, split: str | None, corrections: Corrections) -> Any:
     return config
 
 
-def _holds(config: dict, kind: str) -> bool:
-    while isinstance(config, dict):
-        if type_name(config) == kind:
-            return True
-        config = config.get('dataset')
-    return False
+def _leaves(config: dict) -> list[dict]:
+    """List the configs whose images are numbered as :func:`~tl_plugin.intake.any_data` does.
+
+    A fold stays the same one where images are left out of it, and not of what it is a fold of.
+    """
+    inside = [] if type_name(config) in ('KFoldDataset', 'CorrectedLabels') else wrapped(config)
+    return [leaf for part in inside for leaf in _leaves(part)] or [config]
 
 
-def _changes(leaf: dict, place: str | None, corrections: Corrections) -> list:
+def _changes(leaf: dict, place: str, corrections: Corrections) -> list:
     dataset = build_named_dataset(copy.deepcopy(leaf))
     classes = tuple((getattr(dataset, 'metainfo', None) or {}).get('classes') or ())
     if not hasattr(dataset, 'get_data_info') or not classes:
@@ -254,8 +259,6 @@ def _changes(leaf: dict, place: str | None, corrections: Corrections) -> list:
     for number in range(len(dataset)):
         info = dataset.get_data_info(number)
         in_memory = info.get('img') is not None
-        if in_memory and place is None:
-            return []  # numbers of images don't say which ones these are
         name = f'{place}/{number}' if in_memory else str(info['img_path'])
         label = info.get('gt_label')
         if label is None or getattr(label, 'ndim', 0) or isinstance(label, (list, tuple)):

@@ -47,14 +47,9 @@ def main():
     args = parse_args()
     from mmengine.config import Config
 
-    from tl_plugin.analysis.diagnose import (
-        Settings,
-        compute_features,
-        diagnose,
-        probe_features,
-        scan_domain,
-    )
+    from tl_plugin.analysis.diagnose import Settings, diagnose, scan_domain
     from tl_plugin.analysis.features import build_model
+    from tl_plugin.analysis.image_features import compute_features, probe_features
     from tl_plugin.analysis.reference import DriftReference
     from tl_plugin.analysis.watch import AS_BEFORE, watch
     from tl_plugin.datasets.degrade_quality import CORRUPTIONS, DegradeQuality
