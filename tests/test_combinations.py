@@ -30,6 +30,7 @@ ALIGNMENTS = {
     'entropy': dict(type='EntropyMinimization'),
     'infomax': dict(type='InformationMaximization'),
     'jan': dict(type='JANAlignment'),
+    'masked': dict(type='MaskedConsistency', teacher_momentum=0.5),
     'mcc': dict(type='MCCAlignment'),
     'mdd': dict(type='MDDHead', hidden_channels=[8]),
     'pseudo_label': dict(type='PseudoLabelAlignment', ramp=False, threshold=0.0),
@@ -88,7 +89,7 @@ FACTORS = {
     'accumulation': [1, 3],
     'sharpness': [0.0, 0.1],
 }
-TARGET_ALONE = ('centroid', 'entropy', 'infomax', 'mcc')
+TARGET_ALONE = ('centroid', 'entropy', 'infomax', 'masked', 'mcc')
 ON_LOGITS = (
     'adamatch',
     'cdan',
@@ -97,6 +98,7 @@ ON_LOGITS = (
     'entropy',
     'infomax',
     'jan',
+    'masked',
     'mcc',
     'mdd',
     'pseudo_label',

@@ -42,7 +42,8 @@ from tl_plugin.reliability.fault_tolerance import make_fault_tolerant
 #: Overlays that train on a source and a target.
 ADAPTATIONS = [
     *('afn', 'bsp', 'cdan', 'cdan_e', 'dan', 'dann', 'deep_coral', 'entropy_minimization'),
-    *('information_maximization', 'jan', 'mcc', 'mdd', 'mean_teacher', 'pseudo_label', 'adamatch'),
+    *('information_maximization', 'jan', 'mcc', 'mdd', 'mean_teacher', 'mic', 'pseudo_label'),
+    'adamatch',
 ]
 #: Overlays that train on one domain.
 ONE_DOMAIN = [

@@ -39,6 +39,7 @@ from .label_noise import (
     symmetric_cross_entropy,
 )
 from .label_shift import black_box_shift, expectation_maximization_shift, total_variation
+from .masking import mask_patches, masked_consistency_loss
 from .moments import (
     BANDWIDTHS,
     coral_loss,
@@ -140,6 +141,8 @@ __all__ = [
     'logistic_regression',
     'margin_disparity_loss',
     'marginal_entropy',
+    'mask_patches',
+    'masked_consistency_loss',
     'matrix_norm',
     'maximum_mean_discrepancy',
     'minibatch_cka',

@@ -13,6 +13,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from tl_plugin.engine.batch_statistics import untracked_statistics
 from tl_plugin.stack.options import check_option
 from tl_plugin.stack.protocol import TRAINING_ONLY
 
@@ -432,6 +433,10 @@ class AdaptationClassifier(ImageClassifier):
             fields['strong_logits'] = logits[batch.rows[TARGET_STRONG]]
         if self.teacher is not None:
             fields['teacher_logits'] = self.teacher(self, inputs[batch.rows_of(TARGET)])
+        if self.alignments.mask is not None:
+            images = self.alignments.mask(inputs[batch.rows_of(TARGET)])
+            with untracked_statistics(self):
+                fields['masked_logits'] = self.logits_of(self.extract_feat(images))
         if self._pseudo_labels is not None:
             fields['pseudo_labels'] = self._pseudo_labels[batch.target_indices].to(inputs.device)
         return fields

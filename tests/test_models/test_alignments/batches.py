@@ -11,7 +11,7 @@ FEATURES, CLASSES = 6, 3
 
 
 #: Fields of a DomainBatch that carry gradient.
-PARTS = ('features', 'logits', 'strong_logits')
+PARTS = ('features', 'logits', 'strong_logits', 'masked_logits')
 
 
 #: Fields that carry none.
@@ -34,11 +34,13 @@ def domain(size: int, labels: bool = True, seed: int = 0, scale: float = 1.0) ->
     features = torch.randn(size, FEATURES, generator=generator) * scale
     logits = torch.randn(size, CLASSES, generator=generator) * scale
     strong_logits = torch.randn(size, CLASSES, generator=generator) * scale
+    masked_logits = torch.randn(size, CLASSES, generator=generator) * scale
     return DomainBatch(
         features=features.requires_grad_(),
         logits=logits.requires_grad_(),
         labels=torch.arange(size) % CLASSES if labels else torch.full((size,), -1),
         strong_logits=strong_logits.requires_grad_(),
+        masked_logits=masked_logits.requires_grad_(),
         teacher_logits=torch.randn(size, CLASSES, generator=generator) * scale,
         pseudo_labels=torch.arange(size) % CLASSES,
         domains=torch.arange(size) % 2,

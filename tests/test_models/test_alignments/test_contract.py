@@ -51,6 +51,7 @@ TARGET_ONLY = {
     'CentroidPseudoLabelAlignment',
     'EntropyMinimization',
     'InformationMaximization',
+    'MaskedConsistency',
     'MCCAlignment',
     'PseudoLabelAlignment',
 }

@@ -11,6 +11,7 @@ from .deep_coral import DeepCORALAlignment
 from .entropy_minimization import EntropyMinimization
 from .information_maximization import InformationMaximization
 from .jan import JANAlignment
+from .masked_consistency import MaskedConsistency
 from .mcc import MCCAlignment
 from .mdd import MDDHead
 from .pseudo_label import PseudoLabelAlignment
@@ -32,5 +33,6 @@ __all__ = [
     'JANAlignment',
     'MCCAlignment',
     'MDDHead',
+    'MaskedConsistency',
     'PseudoLabelAlignment',
 ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -96,6 +97,17 @@ class Alignments(LossDict):
                 f'a classifier has one teacher, got several teacher_momentum: {sorted(momenta)}'
             )
         return next(iter(momenta), None)
+
+    @property
+    def mask(self) -> Callable[[Tensor], Tensor] | None:
+        """What masks target images; None where no alignment looks at masked ones."""
+        masks = [alignment.mask for alignment in self.values() if alignment.mask is not None]
+        if len(masks) > 1:
+            raise ValueError(
+                f'target images are masked in one way, and {len(masks)} alignments mask them: keep '
+                'one MaskedConsistency'
+            )
+        return next(iter(masks), None)
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> dict[str, Tensor]:
         """Return ``loss_<name>`` of each, weighted, and ``<name>_<key>`` of what it logs."""

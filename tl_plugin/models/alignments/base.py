@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ class DomainBatch(NamedTuple):
             the train loop has a ``strong_view`` and an alignment ``needs_logits``.
         teacher_logits: Scores of the mean teacher, (N, K). None unless an alignment has a
             ``teacher_momentum``.
+        masked_logits: Scores of the same images with patches masked, (N, K). None unless an
+            alignment has a ``mask``.
         domains: Index of the source that each image is from, (N,). None where the data have none.
         weights: Weight of each image, mean 1 over the domain, (N,). None for equal ones.
         interpolated_logits: Scores of source images at random between those in the joint batch and
@@ -35,6 +38,7 @@ class DomainBatch(NamedTuple):
     labels: Tensor | None = None
     strong_logits: Tensor | None = None
     teacher_logits: Tensor | None = None
+    masked_logits: Tensor | None = None
     domains: Tensor | None = None
     weights: Tensor | None = None
     pseudo_labels: Tensor | None = None
@@ -80,6 +84,9 @@ class Alignment(BaseModule):
 
     #: Whether the source learns scores between those of the joint batch and those of its own.
     interpolates_logits = False
+
+    #: Masks images, for an alignment that reads ``DomainBatch.masked_logits``.
+    mask: Callable[[Tensor], Tensor] | None = None
 
     #: How many sources it distinguishes by ``DomainBatch.domains``; 1 treats them as one.
     num_sources = 1
