@@ -109,22 +109,3 @@ def _watching(model: nn.Module, moments: dict[_BatchNorm, _Moments]) -> Iterator
         finally:
             for layer, (momentum, tracked) in kept.items():
                 layer.momentum, layer.num_batches_tracked = momentum, tracked
-
-
-@contextmanager
-def untracked_statistics(model: nn.Module) -> Iterator[None]:
-    """Keep running statistics as they are in forwards of images that prediction never sees.
-
-    Layers in training mode normalize by the batch, as ever; all others don't change.
-
-    Args:
-        model: A model of any kind.
-    """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True

@@ -13,7 +13,6 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from tl_plugin.engine.batch_statistics import untracked_statistics
 from tl_plugin.stack.options import check_option
 from tl_plugin.stack.protocol import TRAINING_ONLY
 
@@ -370,8 +369,8 @@ class AdaptationClassifier(ImageClassifier):
         """Return the head's losses of a batch's labelled rows alone."""
         return self._classification_loss(self._extract(inputs, batch, {}), batch)
 
-    def source_logits(self, inputs: Tensor) -> Tensor:
-        """Return the head's scores, (N, K), of a batch of source images alone."""
+    def scores_of(self, inputs: Tensor) -> Tensor:
+        """Return the head's scores, (N, K), of a batch of images alone."""
         return self.logits_of(self.extract_feat(inputs))
 
     def _interpolated_logits(self, inputs: Tensor, feats: Any, batch: JointBatch) -> Tensor | None:
@@ -380,7 +379,7 @@ class AdaptationClassifier(ImageClassifier):
             return None
         rows = batch.rows_of(SOURCE)
         joint = self.logits_of(take_rows(feats, rows, len(batch)))
-        alone = second_pass(self, 'source_logits', inputs[rows])
+        alone = second_pass(self, 'scores_of', inputs[rows])
         return torch.lerp(alone, joint, torch.rand_like(joint))
 
     def _classification_loss(
@@ -435,8 +434,7 @@ class AdaptationClassifier(ImageClassifier):
             fields['teacher_logits'] = self.teacher(self, inputs[batch.rows_of(TARGET)])
         if self.alignments.mask is not None:
             images = self.alignments.mask(inputs[batch.rows_of(TARGET)])
-            with untracked_statistics(self):
-                fields['masked_logits'] = self.logits_of(self.extract_feat(images))
+            fields['masked_logits'] = second_pass(self, 'scores_of', images)
         if self._pseudo_labels is not None:
             fields['pseudo_labels'] = self._pseudo_labels[batch.target_indices].to(inputs.device)
         return fields
