@@ -19,6 +19,7 @@ from tl_plugin.launch.runs import build_runner, prepare
 
 ALIGNMENTS = {
     'none': None,
+    'aad': dict(type='AaDAlignment'),
     'afn': dict(type='AFNAlignment'),
     'bsp': dict(type='BSPAlignment'),
     'cdan': dict(type='CDANHead', hidden_channels=[8]),
@@ -89,8 +90,9 @@ FACTORS = {
     'accumulation': [1, 3],
     'sharpness': [0.0, 0.1],
 }
-TARGET_ALONE = ('centroid', 'entropy', 'infomax', 'masked', 'mcc')
+TARGET_ALONE = ('aad', 'centroid', 'entropy', 'infomax', 'masked', 'mcc')
 ON_LOGITS = (
+    'aad',
     'adamatch',
     'cdan',
     'cdan_e',
@@ -231,8 +233,9 @@ def make_config(case: dict, folder) -> Config:
     if reads_two_views and case['loop'] != 'cached':
         train_cfg['strong_view'] = [dict(type='RandomFlip', prob=0.5)]
     hooks = []
-    if case['alignment'] == 'centroid':
-        hooks.append(dict(type='CentroidPseudoLabelHook'))
+    reads_whole_target = dict(aad='NeighbourMemoryHook', centroid='CentroidPseudoLabelHook')
+    if case['alignment'] in reads_whole_target:
+        hooks.append(dict(type=reads_whole_target[case['alignment']]))
     if case['regularizer'] != 'none':
         hooks.append(dict(type='SourceModelHook'))
     if case['loop'] == 'cached':

@@ -48,7 +48,7 @@ ADAPTATIONS = [
 #: Overlays that train on one domain.
 ONE_DOMAIN = [
     *('bss', 'delta', 'l2_sp', 'lwf', 'bottleneck', 'fine_tune', 'source_only', 'auto_rgn'),
-    *('feature_extraction', 'gradual_unfreeze', 'shot', 'feature_extraction_cached', 'lora'),
+    *('feature_extraction', 'gradual_unfreeze', 'shot', 'aad', 'feature_extraction_cached', 'lora'),
     'robust_loss',
 ]
 #: Overlays that go with others, and what they are combined with.
@@ -69,7 +69,9 @@ WITHOUT_VALIDATION = {'val_cfg': None, 'val_dataloader': None, 'val_evaluator': 
 def config(folder, overlays, options=(), **length):
     """A run of three steps with overlays, from a checkpoint where they need one."""
     options = {**(target() if overlays[0] in ADAPTATIONS else {}), **dict(options)}
-    if {'shot', 'similarity', 'retention', 'interpolation', 'frozen_alignment'} & {*overlays}:
+    if {'shot', 'aad', 'similarity', 'retention', 'interpolation', 'frozen_alignment'} & {
+        *overlays
+    }:
         options['load_from'] = checkpoint(folder, 'source')
     length = length or dict(max_epochs=1)
     cfg = toy_config(folder, overlays, options, **length)
@@ -133,7 +135,7 @@ def test_validations_and_the_hooks_that_read_them(tmp_path):
         assert 'time' in name or scalars == pytest.approx(expected[name], 1e-4, 1e-5, nan_ok=True)
 
 
-@pytest.mark.parametrize('overlay', ['dann', 'shot', 'feature_extraction_cached'])
+@pytest.mark.parametrize('overlay', ['dann', 'shot', 'aad', 'feature_extraction_cached'])
 def test_loops_by_iteration(overlay, tmp_path):
     options = {**IN_EACH_PRECISION, **WITHOUT_VALIDATION}
     run_on_gpu(make_fault_tolerant(config(tmp_path, (overlay,), options, max_iters=3)))

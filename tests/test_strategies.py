@@ -184,6 +184,7 @@ def test_every_overlay_says_what_when_paper_and_options():
 EVERYWHERE = ('source_only', 'feature_extraction', 'fine_tune', 'gradual_unfreeze', 'dann')
 # What needs more than every config has is tried by the tests of its hooks and loops.
 ELSEWHERE = {
+    'aad',
     'adabn',
     'frozen_alignment',
     'interpolation',

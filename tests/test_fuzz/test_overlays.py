@@ -64,6 +64,7 @@ ALIGNMENTS = dict(
     JANAlignment=dict(bandwidths=WIDTHS, prediction_bandwidth=POSITIVE, unbiased=FLAG),
     DeepCORALAlignment=dict(loss_weight=NEGATIVE),
     MCCAlignment=dict(temperature=POSITIVE, loss_weight=NEGATIVE),
+    AaDAlignment=dict(num_neighbours=COUNT, beta=NEGATIVE, loss_weight=NEGATIVE),
     AFNAlignment=dict(step=POSITIVE, radius=POSITIVE, loss_weight=NEGATIVE),
     BSPAlignment=dict(k=COUNT, loss_weight=NEGATIVE),
     EntropyMinimization=dict(loss_weight=NEGATIVE),

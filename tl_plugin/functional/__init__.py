@@ -54,6 +54,7 @@ from .moments import (
     stepwise_feature_norm_loss,
     weighted_mean_discrepancy,
 )
+from .neighbours import attraction_and_dispersion
 from .precision import check_images, full_precision
 from .predictions import (
     Flips,
@@ -96,6 +97,7 @@ __all__ = [
     'FrozenAlignment',
     'Standardization',
     'ascent_steps',
+    'attraction_and_dispersion',
     'badge_selection',
     'balancing_weights',
     'batch_spectral_penalty',

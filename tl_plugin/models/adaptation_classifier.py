@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -29,6 +29,7 @@ from .fitting import (
     interpolates,
 )
 from .joint_batch import SOURCE, TARGET, TARGET_STRONG, JointBatch
+from .neighbour_memory import NeighbourMemory
 from .regularizers import Regularizers
 from .regularizers.regularizers import Maps
 from .second_pass import second_pass
@@ -132,6 +133,7 @@ class AdaptationClassifier(ImageClassifier):
         self.teacher = None if momentum is None else Teacher(self, momentum)
         self.register_buffer('class_weights', None, persistent=False)
         self._pseudo_labels: Tensor | None = None
+        self._memory: NeighbourMemory | None = None
         self._measures_health = self._keeps_features = False
 
     def check_domains(self, domains: Collection[str]) -> None:
@@ -277,6 +279,29 @@ class AdaptationClassifier(ImageClassifier):
         """
         self._pseudo_labels = labels
 
+    def set_neighbour_memory(self, state: Mapping[str, Tensor]) -> None:
+        """Set features and predictions of all target images, for alignments that read neighbours.
+
+        Args:
+            state: ``features`` of length 1, (n, D), and ``probabilities``, (n, K), by index in the
+                target data set.
+
+        Raises:
+            ValueError: If there are fewer images than an alignment compares each one with.
+        """
+        count, size = self.alignments.num_neighbours, len(state['features'])
+        if size <= count:
+            raise ValueError(
+                f'{count} neighbours of each target image need more images than that, got {size}: '
+                'lower model.alignments.aad.num_neighbours, or give more target images'
+            )
+        device = next(self.parameters()).device
+        self._memory = NeighbourMemory(**{name: v.to(device) for name, v in state.items()})
+
+    def neighbour_memory(self) -> dict[str, Tensor] | None:
+        """Return what :meth:`set_neighbour_memory` continues with; None where it wasn't called."""
+        return None if self._memory is None else self._memory.state()
+
     def keep_features(self, active: bool = True) -> None:
         """Switch on or off that predictions contain the ``features`` of their images."""
         self._keeps_features = active
@@ -418,14 +443,14 @@ class AdaptationClassifier(ImageClassifier):
             weights=batch.source_weights(self.class_weights),
             interpolated_logits=between,
         )
-        target = target._replace(**self._target_fields(inputs, logits, batch))
+        target = target._replace(**self._target_fields(inputs, target, logits, batch))
         losses = self.alignments(source, target)
         if self._measures_health:
             losses.update(feature_health(features))
         return losses
 
     def _target_fields(
-        self, inputs: Tensor, logits: Tensor | None, batch: JointBatch
+        self, inputs: Tensor, target: DomainBatch, logits: Tensor | None, batch: JointBatch
     ) -> dict[str, Tensor]:
         fields = {}
         if logits is not None and TARGET_STRONG in batch.rows:
@@ -437,6 +462,10 @@ class AdaptationClassifier(ImageClassifier):
             fields['masked_logits'] = second_pass(self, 'scores_of', images)
         if self._pseudo_labels is not None:
             fields['pseudo_labels'] = self._pseudo_labels[batch.target_indices].to(inputs.device)
+        if self._memory is not None and self.alignments.num_neighbours:
+            indices = torch.tensor(batch.target_indices, device=inputs.device)
+            self._memory.update(indices, target.features, target.logits)
+            fields['neighbours'] = self._memory.neighbours(indices, self.alignments.num_neighbours)
         return fields
 
     def features_of(self, feats: Any) -> Tensor:

@@ -69,6 +69,12 @@ class AdaptationModel(Protocol):
     def set_pseudo_labels(self, labels: Tensor | None) -> None:
         """Set the labels of target images, by index in the target data set."""
 
+    def set_neighbour_memory(self, state: Mapping[str, Tensor]) -> None:
+        """Set features and predictions of all target images, by index in the target data set."""
+
+    def neighbour_memory(self) -> dict[str, Tensor] | None:
+        """Return what they are now, None where nobody has set them."""
+
     def keep_features(self, active: bool = True) -> None:
         """Switch on or off that predictions come with their features."""
 

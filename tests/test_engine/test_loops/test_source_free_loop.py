@@ -158,7 +158,7 @@ def test_beside_a_source_it_is_the_target_that_is_labelled(tmp_path, length):
     labels = runner.model._pseudo_labels
     assert len(labels) == 7 and labels.min() >= 0
     hook = next(h for h in runner.hooks if type(h).__name__ == 'CentroidPseudoLabelHook')
-    assert hook._loader.dataset.shift == 0.6
+    assert hook._images.loader.dataset.shift == 0.6
 
 
 def test_what_it_refuses(tmp_path, checkpoint):

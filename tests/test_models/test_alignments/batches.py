@@ -15,7 +15,7 @@ PARTS = ('features', 'logits', 'strong_logits', 'masked_logits')
 
 
 #: Fields that carry none.
-EXTRAS = ('domains', 'pseudo_labels', 'teacher_logits')
+EXTRAS = ('domains', 'neighbours', 'pseudo_labels', 'teacher_logits')
 
 
 def extras(batch: DomainBatch) -> dict[str, torch.Tensor]:
@@ -44,6 +44,7 @@ def domain(size: int, labels: bool = True, seed: int = 0, scale: float = 1.0) ->
         teacher_logits=torch.randn(size, CLASSES, generator=generator) * scale,
         pseudo_labels=torch.arange(size) % CLASSES,
         domains=torch.arange(size) % 2,
+        neighbours=torch.randn(size, 5, CLASSES, generator=generator).softmax(2),
     )
 
 

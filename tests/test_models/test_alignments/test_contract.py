@@ -23,6 +23,7 @@ ALIGNMENTS = [
 ]
 # Beside their defaults, what makes them compute something else.
 VARIANTS = {
+    'AaDAlignment': [dict(beta=2.0, num_neighbours=2)],
     'AFNAlignment': [dict(radius=25.0)],
     'CDANHead': [dict(entropy_conditioning=True), dict(max_channels=17, random_channels=8)],
     'DANAlignment': [dict(unbiased=False)],
@@ -48,6 +49,7 @@ CASES = [
 ]
 # By design: they look at the target alone.
 TARGET_ONLY = {
+    'AaDAlignment',
     'CentroidPseudoLabelAlignment',
     'EntropyMinimization',
     'InformationMaximization',
@@ -273,6 +275,9 @@ def _classifier(name, **kwargs):
     )
     model.set_progress(0.5)
     model.set_pseudo_labels(torch.arange(4) % CLASSES)
+    model.set_neighbour_memory(
+        dict(features=torch.eye(6, 32), probabilities=torch.full((6, CLASSES), 1 / CLASSES))
+    )
     return model
 
 

@@ -9,6 +9,7 @@ from .gradual_unfreeze_hook import GradualUnfreezeHook
 from .label_shift_hook import LabelShiftHook
 from .lora_hook import LoRAHook
 from .monitor_check_hook import MonitorCheckHook
+from .neighbour_memory_hook import NeighbourMemoryHook
 from .quality_match_hook import QualityMatchHook
 from .relative_gradient_norm_hook import RelativeGradientNormHook
 from .retention_hook import RetentionHook
@@ -28,6 +29,7 @@ __all__ = [
     'LabelShiftHook',
     'LoRAHook',
     'MonitorCheckHook',
+    'NeighbourMemoryHook',
     'QualityMatchHook',
     'RelativeGradientNormHook',
     'RetentionHook',

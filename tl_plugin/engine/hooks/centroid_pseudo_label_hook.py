@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from tl_plugin.functional import centroid_pseudo_labels
 from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
-from tl_plugin.stack.gather import gather_ranks
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
 from tl_plugin.stack.protocol import require_adaptation_model
 
-from ..loops.inherit import inherit_dataloader, plain_pass, unlabelled_dataloader
+from ..target_pass import TargetPass, target_loader
 
 _STATE = 'centroid_pseudo_labels'
 
@@ -58,12 +55,12 @@ class CentroidPseudoLabelHook(Hook):
         self.rounds = rounds
         self.pipeline = pipeline
         self._labels: Tensor | None = None
-        self._loader: DataLoader | None = None
+        self._images: TargetPass | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Build the loader; a resumed run continues with its labels."""
         model = require_adaptation_model(runner.model, 'CentroidPseudoLabelHook')
-        self._loader = self._build_loader(runner)
+        self._images = TargetPass(runner, 'CentroidPseudoLabelHook', self.pipeline)
         model.set_pseudo_labels(self._labels)
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -75,7 +72,7 @@ class CentroidPseudoLabelHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Labels before an iteration, in a loop by iteration."""
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            interval = self.interval or len(self._target_loader(runner))
+            interval = self.interval or len(target_loader(runner, 'CentroidPseudoLabelHook'))
             if runner.iter % interval == 0 or self._labels is None:
                 self._label(runner)
 
@@ -95,59 +92,13 @@ class CentroidPseudoLabelHook(Hook):
         done = getattr(runner.train_loop, '_batches_done', 0)
         return bool(done) and self._labels is not None
 
-    @torch.no_grad()
     def _label(self, runner: Runner) -> None:
-        model = unwrap(runner.model)
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        parts = [self._predict(model, batch) for batch in self._loader]
-        for module, mode in modes:
-            module.training = mode
-        indices, features, logits = (gather_ranks(torch.cat(part)) for part in zip(*parts))
+        features, logits = self._images()
         labels = centroid_pseudo_labels(features, logits.softmax(dim=1), self.rounds)
-        size = len(self._loader.dataset)
-        if int(indices.min()) < 0 or int(indices.max()) >= size or len(indices.unique()) != size:
-            raise ValueError(
-                'CentroidPseudoLabelHook tells images by their sample_idx, which here is no number '
-                'from 0 to the length of the data set: use one BaseDataset as the target, not '
-                'several joined, and PackInputs with its default meta_keys'
-            )
-        before, self._labels = self._labels, torch.full((size,), -1)
-        self._labels[indices.cpu()] = labels.cpu()
-        model.set_pseudo_labels(self._labels)
+        before, self._labels = self._labels, labels.cpu()
+        unwrap(runner.model).set_pseudo_labels(self._labels)
         if before is not None:
             changed = (before != self._labels).float().mean().item()
             runner.message_hub.update_scalar('train/pseudo_labels_changed', changed)
         counts = self._labels.bincount(minlength=logits.shape[1]).tolist()
         print_log(f'CentroidPseudoLabelHook: images a class {counts}.', logger='current')
-
-    @staticmethod
-    def _predict(model: Any, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
-        indices = [sample.get('sample_idx', -1) for sample in batch['data_samples']]
-        data = model.data_preprocessor(dict(target=batch), False)
-        feats = model.extract_feat(data['inputs'])
-        features = model.features_of(feats)
-        return torch.tensor(indices, device=features.device), features, model.logits_of(feats)
-
-    @staticmethod
-    def _target_loader(runner: Runner) -> Any:
-        """Return the training loader of the target, alone or beside the source's."""
-        loader = runner.train_loop.dataloader
-        loader = getattr(loader, 'target', loader)  # of a pair
-        if 'target' not in getattr(runner.train_loop.dataloader, 'domains', ()):
-            raise ValueError(
-                'CentroidPseudoLabelHook labels the target images of a training, and this one has '
-                "none: set train_cfg.type to 'SourceFreeTrainLoop' or 'AdaptationTrainLoop'"
-            )
-        return loader.loader
-
-    def _build_loader(self, runner: Runner) -> DataLoader:
-        self._target_loader(runner)
-        cfg = runner.cfg.train_dataloader
-        target = runner.cfg.train_cfg.get('target_dataloader')
-        if target is not None:
-            cfg = inherit_dataloader(cfg, target, 'train_cfg.target_dataloader')
-        else:
-            cfg = unlabelled_dataloader(cfg, 'train_dataloader')
-        cfg = plain_pass(runner.cfg, cfg, self.pipeline)
-        return runner.build_dataloader(cfg, seed=runner.seed)

@@ -1,3 +1,4 @@
+from .aad import AaDAlignment
 from .adversarial import AdversarialAlignment
 from .afn import AFNAlignment
 from .alignments import Alignments
@@ -18,6 +19,7 @@ from .pseudo_label import PseudoLabelAlignment
 
 __all__ = [
     'AFNAlignment',
+    'AaDAlignment',
     'AdversarialAlignment',
     'Alignment',
     'Alignments',

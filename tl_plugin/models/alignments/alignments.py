@@ -44,6 +44,11 @@ class Alignments(LossDict):
         return any(alignment.needs_logits for alignment in self.values())
 
     @property
+    def num_neighbours(self) -> int:
+        """How many neighbours of each target image alignments read; 0 where none does."""
+        return max((alignment.num_neighbours for alignment in self.values()), default=0)
+
+    @property
     def interpolating(self) -> list[str]:
         """Names of the alignments for which the source learns interpolated scores."""
         return [name for name, alignment in self.items() if alignment.interpolates_logits]

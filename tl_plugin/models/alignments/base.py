@@ -30,6 +30,8 @@ class DomainBatch(NamedTuple):
         weights: Weight of each image, mean 1 over the domain, (N,). None for equal ones.
         interpolated_logits: Scores of source images at random between those in the joint batch and
             those in a batch of their own, (N, K). None unless an alignment interpolates.
+        neighbours: Predictions for the images nearest to each, (N, k, K). None unless an alignment
+            has ``num_neighbours`` and a hook fills the memory that they are found in.
         pseudo_labels: Labels assigned by a hook, (N,), -1 for none. None without such a hook.
     """
 
@@ -43,6 +45,7 @@ class DomainBatch(NamedTuple):
     weights: Tensor | None = None
     pseudo_labels: Tensor | None = None
     interpolated_logits: Tensor | None = None
+    neighbours: Tensor | None = None
 
 
 class Alignment(BaseModule):
@@ -87,6 +90,9 @@ class Alignment(BaseModule):
 
     #: Masks images, for an alignment that reads ``DomainBatch.masked_logits``.
     mask: Callable[[Tensor], Tensor] | None = None
+
+    #: Of how many nearest images it reads ``DomainBatch.neighbours``.
+    num_neighbours = 0
 
     #: How many sources it distinguishes by ``DomainBatch.domains``; 1 treats them as one.
     num_sources = 1

@@ -1,0 +1,94 @@
+"""A pass over all target images of a training, as a test would see them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.runner import Runner
+from torch import Tensor
+
+from tl_plugin.stack.gather import gather_ranks
+from tl_plugin.stack.model_wrappers import evaluating, unwrap
+
+from .loops.inherit import inherit_dataloader, plain_pass, unlabelled_dataloader
+
+
+class TargetPass:
+    """Compute features and scores of all target images; all processes share the work.
+
+    Args:
+        runner: The runner of a training on target images.
+        who: Who needs them, for messages: 'CentroidPseudoLabelHook'.
+        pipeline: Transforms of the images. Defaults to None: those of ``test_dataloader``, or else
+            ``val_dataloader``, or else of the training.
+
+    Raises:
+        ValueError: If the training has no target images.
+    """
+
+    def __init__(self, runner: Runner, who: str, pipeline: list | None = None) -> None:
+        target_loader(runner, who)
+        cfg = runner.cfg.train_dataloader
+        target = runner.cfg.train_cfg.get('target_dataloader')
+        if target is not None:
+            cfg = inherit_dataloader(cfg, target, 'train_cfg.target_dataloader')
+        else:
+            cfg = unlabelled_dataloader(cfg, 'train_dataloader')
+        cfg = plain_pass(runner.cfg, cfg, pipeline)
+        self.runner, self.who = runner, who
+        self.loader = runner.build_dataloader(cfg, seed=runner.seed)
+
+    @torch.no_grad()
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        """Run the model over them.
+
+        Returns:
+            Features, (n, D), and scores, (n, K), by index in the target data set.
+
+        Raises:
+            ValueError: If the target images have no index.
+        """
+        model = unwrap(self.runner.model)
+        with evaluating(model):
+            parts = [_predict(model, batch) for batch in self.loader]
+        indices, *found = (gather_ranks(torch.cat(part)) for part in zip(*parts))
+        size = len(self.loader.dataset)
+        if int(indices.min()) < 0 or int(indices.max()) >= size or len(indices.unique()) != size:
+            raise ValueError(
+                f'{self.who} tells images by their sample_idx, which here is no number '
+                'from 0 to the length of the data set: use one BaseDataset as the target, not '
+                'several joined, and PackInputs with its default meta_keys'
+            )
+        # Processes get a few images twice to have equal shares.
+        place = indices.new_empty(size)
+        place[indices] = torch.arange(len(indices), device=indices.device)
+        features, logits = (rows[place] for rows in found)
+        return features, logits
+
+
+def _predict(model: Any, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
+    indices = [sample.get('sample_idx', -1) for sample in batch['data_samples']]
+    data = model.data_preprocessor(dict(target=batch), False)
+    feats = model.extract_feat(data['inputs'])
+    features = model.features_of(feats)
+    return torch.tensor(indices, device=features.device), features, model.logits_of(feats)
+
+
+def target_loader(runner: Runner, who: str) -> Any:
+    """Return the training loader of the target, alone or beside the source's.
+
+    Args:
+        runner: The runner of a training.
+        who: Who needs it, for the message.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    loader = runner.train_loop.dataloader
+    if 'target' not in getattr(loader, 'domains', ()):
+        raise ValueError(
+            f'{who} looks at the target images of a training, and this one has '
+            "none: set train_cfg.type to 'SourceFreeTrainLoop' or 'AdaptationTrainLoop'"
+        )
+    return getattr(loader, 'target', loader).loader
