@@ -106,6 +106,13 @@ def parse_args() -> Namespace:
         help='more for sbatch: --sbatch-args="--time=2:00:00 --cpus-per-task=8"',
     )
     parser.add_argument(
+        '--corruptions',
+        nargs='*',
+        metavar='NAME',
+        help='at the end test the recommended rung and source_only under corruptions at severities '
+        '1 to 5 (all, or those named), for the report and the card',
+    )
+    parser.add_argument(
         '--markdown',
         type=Path,
         metavar='RESULTS',
@@ -119,6 +126,7 @@ def parse_args() -> Namespace:
     if args.quick and (not all(data) or args.rungs):
         parser.error('--quick is for --source, --target and --backbone, and has rungs of its own')
     only_here = {'--jobs': args.jobs, '--devices': args.devices, '--budget-time': args.budget_time}
+    only_here['--corruptions'] = args.corruptions is not None
     only_there = {'--partition': args.partition, '--account': args.account}
     only_there['--sbatch-args'] = args.sbatch_args
     for flag, value in (only_here if args.launcher == 'slurm' else only_there).items():
@@ -190,6 +198,7 @@ def main() -> int:
 
         print(markdown_table(read_results(args.markdown)))
         return 0
+    from tl_plugin.analysis.corruption_curves import check_corruptions
     from tl_plugin.ladder.limits import Limits
     from tl_plugin.ladder.run_ladder import run_ladder
 
@@ -213,6 +222,7 @@ def main() -> int:
             cfg_options=args.cfg_options,
             limits=Limits(args.until, args.budget_source, args.budget_time, args.early_stop),
             launcher=launcher(args),
+            corruptions=[] if args.corruptions is None else check_corruptions(args.corruptions),
         )
     except KeyboardInterrupt:
         print(f'\nInterrupted. This resumes it:\n  {shlex.join(sys.argv)}')

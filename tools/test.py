@@ -8,22 +8,19 @@ from pathlib import Path
 from arguments import Parser, add_config_arguments, add_launch_arguments, parse
 from mmengine.dist import is_main_process
 from mmengine.fileio import dump
-from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from tl_plugin.analysis.corruption_curves import (
-    SEVERITIES,
-    CorruptionCurves,
+    allow_corruptions,
     check_corruptions,
     corruptions_path,
-    measure_curves,
+    curves_in_words,
+    read_curves,
+    write_curves,
 )
 from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.launch.cpu import leave_cpu_group
 from tl_plugin.launch.runs import build_runner, default_work_dir, load_config, prepare_test
-from tl_plugin.reliability.files import read_json, write_json, write_whole
-from tl_plugin.reporting.plots import plot_corruptions
-from tl_plugin.reporting.progress import progress
 
 
 def parse_args() -> Namespace:
@@ -76,49 +73,6 @@ def parse_args() -> Namespace:
     return args
 
 
-def read_baseline(path: str | None) -> dict[str, CorruptionCurves]:
-    """Read the curves of another model, by domain."""
-    if path is None:
-        return {}
-    found = read_json(path)
-    if found is None:
-        raise FileNotFoundError(
-            f'no curves at {Path(path).absolute()}: tools/test.py CONFIG CHECKPOINT --corruptions '
-            'writes them beside the checkpoint'
-        )
-    return {name: CorruptionCurves.from_json(curves) for name, curves in found['domains'].items()}
-
-
-def measure_corruptions(
-    runner: Runner,
-    checkpoint: str,
-    names: list[str],
-    baseline: dict[str, CorruptionCurves],
-    baseline_path: str | None,
-) -> None:
-    """Test under corruptions; write the curves and a picture of each domain's."""
-    with progress('Corruptions', len(names) * len(SEVERITIES)) as advance:
-        found = measure_curves(runner, names, baseline, advance=lambda: advance(1))
-    path = corruptions_path(checkpoint)
-    write_json(
-        path,
-        dict(
-            checkpoint=Path(checkpoint).name,
-            baseline=None if baseline_path is None else Path(baseline_path).name,
-            domains={domain: curves.to_json() for domain, curves in found.items()},
-        ),
-    )
-    for domain, curves in found.items():
-        picture = path.with_suffix(f'.{domain}.png')
-        write_whole(picture, plot_corruptions(curves.corruptions, curves.clean, domain))
-        against = '' if curves.mce is None else f', {curves.mce:.1f}% of the baseline (mCE)'
-        print(
-            f'{domain}: accuracy {curves.clean:.1f}%, mean error under {len(names)} corruptions '
-            f'{curves.mean_error:.1f}%{against}: {picture}'
-        )
-    print(f'Written: {path}')
-
-
 @record
 def main() -> None:
     """Run the tool."""
@@ -141,15 +95,18 @@ def main() -> None:
     )
     if args.corruptions is not None:
         names = check_corruptions(args.corruptions)
-        baseline = read_baseline(args.corruption_baseline)
-        for loader in (cfg.test_dataloader, *(cfg.test_cfg.get('dataloaders') or {}).values()):
-            # Such workers would go on with the pipeline that they were started with.
-            loader['persistent_workers'] = False
+        compared = args.corruption_baseline
+        baseline = read_curves(compared) if compared else None
+        allow_corruptions(cfg)
     with naming_bad_data():
         runner = build_runner(cfg, plain=args.plain)
         metrics = runner.test()
         if args.corruptions is not None:
-            measure_corruptions(runner, args.checkpoint, names, baseline, args.corruption_baseline)
+            # What is called epoch_9 in every folder is told apart by the folders.
+            called = '/'.join(Path(compared).absolute().parts[-3:]) if compared else None
+            found = write_curves(runner, args.checkpoint, names, baseline, called)
+            print('\n'.join(curves_in_words(found)))
+            print(f'Written: {corruptions_path(args.checkpoint)}')
     if args.out_item == 'metrics' and is_main_process():
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         dump(metrics, args.out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,8 @@ def walked(tmp_path_factory):
         'climbed',
         '--rungs',
         *RUNGS[1:],
+        '--corruptions',
+        'jpeg',
         '--cfg-options',
         'train_cfg.max_epochs=4',
         'train_cfg.val_interval=4',
@@ -154,6 +157,22 @@ def test_the_choice_is_by_accuracy_and_says_over_how_many(walked):
         note = f'{sum(label >= 0 for label in labels)} of the {len(labels)} {words} images'
         assert any(note in said for said in walked.results['notes']), note
         assert note in ' '.join(walked.said.split())
+
+
+def test_report_and_card_show_what_a_corruption_costs_the_recommended_rung(walked):
+    name = walked.results['recommendation']['rung']
+    path = (walked.folder / walked.rungs[name]['checkpoint']).with_suffix('.corruptions.json')
+    curves = read_json(path)['domains']['target']
+    assert len(curves['corruptions']['jpeg']) == 5
+    card = (walked.folder / 'climbed' / 'card.md').read_text()
+    assert f'| jpeg | {" | ".join(f"{v:.1f}" for v in curves["corruptions"]["jpeg"])} |' in card
+    report = (walked.folder / 'climbed' / 'report.html').read_text()
+    assert f'mean error under 1 corruption {curves["mean_error"]:.1f}%' in report
+    # The predictions of the ladder's own test are still there.
+    recorded = read_json(path.with_name('predictions.json'))['target']
+    with path.with_name('predictions.target.pkl').open('rb') as file:
+        written = [int(one['pred_label']) for one in pickle.load(file)]
+    assert written == recorded['predicted']
 
 
 ALONE = """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +106,7 @@ def test_mean_corruption_error_is_imagenet_cs():
     assert found.mce == pytest.approx(100 * ce.mean(), abs=1e-2)
     assert found.relative_mce == pytest.approx(100 * relative.mean(), abs=1e-2)
     assert found.mean_error == pytest.approx(100 * ours.mean(), abs=1e-2)
-    assert CorruptionCurves.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert CorruptionCurves.from_json(json.loads(json.dumps(asdict(found)))) == found
 
 
 def test_what_can_not_be_compared_is_refused():
@@ -124,13 +126,29 @@ def test_the_tool_writes_curves_and_pictures(runner, tmp_path, monkeypatch, caps
     torch.save(dict(state_dict=runner[0].model.state_dict(), meta={}), checkpoint)
     config = tmp_path / 'config.py'
     runner[0].cfg.dump(config)
-    given = [config, checkpoint, '--work-dir', tmp_path / 'w', '--plain', '--corruptions', 'jpeg']
+    given = [
+        config,
+        checkpoint,
+        '--work-dir',
+        tmp_path / 'w',
+        '--plain',
+        '--corruptions',
+        'low_light',
+    ]
+    given += ['--out', tmp_path / 'of_clean_images.pkl']
     monkeypatch.setattr(sys, 'argv', ['test.py', *map(str, given)])
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     path = ROOT / 'tools' / 'test.py'
     exec(compile(path.read_text(), str(path), 'exec'), {'__name__': '__main__'})
+    written = pickle.loads((tmp_path / 'of_clean_images.target.pkl').read_bytes())
+    right = [one['gt_label'].item() == one['pred_label'].item() for one in written]
     found = json.loads((tmp_path / 'epoch_1.corruptions.json').read_text())
-    assert len(found['domains']['target']['corruptions']['jpeg']) == 5
+    target = found['domains']['target']
+    assert len(target['corruptions']['low_light']) == 5
+    assert target['clean'] == pytest.approx(100 * np.mean(right))
+    assert any(
+        one['corruptions']['low_light'][-1] != one['clean'] for one in found['domains'].values()
+    )
     for domain in ('source', 'target'):
         picture = tmp_path / f'epoch_1.corruptions.{domain}.png'
         assert picture.read_bytes().startswith(b'\x89PNG')

@@ -7,18 +7,26 @@ Perturbations", ICLR 2019, arXiv 1903.12261, with the corruptions of
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from tl_plugin.datasets import DegradeQuality
 from tl_plugin.datasets.degrade_quality import CORRUPTIONS, MAX_SEVERITY
 from tl_plugin.datasets.wrappers import inner_datasets
+from tl_plugin.engine.interpolation import checkpoint_weights
 from tl_plugin.engine.loops.domain_eval_loop import evaluate
+from tl_plugin.reliability.files import read_json, write_json, write_whole
+from tl_plugin.reliability.fingerprint import fingerprint
+from tl_plugin.reporting.plots import plot_corruptions
+from tl_plugin.reporting.progress import progress
 from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.stack.protocol import SOURCE
 
@@ -47,14 +55,28 @@ class CorruptionCurves:
     mce: float | None = None
     relative_mce: float | None = None
 
-    def to_json(self) -> dict:
-        """Return what :meth:`from_json` reads."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, content: Mapping) -> CorruptionCurves:
         """Read a domain of a ``.corruptions.json``."""
         return cls(**content)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What corruptions cost a checkpoint, the content of its ``.corruptions.json``.
+
+    Args:
+        checkpoint: Name of its file.
+        weights: Their fingerprint; '' in a file that an earlier version wrote.
+        domains: Domain -> curves.
+        baseline: Name of the model whose errors the mean corruption error is in percent of; None
+            without one.
+    """
+
+    checkpoint: str
+    weights: str
+    domains: dict[str, CorruptionCurves]
+    baseline: str | None = None
 
 
 def corruptions_path(checkpoint: str | Path) -> Path:
@@ -81,10 +103,114 @@ def check_corruptions(names: Sequence[str]) -> list[str]:
     return list(names or CORRUPTIONS)
 
 
+def allow_corruptions(cfg: Config) -> None:
+    """Let the loaders of a config's test start anew for each corruption, in place."""
+    for loader in (cfg.test_dataloader, *(cfg.test_cfg.get('dataloaders') or {}).values()):
+        # Such workers would go on with the pipeline that they were started with.
+        loader['persistent_workers'] = False
+
+
+def write_curves(
+    runner: Runner,
+    checkpoint: str | Path,
+    names: Sequence[str],
+    baseline: Curves | None = None,
+    baseline_name: str | None = None,
+) -> Curves:
+    """Measure a checkpoint under corruptions; write the curves and a picture of each domain's.
+
+    Args:
+        runner: After the test of the checkpoint, of a config that :func:`allow_corruptions` saw.
+        checkpoint: The curves are written beside it, see :func:`corruptions_path`.
+        names: Of corruptions.
+        baseline: Another model's, for the mean corruption error. Defaults to None.
+        baseline_name: What that model is called. Defaults to None.
+
+    Raises:
+        ValueError: If no domain's accuracy is measured, or the baseline lacks a corruption.
+    """
+    for one in baseline.domains.values() if baseline else ():
+        _check_comparable(names, one)  # before the work
+    with progress('Corruptions', len(names) * len(SEVERITIES)) as advance:
+        found = measure_curves(runner, names, advance=lambda: advance(1))
+    weights = fingerprint(checkpoint_weights(checkpoint)[0])
+    curves = Curves(Path(checkpoint).name, weights, found)
+    if baseline is not None:
+        curves = compare(curves, baseline, baseline_name)
+    path = corruptions_path(checkpoint)
+    write_json(path, asdict(curves))
+    for domain, one in found.items():
+        picture = path.with_suffix(f'.{domain}.png')
+        write_whole(picture, plot_corruptions(one.corruptions, one.clean, domain))
+    return curves
+
+
+def compare(curves: Curves, baseline: Curves, name: str | None) -> Curves:
+    """Return curves with mean corruption errors in percent of another model's.
+
+    Args:
+        curves: Of a checkpoint.
+        baseline: Of the other one.
+        name: What that model is called.
+    """
+    domains = {
+        domain: summarise(one.clean, one.corruptions, baseline.domains.get(domain))
+        for domain, one in curves.domains.items()
+    }
+    return replace(curves, domains=domains, baseline=name)
+
+
+def curves_in_words(curves: Curves) -> list[str]:
+    """Return what corruptions cost on each domain, in a sentence each."""
+    found = []
+    for domain, one in curves.domains.items():
+        against = ''
+        if one.mce is not None:
+            against = f', over corruptions {one.mce:.1f}% of the errors of {curves.baseline} (mCE)'
+        count = len(one.corruptions)
+        found.append(
+            f'{domain}: accuracy {one.clean:.1f}%, mean error under {count} '
+            f'corruption{"s" if count > 1 else ""} {one.mean_error:.1f}%{against}'
+        )
+    return found
+
+
+def read_curves(path: str | Path) -> Curves:
+    """Read a ``.corruptions.json``.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    content = read_json(path)
+    if content is None:
+        raise FileNotFoundError(
+            f'no curves at {Path(path).absolute()}: tools/test.py CONFIG CHECKPOINT --corruptions '
+            'writes them beside the checkpoint'
+        )
+    domains = {name: CorruptionCurves.from_json(one) for name, one in content['domains'].items()}
+    return Curves(**{'weights': '', **content, 'domains': domains})
+
+
+def curves_of(checkpoint: str | Path) -> Curves | None:
+    """Return the curves that lie beside a checkpoint; None where there are none of its weights."""
+    path = corruptions_path(checkpoint)
+    if not path.is_file():
+        return None
+    found = read_curves(path)
+    if found.weights != fingerprint(checkpoint_weights(checkpoint)[0]):
+        print_log(
+            f'{path} was measured with other weights than those of {checkpoint} and is left out: '
+            'run tools/test.py CONFIG CHECKPOINT --corruptions again',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return None
+    return found
+
+
 def measure_curves(
     runner: Runner,
     names: Sequence[str],
-    baseline: Mapping[str, CorruptionCurves] | None = None,
     seed: int = 0,
     advance: Callable[[], Any] = lambda: None,
 ) -> dict[str, CorruptionCurves]:
@@ -97,8 +223,6 @@ def measure_curves(
         runner: After its test, so that the weights are loaded. Its loaders have no persistent
             workers, which would go on with the pipeline that they were started with.
         names: Of corruptions.
-        baseline: Domain -> curves of another model, for the mean corruption error. Defaults to
-            None.
         seed: Of the corruptions. Defaults to 0.
         advance: Called after each evaluation.
 
@@ -106,7 +230,7 @@ def measure_curves(
         Domain -> curves; domains without labelled images are left out.
 
     Raises:
-        ValueError: If no domain's accuracy is measured, or the baseline lacks a corruption.
+        ValueError: If no domain's accuracy is measured.
     """
     clean = _accuracies(runner)
     if not clean:
@@ -123,10 +247,7 @@ def measure_curves(
             for domain in clean:
                 found[domain].setdefault(name, []).append(now[domain])
             advance()
-    return {
-        domain: summarise(clean[domain], curves, (baseline or {}).get(domain))
-        for domain, curves in found.items()
-    }
+    return {domain: summarise(clean[domain], curves) for domain, curves in found.items()}
 
 
 def summarise(
@@ -156,12 +277,7 @@ def summarise(
     )
     if baseline is None:
         return plain
-    lacking = [name for name in curves if name not in baseline.corruptions]
-    if lacking:
-        raise ValueError(
-            f'the baseline was not measured under {", ".join(lacking)}: measure it with the same '
-            '--corruptions'
-        )
+    _check_comparable(curves, baseline)
     theirs = {name: sum(100 - v for v in baseline.corruptions[name]) for name in curves}
     beyond = {
         name: (
@@ -177,6 +293,15 @@ def summarise(
         _mean_ratio((errors[name], theirs[name]) for name in curves),
         _mean_ratio(beyond.values()),
     )
+
+
+def _check_comparable(names: Iterable[str], baseline: CorruptionCurves) -> None:
+    lacking = [name for name in names if name not in baseline.corruptions]
+    if lacking:
+        raise ValueError(
+            f'the baseline was not measured under {", ".join(lacking)}: measure it with the same '
+            '--corruptions'
+        )
 
 
 def _mean_ratio(pairs: Iterable[tuple[float, float]]) -> float | None:

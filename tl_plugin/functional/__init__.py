@@ -16,6 +16,7 @@ from .calibration import (
     CalibrationErrors,
     calibration_errors,
     conformal_threshold,
+    expected_error,
     fit_temperature,
 )
 from .cka import linear_gram, minibatch_cka, unbiased_hsic
@@ -122,6 +123,7 @@ __all__ = [
     'effective_rank',
     'entropy_loss',
     'expectation_maximization_shift',
+    'expected_error',
     'feature_map_distance',
     'feature_norms',
     'fit_temperature',

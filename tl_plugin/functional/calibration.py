@@ -98,10 +98,28 @@ def calibration_errors(
             f'{len(probabilities)} predictions, {len(labels)} labels'
         )
     confidence, predicted = probabilities.max(1)
+    expected = expected_error(confidence, predicted == labels, bins)
     classes = torch.arange(probabilities.shape[1], device=labels.device)
-    expected = _binned_error(confidence[:, None], (predicted == labels)[:, None], bins)
     classwise = _binned_error(probabilities, labels[:, None] == classes, bins)
-    return CalibrationErrors(expected.mean().item(), classwise.mean().item())
+    return CalibrationErrors(expected, classwise.mean().item())
+
+
+def expected_error(confidence: Tensor, right: Tensor, bins: int = BINS) -> float:
+    """Compute the expected calibration error from what is known of the predicted classes alone.
+
+    Args:
+        confidence: Probability of the predicted class, (N,).
+        right: Whether it is the true one, (N,).
+        bins: How many. Defaults to 15.
+
+    Returns:
+        In [0, 1].
+
+    Example:
+        >>> round(expected_error(torch.tensor([0.9, 0.9]), torch.tensor([True, False])), 3)
+        0.4
+    """
+    return _binned_error(confidence[:, None], right[:, None], bins).mean().item()
 
 
 def _binned_error(probabilities: Tensor, right: Tensor, bins: int) -> Tensor:

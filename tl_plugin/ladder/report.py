@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
+from tl_plugin.analysis.corruption_curves import curves_in_words, curves_of
 from tl_plugin.reliability.fault_tolerance import attempt
 from tl_plugin.reliability.files import read_json
 from tl_plugin.reporting import plots
@@ -82,6 +83,7 @@ def make_report(results: LadderResults, cfg: Config) -> str:
         kept=attempt('layers', lambda: _layer_similarity(results), left_out),
         changes=shown(TARGET, SampleImages.changed),
         baseline=results.rung(BASELINE),
+        corrupted=attempt('corruptions', lambda: _corruptions(chosen), left_out),
         samples={domain: shown(domain, SampleImages.examples) for domain in DOMAINS},
         rungs=[_rung_plots(rung, predictions, classes, left_out) for rung in results.rungs],
         left_out=left_out,
@@ -246,6 +248,23 @@ def _overview(results: LadderResults) -> dict | None:
         [numbers[name] for name in (advice.frontier if advice else ()) if name in numbers],
     )
     return dict(image=image, target=label, values=values)
+
+
+def _corruptions(rung: RungResult) -> dict | None:
+    """Plot what corruptions cost a rung's first seed, where they were measured.
+
+    Returns:
+        ``plots``: domain -> image, and ``words``: domain -> the mean errors. None where they
+        weren't.
+    """
+    found = curves_of(rung.checkpoint) if Path(rung.checkpoint).is_file() else None
+    if found is None:
+        return None
+    drawn = {
+        domain: plots.plot_corruptions(one.corruptions, one.clean, domain)
+        for domain, one in found.domains.items()
+    }
+    return dict(plots=drawn, words=dict(zip(found.domains, curves_in_words(found))))
 
 
 def _layer_similarity(results: LadderResults) -> dict | None:

@@ -16,6 +16,7 @@ from tl_plugin.reliability.files import write_json, write_text
 from tl_plugin.reporting.progress import ProgressDisplay
 from tl_plugin.stack.options import type_name
 
+from .card import CARD_NAME, card_of, measure_corruptions
 from .climb import climb, plan
 from .launchers import Launcher, ThisMachine
 from .limits import Limits
@@ -43,8 +44,9 @@ def run_ladder(
     cfg_options: dict | None = None,
     limits: Limits | None = None,
     launcher: Launcher | None = None,
+    corruptions: Sequence[str] = (),
 ) -> int:
-    """Climb the ladder on a config, print the table, write results.json and report.html.
+    """Climb the ladder on a config, print the table, write results.json, report.html and card.md.
 
     Args:
         config: A config with a ``ladder`` and a target in ``test_cfg``.
@@ -55,6 +57,8 @@ def run_ladder(
         limits: When to end the climb, and what a rung may cost the source. Defaults to no limits.
         launcher: Where the runs go on. Defaults to this machine: side by side on its GPUs, or on
             its cores as far as that pays.
+        corruptions: Names of corruptions that the recommended rung is tested under at the end.
+            Defaults to ().
 
     Returns:
         0, or 1 if a run failed.
@@ -82,7 +86,10 @@ def run_ladder(
     write_json(work_dir / RESULTS_NAME, results.to_json())
     if results.rungs:
         print_table(results)
+        if corruptions and results.recommendation:
+            attempt('corruptions', lambda: measure_corruptions(results, corruptions))
         write_report(results, cfg, work_dir)
+        write_card(results, cfg, work_dir)
     print_end(results, work_dir)
     return 1 if failures else 0
 
@@ -134,6 +141,19 @@ def write_report(results: LadderResults, cfg: Config, work_dir: Path) -> None:
         write_text(path, report)
 
 
+def write_card(results: LadderResults, cfg: Config, work_dir: Path) -> None:
+    """Write the model card of the recommended rung, where there is one."""
+    path = work_dir / CARD_NAME
+    path.unlink(missing_ok=True)
+    if results.recommendation:
+        left_out: dict[str, str] = {}
+        card = attempt('card', lambda: card_of(results, cfg), left_out)
+        if card is None:
+            print(f'No model card: {left_out["card"]}. The results are complete.')
+        else:
+            write_text(path, card)
+
+
 def has_batch_norm(cfg: Config) -> bool:
     """Return whether the config's network has batch statistics; builds it without weights."""
     from tl_plugin.analysis.features import build_model
@@ -179,6 +199,8 @@ def print_end(results: LadderResults, work_dir: Path) -> None:
         return
     if (work_dir / REPORT_NAME).is_file():
         print(f'Report:  {work_dir / REPORT_NAME}')
+    if (work_dir / CARD_NAME).is_file():
+        print(f'Card:    {work_dir / CARD_NAME}')
     print(f'Results: {work_dir / RESULTS_NAME}')
     chosen = results.recommended
     if chosen is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
@@ -20,7 +21,7 @@ from mmpretrain.registry import HOOKS
 
 from tl_plugin.stack.model_wrappers import unwrap
 
-from .checkpoints import POINTER, newest_whole_checkpoint
+from .checkpoints import POINTER, config_without_images, newest_whole_checkpoint
 from .files import WholeFileBackend, remove_leftovers
 from .ranks import on_all_ranks, on_main_process
 
@@ -41,7 +42,8 @@ class AtomicCheckpointHook(CheckpointHook):
     not finite are never written.
 
     Checkpoints hold only plain data beside the weights, so that ``torch.load`` and mmpretrain's
-    tools for checkpoints read the files as they are.
+    tools for checkpoints read the files as they are, and a config without the images that it lists,
+    since ``publish_model.py`` publishes that too.
 
     With ``resume=True`` and no ``load_from`` the first process finds the newest checkpoint that can
     be read, and all processes resume from it. Only the first process writes.
@@ -56,6 +58,8 @@ class AtomicCheckpointHook(CheckpointHook):
 
     #: Whether its files are whole; known once training begins. A validation alone writes none.
     _atomic = False
+    #: The run's config as checkpoints hold it.
+    _public: Config | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Make all processes resume from the same checkpoint, the newest whole one."""
@@ -82,8 +86,12 @@ class AtomicCheckpointHook(CheckpointHook):
                 )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Write the log histories as tensors."""
+        """Write the log histories as tensors, and a config that names no image."""
         _write_plainly(checkpoint)
+        if self._public is None:
+            self._public = config_without_images(runner.cfg)
+        if self._public is not runner.cfg and 'cfg' in checkpoint['meta']:
+            checkpoint['meta']['cfg'] = self._public.pretty_text
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Turn these tensors into log histories again."""

@@ -13,10 +13,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor
 
 from tl_plugin.stack.foreign_weights import extraction_command, find_weights
+from tl_plugin.stack.options import type_name
 from tl_plugin.stack.safe_loading import BrokenCheckpointError, load_safely
 
 POINTER = 'last_checkpoint'
@@ -48,6 +50,37 @@ def saved_hook_state(checkpoint: dict, name: str) -> Any:
     """
     states = checkpoint.get(_HOOK_STATES)
     return states.get(name) if isinstance(states, dict) else None
+
+
+def config_without_images(cfg: Config) -> Config:
+    """Return a config without single images and their labels, as a checkpoint may be published.
+
+    Corrected labels (``CorrectedLabels.changes``) and the few labelled target images
+    (``data_preprocessor.labelled_target``) are listed by name. The config that a run writes into
+    its folder keeps them.
+
+    Args:
+        cfg: A run's config. It isn't changed.
+
+    Returns:
+        The same config, if it lists none.
+    """
+    left_out: list[str] = []
+    found = _without_images(cfg.to_dict(), left_out)
+    return Config(found, format_python_code=False) if left_out else cfg
+
+
+def _without_images(value: Any, left_out: list[str]) -> Any:
+    if isinstance(value, dict):
+        value = {key: _without_images(inner, left_out) for key, inner in value.items()}
+        for key, empty in (('changes', []), ('labelled_target', None)):
+            listed = isinstance(value.get(key), (list, tuple))
+            if listed and (key != 'changes' or type_name(value) == 'CorrectedLabels'):
+                value[key] = empty
+                left_out.append(key)
+    elif type(value) in (list, tuple):
+        value = type(value)(_without_images(one, left_out) for one in value)
+    return value
 
 
 def newest_whole_checkpoint(work_dir: str | Path, resumable: bool = True) -> Path | None:

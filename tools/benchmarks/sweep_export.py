@@ -2,7 +2,8 @@
 
 Each network is built with random weights, written as ONNX and as a torch.export program, and both
 are run: they agree where no logit differs by more than 1e-4 of the largest. Failures are listed
-with torch's reason. Results are written as they come, and a stopped sweep goes on.
+with torch's reason. Results are written as they come, and a stopped sweep goes on. Families of
+mmpretrain that differ in how they train alone share a network, which is tried once.
 
     nice -n 15 python tools/benchmarks/sweep_export.py
     nice -n 15 python tools/benchmarks/sweep_export.py --only timm --minutes 20
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
+import resource
+import signal
 import sys
 import tempfile
 import time
@@ -22,26 +25,22 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 TOLERANCE = 1e-4
-PATIENCE = 600  # seconds for one network
+PATIENCE = 900  # seconds of CPU time for one network, however busy the machine is
 FORMATS = ('onnx', 'torch_export')
-#: A small architecture of each family, timm's networks for tests first.
+#: What of a config doesn't change the network that predicts.
+TRAINING = ('init_cfg', 'frozen_stages', 'drop_path_rate', 'drop_rate', 'loss', 'topk', 'cal_acc')
+#: A small architecture out of each of 60 of timm's modules.
 TIMM = """
-test_resnet test_convnext test_convnext2 test_convnext3 test_efficientnet test_efficientnet_evos
-test_efficientnet_gn test_efficientnet_ln test_mambaout test_nfnet test_byobnet test_vit test_vit2
-test_vit3 test_vit4 resnet18 resnet18d resnext50_32x4d seresnet18 resnetv2_50 resnest14d
-res2net50_26w_4s regnetx_002 regnety_002 efficientnet_lite0 tf_efficientnet_lite0 efficientnet_b0
-tf_efficientnetv2_b0 mnasnet_050 mobilenetv2_050 mobilenetv3_small_050
-tf_mobilenetv3_small_minimal_100 mobilenetv4_conv_small_035 fbnetc_100 hardcorenas_a lcnet_050
-tinynet_e ghostnet_050 rexnet_100 convnext_atto convnextv2_atto densenet121 dla34 dla46_c dpn48b
-vgg11 inception_v3 xception41p hrnet_w18_small cspresnet50 cspdarknet53 selecsls42b repvgg_a0
-mobileone_s0 vovnet39a eca_nfnet_l0 gernet_s botnet26t_256 halonet26t lambda_resnet26t
-deit_tiny_patch16_224 deit_tiny_distilled_patch16_224 vit_tiny_patch16_224
-swin_tiny_patch4_window7_224 swinv2_cr_tiny_224 mixer_s32_224 gmlp_ti16_224 resmlp_12_224
-levit_128s pvt_v2_b0 poolformer_s12 mobilevit_xxs edgenext_xx_small efficientformer_l1 fastvit_t8
-xcit_nano_12_p16_224 cait_xxs24_224 coat_tiny crossvit_tiny_240 pit_ti_224
-tnt_s_legacy_patch16_224 twins_pcpvt_small visformer_tiny nest_tiny sequencer2d_s davit_tiny
-maxvit_rmlp_pico_rw_256 repvit_m0_9 inception_next_atto starnet_s1 shvit_s1 efficientvit_b0
-efficientvit_m0 tiny_vit_5m_224 hiera_tiny_224 mambaout_femto
+test_resnet test_convnext efficientnet_lite0 test_mambaout test_nfnet test_byobnet test_vit
+resnetv2_50 resnest14d res2net50_26w_4s regnety_002 mobilenetv3_small_050 hardcorenas_a
+ghostnet_050 rexnet_100 densenet121 dla46_c dpn48b vgg11 inception_v3 xception41p hrnet_w18_small
+cspresnet50 selecsls42b vovnet39a halonet26t deit_tiny_distilled_patch16_224
+swin_tiny_patch4_window7_224 swinv2_cr_tiny_224 gmlp_ti16_224 levit_128s pvt_v2_b0 poolformer_s12
+mobilevit_xxs edgenext_xx_small efficientformer_l1 fastvit_t8 xcit_nano_12_p16_224
+cait_xxs24_224 coat_tiny crossvit_tiny_240 pit_ti_224 tnt_s_legacy_patch16_224 twins_pcpvt_small
+visformer_tiny nest_tiny sequencer2d_s davit_tiny maxvit_rmlp_pico_rw_256 repvit_m0_9
+inception_next_atto starnet_s1 shvit_s1 efficientvit_b0 efficientvit_m0 tiny_vit_5m_224
+hiera_tiny_224 eva02_tiny_patch14_224 focalnet_tiny_srf mvitv2_tiny
 """
 
 
@@ -58,7 +57,7 @@ def mmpretrain_names() -> list[str]:
     import stock_models
     import yaml
 
-    found = []
+    found = {}
     for path in sorted(stock_models.CONFIGS.glob('*/metafile.yml')):
         models = (yaml.safe_load(path.read_text(encoding='utf-8')) or {}).get('Models') or []
         sized = sorted(
@@ -69,9 +68,26 @@ def mmpretrain_names() -> list[str]:
             config = Path(config.removeprefix('configs/'))
             file = stock_models.CONFIGS / config
             if file.is_file() and stock_models._is_classifier(file):
-                found.append(config.as_posix())
+                found.setdefault(_network(file), config.as_posix())
                 break
-    return found
+    return list(found.values())
+
+
+def _network(file: Path) -> str:
+    """Return what makes two configs the same network, whatever it learns from."""
+    from mmengine.config import Config
+
+    try:
+        cfg = Config.fromfile(file)
+        size = _size(cfg)
+    except Exception:
+        return str(file)
+    model = cfg.model.to_dict()
+    parts = {key: model.get(key) for key in ('backbone', 'neck', 'head', 'model_name')}
+    for part in parts.values():
+        for training in TRAINING if isinstance(part, dict) else ():
+            part.pop(training, None)
+    return json.dumps([parts, size], sort_keys=True, default=str)
 
 
 NAMES = dict(timm=timm_names, mmpretrain=mmpretrain_names)
@@ -111,10 +127,11 @@ def _size(cfg) -> int:
 def export_one(library: str, name: str) -> dict:
     """Export one network in all formats; returns what came of it."""
     import numpy as np
+    import onnxruntime
     import torch
     from torch import nn
 
-    from tl_plugin.apis.export.graphs import INPUT, write_graph
+    from tl_plugin.apis.export.graphs import INPUT, export_program, write_program
 
     class Logits(nn.Module):
         def __init__(self, model: nn.Module) -> None:
@@ -129,17 +146,21 @@ def export_one(library: str, name: str) -> dict:
     network = Logits(model)
     expected = network(images).numpy()
     result = {'parameters': sum(p.numel() for p in model.parameters())}
-    for format in FORMATS:
-        began = time.perf_counter()
+    began = time.perf_counter()
+    try:
+        program, any_number = export_program(network, images, False)
+    except Exception as error:
+        seconds = round(time.perf_counter() - began, 1)
+        failed = dict(status='failed', reason=_reason(error), seconds=seconds)
+        return {**result, **dict.fromkeys(FORMATS, failed)}
+    batches = [images] if any_number else [images[:1], images[1:]]
+    for format in reversed(FORMATS):  # writing an ONNX file changes the program
         try:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, {'onnx': 'a.onnx', 'torch_export': 'a.pt2'}[format])
-                any_number = write_graph(network, images, False, path, format, lambda _: {})
-                batches = [images] if any_number else [images[:1], images[1:]]
+                write_program(program, path, format, {})
                 if format == 'onnx':
-                    import onnxruntime
-
-                    session = onnxruntime.InferenceSession(path)
+                    session = onnxruntime.InferenceSession(path, _one_thread(onnxruntime))
                     found = [session.run(None, {INPUT: one.numpy()})[0] for one in batches]
                 else:
                     module = torch.export.load(path).module()
@@ -150,9 +171,20 @@ def export_one(library: str, name: str) -> dict:
             if status == 'differs':
                 result[format]['reason'] = f'logits differ by {apart:.1e} of the largest'
         except Exception as error:
-            result[format] = dict(status='failed', reason=' '.join(str(error).split())[:300])
+            result[format] = dict(status='failed', reason=_reason(error))
         result[format]['seconds'] = round(time.perf_counter() - began, 1)
+        began = time.perf_counter()
     return result
+
+
+def _reason(error: BaseException) -> str:
+    return ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
+
+
+def _one_thread(onnxruntime):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return options
 
 
 def sweep(libraries: list[str], out: Path, minutes: float | None) -> dict:
@@ -161,7 +193,11 @@ def sweep(libraries: list[str], out: Path, minutes: float | None) -> dict:
     # In turns, so that a sweep that is stopped has seen some of each library.
     todo = [pair for pair in chain(*zip_longest(*names)) if pair]
     found = json.loads(out.read_text()) if out.is_file() else {}
-    results = found.get('results', {})
+    results = {
+        library: {name: v for name, v in models.items() if (library, name) in todo}
+        for library, models in found.get('results', {}).items()
+    }
+    _import_all()
     end = None if minutes is None else time.monotonic() + 60 * minutes
     for library, name in todo:
         if name in results.get(library, {}):
@@ -176,24 +212,54 @@ def sweep(libraries: list[str], out: Path, minutes: float | None) -> dict:
     return json.loads(out.read_text())
 
 
-def _apart(library: str, name: str) -> dict:
-    command = [sys.executable, '-W', 'ignore', __file__, '--one', library, name]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE, env=_environment()
+def _import_all() -> None:
+    """Import once what each process needs: they are forks of this one."""
+    import onnxruntime  # noqa: F401
+    import stock_models  # noqa: F401
+    import timm  # noqa: F401
+    import torch
+
+    import tl_plugin  # noqa: F401
+    from tl_plugin.apis.export.graphs import write_graph
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        write_graph(
+            torch.nn.Conv2d(3, 4, 3),
+            torch.randn(2, 3, 8, 8),
+            False,
+            Path(folder, 'a.onnx'),
+            'onnx',
+            lambda _: {},
         )
-    except subprocess.TimeoutExpired:
-        return {key: dict(status='failed', reason=f'over {PATIENCE} s') for key in FORMATS}
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{')]
-    if lines:
-        return json.loads(lines[-1])
-    reason = (done.stderr.strip().splitlines() or [f'exit status {done.returncode}'])[-1][:300]
-    return dict(not_built=reason)
 
 
-def _environment() -> dict:
-    paths = [str(FOLDER.parents[1]), os.environ.get('PYTHONPATH', '')]
-    return {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, paths))}
+def _apart(library: str, name: str) -> dict:
+    context = multiprocessing.get_context('fork')
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(send, library, name))
+    process.start()
+    send.close()
+    try:
+        return receive.recv()
+    except EOFError:
+        process.join()
+        over = process.exitcode == -signal.SIGXCPU
+        reason = f'over {PATIENCE} s' if over else f'the process ended with {process.exitcode}'
+        return {format: dict(status='failed', reason=reason) for format in FORMATS}
+    finally:
+        process.kill()
+        process.join()
+
+
+def _send(connection, library: str, name: str) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (PATIENCE, PATIENCE + 10))
+    with open(os.devnull, 'w') as nothing:
+        sys.stdout = sys.stderr = nothing
+        try:
+            connection.send(export_one(library, name))
+        except Exception as error:
+            connection.send(dict(not_built=_reason(error)))
 
 
 def _about() -> dict:
@@ -225,10 +291,10 @@ def main() -> None:
     parser.add_argument('--only', choices=list(NAMES), help='one library')
     parser.add_argument('--out', type=Path, default=FOLDER / 'results' / 'sweep_export.json')
     parser.add_argument('--minutes', type=float, help='begin no network after so long')
-    parser.add_argument('--one', nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument('--one', nargs=2, metavar=('LIBRARY', 'NAME'), help='one network')
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(export_one(*args.one)))
+        print(json.dumps(export_one(*args.one), indent=1))
         return
     content = sweep([args.only] if args.only else list(NAMES), args.out, args.minutes)
     print(json.dumps(content['summary'], indent=1))

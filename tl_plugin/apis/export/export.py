@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-import tl_plugin
+from tl_plugin.analysis.card import origin_of, write_card
 from tl_plugin.datasets.wrappers import inner_configs
 from tl_plugin.evaluation.calibration import Calibration, calibration_path
 from tl_plugin.reliability.class_sets import dataset_classes, has_several_labels
@@ -25,7 +24,6 @@ from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.stack.options import type_name
 from tl_plugin.stack.protocol import TARGET
 
-from .card import write_card
 from .check import Agreement, check_agreement, compare
 from .graphs import GRAPHS, check_installed, write_graph
 from .images import (
@@ -47,6 +45,8 @@ WEIGHTS = {
     'mmpretrain': '',
 }
 FORMATS = (*GRAPHS, *WEIGHTS)
+#: Format -> what loads it, where its name doesn't say.
+LIBRARIES = {'torch_export': 'pytorch', 'torchscript': 'pytorch'}
 PRECISIONS = ('fp32', 'fp16', 'int8')
 STANDALONE = Path(__file__).with_name('predict_folder.py')
 
@@ -160,6 +160,7 @@ def export_model(
                 format,
                 test_pipeline(source.cfg),
             )
+        notes += _adaptation_notes(source.cfg)
         check_agreement(found, bits=16 if precision == 'fp16' else 32)
         for line in [*found.lines(), *notes]:
             say(line)
@@ -171,7 +172,11 @@ def export_model(
         datasets = {name: build_dataset(loader) for name, loader in source.loaders.items()}
         names = [file.name for file in files]
         lines = [*found.lines(), *notes]
-        text = write_card(target.stem, checkpoint, source.metadata, datasets, names, lines)
+        weights = fingerprint(source.trained.weights)
+        library = LIBRARIES.get(format, format)
+        text = write_card(
+            target.stem, checkpoint, source.metadata, datasets, names, lines, weights, library
+        )
         write_text(path, text)
         files.append(path)
     return Exported(files, found, notes)
@@ -198,10 +203,36 @@ def _check_arguments(format: str, precision: str, preprocessing: bool) -> None:
         check_installed()
 
 
+def _check_statistics(cfg: Config, meta: dict) -> None:
+    """Refuse a checkpoint whose batch statistics are not those that the config's test takes.
+
+    Raises:
+        ValueError: If an ``AdaBNHook`` would adapt them, and the checkpoint is of a run without it.
+    """
+    hooks = {type_name(hook) for hook in cfg.get('custom_hooks') or []}
+    if 'AdaBNHook' in hooks and 'AdaBNHook' not in (meta.get('cfg') or 'AdaBNHook'):
+        raise ValueError(
+            "this config's AdaBNHook gives the model the target's batch statistics before each "
+            'test, and the checkpoint, which was written without it, has others. Write one that '
+            'has them: tools/train.py CONFIG --strategy adabn no_training --cfg-options '
+            'load_from=CHECKPOINT'
+        )
+
+
+def _adaptation_notes(cfg: Config) -> list[str]:
+    if type_name(cfg.model) != 'TestTimeClassifier':
+        return []
+    return [
+        'The config adapts while it predicts, and the file does not: it has the weights of the '
+        'checkpoint (custom_hooks.TestTimeAdaptationHook.save=True writes adapted ones).'
+    ]
+
+
 def _read(
     cfg: Config, checkpoint: str | Path, domain: str, images: Sequence[str], num_images: int
 ) -> _Source:
     trained = load_trained(cfg, checkpoint, domain)
+    _check_statistics(cfg, trained.meta)
     pipeline = test_pipeline(cfg)
     if images:
         missing = [folder for folder in images if not Path(folder).is_dir()]
@@ -261,15 +292,8 @@ def _metadata(
             'channels': 'RGB' if preprocessor.to_rgb or not loads else 'BGR',
         },
         'provenance': {
-            'checkpoint': Path(checkpoint).name,
-            'sha256': hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
-            'model': str(trained.config.model.type),
-            'epoch': meta.get('epoch'),
-            'iter': meta.get('iter'),
-            'seed': meta.get('seed'),
+            **origin_of(checkpoint, meta, str(trained.config.model.type)),
             'exported': datetime.now().astimezone().isoformat(timespec='seconds'),
-            'tl_plugin': tl_plugin.__version__,
-            'torch': str(torch.__version__),
         },
     }
 

@@ -73,16 +73,30 @@ def write_graph(
     if format == 'torchscript':
         _write_torchscript(network, example, path, metadata(True))
         return True
-    program, any_number = _exported(network, example, sizes)
-    if format == 'torch_export':
-        content = {METADATA: json.dumps(metadata(any_number))}
-        torch.export.save(program, path, extra_files=content)
-    else:
-        _write_onnx(program, path, metadata(any_number))
+    program, any_number = export_program(network, example, sizes)
+    write_program(program, path, format, metadata(any_number))
     return any_number
 
 
-def _exported(network: nn.Module, example: Tensor, sizes: bool) -> tuple[Any, bool]:
+def write_program(program: Any, path: Path, format: str, metadata: Mapping[str, Any]) -> None:
+    """Write a program of torch.export to a file, as 'torch_export' or as 'onnx'."""
+    if format == 'torch_export':
+        torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
+    else:
+        _write_onnx(program, path, metadata)
+
+
+def export_program(network: nn.Module, example: Tensor, sizes: bool) -> tuple[Any, bool]:
+    """Export a network with torch.export: the program, and whether it takes any number of images.
+
+    Args:
+        network: Takes one tensor and returns one.
+        example: Of the input, at least two images.
+        sizes: Whether the program is to take images of any size.
+
+    Raises:
+        NotExportableError: With torch's reason.
+    """
     places = (1, 2) if example.dtype == torch.uint8 else (2, 3)
     free = dict.fromkeys(places, torch.export.Dim.DYNAMIC) if sizes else {}
     try:

@@ -166,6 +166,8 @@ class Reference:
         self.model = revert_sync_batchnorm(build_model(importable(cfg), weights=False)).eval()
         self.model.load_state_dict(checkpoint_weights(checkpoint)[0], strict=False)
         announce_domain(self.model, domain)
+        if hasattr(self.model, 'begin_adaptation'):
+            self.model.begin_adaptation(False)
         self.temperature = temperature
 
     def preprocess(self, inputs: Tensor) -> Tensor:

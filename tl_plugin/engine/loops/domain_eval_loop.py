@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.evaluator import Evaluator
+from mmengine.evaluator import DumpResults, Evaluator
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 from mmpretrain.registry import LOOPS
@@ -170,6 +171,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return what a validation or test loop would measure now, without calling any hook.
 
+    Predictions are not written to files, which are those of the loop's own run.
+
     Args:
         runner: The runner.
         loop: A ``ValLoop`` or ``TestLoop``, over one domain or several.
@@ -188,14 +191,25 @@ def evaluate(
             if only is not None and name and name not in only:
                 continue
             announce_domain(model, name or TARGET)
-            for batch in loader:
-                with autocast(enabled=loop.fp16):
-                    outputs = model.val_step(batch)
-                if on_batch is not None:
-                    on_batch(name, outputs)
-                evaluator.process(data_samples=outputs, data_batch=batch)
-            metrics = evaluator.evaluate(len(loader.dataset))
+            with _writing_no_file(evaluator):
+                for batch in loader:
+                    with autocast(enabled=loop.fp16):
+                        outputs = model.val_step(batch)
+                    if on_batch is not None:
+                        on_batch(name, outputs)
+                    evaluator.process(data_samples=outputs, data_batch=batch)
+                metrics = evaluator.evaluate(len(loader.dataset))
             prefix = f'{name}/' if name else ''
             found.update({f'{prefix}{key}': value for key, value in metrics.items()})
         announce_domain(model, TARGET)
     return found
+
+
+@contextmanager
+def _writing_no_file(evaluator: Evaluator) -> Iterator[None]:
+    own = evaluator.metrics
+    evaluator.metrics = [metric for metric in own if not isinstance(metric, DumpResults)]
+    try:
+        yield
+    finally:
+        evaluator.metrics = own

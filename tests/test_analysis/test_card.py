@@ -7,11 +7,13 @@ from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 from tests.folders import build, folder, make_folders
-from tl_plugin.apis.export.card import content_hash, rung_of, write_card
+from tl_plugin.analysis.card import content_hash, rung_of, write_card
 from tl_plugin.ladder.records import DomainResult, LadderResults, Recommendation, RungResult
+from tl_plugin.reliability.fingerprint import fingerprint
 
 METADATA = dict(
     classes=['circle', 'line', 'square'], input={}, provenance=dict(checkpoint='epoch_4.pth')
@@ -43,6 +45,9 @@ def run(tmp_path):
         recommendation=Recommendation('dann', ['It is the cheapest.'], 'target/score'),
     )
     (tmp_path / 'climbed' / 'results.json').write_text(json.dumps(results.to_json()))
+    known = dict(truth=[0, 1, 2, 0, 1, None], predicted=[0, 1, 2, 2, 0, 1])
+    confident = dict(source=dict(**known, confidence=[0.92, 0.92, 0.72, 0.72, 0.82, 1.0]))
+    (here / 'predictions.json').write_text(json.dumps(confident))
     data = {name: build(folder(make_folders(tmp_path / name, 2))) for name in ('here', 'there')}
     return SimpleNamespace(
         folder=tmp_path / 'climbed',
@@ -52,8 +57,8 @@ def run(tmp_path):
     )
 
 
-def card(run) -> str:
-    return write_card('model', run.checkpoint, METADATA, run.data, ['model.onnx'], ['as it was'])
+def card(run, **more) -> str:
+    return write_card('model', run.checkpoint, METADATA, run.data, ['a.onnx'], **more)
 
 
 def test_figures_are_those_of_the_records(run):
@@ -66,31 +71,51 @@ def test_figures_are_those_of_the_records(run):
     for said in (
         '| source | 91.2 | 85.5 to 95.0 | 80 of 0 | -3.5 |',
         '| target | not known | not known | 0 of 50 | not known |',
-        'Expected on target without its labels: 61.5% (90% interval 55.0 to 70.0)',
+        'Estimated on target without its labels: 61.5% (90% interval 55.0 to 70.0)',
         'On the source it lost 3.5 points.',
         'It is the cheapest.',
         'Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016',
         'python tools/train.py a.py',
-        'torch 9.8.7',
+        'torch, trained with: 9.8.7',
+        'It learned from source images with labels and target images without labels.',
         '*(to fill in)*',
-        'tools/calibrate.py was not run',
+        'its mean confidence is 82.0%, right are 60.0%, the expected calibration error is 28.4% (5',
+        'temperature was not fitted (tools/calibrate.py)',
         'tools/test.py --corruptions was not run',
     ):
         assert said in body, said
 
 
 def test_corruptions_and_calibration_are_shown_where_they_were_measured(run):
+    weights = {'head.fc.bias': torch.zeros(3)}
+    torch.save(dict(state_dict=weights), run.checkpoint)
     curve = dict(clean=90.0, mean_error=31.5, mce=88.8, corruptions=dict(blur=[80, 75, 70, 60, 50]))
-    record = dict(baseline='source_only', domains=dict(target=curve))
+    record = dict(
+        checkpoint='epoch_4.pth',
+        weights=fingerprint(weights),
+        baseline='source_only',
+        domains=dict(target=curve),
+    )
     run.checkpoint.with_suffix('.corruptions.json').write_text(json.dumps(record))
     calibrated = dict(
-        temperature=1.5, images=40, fitted_on='source', error_before=0.12, error_after=0.034
+        temperature=1.5,
+        images=40,
+        fitted_on='source',
+        error_before=0.12,
+        error_after=0.034,
+        checkpoint='these',
     )
     run.checkpoint.with_suffix('.calibration.json').write_text(json.dumps(calibrated))
-    text = card(run)
+    text = card(run, weights='these')
     assert '| blur | 80.0 | 75.0 | 70.0 | 60.0 | 50.0 |' in text
-    assert 'mean corruption error 31.5, 88.8 in percent of source_only' in text
-    assert '12.0% as trained, 3.4% with a temperature of 1.500, on 40 images' in text
+    assert '1 corruption 31.5%, over corruptions 88.8% of the errors of source_only (mCE)' in text
+    calibrated = '12.0% as trained, 3.4% with a temperature of 1.500, on 40 images'
+    assert calibrated in text
+    # Of a model that was trained again, neither holds.
+    torch.save(dict(state_dict={'head.fc.bias': torch.ones(3)}), run.checkpoint)
+    text = card(run, weights='others')
+    assert '| blur |' not in text and calibrated not in text
+    assert 'The calibration beside the checkpoint is of other weights' in text
 
 
 def test_without_records_nothing_is_claimed(run, tmp_path):

@@ -16,16 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
-from tl_plugin.analysis.corruption_curves import corruptions_path
+import tl_plugin
 from tl_plugin.datasets.wrappers import image_infos, inner_datasets
 from tl_plugin.evaluation.calibration import calibration_path
+from tl_plugin.functional import expected_error
 from tl_plugin.reliability.files import read_json
 from tl_plugin.strategies import available_strategies, describe
 
+from .corruption_curves import curves_in_words, curves_of
+
 FILL_IN = '*(to fill in)*'
 UNKNOWN = 'not known'
+#: What rungs learn from, in words.
+LEARNED_FROM = {
+    'source': 'source images with labels',
+    'target': 'target images without labels',
+    'labelled_target': 'the target images that have labels',
+}
 
 
 def find_record(name: str, checkpoint: str | Path) -> Path | None:
@@ -56,34 +66,59 @@ def rung_of(results: Mapping, checkpoint: str | Path) -> dict | None:
     return None
 
 
+def origin_of(checkpoint: str | Path, meta: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return where a model comes from, without a path of this machine.
+
+    Args:
+        checkpoint: Its file.
+        meta: Of the checkpoint.
+        model: Type of the model.
+    """
+    return {
+        'checkpoint': Path(checkpoint).name,
+        'sha256': hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+        'model': model,
+        'epoch': meta.get('epoch'),
+        'iter': meta.get('iter'),
+        'seed': meta.get('seed'),
+        'tl_plugin': tl_plugin.__version__,
+        'torch': str(torch.__version__),
+    }
+
+
 def write_card(
     name: str,
     checkpoint: str | Path,
     metadata: Mapping[str, Any],
     datasets: Mapping[str, Any],
     files: Sequence[str],
-    agreement: Sequence[str],
+    agreement: Sequence[str] = (),
+    weights: str | None = None,
+    library: str = 'mmpretrain',
 ) -> str:
-    """Return the card of an exported model.
+    """Return the card of a model.
 
     Args:
         name: The model's.
-        checkpoint: That it was exported from; the records of its run lie around it.
-        metadata: Of the export.
+        checkpoint: The model, or what it was exported from; the records of its run lie around it.
+        metadata: ``classes``, and ``provenance`` as :func:`origin_of` returns it.
         datasets: Domain -> the data set that the domain is tested on.
-        files: What was written beside the card.
-        agreement: How near these come to the checkpoint, in sentences.
+        files: What belongs to the model.
+        agreement: How near an export comes to the checkpoint, in sentences. Defaults to ().
+        weights: Fingerprint of the weights that predict: a calibration of others is left out.
+            Defaults to None, no calibration is looked for.
+        library: That loads the model. Defaults to 'mmpretrain'.
     """
     found = find_record('results.json', checkpoint)
     results = read_json(found) if found else None
     rung = rung_of(results, checkpoint) if results else None
     parts = [
-        _front_matter(name, metadata, rung),
+        _front_matter(name, library, rung),
         f'# {name}',
         _what(metadata, rung),
-        _data(datasets, checkpoint),
+        _data(datasets, checkpoint, results),
         _accuracy(rung, results),
-        _calibration(checkpoint),
+        _calibration(checkpoint, rung, weights),
         _corruptions(checkpoint),
         _limits(rung),
         '\n'.join(['## Files', '', *(f'- `{file}`' for file in files), '', *_items(agreement)]),
@@ -93,12 +128,12 @@ def write_card(
     return '\n\n'.join(part.strip('\n') for part in parts if part) + '\n'
 
 
-def _front_matter(name: str, metadata: Mapping[str, Any], rung: Mapping | None) -> str:
+def _front_matter(name: str, library: str, rung: Mapping | None) -> str:
     tags = ['image-classification', 'transfer-learning']
     content: dict[str, Any] = dict(
         license='other',
         license_name='to-fill-in',
-        library_name='onnx' if 'input' in metadata else 'mmpretrain',
+        library_name=library,
         pipeline_tag='image-classification',
         tags=tags,
     )
@@ -124,7 +159,7 @@ def _what(metadata: Mapping[str, Any], rung: Mapping | None) -> str:
         + (f': {", ".join(metadata["classes"])}.' if metadata['classes'] else '.')
     ]
     if rung:
-        lines += ['', f'It is the rung `{rung["name"]}` of a ladder. {rung["about"]}'.strip()]
+        lines += ['', f'It is the rung `{rung["name"]}` of a ladder. {rung["about"]}'.strip(), '']
         known = available_strategies()
         for strategy in rung['strategies']:
             if strategy in known:
@@ -134,7 +169,8 @@ def _what(metadata: Mapping[str, Any], rung: Mapping | None) -> str:
                 )
             else:
                 lines.append(f'- `{strategy}`')
-        lines.append(f'\nIt learned from: {rung["data"]}.')
+        data = (LEARNED_FROM.get(part, part) for part in rung['data'].split('+'))
+        lines.append(f'\nIt learned from {" and ".join(data)}.')
     else:
         lines += ['', 'No `results.json` of a ladder lies around its checkpoint.']
     return '\n'.join(lines)
@@ -151,7 +187,7 @@ def _paper(overlay: Path) -> str:
     return ' '.join(line.lstrip('# ').strip() for line in text.splitlines()).strip()
 
 
-def _data(datasets: Mapping[str, Any], checkpoint: str | Path) -> str:
+def _data(datasets: Mapping[str, Any], checkpoint: str | Path, results: Mapping | None) -> str:
     rows = [
         f'| {domain} | {_name(dataset)} | {len(dataset):,} | `{content_hash(dataset)}` |'
         for domain, dataset in datasets.items()
@@ -168,10 +204,12 @@ def _data(datasets: Mapping[str, Any], checkpoint: str | Path) -> str:
         f'Where they come from, who may use them: {FILL_IN}',
     ]
     findings = find_record('findings.json', checkpoint)
-    if findings:
-        advice = (read_json(findings) or {}).get('advice') or {}
-        reasons = advice.get('reasons') or advice.get('sentences') or []
-        lines += ['', 'The diagnosis of the two domains said:', '', *_items(map(str, reasons))]
+    if findings is None and results:
+        findings = Path(results['config']).with_name('findings.json')
+    advice = ((read_json(findings) if findings else None) or {}).get('advice')
+    if advice:
+        said = [advice['headline'], *advice['reasons']]
+        lines += ['', 'The diagnosis of the two domains said:', '', *_items(said)]
     return '\n'.join(lines)
 
 
@@ -218,8 +256,9 @@ def _accuracy(rung: Mapping | None, results: Mapping | None) -> str:
     lines = [
         '## Accuracy',
         '',
-        f'Percent of test images that are right, over {len(rung["seeds"])} seed(s); change in '
-        'points against the model that learned from the source alone.',
+        f'Percent of test images that are right, of {len(rung["seeds"])} '
+        f'run{"s" if len(rung["seeds"]) > 1 else ""}; change in points against the model that '
+        'learned from the source alone.',
         '',
         '| domain | accuracy | 95% interval | labelled images | change |',
         '| --- | ---: | ---: | ---: | ---: |',
@@ -235,44 +274,64 @@ def _accuracy(rung: Mapping | None, results: Mapping | None) -> str:
         if found.get('expected_accuracy') is not None:
             value, interval = found['expected_accuracy'], _interval(found['expected_interval'])
             lines.append(
-                f'\nExpected on {domain} without its labels: {value:.1f}% (90% interval '
-                f'{interval}).'
+                f'\nEstimated on {domain} without its labels: {value:.1f}% (90% interval '
+                f'{interval}); shifts unlike any degradation of images put it far off.'
+            )
+        elif found.get('no_expected_accuracy'):
+            lines.append(
+                f'\nNo estimate on {domain} without its labels: {found["no_expected_accuracy"]}.'
             )
     return '\n'.join(lines)
 
 
-def _calibration(checkpoint: str | Path) -> str:
-    found = read_json(calibration_path(checkpoint))
-    if not found:
-        return f'## Calibration\n\n{UNKNOWN}: tools/calibrate.py was not run on it.'
-    before, after = (100 * found[key] for key in ('error_before', 'error_after'))
-    return (
-        '## Calibration\n\n'
-        f'Expected calibration error {before:.1f}% as trained, {after:.1f}% with a temperature of '
-        f'{found["temperature"]:.3f}, on {found["images"]:,} images: {found["fitted_on"]}.'
-    )
+def _calibration(checkpoint: str | Path, rung: Mapping | None, weights: str | None) -> str:
+    lines = ['## Calibration', '']
+    found = read_json(calibration_path(checkpoint)) if weights else None
+    predicted = read_json(Path(checkpoint).with_name('predictions.json')) if rung else None
+    for domain, one in (predicted or {}).items():
+        known = [index for index, label in enumerate(one['truth']) if label is not None]
+        if known:
+            confidence = torch.tensor([one['confidence'][index] for index in known])
+            right = torch.tensor([one['truth'][i] == one['predicted'][i] for i in known])
+            lines.append(
+                f'- On {domain} test images, as trained: its mean confidence is '
+                f'{100 * confidence.mean().item():.1f}%, right are {100 * right.float().mean():.1f}'
+                f'%, the expected calibration error is '
+                f'{100 * expected_error(confidence, right):.1f}% ({len(known):,} images).'
+            )
+    if found and found['checkpoint'] == weights:
+        before, after = (100 * found[key] for key in ('error_before', 'error_after'))
+        lines.append(
+            f'- Expected calibration error {before:.1f}% as trained, {after:.1f}% with a '
+            f'temperature of {found["temperature"]:.3f}, on {found["images"]:,} images: '
+            f'{found["fitted_on"]}.'
+        )
+    elif found:
+        lines.append('- The calibration beside the checkpoint is of other weights: left out.')
+    else:
+        lines.append('- Its temperature was not fitted (tools/calibrate.py).')
+    return '\n'.join(lines)
 
 
 def _corruptions(checkpoint: str | Path) -> str:
-    found = read_json(corruptions_path(checkpoint))
-    if not found:
+    found = curves_of(checkpoint) if Path(checkpoint).is_file() else None
+    if found is None:
         return f'## Corruptions\n\n{UNKNOWN}: tools/test.py --corruptions was not run on it.'
-    lines = ['## Corruptions', '', 'Accuracy in percent at severities 1 to 5.', '']
-    for domain, about in found['domains'].items():
+    lines = [
+        '## Corruptions',
+        '',
+        'Accuracy in percent on test images under corruptions (`DegradeQuality` of tl_plugin) at '
+        'severities 1 to 5.',
+        '',
+    ]
+    for (domain, one), words in zip(found.domains.items(), curves_in_words(found)):
         lines += [
-            f'On {domain}, without any: {about["clean"]:.1f}; mean corruption error '
-            f'{about["mean_error"]:.1f}'
-            + (
-                f', {about["mce"]:.1f} in percent of {found["baseline"]}'
-                if about.get('mce') is not None
-                else ''
-            )
-            + '.',
+            f'{words[0].upper()}{words[1:]}.',
             '',
-            '| corruption | 1 | 2 | 3 | 4 | 5 |',
+            f'| on {domain} | 1 | 2 | 3 | 4 | 5 |',
             '| --- | ---: | ---: | ---: | ---: | ---: |',
         ]
-        for name, curve in about['corruptions'].items():
+        for name, curve in one.corruptions.items():
             lines.append(f'| {name} | {" | ".join(f"{value:.1f}" for value in curve)} |')
         lines.append('')
     return '\n'.join(lines)
@@ -302,10 +361,12 @@ def _commands(rung: Mapping | None) -> str:
 
 
 def _versions(metadata: Mapping[str, Any], results: Mapping | None) -> str:
-    origin = metadata['provenance']
-    trained = (results or {}).get('versions') or {}
-    lines = [f'- {name} {version}' for name, version in trained.items() if version]
-    lines += [f'- {name}: {value}' for name, value in origin.items() if value is not None]
+    # What trained the model and what wrote the card may be of other versions.
+    trained = {
+        f'{name}, trained with': v for name, v in ((results or {}).get('versions') or {}).items()
+    }
+    found = {**trained, **metadata['provenance']}
+    lines = [f'- {name}: {value}' for name, value in found.items() if value is not None]
     return '\n'.join(['## Versions and origin', '', *lines])
 
 
