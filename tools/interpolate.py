@@ -1,4 +1,4 @@
-"""Mix the weights of a source model and the adapted one (WiSE-FT): a sweep, a checkpoint."""
+"""Mix the weights of a source model and adapted ones (WiSE-FT, greedy soup) into a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,12 +26,17 @@ def parse_args() -> Namespace:
     )
     add_config_arguments(parser)
     parser.add_argument('source', help='checkpoint of the source model')
-    parser.add_argument('adapted', help='checkpoint of the adapted model')
+    parser.add_argument(
+        'adapted',
+        nargs='+',
+        help='checkpoint of the adapted model; of several that started from the source model, the '
+        'mean of those that help is taken',
+    )
     parser.add_argument(
         '--alphas',
         nargs='+',
         type=float,
-        help='weights of the adapted model; by default 0, 0.1, ... 1',
+        help='weights of the one adapted model; by default 0, 0.1, ... 1',
     )
     parser.add_argument(
         '--statistics',
@@ -59,9 +64,13 @@ def parse_args() -> Namespace:
         '--work-dir',
         type=Path,
         help='where checkpoint, curve and JSON go; by default '
-        'interpolation/ beside the adapted checkpoint',
+        'interpolation/ beside the first adapted checkpoint',
     )
     args = parser.parse_args()
+    if args.alphas and len(args.adapted) > 1:
+        parser.error(
+            f'--alphas are parts of the way to one model, and {len(args.adapted)} are named'
+        )
     args.alphas = args.alphas or [step / 10 for step in range(11)]
     if not all(0 <= alpha <= 1 for alpha in args.alphas):
         parser.error(f'--alphas are parts of the way in [0, 1], got {args.alphas}')
@@ -79,6 +88,7 @@ def main() -> None:
 
         from tl_plugin.engine.interpolation import (
             Interpolation,
+            Soup,
             checkpoint_weights,
             choose,
             plain_model_config,
@@ -88,30 +98,34 @@ def main() -> None:
         from tl_plugin.reliability.files import write_whole
         from tl_plugin.reporting.progress import progress
 
-        folder = args.work_dir or Path(args.adapted).parent / 'interpolation'
-        (source, _), (adapted, meta) = (
-            checkpoint_weights(path) for path in (args.source, args.adapted)
-        )
+        folder = args.work_dir or Path(args.adapted[0]).parent / 'interpolation'
+        source, _ = checkpoint_weights(args.source)
+        read = {path: checkpoint_weights(path) for path in args.adapted}
+        models, meta = {path: state for path, (state, _) in read.items()}, read[args.adapted[0]][1]
         cfg = plain_model_config(load_config(args.config, args.strategy, args.cfg_options))
         cfg.log_level = 'WARNING'
-        interpolation = Interpolation(
-            build_runner(prepare(cfg, work_dir=folder)),
-            source,
-            adapted,
-            args.statistics,
-            args.statistics_images,
-            args.metric,
+        runner = build_runner(prepare(cfg, work_dir=folder))
+        options = dict(
+            statistics=args.statistics,
+            statistics_images=args.statistics_images,
+            metric=args.metric,
         )
+        if len(models) == 1:
+            interpolation = Interpolation(runner, source, *models.values(), **options)
+            sweep, length = interpolation.sweep(args.alphas), len(args.alphas) + 2
+        else:
+            interpolation = Soup(runner, source, models, **options)
+            sweep, length = interpolation.cook(args.rule, args.budget), 3 * len(models) + 1
         points = []
-        with progress('Evaluating', len(args.alphas) + 2) as advance:
-            for point in interpolation.sweep(args.alphas):
+        with progress('Evaluating', length) as advance:
+            for point in sweep:
                 points.append(point)
                 advance(1)
         choice = choose(points, args.rule, args.budget, interpolation.target_metric)
 
         about = dict(
             source=str(args.source),
-            adapted=str(args.adapted),
+            adapted=args.adapted[0] if len(models) == 1 else args.adapted,
             config=str(args.config),
             metric=args.metric,
             target_metric=interpolation.target_metric,
@@ -120,19 +134,24 @@ def main() -> None:
             statistics=interpolation.statistics,
             statistics_images=args.statistics_images,
         )
-        checkpoint = folder / 'interpolated.pth'
+        checkpoint = folder / ('interpolated.pth' if len(models) == 1 else 'soup.pth')
         write_whole(checkpoint, _checkpoint(interpolation, choice.point, meta, about))
         write_interpolation(folder, points, choice, **about)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(_table(points, choice, interpolation.target_metric))
-    console.print(f'Chosen: alpha {choice.point.alpha:g}, {choice.why}.', highlight=False)
-    console.print(f'Written: {checkpoint}, interpolation.json, interpolation.png', soft_wrap=True)
+    soup = ', '.join(choice.point.models)
+    what = f'the mean of {soup}' if soup else f'alpha {choice.point.alpha:g}'
+    console.print(f'Chosen: {what}, {choice.why}.', highlight=False, soft_wrap=True)
+    files = 'soup.json' if soup else 'interpolation.json, interpolation.png'
+    console.print(f'Written: {checkpoint}, {files}', soft_wrap=True)
 
 
 def _checkpoint(interpolation: Interpolation, point: Point, meta: dict, about: dict) -> bytes:
     import torch
 
     about = {**about, 'alpha': point.alpha, 'batch_statistics': point.statistics}
+    if point.models:
+        about['models'] = list(point.models)
     buffer = io.BytesIO()
     content = {'meta': {**meta, 'interpolation': about}, 'state_dict': interpolation.weights(point)}
     torch.save(content, buffer)
@@ -146,7 +165,7 @@ def _table(points: list[Point], choice: Choice, target_metric: str) -> Table:
     before = points[0]  # the source model as it is
     rows = [
         (
-            f'{point.alpha:.2f}',
+            '\n'.join(point.models) or f'{point.alpha:.2f}',
             point.statistics,
             f'{point.source:.2f}',
             f'{point.source - before.source:+.2f}',
@@ -154,11 +173,13 @@ def _table(points: list[Point], choice: Choice, target_metric: str) -> Table:
             f'{point.target - before.target:+.2f}',
             'chosen' if point == choice.point else '',
         )
-        for point in sorted(points, key=lambda point: point.alpha)
+        for point in (points if before.models else sorted(points, key=lambda point: point.alpha))
     ]
     target = 'target score' if target_metric == LABEL_FREE else 'target %'
-    columns = ('alpha', 'batch statistics', 'source %', 'change', target, 'change ', '')
-    return make_table('Between the source model (0) and the adapted one (1)', columns, rows)
+    first = 'mean of' if before.models else 'alpha'
+    columns = (first, 'batch statistics', 'source %', 'change', target, 'change ', '')
+    title = 'Between the source model (0) and the adapted one (1)'
+    return make_table('Means of models' if before.models else title, columns, rows)
 
 
 if __name__ == '__main__':

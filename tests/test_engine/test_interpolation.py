@@ -16,11 +16,12 @@ from tl_plugin.engine.interpolation import (
     LABEL_FREE,
     Interpolation,
     Point,
+    Soup,
     checkpoint_weights,
     choose,
     plain_model_config,
 )
-from tl_plugin.functional import interpolate_weights
+from tl_plugin.functional import average_weights, interpolate_weights
 from tl_plugin.reliability.checkpoints import read_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +65,13 @@ class TestWeights:
         source, adapted = ({'w': torch.randn(100) * 1e3} for _ in range(2))
         assert torch.equal(interpolate_weights(source, adapted, 0.0)['w'], source['w'])
         assert torch.equal(interpolate_weights(source, adapted, 1.0)['w'], adapted['w'])
+
+    def test_a_mean_is_numpys_and_of_one_model_its_own(self):
+        models = [{'w': torch.randn(50) * 1e3, 'n': torch.tensor(step)} for step in range(3)]
+        expected = np.mean([model['w'].double().numpy() for model in models], axis=0)
+        found = average_weights(models)
+        np.testing.assert_allclose(found['w'], expected, rtol=1e-6)
+        assert found['n'] == 2 and torch.equal(average_weights(models[:1])['w'], models[0]['w'])
 
     def test_heads_of_different_widths_are_told(self):
         source, adapted = ({'head.fc.weight': torch.zeros(width, 4)} for width in (3, 5))
@@ -182,6 +190,71 @@ class TestSweep:
             checkpoint_weights(tmp_path / 'missing.pth')
 
 
+class TestSoup:
+    #: Which models a mean is of -> accuracy on source and target, in percent.
+    ACCURACIES = {
+        'source': (90.0, 50.0),
+        'bad': (90.0, 20.0),
+        'tuned': (80.0, 70.0),
+        'mild': (89.5, 55.0),
+        'mild+tuned': (89.2, 68.0),
+        'mild+tuned+source': (89.8, 66.0),
+        'bad+mild+tuned': (89.9, 68.5),
+    }
+
+    def _soup(self, checkpoints, folder, **options):
+        cfg = plain_model_config(_config(folder))
+        cfg.experiment_name = f'soup_{torch.rand(1).item()}'
+        source, adapted = (checkpoint_weights(path)[0] for path in checkpoints)
+        models = {'tuned': {name: adapted[name] for name in source}}
+        for name, factor in (('mild', 0.5), ('bad', -1.0)):
+            models[name] = interpolate_weights(source, models['tuned'], factor)
+        return Soup(Runner.from_cfg(cfg), source, models, **options)
+
+    def _by_hand(self, rule, budget):
+        """The paper's recipe 1 over the table above, inside the budget."""
+        table = self.ACCURACIES
+        key = (lambda s, t: t) if rule == 'budget' else (lambda s, t: s + t)
+        allowed = [n for n, (s, _) in table.items() if rule == 'mean' or s >= 90 - budget]
+        singles = ('source', 'tuned', 'mild', 'bad')
+        soup = [max((n for n in singles if n in allowed), key=lambda n: key(*table[n]))]
+        for name in sorted(singles, key=lambda n: -table[n][1]):
+            trial = '+'.join(sorted({*soup, name}, key=('bad', 'mild', 'tuned', 'source').index))
+            best = key(*table['+'.join(sorted(soup, key=('bad', 'mild', 'tuned', 'source').index))])
+            if name not in soup and trial in allowed and key(*table[trial]) > best:
+                soup.append(name)
+        return {*soup}
+
+    @pytest.mark.parametrize(('rule', 'budget'), [('budget', 1.0), ('budget', 0.0), ('mean', 0.0)])
+    def test_it_is_the_greedy_recipe(self, rule, budget, checkpoints, tmp_path, monkeypatch):
+        soup = self._soup(checkpoints, tmp_path, statistics=[])
+
+        def measure(alpha, statistics, models=()):
+            name = '+'.join(sorted(models, key=('bad', 'mild', 'tuned', 'source').index))
+            return Point(alpha, *self.ACCURACIES.get(name, (0.0, 0.0)), statistics, models)
+
+        monkeypatch.setattr(soup, '_measure', measure)
+        points = list(soup.cook(rule, budget))
+        found = choose(points, rule, budget).point
+        assert {*found.models} == self._by_hand(rule, budget)
+        assert [point.models[0] for point in points[:4]] == ['source', 'tuned', 'mild', 'bad']
+
+    def test_weights_and_statistics_are_the_mean_or_estimated(self, checkpoints, tmp_path):
+        soup = self._soup(checkpoints, tmp_path)
+        points = list(soup.cook())
+        kinds = {(len(point.models), point.statistics) for point in points}
+        assert {(1, 'own'), (2, 'estimated'), (2, 'interpolated')} <= kinds
+        pair = next(point for point in points if point.statistics == 'interpolated')
+        found = soup.weights(pair)
+        for name in ('head.fc.weight', 'backbone.bn1.running_var'):
+            mean = sum(soup.models[model][name] for model in pair.models) / len(pair.models)
+            torch.testing.assert_close(found[name], mean)
+        estimated = soup.weights(pair._replace(statistics='estimated'))
+        assert torch.equal(estimated['head.fc.weight'], found['head.fc.weight'])
+        name = 'backbone.bn1.running_var'
+        assert not torch.allclose(estimated[name], found[name])
+
+
 def test_the_tool_writes_what_it_says(checkpoints, tmp_path):
     cfg = _config(tmp_path)
     cfg.custom_imports = dict(imports=['tests.toy', 'tl_plugin'])
@@ -254,6 +327,20 @@ class TestLoop:
         points = list(interpolation.sweep([0.5]))
         assert interpolation.target_metric == 'label_free/information_maximization'
         assert all(abs(point.target) < 3 < point.source for point in points)
+
+    def test_several_adapted_models_make_a_soup(self, checkpoints, tmp_path):
+        again = tmp_path / 'again.pth'
+        again.write_bytes(checkpoints[1].read_bytes())
+        adapted = [str(checkpoints[1]), str(again)]
+        runner = self._train(checkpoints, tmp_path / 'run', adapted=adapted, alphas=None)
+        written = json.loads((tmp_path / 'run/soup.json').read_text())
+        assert written['adapted'] == adapted and runner.iter == 0
+        first = [point['models'] for point in written['points']][:3]
+        assert first == [['source'], *([path] for path in adapted)]
+        assert written['chosen']['models']
+        assert not (tmp_path / 'run/interpolation.png').exists()
+        with pytest.raises(ValueError, match='names 2, whose mean is taken: leave alphas out'):
+            self._train(checkpoints, tmp_path, adapted=adapted)
 
     def test_what_it_needs_is_named(self, checkpoints, tmp_path):
         with pytest.raises(ValueError, match=r'set load_from .* and train_cfg\.adapted'):

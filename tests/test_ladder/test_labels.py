@@ -34,13 +34,12 @@ def climb_here(jobs, display, stop, devices):
     for job in jobs:
         if job.result():
             continue
-        checkpoints = [
-            other.result().checkpoint if other else None
-            for other in (job.start, job.adapted, job.baseline)
-        ]
+        start, baseline = (
+            other.result().checkpoint if other else None for other in (job.start, job.baseline)
+        )
         make_folder(job)
-        place(job.ready, job.folder, *checkpoints[:2])
-        run_rung(job.folder, job.key, checkpoints[2])
+        place(job.ready, job.folder, start, [each.result().checkpoint for each in job.adapted])
+        run_rung(job.folder, job.key, baseline)
     return [], {}
 
 

@@ -74,8 +74,10 @@ def test_interpolation_is_given_its_two_models_and_both_domains(cfg, tmp_path):
     config = ready(cfg, 'interpolation')
     assert config.train_dataloader.dataset.quality == 'clean'
     assert config.train_cfg.target_dataloader.dataset == dict(quality='field', split='train')
-    placed = Config.fromfile(place(config, tmp_path, 'source.pth', 'tuned.pth'))
-    assert (placed.load_from, placed.train_cfg.adapted) == ('source.pth', 'tuned.pth')
+    for adapted in (['tuned.pth'], ['tuned.pth', 'other.pth']):
+        placed = Config.fromfile(place(config, tmp_path, 'source.pth', adapted))
+        expected = adapted if adapted[1:] else 'tuned.pth'
+        assert (placed.load_from, placed.train_cfg.adapted) == ('source.pth', expected)
     cfg.ladder.pop('target_dataloader')
     assert 'target_dataloader' not in ready(cfg, 'interpolation').train_cfg
 
@@ -88,7 +90,7 @@ def test_a_budget_reaches_the_rungs_that_keep_to_one(cfg):
         for name in rungs
         if content_key(ready_config(cfg, rungs[name], 0, budget=2.5), None) != keys[name]
     }
-    assert changed == {'dann_retention', 'interpolation', 'adapted_interpolation'}
+    assert changed == {'dann_retention', 'interpolation', 'adapted_interpolation', 'soup'}
     assert ready_config(cfg, rungs['interpolation'], 0, 2.5).train_cfg.budget == 2.5
     hooks = ready_config(cfg, rungs['dann_retention'], 0, 2.5).custom_hooks
     assert [hook.budget for hook in hooks if hook.type == 'RetentionHook'] == [2.5]

@@ -38,6 +38,9 @@ LABELLED_RUNGS = [
 ]
 
 
+USUAL = [name for name, rung in read_rungs({}).items() if rung.by_default]
+
+
 def test_default_rungs_in_order_of_cost():
     rungs = read_rungs({})
     assert list(rungs) == [
@@ -51,16 +54,19 @@ def test_default_rungs_in_order_of_cost():
         'surgical_fine_tune',
         'auto_rgn',
         'fine_tune_l2_sp',
+        'lora',
         'joint_training',
         'dann',
         'dann_retention',
         'self_training',
         'interpolation',
         'adapted_interpolation',
+        'soup',
     ]
+    assert [rung.name for rung in rungs.values() if not rung.by_default] == ['lora', 'soup']
     # Only those that say so get target labels.
     labelled = [rung.name for rung in rungs.values() if 'labelled_target' in rung.data]
-    assert labelled == LABELLED_RUNGS[1:-1]
+    assert [name for name in labelled if name != 'lora'] == LABELLED_RUNGS[1:-1]
     assert [rung.name for rung in rungs.values() if rung.data == 'all'] == ['self_training']
     assert all(rung.about.endswith('.') for rung in rungs.values())
 
@@ -71,14 +77,14 @@ def test_default_rungs_in_order_of_cost():
         ([], SOURCE_RUNGS, None),
         (['target_dataloader'], TARGET_RUNGS, 'dann'),
         (['labelled_target_dataloader'], LABELLED_RUNGS, 'fine_tune'),
-        (list(SETTINGS), list(read_rungs({})), 'fine_tune'),
+        (list(SETTINGS), USUAL, 'fine_tune'),
     ],
 )
 def test_every_rung_is_there_whenever_its_data_is(given, expected, towards):
     settings = {name: SETTINGS[name] for name in given}
     chosen, missing = select_rungs(read_rungs(settings), None, settings)
     assert names(chosen) == expected
-    assert set(missing) == set(read_rungs({})) - set(expected)
+    assert set(missing) == set(USUAL) - set(expected)
     found = {rung.name: rung.towards for rung in chosen if rung.towards}
     assert found.get('interpolation') == ((towards,) if towards else None)
     assert found.get('adapted_interpolation', ('self_training',)) == ('self_training',)
@@ -94,10 +100,25 @@ def test_interpolation_goes_to_the_model_that_is_asked_for():
         select_rungs(rungs, ['interpolation'], {})
 
 
+def test_a_soup_is_made_of_what_is_asked_for_or_has_data():
+    rungs = read_rungs(SETTINGS)
+    chosen, _ = select_rungs(rungs, ['soup', 'dann', 'lora'], SETTINGS)
+    assert names(chosen) == ['source_only', 'lora', 'dann', 'soup']
+    assert chosen[-1].mixed_with == ('dann',)  # lora is no ingredient
+    few = dict(labelled_target_dataloader=SETTINGS['labelled_target_dataloader'])
+    chosen, _ = select_rungs(read_rungs(few), ['soup'], few)
+    tuned = ('fine_tune', 'surgical_fine_tune', 'auto_rgn', 'fine_tune_l2_sp', 'joint_training')
+    assert chosen[-1].mixed_with == tuned and names(chosen) == ['source_only', *tuned, 'soup']
+    with pytest.raises(ValueError, match=r"'soup' can't .* it builds on fine_tune"):
+        select_rungs(read_rungs({}), ['soup'], {})
+    with pytest.raises(ValueError, match=r"soup.ingredients is 'fine', which is no rung"):
+        read_rungs(dict(rungs=dict(soup=dict(ingredients=['fine']))))
+
+
 def test_adabn_is_left_out_where_there_is_no_batch_norm():
     rungs = read_rungs(SETTINGS)
     chosen, missing = select_rungs(rungs, None, SETTINGS, has_batch_norm=lambda: False)
-    assert set(rungs) - set(names(chosen)) == {'adabn'}
+    assert set(USUAL) - set(names(chosen)) == {'adabn'}
     assert 'no batch norm' in missing['adabn']
     with pytest.raises(ValueError, match="'adabn' can't be climbed: the network has no batch norm"):
         select_rungs(rungs, ['adabn'], SETTINGS, has_batch_norm=lambda: False)

@@ -1,9 +1,9 @@
-"""Interpolate weights between a source model and an adapted one (WiSE-FT) and choose one."""
+"""Mix the weights of a source model and adapted ones (WiSE-FT, model soups) and choose a mix."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +12,13 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner, set_random_seed
 from torch import Tensor
 
-from tl_plugin.functional import check_same_network, interpolate_weights
+from tl_plugin.functional import average_weights, check_same_network, interpolate_weights
 from tl_plugin.reliability.data_identity import check_source_and_target
 from tl_plugin.reliability.files import write_json, write_whole
 from tl_plugin.reporting.plots import plot_interpolation
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import type_name
-from tl_plugin.stack.protocol import adaptation_model
+from tl_plugin.stack.protocol import SOURCE, adaptation_model
 
 from .batch_statistics import estimate_batch_statistics, norm_layers
 from .layers import LayerMap
@@ -39,18 +39,20 @@ class Point(NamedTuple):
     """One interpolated model and its validation metrics.
 
     Attributes:
-        alpha: Weight of the adapted model: 0 is the source model, 1 the adapted one.
+        alpha: Weight of the adapted model or models: 0 is the source model, 1 without it.
         source: Metric on source validation images, in percent.
         target: Metric on target validation images, in percent; a label-free score where they have
             no labels.
         statistics: Where the batch norms' statistics come from: 'estimated' at this alpha,
             'interpolated' like weights, or the checkpoint's 'own'.
+        models: Names of the models whose mean it is, in a soup.
     """
 
     alpha: float
     source: float
     target: float
     statistics: str
+    models: tuple[str, ...] = ()
 
 
 class Choice(NamedTuple):
@@ -166,19 +168,15 @@ class Interpolation:
         """Return the runner's model without its wrapper."""
         return unwrap(self.runner.model)
 
-    def _comparable(
-        self, source: dict[str, Tensor], adapted: dict[str, Tensor]
-    ) -> list[dict[str, Tensor]]:
-        """Select the weights of both models that can be interpolated."""
+    def _comparable(self, *models: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Select the weights of models, the source model first, that can be interpolated."""
         model = self.model
         by_domain = any(name.startswith(_SOURCE_STATISTICS) for name in model.state_dict())
         unused = LayerMap.training_only(model)
-        states = [
-            {n: v for n, v in each.items() if not n.startswith(unused)}
-            for each in (source, adapted)
-        ]
-        check_same_network(*states)
-        if not by_domain and any(n.startswith(_SOURCE_STATISTICS) for n in {*source, *adapted}):
+        states = [{n: v for n, v in each.items() if not n.startswith(unused)} for each in models]
+        for each in states[1:]:
+            check_same_network(states[0], each)
+        if not by_domain and any(n.startswith(_SOURCE_STATISTICS) for each in models for n in each):
             raise ValueError(
                 'a checkpoint keeps batch statistics by domain and the config has them jointly: '
                 'set model.domain_specific_bn=True (--cfg-options '
@@ -187,7 +185,7 @@ class Interpolation:
         if not by_domain:
             return states
         unused = tuple(name for name in unused if name != _SOURCE_STATISTICS)
-        return [self._with_statistics(each, unused) for each in (source, adapted)]
+        return [self._with_statistics(each, unused) for each in models]
 
     def _with_statistics(
         self, state: dict[str, Tensor], unused: tuple[str, ...]
@@ -220,11 +218,15 @@ class Interpolation:
             if alpha not in (0, 1):
                 yield self._measure(alpha, 'interpolated')
 
+    def mixed(self, point: Point) -> dict[str, Tensor]:
+        """Return a point's weights, before batch statistics are estimated."""
+        return interpolate_weights(self.source, self.adapted, point.alpha)
+
     def weights(self, point: Point) -> dict[str, Tensor]:
         """Load a point's weights into the runner's model and return its ``state_dict``."""
         model = self.model
         # Parts that are used in training alone stay as they are.
-        model.load_state_dict(interpolate_weights(self.source, self.adapted, point.alpha), False)
+        model.load_state_dict(self.mixed(point), False)
         if point.statistics == 'estimated':
             # The same images, augmented alike, at every alpha.
             set_random_seed(self.runner.seed)
@@ -253,8 +255,8 @@ class Interpolation:
             count = max(self.statistics_images // loader.batch_size, 1)
             yield from (batch for batch in islice(loader, count) if len(batch['inputs']) > 1)
 
-    def _measure(self, alpha: float, statistics: str) -> Point:
-        self.weights(Point(alpha, 0.0, 0.0, statistics))
+    def _measure(self, alpha: float, statistics: str, models: tuple[str, ...] = ()) -> Point:
+        self.weights(Point(alpha, 0.0, 0.0, statistics, models))
         found = evaluate(self.runner, self.runner.val_loop)
         if f'target/{self.metric}' not in found and f'target/{LABEL_FREE}' in found:
             self.target_metric = LABEL_FREE
@@ -265,7 +267,63 @@ class Interpolation:
                     f'the validation gives no {name}, but {", ".join(found)}: name one of them '
                     '(without the domain) as the metric'
                 )
-        return Point(alpha, *(float(found[name]) for name in names), statistics)
+        return Point(alpha, *(float(found[name]) for name in names), statistics, models)
+
+
+class Soup(Interpolation):
+    """Average models that started from one, those that help by validation (greedy soup).
+
+    Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy
+    without increasing inference time", ICML 2022, arXiv 2203.05482.
+
+    Args:
+        runner: As in :class:`Interpolation`.
+        source: The source model's ``state_dict``, which may be part of a soup as any other.
+        models: Name -> ``state_dict`` of the adapted models.
+        **options: ``statistics``, ``statistics_images``, ``metric``: as in :class:`Interpolation`.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        source: dict[str, Tensor],
+        models: Mapping[str, dict[str, Tensor]],
+        **options: Any,
+    ) -> None:
+        super().__init__(runner, source, next(iter(models.values())), **options)
+        states = self._comparable(source, *models.values())
+        self.models = dict(zip((SOURCE, *models), states))
+
+    def cook(self, rule: str = 'budget', budget: float = 1.0) -> Iterator[Point]:
+        """Measure each model, then the best one with each other, the best of these first.
+
+        A model stays in the soup if that is better by the rule, see :func:`choose`, which finds the
+        soup among all points: the source model alone is inside any budget.
+
+        Args:
+            rule: See :func:`choose`.
+            budget: See :func:`choose`.
+
+        Yields:
+            Every point, as soon as it is measured.
+        """
+        points = []
+        for name in self.models:
+            points.append(self._measure(float(name != SOURCE), 'own', (name,)))
+            yield points[-1]
+        for single in sorted(points, key=lambda point: -point.target):
+            best = choose(points, rule, budget, self.target_metric).point
+            models = (*best.models, *single.models)
+            if single.models[0] in best.models:
+                continue
+            alpha = sum(name != SOURCE for name in models) / len(models)
+            for statistics in ('estimated', 'interpolated')[not self._loaders :]:
+                points.append(self._measure(alpha, statistics, models))
+                yield points[-1]
+
+    def mixed(self, point: Point) -> dict[str, Tensor]:
+        """Return the mean of a point's models."""
+        return average_weights([self.models[name] for name in point.models])
 
 
 def _train_loaders(cfg: Config) -> dict[str, dict]:
@@ -338,7 +396,7 @@ def check_rule(rule: str, budget: float) -> None:
 def write_interpolation(
     folder: Path, points: Sequence[Point], choice: Choice, target_metric: str, **about: Any
 ) -> None:
-    """Write ``interpolation.json`` and ``interpolation.png`` into a folder.
+    """Write ``interpolation.json`` and ``interpolation.png``, or ``soup.json``, into a folder.
 
     Args:
         folder: The folder.
@@ -348,8 +406,9 @@ def write_interpolation(
         **about: Further entries of the JSON file: checkpoints, rule, images.
     """
     rows, chosen = [point._asdict() for point in points], choice.point._asdict()
+    soup = bool(choice.point.models)
     write_json(
-        folder / 'interpolation.json',
+        folder / ('soup.json' if soup else 'interpolation.json'),
         {
             **about,
             'target_metric': target_metric,
@@ -357,6 +416,8 @@ def write_interpolation(
             'chosen': {**chosen, 'why': choice.why},
         },
     )
+    if soup:
+        return
     labelled = target_metric != LABEL_FREE
     target = f'target validation {"accuracy, %" if labelled else "score, label-free"}'
     write_whole(folder / 'interpolation.png', plot_interpolation(rows, chosen, target))

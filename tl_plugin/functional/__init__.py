@@ -71,6 +71,7 @@ from .predictions import (
     relative_threshold,
 )
 from .retention import (
+    average_weights,
     check_same_network,
     distillation_loss,
     feature_map_distance,
@@ -99,6 +100,7 @@ __all__ = [
     'Standardization',
     'ascent_steps',
     'attraction_and_dispersion',
+    'average_weights',
     'badge_selection',
     'balancing_weights',
     'batch_spectral_penalty',

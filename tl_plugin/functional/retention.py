@@ -178,6 +178,33 @@ def interpolate_weights(
     return mixed
 
 
+def average_weights(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of several models' weights (a model soup).
+
+    Wortsman et al., "Model soups", ICML 2022, arXiv 2203.05482. Integer buffers, such as counters,
+    are the last model's.
+
+    Args:
+        models: The ``state_dict`` of each, at least one, with the same names and shapes.
+
+    Returns:
+        A new ``state_dict``; of one model its own weights to the bit.
+
+    Example:
+        >>> average_weights([{'w': torch.zeros(2)}, {'w': torch.ones(2)}, {'w': torch.ones(2)}])
+        {'w': tensor([0.6667, 0.6667])}
+    """
+    mean = {}
+    for name, last in models[-1].items():
+        if last.is_floating_point() and len(models) > 1:
+            # Summed in double precision, so that their order doesn't count.
+            values = torch.stack([model[name].double() for model in models])
+            mean[name] = values.mean(0).to(last)
+        else:
+            mean[name] = last.clone()
+    return mean
+
+
 def check_same_network(source: Mapping[str, Tensor], adapted: Mapping[str, Tensor]) -> None:
     """Check that two models differ in nothing but the values of their weights.
 

@@ -42,7 +42,7 @@ class Job:
         ready: Its config, not yet placed.
         key: Of its result, see :func:`~tl_plugin.ladder.ready_config.content_key`.
         start: The job whose checkpoint it starts from.
-        adapted: The job whose checkpoint is the second of two models.
+        adapted: The jobs whose checkpoints are mixed with that of ``start``.
         baseline: The job of the source model, which the trained one is compared with.
     """
 
@@ -52,7 +52,7 @@ class Job:
     ready: Config
     key: str
     start: Job | None = None
-    adapted: Job | None = None
+    adapted: tuple[Job, ...] = ()
     baseline: Job | None = None
 
     @property
@@ -63,7 +63,7 @@ class Job:
     @property
     def needs(self) -> list[Job]:
         """Jobs whose checkpoints it needs."""
-        return [job for job in (self.start, self.adapted) if job]
+        return [*([self.start] if self.start else []), *self.adapted]
 
     @property
     def after(self) -> list[Job]:
@@ -116,9 +116,9 @@ def plan(
     for rung in rungs:
         for seed in seeds:
             start = jobs[rung.start, seed] if rung.start else None
-            adapted = jobs[rung.towards[0], seed] if rung.towards else None
+            adapted = tuple(jobs[name, seed] for name in rung.mixed_with)
             ready = ready_config(cfg, rung, seed, budget_source)
-            more = [adapted.key] if adapted else []
+            more = [job.key for job in adapted]
             key = content_key(ready, start.key if start else None, *more)
             folder = work_dir / rung.name / f'seed_{seed}'
             baseline = jobs.get((BASELINE, seed))
@@ -335,7 +335,8 @@ def climb(
 def prepare_folder(job: Job) -> None:
     """Make a job's folder and write its config there, with its start, as far as that is known."""
     make_folder(job)
-    place(job.ready, job.folder, _checkpoint(job.start), _checkpoint(job.adapted))
+    adapted = [_checkpoint(each) for each in job.adapted]
+    place(job.ready, job.folder, _checkpoint(job.start), adapted if all(adapted) else [])
 
 
 def _checkpoint(job: Job | None) -> str | None:

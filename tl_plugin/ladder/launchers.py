@@ -56,9 +56,13 @@ class Launcher(Protocol):
 
 def arguments_of(job: Job) -> list[str]:
     """Return the arguments of :mod:`tl_plugin.ladder.run_rung` for a run."""
-    folders = {'--from-run': job.start, '--adapted-run': job.adapted, '--source-run': job.baseline}
-    named = [[flag, str(other.folder)] for flag, other in folders.items() if other]
-    return [str(job.folder), '--key', job.key, *(text for pair in named for text in pair)]
+    runs = {
+        '--from-run': [job.start] if job.start else [],
+        '--adapted-run': job.adapted,
+        '--source-run': [job.baseline] if job.baseline else [],
+    }
+    named = [[flag, *(str(run.folder) for run in found)] for flag, found in runs.items() if found]
+    return [str(job.folder), '--key', job.key, *(text for words in named for text in words)]
 
 
 def torchrun(processes: int) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def _as_text(value: Any) -> Any:
 
 
 def place(
-    ready: Config, folder: Path, start_checkpoint: str | None, adapted: str | None = None
+    ready: Config, folder: Path, start_checkpoint: str | None, adapted: Sequence[str] = ()
 ) -> Path:
     """Set a ready config's folder and start, and write it there.
 
@@ -157,7 +157,8 @@ def place(
         ready: From :func:`ready_config`. It isn't changed.
         folder: The run's folder.
         start_checkpoint: Checkpoint to start from. None keeps the config's own ``load_from``.
-        adapted: Checkpoint of the second of two models, for ``train_cfg.adapted``.
+        adapted: Checkpoints of the models that are mixed with it, for ``train_cfg.adapted``.
+            Defaults to none.
 
     Returns:
         Path of the written config.
@@ -173,7 +174,7 @@ def place(
     return path
 
 
-def start_from(folder: Path, start_checkpoint: str | None, adapted: str | None = None) -> None:
+def start_from(folder: Path, start_checkpoint: str | None, adapted: Sequence[str] = ()) -> None:
     """Set the start of a run that was placed before the runs which it builds on had ended.
 
     Args:
@@ -187,13 +188,13 @@ def start_from(folder: Path, start_checkpoint: str | None, adapted: str | None =
         write_text(path, placed.pretty_text)
 
 
-def _set_start(placed: Config, start_checkpoint: str | None, adapted: str | None) -> bool:
+def _set_start(placed: Config, start_checkpoint: str | None, adapted: Sequence[str]) -> bool:
     """Set what is given; return whether that changes the config."""
     before = placed.get('load_from'), placed.train_cfg.get('adapted')
     if start_checkpoint is not None:
         placed.load_from = start_checkpoint
-    if adapted is not None:
-        placed.train_cfg.adapted = adapted
+    if adapted:
+        placed.train_cfg.adapted = adapted[0] if len(adapted) == 1 else list(adapted)
     return before != (placed.get('load_from'), placed.train_cfg.get('adapted'))
 
 

@@ -308,7 +308,8 @@ class RungResult:
         strategies: Its overlays.
         data: What it learns from, see :class:`~tl_plugin.ladder.rungs.Rung`.
         start: Rung that it starts from; None for the config's own start.
-        towards: Rung that gave the second of two models; None for other rungs.
+        towards: Rung that gave the second of two models, or those whose models were averaged,
+            separated by commas; None for other rungs.
         seeds: Of its finished runs.
         domains: Domain -> what it reaches there.
         interval_method: A key of :data:`~tl_plugin.evaluation.intervals.METHODS`.

@@ -149,7 +149,7 @@ def summarise(jobs: Sequence[Job], results: Sequence[RunResult]) -> RungResult:
         strategies=list(rung.strategies),
         data=rung.data,
         start=rung.start,
-        towards=first.adapted.rung.name if first.adapted else None,
+        towards=', '.join(job.rung.name for job in first.adapted) or None,
         seeds=[job.seed for job in jobs],
         domains={
             domain: _on(domain, results)

@@ -385,15 +385,21 @@ def main() -> None:
     parser.add_argument(
         '--from-run', type=Path, help='folder of the run whose model it starts from'
     )
-    parser.add_argument('--adapted-run', type=Path, help='folder of the run with the second model')
+    parser.add_argument(
+        '--adapted-run',
+        type=Path,
+        nargs='+',
+        default=[],
+        help='folders of the runs whose models are mixed with it',
+    )
     parser.add_argument('--source-run', type=Path, help='folder of the run with the source model')
     parser.add_argument('--threads', type=int, help='threads of the process')
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none')
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    start, adapted = map(checkpoint_in, (arguments.from_run, arguments.adapted_run))
-    start_from(arguments.folder, start, adapted)
+    adapted = [checkpoint_in(folder) for folder in arguments.adapted_run]
+    start_from(arguments.folder, checkpoint_in(arguments.from_run), adapted)
     source = arguments.source_run
     known = source is not None and (source / RESULT_NAME).is_file()
     run_rung(

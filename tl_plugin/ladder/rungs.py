@@ -63,6 +63,9 @@ class Rung:
         about: Description in plain words, for the report.
         towards: Rungs that may give ``train_cfg.adapted``, the second of two models. The first of
             them that is climbed gives it.
+        ingredients: Rungs whose models together are ``train_cfg.adapted``: of these the ones that
+            are asked for, or else those that are climbed by default and have data.
+        by_default: Whether it is climbed where no rung is asked for by name. Defaults to True.
         prefers_own_weights: Whether it starts from the weights that the config itself names, where
             it names some for the whole network below the head, instead of from ``start``. Defaults
             to False.
@@ -78,6 +81,8 @@ class Rung:
     options: Mapping = field(default_factory=dict)
     about: str = ''
     towards: tuple[str, ...] = ()
+    ingredients: tuple[str, ...] = ()
+    by_default: bool = True
     prefers_own_weights: bool = False
 
     def __post_init__(self) -> None:
@@ -88,11 +93,17 @@ class Rung:
             )
         object.__setattr__(self, 'strategies', tuple(self.strategies))
         object.__setattr__(self, 'towards', tuple(self.towards))
+        object.__setattr__(self, 'ingredients', tuple(self.ingredients))
+
+    @property
+    def mixed_with(self) -> tuple[str, ...]:
+        """Rungs whose models are mixed with that of ``start``; of ``towards``, the first one."""
+        return (*self.towards[:1], *self.ingredients)
 
     @property
     def builds_on(self) -> tuple[str, ...]:
-        """Rungs that have to be climbed before it; of ``towards``, the first one."""
-        return (*filter(None, [self.start]), *self.towards[:1])
+        """Rungs that have to be climbed before it."""
+        return (*filter(None, [self.start]), *self.mixed_with)
 
     @property
     def needs_batch_norm(self) -> bool:
@@ -191,6 +202,15 @@ DEFAULT_RUNGS = (
         "needn't be right on the target.",
     ),
     Rung(
+        'lora',
+        strategies=('lora',),
+        data=LABELLED_TARGET,
+        start='source_only',
+        by_default=False,  # most convolutional networks have nothing that could be adapted
+        about='Trains the last layer and, beside each linear layer below it, the product of two '
+        'narrow matrices on the few target labels; all weights of the source model stay.',
+    ),
+    Rung(
         'joint_training',
         strategies=('source_only',),
         data=SOURCE_AND_LABELLED,
@@ -240,6 +260,20 @@ DEFAULT_RUNGS = (
         start='source_only',
         towards=('self_training', 'dann'),
         about='Trains nothing. The same between the source model and the self-trained one.',
+    ),
+    Rung(
+        'soup',
+        strategies=('interpolation',),
+        data=TWO_MODELS,
+        start='source_only',
+        ingredients=(
+            *('fine_tune', 'surgical_fine_tune', 'auto_rgn', 'fine_tune_l2_sp', 'joint_training'),
+            *('dann', 'self_training'),
+        ),
+        by_default=False,
+        about='Trains nothing. Averages the weights of models that started from the source model: '
+        "the best one on the target's validation images inside the source budget, and each of the "
+        'others that makes the average better.',
     ),
 )
 
@@ -305,7 +339,8 @@ def below(rungs: Mapping[str, Rung], name: str) -> list[str]:
                     f'ladder.rungs.{name} starts from itself, by way of {[*path[1:], lower]}'
                 )
             if lower not in rungs:
-                key = 'start' if lower == rungs[upper].start else 'towards'
+                mixes = 'ingredients' if lower in rungs[upper].ingredients else 'towards'
+                key = 'start' if lower == rungs[upper].start else mixes
                 raise ValueError(
                     f'ladder.rungs.{upper}.{key} is {lower!r}, which is no rung; there are '
                     f'{list(rungs)}'
@@ -351,18 +386,19 @@ def select_rungs(
         else rung
         for name, rung in rungs.items()
     }
+    usual = [name for name, rung in rungs.items() if rung.by_default]
     missing = {}
     for rung in rungs.values():
-        if names is None or rung.name in names:
+        if rung.name in (usual if names is None else names):
             reason = _missing(rung, settings, has_batch_norm, not_validated)
             if reason:
                 missing[rung.name] = reason
     rungs = {
-        name: _choose_towards(rungs, rung, names, settings, not_validated)
+        name: _choose_mixed(rungs, rung, names, settings, not_validated)
         for name, rung in rungs.items()
     }
     for name in rungs:
-        if name in (rungs if names is None else names) and name not in missing:
+        if name in (usual if names is None else names) and name not in missing:
             lacking = {
                 lower: _missing(rungs[lower], settings, not_validated=not_validated)
                 for lower in below(rungs, name)
@@ -370,7 +406,7 @@ def select_rungs(
             reasons = [f'it builds on {lower}: {why}' for lower, why in lacking.items() if why]
             missing.update({name: reasons[0]} if reasons else {})
     if names is None:
-        names = [name for name in rungs if name not in missing]
+        names = [name for name in usual if name not in missing]
     for name in names:
         if name in missing:
             raise ValueError(f"rung {name!r} can't be climbed: {missing[name]}")
@@ -398,21 +434,24 @@ def _missing(
     return None
 
 
-def _choose_towards(
+def _choose_mixed(
     rungs: Mapping[str, Rung],
     rung: Rung,
     names: Sequence[str] | None,
     settings: Mapping,
     not_validated: Mapping[str, str],
 ) -> Rung:
-    """Select the rung that gives the second model: a requested one, or else one that has data."""
+    """Select the rungs that give the other models: those asked for, or else those with data."""
+
+    def ready(known: Sequence[str]) -> list[str]:
+        lacking = [_missing(rungs[name], settings, not_validated=not_validated) for name in known]
+        return [name for name, reason in zip(known, lacking) if not reason]
+
     asked = [name for name in rung.towards if name in (names or ())]
-    ready = [
-        name
-        for name in rung.towards
-        if not _missing(rungs[name], settings, not_validated=not_validated)
-    ]
-    return dataclasses.replace(rung, towards=(*asked, *ready, *rung.towards)[:1])
+    towards = (*asked, *ready(rung.towards), *rung.towards)[:1]
+    asked = [name for name in rung.ingredients if name in (names or ())]
+    found = asked or ready([name for name in rung.ingredients if rungs[name].by_default])
+    return dataclasses.replace(rung, towards=towards, ingredients=found or rung.ingredients)
 
 
 def _in_order(rungs: Mapping[str, Rung]) -> list[str]:

@@ -113,7 +113,8 @@ def _resumable(loop: BaseLoop) -> BaseLoop:
             logger='current',
         )
         return kind.of(loop)
-    if not isinstance(loop, tuple(own.values())):
+    known = isinstance(loop, tuple(own.values())) or getattr(loop, 'resumes_exactly', False)
+    if not known:
         print_log(
             f'ExactResumeHook: {type(loop).__name__} is neither a stock loop nor derived from '
             f'{" or ".join(kind.__name__ for kind in own.values())}: whether it resumes exactly is '

@@ -26,7 +26,10 @@ def test_it_saves_and_validates_what_it_started_from(tmp_path):
     options = {'load_from': str(start), **DOMAINS}
     # Lengths of the config that it takes the place of don't matter, nor does how they are counted.
     cfg = toy_config(tmp_path / 'none', ['no_training'], options, max_iters=7)
+    cfg.custom_hooks = [dict(type='ExactResumeHook')]
     runner = train(cfg)
+    (log,) = (tmp_path / 'none').glob('*/*.log')
+    assert 'whether it resumes exactly' not in log.read_text()  # nothing is left to resume
     assert (runner.epoch, runner.iter) == (1, 0)
     assert not any(parameter.requires_grad for parameter in runner.model.parameters())
     assert 'target/accuracy/top1' in ''.join(runner.message_hub.log_scalars)

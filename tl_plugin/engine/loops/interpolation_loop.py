@@ -19,6 +19,7 @@ from ..interpolation import (
     ALPHAS,
     LABEL_FREE,
     Interpolation,
+    Soup,
     check_rule,
     checkpoint_weights,
     choose,
@@ -38,7 +39,12 @@ class NoTrainingLoop(EpochBasedTrainLoop):
     Args:
         runner: The runner.
         dataloader: The config's ``train_dataloader``; no batch of it is read.
+
+    Attributes:
+        resumes_exactly: Its one epoch is done or begins again, for ``ExactResumeHook``.
     """
+
+    resumes_exactly = True
 
     def __init__(self, runner: Any, dataloader: Any) -> None:
         super().__init__(runner, dataloader, max_epochs=1)
@@ -63,19 +69,23 @@ class NoTrainingLoop(EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class InterpolationLoop(NoTrainingLoop):
-    """Choose a model between the source model and an adapted one (WiSE-FT), by validation alone.
+    """Choose a model between the source model and adapted ones, by validation alone.
 
-    Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv 2109.01903. The
-    source model is the checkpoint that the run starts from (``load_from``). The sweep is written to
-    ``interpolation.json`` and ``interpolation.png`` in the work folder.
+    With one adapted model it is on the way from the source model to that one (WiSE-FT, Wortsman et
+    al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv 2109.01903), with several the
+    mean of those that help (greedy soup, Wortsman et al., "Model soups", ICML 2022, arXiv
+    2203.05482). The source model is the checkpoint that the run starts from (``load_from``). What
+    was tried is written to the work folder: ``interpolation.json`` and ``interpolation.png``, or
+    ``soup.json``.
 
     Args:
         runner: A runner for both models' config, whose validation is a ``DomainValLoop``.
         dataloader: The config's ``train_dataloader``: source images for batch statistics.
-        adapted: Checkpoint of the adapted model.
+        adapted: Checkpoint of the adapted model, or several of models that started from the source
+            model.
         target_dataloader: Target images for batch statistics; what it leaves out is inherited from
             ``train_dataloader``. Defaults to None, none.
-        alphas: Weights of the adapted model, in [0, 1]. Defaults to None, 0, 0.1, ... 1.
+        alphas: Weights of the one adapted model, in [0, 1]. Defaults to None, 0, 0.1, ... 1.
         rule: See :func:`~tl_plugin.engine.interpolation.choose`. Defaults to 'budget'.
         budget: Points of source accuracy that may be lost. Defaults to 1.
         statistics: See :class:`~tl_plugin.engine.interpolation.Interpolation`. Defaults to None.
@@ -91,7 +101,7 @@ class InterpolationLoop(NoTrainingLoop):
         self,
         runner: Any,
         dataloader: Any,
-        adapted: str | None = None,
+        adapted: str | Sequence[str] | None = None,
         target_dataloader: dict | None = None,
         alphas: Sequence[float] | None = None,
         rule: str = 'budget',
@@ -105,6 +115,12 @@ class InterpolationLoop(NoTrainingLoop):
             raise ValueError(
                 'interpolation lies between two models of one network: set load_from to the '
                 "source model's checkpoint and train_cfg.adapted to the adapted one's"
+            )
+        adapted = [adapted] if isinstance(adapted, str) else [*adapted]
+        if len(adapted) > 1 and alphas is not None:
+            raise ValueError(
+                f'alphas are parts of the way to one adapted model, and train_cfg.adapted names '
+                f'{len(adapted)}, whose mean is taken: leave alphas out'
             )
         self.alphas = ALPHAS if alphas is None else tuple(alphas)
         if not self.alphas or not all(0 <= alpha <= 1 for alpha in self.alphas):
@@ -134,19 +150,25 @@ class InterpolationLoop(NoTrainingLoop):
     def change(self, model: Any) -> None:
         """Sweep, choose, and leave the model at the chosen point."""
         source = {name: value.cpu().clone() for name, value in model.state_dict().items()}
-        adapted, _ = checkpoint_weights(self.adapted)
-        interpolation = Interpolation(self.runner, source, adapted, **self.options)
-        points = list(interpolation.sweep(self.alphas))
+        adapted = {path: checkpoint_weights(path)[0] for path in self.adapted}
+        if len(adapted) == 1:
+            interpolation = Interpolation(self.runner, source, *adapted.values(), **self.options)
+            points = list(interpolation.sweep(self.alphas))
+        else:
+            interpolation = Soup(self.runner, source, adapted, **self.options)
+            points = list(interpolation.cook(self.rule, self.budget))
         choice = choose(points, self.rule, self.budget, interpolation.target_metric)
         interpolation.weights(choice.point)
-        print_log(f'Interpolation: alpha {choice.point.alpha:g}, {choice.why}.', logger='current')
+        what = f'mean of {", ".join(choice.point.models)}'
+        what = what if choice.point.models else f'alpha {choice.point.alpha:g}'
+        print_log(f'Interpolation: {what}, {choice.why}.', logger='current')
         on_main_process(
             lambda: write_interpolation(
                 Path(self.runner.work_dir),
                 points,
                 choice,
                 source=str(self.runner._load_from),
-                adapted=str(self.adapted),
+                adapted=self.adapted[0] if len(self.adapted) == 1 else self.adapted,
                 rule=self.rule,
                 budget=self.budget,
                 target_metric=interpolation.target_metric,
