@@ -70,11 +70,15 @@ def test_the_table_and_the_last_lines(climbed):
         assert re.search(rf'{step}: source \d+\.\d%, target \d+\.\d%', text)
         data = '(all|source|target|labelled target|source.labelled target|two models)'
         assert re.search(rf'^ +{name} +{data}', text, re.MULTILINE)
-    last = text.strip().splitlines()[-5:]
+    last = text.strip().splitlines()[-6:]
     assert last[0] == f'Report:  {climbed.work_dir / "report.html"}'
-    assert last[1] == f'Results: {climbed.work_dir / "results.json"}'
-    assert re.match(r'Take \w+\. On validation images \w+ reaches \d+\.\d% of the target', last[2])
-    assert tool_command('train.py', climbed.work_dir) in last[4]
+    assert last[1] == f'Card:    {climbed.work_dir / "card.md"}'
+    assert last[2] == f'Results: {climbed.work_dir / "results.json"}'
+    assert re.match(r'Take \w+\. On validation images \w+ reaches \d+\.\d% of the target', last[3])
+    assert tool_command('train.py', climbed.work_dir) in last[5]
+    card = (climbed.work_dir / 'card.md').read_text()
+    rung = climbed.results['recommendation']['rung']
+    assert f'It is the rung `{rung}` of a ladder.' in card
 
 
 def test_finished_rungs_are_kept_and_a_changed_one_is_run_again(climbed, capsys):

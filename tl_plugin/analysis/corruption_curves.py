@@ -213,6 +213,7 @@ def measure_curves(
     names: Sequence[str],
     seed: int = 0,
     advance: Callable[[], Any] = lambda: None,
+    corruption: Callable[[str, int], Any] | None = None,
 ) -> dict[str, CorruptionCurves]:
     """Evaluate a model on its test images under each corruption at each severity.
 
@@ -225,6 +226,8 @@ def measure_curves(
         names: Of corruptions.
         seed: Of the corruptions. Defaults to 0.
         advance: Called after each evaluation.
+        corruption: From a name and a severity to a transform. Defaults to None, that of
+            ``DegradeQuality``.
 
     Returns:
         Domain -> curves; domains without labelled images are left out.
@@ -242,7 +245,11 @@ def measure_curves(
     found: dict[str, dict[str, list[float]]] = {domain: {} for domain in clean}
     for name in names:
         for severity in SEVERITIES:
-            with corrupted(runner.test_loop, DegradeQuality([name], severity, seed=seed)):
+            if corruption is None:
+                transform = DegradeQuality([name], severity, seed=seed)
+            else:
+                transform = corruption(name, severity)
+            with corrupted(runner.test_loop, transform):
                 now = _accuracies(runner)
             for domain in clean:
                 found[domain].setdefault(name, []).append(now[domain])

@@ -47,6 +47,11 @@ BENCHMARKS = {
     'calibration': ('expected calibration error on a target without labels, by temperature', None),
     'images_to_label': ('50 images chosen by --to-label, against 50 at random', None),
     'drift': ('looks at new images without a false alarm, and corruptions that raise one', None),
+    'corruption_judge': (
+        "our corruptions beside ImageNet-C's by another implementation, on the same images: "
+        "mean errors, ours and the judge's",
+        None,
+    ),
     'test_time': ('test-time adaptation, against the source model, in two kinds of stream', None),
     'sweep_layers': ('how many stock models have layers that pass every check', []),
     'sweep_export': (
