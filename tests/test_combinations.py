@@ -89,7 +89,13 @@ FACTORS = {
     'sampler': ['default', 'infinite'],
     'accumulation': [1, 3],
     'sharpness': [0.0, 0.1],
+    'noise': ['none', 'robust_loss', 'early_learning', 'co_teaching', 'weighted_labels'],
 }
+NOISE_HOOKS = dict(
+    early_learning=dict(type='ImageMemoryHook'),
+    co_teaching=dict(type='SmallLossHook', forget_rate=0.5, ramp=0.5),
+    weighted_labels=dict(type='LabelWeightsHook'),
+)
 TARGET_ALONE = ('aad', 'centroid', 'entropy', 'infomax', 'masked', 'mcc')
 ON_LOGITS = (
     'aad',
@@ -134,10 +140,16 @@ def refusal(case: dict) -> str | None:
             return 'has the latter in any case: set one of the two to False'
         if case.get('sharpness'):
             return 'each change the classification loss by a second pass: take one of the two'
+    noise = case.get('noise')
+    if loop == 'source_free' and noise in ('co_teaching', 'weighted_labels'):
+        return 'source images, and training without a source has none: take it away'
+    if head == 'several' and noise == 'robust_loss':
+        return 'for images of several: leave out the strategy robust_loss'
     if head == 'vit' and case.get('dsbn'):
         return 'domain_specific_bn=True needs batch norms'
     on_logits = case.get('alignment') in ON_LOGITS or case.get('teacher') == 'teacher'
-    if head == 'several' and (on_logits or case.get('regularizer') == 'lwf'):
+    on_logits |= noise == 'early_learning' or case.get('regularizer') == 'lwf'
+    if head == 'several' and on_logits:
         return 'these losses need one class an image, .*MultiLabelLinearClsHead.*: use losses on'
     return None
 
@@ -194,14 +206,21 @@ def make_config(case: dict, folder) -> Config:
             if cfg['type'] == 'PseudoLabelAlignment':
                 cfg['relative'] = False
         regularizer = regularizer and dict(regularizer, images='target')
+    regularizers = {'held': regularizer} if regularizer else {}
+    head = dict(HEADS[case['head']])
+    if case['noise'] == 'early_learning':
+        images = 'target' if case['loop'] == 'source_free' else 'source'
+        regularizers['early'] = dict(type='EarlyLearningRegularizer', images=images)
+    if case['noise'] == 'robust_loss':
+        head['loss'] = dict(type='RobustLoss')
     model = dict(
         type='AdaptationClassifier',
         alignments=alignments,
-        regularizers={'held': regularizer} if regularizer else {},
+        regularizers=regularizers,
         domain_specific_bn=case['dsbn'],
         sharpness_rho=case['sharpness'],
         **NETWORKS.get(case['head'], CONVOLUTIONS),
-        head=HEADS[case['head']],
+        head=head,
         data_preprocessor=dict(
             type='DomainDataPreprocessor',
             mean=[60.0] * 3,
@@ -240,6 +259,13 @@ def make_config(case: dict, folder) -> Config:
         hooks.append(dict(type='SourceModelHook'))
     if case['loop'] == 'cached':
         hooks.append(dict(type='FreezeHook', layers=':-1'))
+    if case['noise'] in NOISE_HOOKS:
+        hooks.append(NOISE_HOOKS[case['noise']])
+    if case['noise'] == 'weighted_labels':
+        folder.mkdir(exist_ok=True)
+        rows = ('file,given,right', 'train/0,red,0.1', 'train/2,blue,0.7')
+        (folder / 'labels.csv').write_text('\n'.join(rows))
+        hooks[-1] = dict(hooks[-1], file=str(folder / 'labels.csv'))
     labelled = loader(batch_size=8, shuffle=False, size=6, **images)
     return Config(
         dict(

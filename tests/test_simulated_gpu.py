@@ -49,7 +49,7 @@ ADAPTATIONS = [
 ONE_DOMAIN = [
     *('bss', 'delta', 'l2_sp', 'lwf', 'bottleneck', 'fine_tune', 'source_only', 'auto_rgn'),
     *('feature_extraction', 'gradual_unfreeze', 'shot', 'aad', 'feature_extraction_cached', 'lora'),
-    'robust_loss',
+    *('robust_loss', 'early_learning', 'co_teaching'),
 ]
 #: Overlays that go with others, and what they are combined with.
 COMBINED = [('dann', 'bottleneck', 'dann_schedule'), ('linear_probe_then_fine_tune',)]

@@ -195,6 +195,7 @@ ELSEWHERE = {
     'retention',
     'shot',
     'similarity',
+    'weighted_labels',
 }
 
 

@@ -45,6 +45,7 @@ class LabelFinding:
         score: 0 to 1; the higher, the more suspicious.
         kind: A key of :data:`KINDS`; '' where nothing stands out.
         reason: In words.
+        right: Probability that the label is right; None where nobody judged.
     """
 
     file: str
@@ -53,6 +54,7 @@ class LabelFinding:
     score: float
     kind: str = ''
     reason: str = ''
+    right: float | None = None
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,7 @@ def _findings(
                 round(float(scores[row]), 4),
                 kind,
                 reason if kind else '',
+                round(float(own[row]), 4),
             )
         )
     return found
@@ -328,7 +331,7 @@ def _with_conflicts(
     for one in findings:
         if one.file in conflicts:
             reason = '; '.join(filter(None, (conflicts[one.file], one.reason)))
-            one = LabelFinding(one.file, one.given, one.likely, one.score, 'copies', reason)
+            one = replace(one, kind='copies', reason=reason)
         found.append(one)
     return sorted(found, key=lambda one: -one.score)
 
@@ -366,7 +369,15 @@ def _by_source_model(
         reason = f'the source model gives {row[best]:.2f} to {other} and {own:.2f} to {item.label}'
         score = round(float((1 + others - own) / 2), 4)
         found.append(
-            LabelFinding(item.name, item.label, other, score, kind, reason if kind else '')
+            LabelFinding(
+                item.name,
+                item.label,
+                other,
+                score,
+                kind,
+                reason if kind else '',
+                round(float(own), 4),
+            )
         )
     found = _with_conflicts(found, conflicts)
     doubted = sum(bool(one.kind) for one in found)

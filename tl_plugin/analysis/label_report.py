@@ -17,7 +17,7 @@ from .label_check import KINDS, LabelFinding, LabelReport
 from .scan import read_item
 
 TABLE_NAME, JSON_NAME, PAGE_NAME = 'labels.csv', 'labels.json', 'labels.html'
-COLUMNS = ('file', 'given', 'likely', 'score', 'kind', 'reason', 'label')
+COLUMNS = ('file', 'given', 'likely', 'score', 'kind', 'reason', 'right', 'label')
 TEMPLATE = Path(__file__).with_name('labels.html.j2')
 #: Thumbnails of a class pair, and of the page.
 SHOWN_OF_PAIR, SHOWN = 24, 600
@@ -58,8 +58,8 @@ def _table(report: LabelReport, absolute: Mapping[str, str]) -> str:
     table = csv.writer(text, lineterminator='\n')
     table.writerow(COLUMNS)
     for one in report.findings:
-        row = absolute[one.file], one.given, one.likely, one.score, one.kind, one.reason, one.given
-        table.writerow(row)
+        thought = one.likely, one.score, one.kind, one.reason, one.right
+        table.writerow([absolute[one.file], one.given, *thought, one.given])
     return text.getvalue()
 
 

@@ -62,6 +62,7 @@ class CorrectedLabels(BaseDataset):
         for number in range(len(self._inside)):
             info = self._inside.get_data_info(number)
             info.pop('sample_idx', None)
+            info['original_idx'] = number
             key = _key(info['img_path'] if info.get('img') is None else number)
             if key in wanted:
                 used.add(key)

@@ -35,7 +35,10 @@ from .frozen_alignment import (
     surest_of_each_class,
 )
 from .label_noise import (
+    early_learning_loss,
+    early_learning_targets,
     generalized_cross_entropy,
+    small_losses,
     soft_targets,
     symmetric_cross_entropy,
 )
@@ -121,6 +124,8 @@ __all__ = [
     'distillation_loss',
     'domain_accuracy',
     'domain_classification_loss',
+    'early_learning_loss',
+    'early_learning_targets',
     'effective_classes',
     'effective_rank',
     'entropy_loss',
@@ -164,6 +169,7 @@ __all__ = [
     'several_domains_accuracy',
     'several_domains_loss',
     'sigmoid_ramp',
+    'small_losses',
     'soft_targets',
     'squared_distances',
     'starting_point_penalty',

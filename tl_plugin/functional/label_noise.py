@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -87,3 +88,79 @@ def symmetric_cross_entropy(
     labelled = targets.sum(dim=1)  # a row of zeros is no label
     reverse = -(log_probabilities.exp() * log_targets).sum(dim=1) * labelled
     return alpha * cross + beta * reverse
+
+
+@full_precision
+def early_learning_targets(
+    targets: Tensor, logits: Tensor, images: Tensor, momentum: float = 0.7
+) -> Tensor:
+    r"""Return the moving averages of the predictions for some images, with these predictions.
+
+    Liu et al., "Early-Learning Regularization Prevents Memorization of Noisy Labels", NeurIPS 2020,
+    arXiv 2007.00151, equation 9: :math:`t_i \leftarrow \beta t_i + (1 - \beta) p_i`. As in the
+    authors' code, probabilities are between 1e-4 and 1 - 1e-4 and then add up to 1.
+
+    Args:
+        targets: Those of the images before, (N, K); zeros at first.
+        logits: Of the images, (N, K). They get no gradient.
+        images: Numbers of the images, (N,). One that comes twice counts with its mean prediction.
+        momentum: beta, in [0, 1). Defaults to 0.7.
+
+    Returns:
+        (N, K), equal for an image that comes twice.
+    """
+    predicted = _bounded_probabilities(logits.detach())
+    predicted = predicted / predicted.sum(dim=1, keepdim=True)
+    same = (images[:, None] == images).to(predicted)
+    predicted = same @ predicted / same.sum(dim=1, keepdim=True)
+    return momentum * targets + (1 - momentum) * predicted
+
+
+@full_precision
+def early_learning_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    r"""Return the early-learning regularization of each image.
+
+    Liu et al., NeurIPS 2020, arXiv 2007.00151, equation 6: :math:`\log(1 - \langle p, t \rangle)`,
+    which is smallest where the prediction is the target.
+
+    Args:
+        logits: (N, K).
+        targets: Of :func:`early_learning_targets`, (N, K).
+
+    Returns:
+        (N,), not positive.
+    """
+    return (1 - (targets * _bounded_probabilities(logits)).sum(dim=1)).log()
+
+
+def _bounded_probabilities(logits: Tensor) -> Tensor:
+    return logits.softmax(dim=1).clamp(min=1e-4, max=1 - 1e-4)
+
+
+def small_losses(losses: Tensor, groups: Tensor, forget_rate: Tensor) -> Tensor:
+    """Return which images have the small losses of a batch, each group of images by itself.
+
+    Han et al., "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels",
+    NeurIPS 2018, arXiv 1804.06872, line 5 of algorithm 1. Of equal losses the earlier counts as the
+    smaller.
+
+    Args:
+        losses: (N,).
+        groups: Number of the group of each, (N,).
+        forget_rate: Largest share of each group that is left out, 0-d, in [0, 1).
+
+    Returns:
+        (N,) bool, true for at least one image of each group.
+
+    Example:
+        >>> losses, group = torch.tensor([0.3, 0.1, 0.2, 0.4]), torch.zeros(4)
+        >>> small_losses(losses, group, torch.tensor(0.5))
+        tensor([False,  True,  True, False])
+    """
+    same = groups[:, None] == groups
+    place = torch.arange(len(losses), device=losses.device)
+    equal = (losses == losses[:, None]) & (place < place[:, None])
+    before = (same & ((losses < losses[:, None]) | equal)).sum(dim=1)
+    # A whole number that a rounding error has lifted is none more.
+    kept = ((1 - forget_rate) * same.sum(dim=1) - 1e-4).ceil()
+    return before < kept

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from tl_plugin.datasets.image_numbers import ImageWeights
 from tl_plugin.stack.options import check_option
 from tl_plugin.stack.protocol import TRAINING_ONLY
 
@@ -30,10 +32,11 @@ from .fitting import (
 )
 from .joint_batch import SOURCE, TARGET, TARGET_STRONG, JointBatch
 from .neighbour_memory import NeighbourMemory
-from .regularizers import Regularizers
+from .regularizers import Regularizer, Regularizers
 from .regularizers.regularizers import Maps
 from .second_pass import second_pass
 from .sharpness import check_sharpness, sharpened
+from .small_losses import small_loss_mean
 from .teacher import Teacher
 
 FEATURE_STAGES = ('neck', 'pre_logits')
@@ -131,7 +134,10 @@ class AdaptationClassifier(ImageClassifier):
         self._interpolates = interpolates(self)
         momentum = self.alignments.teacher_momentum
         self.teacher = None if momentum is None else Teacher(self, momentum)
-        self.register_buffer('class_weights', None, persistent=False)
+        # No buffers: EMAHook pairs a model's with those of a copy, made before these are set.
+        self.class_weights: Tensor | None = None
+        self.forget_rate: Tensor | None = None
+        self._image_weights: ImageWeights | None = None
         self._pseudo_labels: Tensor | None = None
         self._memory: NeighbourMemory | None = None
         self._measures_health = self._keeps_features = False
@@ -271,6 +277,34 @@ class AdaptationClassifier(ImageClassifier):
         device = next(self.parameters()).device
         self.class_weights = None if weights is None else weights.float().to(device)
 
+    def set_image_weights(self, weights: ImageWeights | None) -> None:
+        """Weight source images one by one in the classification loss.
+
+        Args:
+            weights: Of all of them, mean 1; None for equal ones.
+        """
+        self._image_weights = weights
+
+    def set_forget_rate(self, rate: float | None) -> None:
+        """Leave the largest losses of each batch out of the classification loss.
+
+        Each source chooses among its own images, so that a harder one isn't left out as a whole;
+        so do the few labelled target images. All processes choose together.
+
+        Args:
+            rate: Largest share that is left out, in [0, 1); None uses all images.
+        """
+        if rate is None or self.forget_rate is None:
+            # A tensor, so that a compiled step isn't compiled again each time it changes.
+            device = next(self.parameters()).device
+            self.forget_rate = None if rate is None else torch.zeros((), device=device)
+        if rate is not None:
+            self.forget_rate.fill_(rate)
+
+    def memories(self) -> dict[str, Regularizer]:
+        """Return the regularizers that remember something of each training image, by name."""
+        return {name: each for name, each in self.regularizers.items() if each.remembers_images}
+
     def set_pseudo_labels(self, labels: Tensor | None) -> None:
         """Set pseudo-labels of target images, for alignments that read them.
 
@@ -380,7 +414,7 @@ class AdaptationClassifier(ImageClassifier):
         losses = dict(task)
         if self.alignments:
             losses.update(self._alignment_losses(inputs, feats, batch, between))
-        losses.update(self.regularizers(self, inputs, feats, maps, batch.rows))
+        losses.update(self.regularizers(self, inputs, feats, maps, batch))
         if self._measures_health and self.alignments and torch.is_grad_enabled():
             losses.update(gradient_ratios(self.adversaries(), feats, losses))
         if self.sharpness_rho and task and torch.is_grad_enabled():
@@ -411,17 +445,19 @@ class AdaptationClassifier(ImageClassifier):
         self, feats: Any, batch: JointBatch, between: Tensor | None = None
     ) -> dict[str, Tensor]:
         samples = batch.labelled_samples()
-        if not samples:
+        if not samples and self.forget_rate is None:
             return {}
-        options = {}
-        if self.class_weights is not None:
-            options['weight'] = batch.labelled_weights(self.class_weights)
+        weights = batch.labelled_weights(self.class_weights, self._image_weights)
         feats = take_rows(feats, batch.labelled, len(batch))
         if between is None:
-            losses = self.head.loss(feats, samples, **options)
+            loss = partial(self.head.loss, feats, samples)
         else:  # the source's rows come first
             scores = torch.cat([between, self.logits_of(feats)[len(between) :]])
-            losses = self.head._get_loss(scores, samples, **options)
+            loss = partial(self.head._get_loss, scores, samples)
+        if self.forget_rate is None:
+            losses = loss() if weights is None else loss(weight=weights)
+        else:
+            losses = small_loss_mean(loss, batch.labelled_groups, weights, self.forget_rate)
         return {('loss_cls' if key == 'loss' else key): value for key, value in losses.items()}
 
     def _alignment_losses(

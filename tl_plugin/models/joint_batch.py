@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from tl_plugin.datasets.image_numbers import ImageWeights
 from tl_plugin.stack.protocol import SOURCE, TARGET
 
 TARGET_STRONG = 'target_strong'
@@ -128,16 +129,32 @@ class JointBatch(Sequence):
         labels = torch.cat([sample.gt_label for sample in samples])
         return class_weights.index_select(0, labels.to(class_weights.device))
 
-    def labelled_weights(self, class_weights: Tensor | None) -> Tensor | None:
+    def labelled_weights(
+        self, class_weights: Tensor | None, image_weights: ImageWeights | None = None
+    ) -> Tensor | None:
         """Return weights of the labelled images; the few labelled target images count 1 each.
 
         Args:
             class_weights: As in :meth:`source_weights`.
+            image_weights: Of the source images; None for equal ones. Defaults to None.
         """
         weights = self.source_weights(class_weights)
+        if image_weights is not None:
+            own = torch.tensor(image_weights.of(self.samples[self.rows_of(SOURCE)]))
+            device = self.samples[0].gt_label.device if weights is None else weights.device
+            own = own.to(device, non_blocking=True)
+            weights = own if weights is None else own * weights
         if weights is None or isinstance(self.labelled, slice):
             return weights
         return torch.cat([weights, weights.new_ones(len(self.labelled) - len(weights))])
+
+    @property
+    def labelled_groups(self) -> list[int]:
+        """Number of the source of each labelled image; -1 for the target."""
+        source = self.rows_of(SOURCE)
+        numbers = self.source_numbers or [0] * (source.stop - source.start)
+        few = 0 if isinstance(self.labelled, slice) else len(self.labelled) - len(numbers)
+        return [*numbers, *[-1] * few]
 
 
 def consecutive_rows(counts: Mapping[str, int]) -> dict[str, slice]:

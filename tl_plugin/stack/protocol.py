@@ -66,6 +66,15 @@ class AdaptationModel(Protocol):
     def set_class_weights(self, weights: Tensor | None) -> None:
         """Weigh source images by class."""
 
+    def set_image_weights(self, weights: Any) -> None:
+        """Weigh source images one by one in the classification loss."""
+
+    def set_forget_rate(self, rate: float | None) -> None:
+        """Leave out the largest losses of each batch, such a share of them."""
+
+    def memories(self) -> Mapping[str, Any]:
+        """Return the losses that remember something of each training image, by name."""
+
     def set_pseudo_labels(self, labels: Tensor | None) -> None:
         """Set the labels of target images, by index in the target data set."""
 

@@ -10,6 +10,8 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from tests.distributed import run_distributed
+from tests.toy import ToyDataset
+from tl_plugin.datasets.image_numbers import ImageNumbers
 from tl_plugin.models import AdaptationClassifier, regularizers
 from tl_plugin.models.regularizers import Regularizer, SourceModel
 
@@ -33,6 +35,7 @@ def _model(configs=None, moved=True, **changes):
     configs = copy.deepcopy(configs or {})
     model = AdaptationClassifier(**copy.deepcopy({**CONFIG, **changes}), regularizers=configs)
     model.regularizers.remember(model)
+    _remember(model)
     if moved:
         with torch.no_grad():
             for value in model.parameters():
@@ -40,19 +43,31 @@ def _model(configs=None, moved=True, **changes):
     return model.eval()
 
 
+def _remember(model):
+    """Begin anew to remember images."""
+    images = ToyDataset(size=12)
+    for memory in model.memories().values():
+        memory.remember(ImageNumbers(dict(source=images, target=images)))
+
+
 def _inputs(size=6, seed=0):
     return torch.randn(size, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
 def _samples(size=6, num_target=0):
-    samples = [DataSample(metainfo=dict(domain='source')) for _ in range(size - num_target)]
+    samples = [
+        DataSample(metainfo=dict(domain='source', sample_idx=n)) for n in range(size - num_target)
+    ]
     for index, sample in enumerate(samples):
         sample.set_gt_label(index % 3)
-    return samples + [DataSample(metainfo=dict(domain='target')) for _ in range(num_target)]
+    return samples + [
+        DataSample(metainfo=dict(domain='target', sample_idx=n)) for n in range(num_target)
+    ]
 
 
 def _loss(model, inputs=None, num_target=0):
     inputs = _inputs() if inputs is None else inputs
+    _remember(model)
     return model.loss(inputs, _samples(len(inputs), num_target))
 
 
@@ -254,7 +269,7 @@ def _gradients(rows):
     torch.set_num_threads(1)
     # The running statistics are used, so that images don't depend on each other.
     model = _model(ALL)
-    losses = _loss(model, _inputs(8)[rows])
+    losses = model.loss(_inputs(8)[rows], _samples(8)[rows])
     total = sum(losses[f'loss_{name}'] for name in ALL)
     total.backward()
     return [total.detach()] + [value.grad for value in model.parameters()]

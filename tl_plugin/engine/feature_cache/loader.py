@@ -9,6 +9,7 @@ import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from tl_plugin.datasets.image_numbers import identity
 from tl_plugin.reliability.bad_images import image_name
 from tl_plugin.reliability.replayable_loader import DrawSampler, ReplayableLoader, is_endless
 
@@ -101,7 +102,7 @@ class CachedFeatureLoader:
     def _make_sample(self, row: int) -> DataSample:
         index = row % len(self.dataset)
         name = image_name(self.dataset, index)
-        sample = DataSample(metainfo=dict(sample_idx=index, img_path=name))
+        sample = DataSample(metainfo=dict(identity(self.dataset, index), img_path=name))
         if len(self.labels[row]):
             sample.set_gt_label(self.labels[row])
         if self._scores is not None:

@@ -108,3 +108,21 @@ class PairedLoader(_DomainLoader):
         self.target.seek(number * len(self.source) + first)
         for batch in seek(self.source, number, first):
             yield {'source': batch, 'target': next(self.target)}
+
+
+def train_datasets(loop: Any) -> dict[str, Any]:
+    """Return the data sets of a train loop.
+
+    Args:
+        loop: Any train loop that is built.
+
+    Returns:
+        Domain -> data set. What isn't adapted to a target is all 'source'.
+    """
+    loader = loop.dataloader
+    if isinstance(loader, TargetLoader):
+        return {'target': loader.dataset}
+    found = {'source': loader.dataset}
+    if isinstance(loader, PairedLoader):
+        found['target'] = loader.target.loader.dataset
+    return found

@@ -1,6 +1,7 @@
 from .base import ModelView, Regularizer
 from .bss import BSSRegularizer
 from .delta import DELTARegularizer
+from .early_learning import EarlyLearningRegularizer
 from .l2_sp import L2SPRegularizer
 from .lwf import LwFRegularizer
 from .regularizers import Regularizers, SourceModel
@@ -8,6 +9,7 @@ from .regularizers import Regularizers, SourceModel
 __all__ = [
     'BSSRegularizer',
     'DELTARegularizer',
+    'EarlyLearningRegularizer',
     'L2SPRegularizer',
     'LwFRegularizer',
     'ModelView',

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -22,12 +22,14 @@ class ModelView(NamedTuple):
             ``reads`` the images.
         logits: The head's scores, (N, K). None unless a regularizer ``reads`` them.
         maps: Outputs of the layers that the regularizer names, shallow to deep.
+        samples: Data samples of the images. None unless a regularizer ``reads`` them.
     """
 
     weights: Mapping[str, Tensor]
     features: Tensor | None = None
     logits: Tensor | None = None
     maps: Sequence[Tensor] = ()
+    samples: Sequence[Any] | None = None
 
 
 class Regularizer(BaseModule):
@@ -47,11 +49,15 @@ class Regularizer(BaseModule):
         ValueError: If an argument is out of its range.
     """
 
-    #: What :meth:`forward` reads of both models: 'weights', 'features', 'logits', 'maps'.
+    #: What :meth:`forward` reads of both models: 'weights', 'features', 'logits', 'maps',
+    #: 'samples'.
     reads: tuple[str, ...] = ()
 
     #: Whether it compares with the source model. Without, its ``source`` argument is None.
     needs_source_model = True
+
+    #: Whether it remembers something of each training image, for :class:`ImageMemoryHook`.
+    remembers_images = False
 
     @checked
     def __init__(

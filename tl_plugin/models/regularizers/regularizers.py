@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from tl_plugin.engine.layers import LayerMap
 from tl_plugin.engine.layers.dry_run import detached_copy
 
 from ..features import take_rows
-from ..joint_batch import SOURCE, TARGET
+from ..joint_batch import SOURCE, TARGET, JointBatch
 from ..loss_dict import LossDict
 from .base import ModelView, Regularizer
 
@@ -133,7 +133,7 @@ class Regularizers(LossDict):
             }
 
     def forward(
-        self, classifier: nn.Module, inputs: Tensor, feats: Any, maps: Maps, rows: dict[str, slice]
+        self, classifier: nn.Module, inputs: Tensor, feats: Any, maps: Maps, batch: JointBatch
     ) -> dict[str, Tensor]:
         """Return the losses of one batch, weighted.
 
@@ -142,7 +142,7 @@ class Regularizers(LossDict):
             inputs: Its images.
             feats: What its ``extract_feat`` returned for them.
             maps: What :meth:`reading` recorded.
-            rows: Where each domain stands in the batch.
+            batch: Its data samples.
 
         Returns:
             ``loss_<name>`` of each regularizer, 0-d.
@@ -161,9 +161,9 @@ class Regularizers(LossDict):
         losses = {}
         for images in dict.fromkeys(regularizer.images for regularizer in self.values()):
             members = {name: each for name, each in self.items() if each.images == images}
-            kept = _rows(images, rows)
+            kept = _rows(images, batch.rows)
             adapted_feats = take_rows(feats, kept, len(inputs))
-            adapted = _view(classifier, weights, adapted_feats, members)
+            adapted = _view(classifier, weights, adapted_feats, members, batch[kept])
             source, source_maps = self._source_view(inputs[kept], members)
             for name, regularizer in members.items():
                 if name in maps:
@@ -204,13 +204,18 @@ def _rows(images: str, rows: dict[str, slice]) -> slice:
 
 
 def _view(
-    classifier: nn.Module, weights: dict[str, Tensor], feats: Any, members: dict[str, Regularizer]
+    classifier: nn.Module,
+    weights: dict[str, Tensor],
+    feats: Any,
+    members: dict[str, Regularizer],
+    samples: Sequence[Any] | None = None,
 ) -> ModelView:
     fields = {field for regularizer in members.values() for field in regularizer.reads}
     return ModelView(
         weights,
         features=classifier.features_of(feats) if 'features' in fields else None,
         logits=classifier.logits_of(feats) if 'logits' in fields else None,
+        samples=samples if 'samples' in fields else None,
     )
 
 
