@@ -52,6 +52,7 @@ BENCHMARKS = {
         "mean errors, ours and the judge's",
         None,
     ),
+    'lora': ('low-rank adapters, against fine-tuning, on 5 labels a class of three pairs', None),
     'test_time': ('test-time adaptation, against the source model, in two kinds of stream', None),
     'sweep_layers': ('how many stock models have layers that pass every check', []),
     'sweep_export': (
