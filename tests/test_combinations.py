@@ -35,6 +35,7 @@ ALIGNMENTS = {
     'mcc': dict(type='MCCAlignment'),
     'mdd': dict(type='MDDHead', hidden_channels=[8]),
     'pseudo_label': dict(type='PseudoLabelAlignment', ramp=False, threshold=0.0),
+    'self_training': dict(type='SelfTrainingAlignment', teacher_momentum=0.5),
     'adamatch': dict(
         type='PseudoLabelAlignment',
         ramp=False,
@@ -110,6 +111,7 @@ ON_LOGITS = (
     'mcc',
     'mdd',
     'pseudo_label',
+    'self_training',
 )
 
 
@@ -127,6 +129,8 @@ def refusal(case: dict) -> str | None:
         return 'look at the images.*use feature_extraction'
     if loop == 'source_free' and case.get('alignment') == case.get('teacher') == 'none':
         return 'without a source learns from alignments, .* has none: use the overlay shot'
+    if loop == 'source_free' and case.get('alignment') == 'self_training':
+        return "has no pair of them: set train_cfg.type to 'AdaptationTrainLoop'"
     alone = ('none', *TARGET_ALONE, 'pseudo_label')
     if loop == 'source_free' and case.get('alignment', 'none') not in alone:
         return "compares source with target images, .* adapt with train_cfg.type='Adaptation"
@@ -145,6 +149,8 @@ def refusal(case: dict) -> str | None:
         return 'source images, and training without a source has none: take it away'
     if head == 'several' and noise == 'robust_loss':
         return 'for images of several: leave out the strategy robust_loss'
+    if head == 'arcface' and case.get('alignment') == 'self_training':
+        return 'ArcFaceClsHead has none: use LinearClsHead'
     if head == 'vit' and case.get('dsbn'):
         return 'domain_specific_bn=True needs batch norms'
     on_logits = case.get('alignment') in ON_LOGITS or case.get('teacher') == 'teacher'
@@ -248,13 +254,16 @@ def make_config(case: dict, folder) -> Config:
         train_cfg = dict(type='CachedFeatureTrainLoop')
     else:
         train_cfg = dict(type='AdaptationTrainLoop', target_dataloader=dict(dataset=target))
-    reads_two_views = any(cfg['type'] == 'PseudoLabelAlignment' for cfg in alignments.values())
+    two_views = ('PseudoLabelAlignment', 'SelfTrainingAlignment')
+    reads_two_views = any(cfg['type'] in two_views for cfg in alignments.values())
     if reads_two_views and case['loop'] != 'cached':
         train_cfg['strong_view'] = [dict(type='RandomFlip', prob=0.5)]
     hooks = []
     reads_whole_target = dict(aad='NeighbourMemoryHook', centroid='CentroidPseudoLabelHook')
     if case['alignment'] in reads_whole_target:
         hooks.append(dict(type=reads_whole_target[case['alignment']]))
+    if case['alignment'] == 'self_training':
+        hooks.append(dict(type='FrozenAlignmentHook'))
     if case['regularizer'] != 'none':
         hooks.append(dict(type='SourceModelHook'))
     if case['loop'] == 'cached':
@@ -303,7 +312,7 @@ def make_config(case: dict, folder) -> Config:
 
 def train(case: dict, folder, resume: str | None = None):
     cfg = make_config(case, folder)
-    if case['loop'] == 'source_free':
+    if case['loop'] == 'source_free' or case['alignment'] == 'self_training':
         folder.mkdir(exist_ok=True)
         cfg.load_from = str(folder / 'source_model.ckpt')
         plain = {**cfg.model.to_dict(), 'alignments': {}, 'regularizers': {}}

@@ -43,7 +43,7 @@ from tl_plugin.reliability.fault_tolerance import make_fault_tolerant
 ADAPTATIONS = [
     *('afn', 'bsp', 'cdan', 'cdan_e', 'dan', 'dann', 'deep_coral', 'entropy_minimization'),
     *('information_maximization', 'jan', 'mcc', 'mdd', 'mean_teacher', 'mic', 'pseudo_label'),
-    'adamatch',
+    *('adamatch', 'self_training'),
 ]
 #: Overlays that train on one domain.
 ONE_DOMAIN = [
@@ -51,6 +51,9 @@ ONE_DOMAIN = [
     *('feature_extraction', 'gradual_unfreeze', 'shot', 'aad', 'feature_extraction_cached', 'lora'),
     *('robust_loss', 'early_learning', 'co_teaching'),
 ]
+#: Overlays that start from a trained model.
+STARTED = ('aad', 'frozen_alignment', 'interpolation', 'retention', 'self_training', 'shot')
+STARTED += ('similarity',)
 #: Overlays that go with others, and what they are combined with.
 COMBINED = [('dann', 'bottleneck', 'dann_schedule'), ('linear_probe_then_fine_tune',)]
 COMBINED += [('gradual_unfreeze', 'skip_slow_layers'), ('cdan', 'mcc', 'sdat')]
@@ -69,9 +72,7 @@ WITHOUT_VALIDATION = {'val_cfg': None, 'val_dataloader': None, 'val_evaluator': 
 def config(folder, overlays, options=(), **length):
     """A run of three steps with overlays, from a checkpoint where they need one."""
     options = {**(target() if overlays[0] in ADAPTATIONS else {}), **dict(options)}
-    if {'shot', 'aad', 'similarity', 'retention', 'interpolation', 'frozen_alignment'} & {
-        *overlays
-    }:
+    if {*STARTED} & {*overlays}:
         options['load_from'] = checkpoint(folder, 'source')
     length = length or dict(max_epochs=1)
     cfg = toy_config(folder, overlays, options, **length)

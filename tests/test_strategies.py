@@ -193,6 +193,7 @@ ELSEWHERE = {
     'no_training',
     'quality_matched',
     'retention',
+    'self_training',
     'shot',
     'similarity',
     'weighted_labels',

@@ -13,6 +13,7 @@ from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tl_plugin.datasets.image_numbers import ImageWeights
 from tl_plugin.stack.options import check_option
@@ -65,6 +66,9 @@ class AdaptationClassifier(ImageClassifier):
             (domain-specific batch normalization, Chang et al., CVPR 2019, arXiv 1906.03950, with
             shared weights), instead of one forward over both. Prediction uses the target's, unless
             :meth:`set_domain` says otherwise. Defaults to False.
+        norm_eval: Whether the backbone's batch norms normalize by their running statistics in
+            training, too, which stay as they are. So what pretrained features tell isn't lost to
+            the statistics of small batches. Affine weights train. Defaults to False.
         sharpness_rho: Radius in which the classification loss is to be flat (SDAT): its gradient is
             taken at the worst weights nearby, see :func:`tl_plugin.models.sharpness.sharpened`, at
             the cost of a second forward and backward pass. Defaults to 0, none.
@@ -96,6 +100,7 @@ class AdaptationClassifier(ImageClassifier):
         regularizers: dict[str, dict] | None = None,
         feature_stage: str = 'pre_logits',
         domain_specific_bn: bool = False,
+        norm_eval: bool = False,
         sharpness_rho: float = 0.0,
         channels_last: bool = False,
         pretrained: str | None = None,
@@ -127,6 +132,13 @@ class AdaptationClassifier(ImageClassifier):
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self._domain = TARGET
+        if norm_eval and domain_specific_bn:
+            raise ValueError(
+                'norm_eval=True keeps running statistics as they are, and domain_specific_bn=True '
+                'has each domain train its own: set one of the two to False'
+            )
+        if norm_eval:
+            self.backbone.norm_eval = True  # where mmpretrain's backbones have it, too
         self.dsbn = DomainSpecificBatchNorm(self) if domain_specific_bn else None
         self.alignments = Alignments(alignments or {}, self)
         self.regularizers = Regularizers(regularizers or {}, taken=('cls', *self.alignments))
@@ -141,6 +153,15 @@ class AdaptationClassifier(ImageClassifier):
         self._pseudo_labels: Tensor | None = None
         self._memory: NeighbourMemory | None = None
         self._measures_health = self._keeps_features = False
+
+    def train(self, mode: bool = True) -> AdaptationClassifier:
+        """As in ``nn.Module``; with ``norm_eval``, the backbone's batch norms stay in eval mode."""
+        super().train(mode)
+        if mode and getattr(self.backbone, 'norm_eval', False) is True:
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def check_domains(self, domains: Collection[str]) -> None:
         """Check that batches have images of the domains that the losses read.

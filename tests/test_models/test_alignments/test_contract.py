@@ -56,6 +56,7 @@ TARGET_ONLY = {
     'MaskedConsistency',
     'MCCAlignment',
     'PseudoLabelAlignment',
+    'SelfTrainingAlignment',
 }
 
 

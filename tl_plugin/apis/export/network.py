@@ -69,7 +69,7 @@ def load_trained(cfg: Config, checkpoint: str | Path, domain: str = TARGET) -> T
     for name in LayerMap.training_only(model):
         if isinstance(getattr(model, name.rstrip('.'), None), nn.Module):
             setattr(model, name.rstrip('.'), None)
-    for key in ('domain_specific_bn', 'feature_stage'):
+    for key in ('domain_specific_bn', 'feature_stage', 'norm_eval', 'sharpness_rho'):
         cfg.model.pop(key, None)
     unused = (*LayerMap.training_only(model), 'data_preprocessor.')
     kept = {n: v for n, v in model.state_dict().items() if not n.startswith(unused)}

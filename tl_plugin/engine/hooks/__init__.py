@@ -5,6 +5,7 @@ from .adversary_monitor_hook import AdversaryMonitorHook
 from .centroid_pseudo_label_hook import CentroidPseudoLabelHook
 from .collapsed_predictions_hook import CollapsedPredictionsHook
 from .freeze_hook import FreezeHook
+from .frozen_alignment_hook import FrozenAlignmentHook
 from .gradual_unfreeze_hook import GradualUnfreezeHook
 from .image_memory_hook import ImageMemoryHook
 from .label_shift_hook import LabelShiftHook
@@ -28,6 +29,7 @@ __all__ = [
     'CentroidPseudoLabelHook',
     'CollapsedPredictionsHook',
     'FreezeHook',
+    'FrozenAlignmentHook',
     'GradualUnfreezeHook',
     'ImageMemoryHook',
     'LabelShiftHook',

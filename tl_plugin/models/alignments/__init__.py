@@ -16,6 +16,7 @@ from .masked_consistency import MaskedConsistency
 from .mcc import MCCAlignment
 from .mdd import MDDHead
 from .pseudo_label import PseudoLabelAlignment
+from .self_training import SelfTrainingAlignment
 
 __all__ = [
     'AFNAlignment',
@@ -37,4 +38,5 @@ __all__ = [
     'MDDHead',
     'MaskedConsistency',
     'PseudoLabelAlignment',
+    'SelfTrainingAlignment',
 ]
