@@ -260,10 +260,9 @@ def make_config(case: dict, folder) -> Config:
         train_cfg['strong_view'] = [dict(type='RandomFlip', prob=0.5)]
     hooks = []
     reads_whole_target = dict(aad='NeighbourMemoryHook', centroid='CentroidPseudoLabelHook')
+    reads_whole_target['self_training'] = 'FrozenAlignmentHook'
     if case['alignment'] in reads_whole_target:
         hooks.append(dict(type=reads_whole_target[case['alignment']]))
-    if case['alignment'] == 'self_training':
-        hooks.append(dict(type='FrozenAlignmentHook'))
     if case['regularizer'] != 'none':
         hooks.append(dict(type='SourceModelHook'))
     if case['loop'] == 'cached':
