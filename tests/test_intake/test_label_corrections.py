@@ -7,6 +7,7 @@ from tests.folders import CLASSES, WRAPPERS, build, folder, make_folders
 from tests.toy import loader
 from tl_plugin.datasets.wrappers import image_infos
 from tl_plugin.intake.any_data import read_data, read_datasets
+from tl_plugin.intake.config_writer import dataset_config
 from tl_plugin.intake.label_corrections import (
     correct_config,
     correct_domain,
@@ -95,6 +96,10 @@ def test_a_written_config_is_read_again_with_its_corrections(data, tmp_path):
     for item in again.split('train'):
         info = dataset.get_data_info(item.place[1])
         assert (info['img_path'], CLASSES[info['gt_label']]) == (item.name, item.label)
+    part = dataset_config(again, again.split('train')[:3], again.classes, [], tmp_path / 'none.txt')
+    assert [i['img_path'] for i in image_infos(build(part))] == [
+        item.name for item in again.split('train')[:3]
+    ]
 
 
 def test_images_in_memory_go_by_their_number():

@@ -238,6 +238,38 @@ def check_labels(
     return replace(report, notes=(*report.notes, doubt))
 
 
+def join_reports(reports: Sequence[LabelReport]) -> LabelReport:
+    """Join reports on the parts of a domain that was divided at random."""
+    total = sum(one.images for one in reports)
+    known = all(one.rate is not None and one.agreement is not None for one in reports)
+    pairs: dict[tuple[str, str], list[tuple[ClassPair, float]]] = {}
+    for one in reports:
+        for pair in one.pairs:
+            pairs.setdefault((pair.given, pair.true), []).append((pair, one.images / total))
+    joined = [
+        ClassPair(
+            *names, _joined([(p.share, part) for p, part in found]), sum(p.images for p, _ in found)
+        )
+        for names, found in pairs.items()
+    ]
+    return replace(
+        reports[0],
+        images=total,
+        rate=_joined([(one.rate, one.images / total) for one in reports]) if known else None,
+        pairs=tuple(sorted(joined, key=lambda pair: -pair.share.value)),
+        findings=tuple(sorted((f for r in reports for f in r.findings), key=lambda f: -f.score)),
+        notes=tuple(dict.fromkeys(note for one in reports for note in one.notes)),
+        agreement=sum(r.agreement * r.images / total for r in reports) if known else None,
+    )
+
+
+def _joined(estimates: Sequence[tuple[Estimate, float]]) -> Estimate:
+    """Return the weighted sum of independent estimates."""
+    value = sum(weight * one.value for one, weight in estimates)
+    half = sum((weight * (one.high - one.low) / 2) ** 2 for one, weight in estimates) ** 0.5
+    return Estimate(value, max(value - half, 0.0), min(value + half, 1.0))
+
+
 def _findings(
     items: Sequence[ImageItem],
     classes: np.ndarray,

@@ -20,11 +20,15 @@ from tl_plugin.intake.degraded_copy import colour_thumbnails
 from tl_plugin.intake.images import DomainImages, ImageItem
 from tl_plugin.launch.runs import load_config
 from tl_plugin.reporting.progress import progress
+from tl_plugin.stack.options import type_name
 
-from .duplicates import find_duplicates
+from .duplicates import DuplicateGroup, find_duplicates
 from .features import build_model, extract_features, extract_outputs
-from .label_check import LabelReport, Opinion, check_labels
+from .label_check import LabelReport, Opinion, check_labels, join_reports
 from .scan import scan
+
+#: Images that are judged together; more would take time and memory by their square.
+TOGETHER = 10_000
 
 
 def check_domain(
@@ -76,7 +80,7 @@ def check_domain(
         )
     opinion = None
     if config is not None:
-        items, features, opinion = _of_trained(domain, items, config, checkpoint, folder)
+        items, features, opinion = of_trained_model(domain, items, config, checkpoint, folder)
     elif backbone is not None:
         items, features = features_of_backbone(
             domain, items, backbone, checkpoint, folder, image_size
@@ -87,8 +91,38 @@ def check_domain(
             'tells digits apart but hardly photographs. Give a --backbone.'
         )
         features = colour_thumbnails(items).reshape(len(items), -1)
-    report = check_labels(domain.origin, items, features, copies, opinion, seed)
+    report = check_parts(domain.origin, items, features, copies, opinion, seed)
     return replace(report, notes=(*domain.notes, *notes, *report.notes))
+
+
+def check_parts(
+    origin: str,
+    items: Sequence[ImageItem],
+    features: np.ndarray,
+    copies: Sequence[DuplicateGroup] = (),
+    source_model: Opinion | None = None,
+    seed: int = 0,
+) -> LabelReport:
+    """Judge labels as :func:`~tl_plugin.analysis.label_check.check_labels` does, many in parts.
+
+    Time and memory then grow with the number of images and not with its square.
+
+    Args:
+        origin: What the images were read from.
+        items: Labelled images.
+        features: ``(N, D)``.
+        copies: Groups of copies.
+        source_model: The judge of a handful.
+        seed: Of the parts, folds and resamples. Defaults to 0.
+    """
+    if len(items) <= TOGETHER:
+        return check_labels(origin, items, features, copies, source_model, seed)
+    order = np.random.default_rng(seed).permutation(len(items))
+    reports = []
+    for rows in np.array_split(order, -(-len(items) // TOGETHER)):
+        part = [items[row] for row in rows]
+        reports.append(check_labels(origin, part, features[rows], copies, None, seed))
+    return join_reports(reports)
 
 
 def _left_out(domain: DomainImages, usable: int) -> list[str]:
@@ -129,29 +163,73 @@ def features_of_backbone(
     return [item for part, _ in parts for item in part], np.concatenate(found)
 
 
-def _of_trained(
+def of_trained_model(
     domain: DomainImages,
     items: Sequence[ImageItem],
-    config: str,
+    config: str | Path,
     checkpoint: str | None,
     folder: Path,
 ) -> tuple[list[ImageItem], np.ndarray, Opinion]:
+    """Compute the features of images with a trained model, and what it makes of them.
+
+    Args:
+        domain: The domain.
+        items: Some of its images.
+        config: Of the model.
+        checkpoint: Its weights.
+        folder: Where lists of files go.
+
+    Returns:
+        The images, their features ``(N, D)`` and the model's opinion, in the same order.
+
+    Raises:
+        ValueError: If the config tests nothing, or the model's classes have no names.
+    """
     cfg = load_config(config)
     cfg.load_from = checkpoint
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
-    tested = inner_configs(loader.get('dataset'))
-    pipeline = copy.deepcopy(tested[0].get('pipeline')) if tested else None
-    if pipeline is None:
-        raise ValueError(f'{config} has no test_dataloader whose pipeline could prepare images')
-    model = build_model(cfg)
-    parts = _data_sets(domain, items, pipeline, folder)
-    with progress('features', len(items)) as advance:
-        found = [extract_outputs(model, content, advance=advance) for _, content in parts]
-    features, logits = (np.concatenate(rows) for rows in zip(*found))
+    tested = _tested(cfg)
+    items, features, logits = outputs_of_config(domain, items, cfg, folder)
     probabilities = torch.from_numpy(logits).softmax(dim=1).numpy()
     classes = _class_names(tested[0], checkpoint, probabilities.shape[1])
     opinion = Opinion(f'the model of {config}, {checkpoint}', classes, probabilities)
-    return [item for part, _ in parts for item in part], features, opinion
+    return items, features, opinion
+
+
+def outputs_of_config(
+    domain: DomainImages, items: Sequence[ImageItem], cfg: Config, folder: Path
+) -> tuple[list[ImageItem], np.ndarray, np.ndarray]:
+    """Compute features of images, and scores of classes, with a config's model as it starts.
+
+    Args:
+        domain: The domain.
+        items: Some of its images.
+        cfg: The config, which prepares the images as it does those of a test.
+        folder: Where lists of files go.
+
+    Returns:
+        The images, their features ``(N, D)`` and scores ``(N, K)``, in the same order.
+
+    Raises:
+        ValueError: If the config tests nothing.
+    """
+    parts = _data_sets(domain, items, copy.deepcopy(_tested(cfg)[0]['pipeline']), folder)
+    model = build_model(cfg)
+    with progress('features', len(items)) as advance:
+        found = [extract_outputs(model, content, advance=advance) for _, content in parts]
+    features, scores = (np.concatenate(rows) for rows in zip(*found))
+    return [item for part, _ in parts for item in part], features, scores
+
+
+def _tested(cfg: Config) -> list[dict]:
+    """Return the data sets that a config tests or validates on, one of which has a pipeline."""
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
+    tested = inner_configs(loader.get('dataset'))
+    if not tested or tested[0].get('pipeline') is None:
+        raise ValueError(
+            f'{cfg.filename or "the config"} has no test_dataloader whose pipeline could prepare '
+            'images'
+        )
+    return tested
 
 
 def _class_names(dataset: dict, checkpoint: str | None, count: int) -> tuple[str, ...]:
@@ -184,9 +262,10 @@ def _data_sets(
         whole = domain
         if name is not None:
             part = sorted(part, key=lambda item: item.place[1])
-            changed = dict(domain.datasets[name])
-            if part[0].pixels is None:
-                changed['pipeline'] = copy.deepcopy(pipeline)
+            changed = copy.deepcopy(domain.datasets[name])
+            if part[0].pixels is None or type_name(pipeline[0]) != 'LoadImageFromFile':
+                for inner in inner_configs(changed):
+                    inner['pipeline'] = copy.deepcopy(pipeline)
             whole = replace(domain, datasets={**domain.datasets, name: changed})
         listed = folder / 'lists' / 'labels.txt'
         content = dataset_config(whole, part, domain.classes, pipeline, listed, labels=False)

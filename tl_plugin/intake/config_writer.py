@@ -269,7 +269,8 @@ def _complete(config: dict) -> dict:
         for name, parameter in parameters.items()
         if parameter.default is not parameter.empty and name != 'lazy_init'
     }
-    if issubclass(kind, BaseDataset):
+    takes_more = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    if issubclass(kind, BaseDataset) and takes_more:
         defaults = {'indices': None, 'filter_cfg': None, **defaults}
     return {**defaults, **config}
 

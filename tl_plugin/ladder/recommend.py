@@ -19,6 +19,8 @@ TARGET_VOTE = 'target/label_free/vote'
 SURE = 0.9
 SOURCE_ACCURACY = 'source/accuracy/top1'
 BASELINE = 'source_only'
+#: Rungs that do as the baseline does about wrong labels: without them, or in spite of them.
+CLEANED, ROBUST = 'cleaned', 'robust'
 
 ADVICE = (
     'To know, look at the sample images, and label some of the target images, a few dozen of each '
@@ -78,7 +80,10 @@ def recommend(
         chosen = baseline
     return Recommendation(
         rung=chosen.name,
-        reasons=_reasons(chosen, best, baseline, over, measure, budget_source, ahead),
+        reasons=[
+            *_reasons(chosen, best, baseline, over, measure, budget_source, ahead),
+            *cost_of_wrong_labels(rungs),
+        ],
         measure=measure,
         ahead=ahead.get(best.name) if measure == TARGET_VOTE else None,
         frontier=[rung.name for rung in frontier(measured, measure)],
@@ -185,6 +190,38 @@ def _reasons(
         )
         reasons.append(f'Over the budget of {budget:g} points of source accuracy: {names}.')
     return reasons
+
+
+def cost_of_wrong_labels(rungs: Sequence[RungResult]) -> list[str]:
+    """Say what the source's wrong labels cost, where rungs did something about them.
+
+    Args:
+        rungs: With their validation.
+
+    Returns:
+        A sentence; none where it wasn't measured.
+    """
+    by_name = {rung.name: rung for rung in rungs}
+    without = [by_name[name] for name in (CLEANED, ROBUST) if name in by_name]
+    for domain, metric in (('target', TARGET_ACCURACY), ('source', SOURCE_ACCURACY)):
+        known = [rung for rung in without if _has(rung, metric)]
+        if not (known and BASELINE in by_name and _has(by_name[BASELINE], metric)):
+            continue
+        plain = _mean(by_name[BASELINE], metric)
+        best = max(known, key=lambda rung: _mean(rung, metric))
+        measured = ', '.join(f'{rung.name} {_mean(rung, metric):.1f}%' for rung in known)
+        measured = f'{BASELINE} {plain:.1f}%, {measured}'
+        if _mean(best, metric) <= plain:
+            return [
+                f"On the {domain} the source's wrong labels cost nothing that can be measured: "
+                f'{measured} on its validation images.'
+            ]
+        return [
+            f"The source's wrong labels cost {_mean(best, metric) - plain:.1f} points on the "
+            f'{domain}, as far as can be told by doing without them: {measured} on its validation '
+            'images.'
+        ]
+    return []
 
 
 def _by_accuracy(chosen: RungResult, best: RungResult, baseline: RungResult | None) -> list[str]:

@@ -18,8 +18,10 @@ from tl_plugin.stack.options import type_name
 
 from .card import CARD_NAME, card_of, measure_corruptions
 from .climb import climb, plan
+from .few_labels import notes_on_few_labels
 from .launchers import Launcher, ThisMachine
 from .limits import Limits
+from .noisy_labels import add_label_rungs
 from .ready_config import check_measures_target
 from .records import LadderResults
 from .report import REPORT_NAME, make_report
@@ -69,7 +71,7 @@ def run_ladder(
     """
     limits = limits or Limits()
     cfg = load_config(config, cfg_options=cfg_options)
-    cfg, chosen, missing, labels = choose_rungs(cfg, rungs, limits)
+    cfg, chosen, missing, labels = choose_rungs(cfg, rungs, limits, work_dir)
     settings = cfg.get('ladder') or {}
     for name, reason in missing.items():
         print(f'Leaving out {name}: {reason}.')
@@ -79,7 +81,10 @@ def run_ladder(
         failures, not_climbed = climb(
             jobs, display, limits, launcher or ThisMachine(visible_devices())
         )
-    notes = [*(settings.get('notes') or ()), *notes_on_labels(labels)]
+    few: list[str] | None = attempt(
+        'the check of the few target labels', lambda: notes_on_few_labels(cfg, jobs, work_dir)
+    )
+    notes = [*(settings.get('notes') or ()), *notes_on_labels(labels), *(few or ())]
     results = collect(
         jobs, failures, str(config), limits.budget_source, not_climbed, missing, notes
     )
@@ -95,7 +100,10 @@ def run_ladder(
 
 
 def choose_rungs(
-    cfg: Config, rungs: Sequence[str] | None = None, limits: Limits | None = None
+    cfg: Config,
+    rungs: Sequence[str] | None = None,
+    limits: Limits | None = None,
+    folder: Path | None = None,
 ) -> tuple[Config, list[Rung], dict[str, str], TargetLabels]:
     """Check a config and choose the rungs to climb on it.
 
@@ -103,6 +111,8 @@ def choose_rungs(
         cfg: A config with a ``ladder``.
         rungs: Names of rungs. Defaults to all that the config has data for.
         limits: Of the climb. Defaults to no limits.
+        folder: Of the climb, where the source's labels are checked, which may add rungs. Defaults
+            to None, no check.
 
     Returns:
         The config, which measures what the target's labels allow; the rungs; those left out -> why;
@@ -113,11 +123,14 @@ def choose_rungs(
     """
     check_measures_target(cfg)
     check_ladder_data(cfg)
-    settings = cfg.get('ladder') or {}
-    known = read_rungs(settings)
+    read_rungs(cfg.get('ladder') or {})
     labels = count_target_labels(cfg)
     (limits or Limits()).check_reachable(labels)
-    cfg = measure_by_labels(cfg, labels)
+    cfg, left_out = measure_by_labels(cfg, labels), {}
+    if folder is not None:
+        cfg, left_out = add_label_rungs(cfg, rungs, folder, partial(has_own_weights, cfg))
+    settings = cfg.get('ladder') or {}
+    known = read_rungs(settings)
     chosen, missing = select_rungs(
         known,
         rungs,
@@ -126,7 +139,7 @@ def choose_rungs(
         not_validated(cfg, labels),
         partial(has_own_weights, cfg),
     )
-    return cfg, chosen, missing, labels
+    return cfg, chosen, {**missing, **left_out}, labels
 
 
 def write_report(results: LadderResults, cfg: Config, work_dir: Path) -> None:

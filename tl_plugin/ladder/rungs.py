@@ -289,7 +289,8 @@ def read_rungs(settings: Mapping) -> dict[str, Rung]:
             and ``notes``, sentences on the data that are copied into the results.
 
     Returns:
-        Name to rung, in order of cost: the default ones, then the added ones.
+        Name to rung, in order of cost: the default ones, then the added ones, of which those that
+        learn from the source alone, as ``source_only`` does, come after that one.
 
     Raises:
         ValueError: If a key, a field or a rung to start from doesn't exist.
@@ -309,11 +310,20 @@ def read_rungs(settings: Mapping) -> dict[str, Rung]:
         else:
             rungs[name] = Rung(name, **{'strategies': (), **changes})
         _check_strategies(rungs[name], changes.get('strategies', rungs[name].strategies))
+    rungs = _by_cost(rungs)
     for rung in rungs.values():
         for other in rung.towards or (None,):
             towards = (other,) if other else ()
             below({**rungs, rung.name: dataclasses.replace(rung, towards=towards)}, rung.name)
     return rungs
+
+
+def _by_cost(rungs: Mapping[str, Rung]) -> dict[str, Rung]:
+    default, *others = [rung.name for rung in DEFAULT_RUNGS]
+    added = [name for name in rungs if name not in (default, *others)]
+    alike = [name for name in added if rungs[name].data == SOURCE and not rungs[name].start]
+    last = [name for name in added if name not in alike]
+    return {name: rungs[name] for name in (default, *alike, *others, *last)}
 
 
 def _check_strategies(rung: Rung, given: object) -> None:
