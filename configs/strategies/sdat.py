@@ -3,8 +3,8 @@
 # What   The gradient of the classification loss is taken where that loss is highest within a small
 #        radius of the weights; all other losses keep theirs, since flatness harms an adversary. A
 #        step takes two to three times as long.
-# When   With `dann`, `cdan` or `mcc`: `--strategy dann mcc sdat`. The first thing to add where an
-#        adversary works and swings. Alone it is sharpness-aware training on the labels (SAM).
+# When   With `dann`, `cdan` or `mcc`, `--strategy dann mcc sdat`, where a step may take longer. Alone
+#        it is sharpness-aware training on the labels (SAM).
 # Paper  Rangwani et al., "A Closer Look at Smoothness in Domain Adversarial Training" (SDAT), ICML
 #        2022, arXiv 2206.08213; Foret et al. (SAM), ICLR 2021, arXiv 2010.01412.
 # Options of AdaptationClassifier (model.*)

@@ -1,4 +1,5 @@
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +13,9 @@ from tl_plugin.ladder.climb import (
     make_folder,
     plan,
 )
+from tl_plugin.ladder.launchers import arguments_of
 from tl_plugin.ladder.records import RunResult
-from tl_plugin.ladder.rungs import read_rungs
+from tl_plugin.ladder.rungs import read_rungs, select_rungs
 from tl_plugin.launch.console import tool_command
 from tl_plugin.launch.runs import load_config
 from tl_plugin.reliability.files import write_json
@@ -31,6 +33,18 @@ TRACEBACK = """Traceback (most recent call last):
 def job(tmp_path):
     cfg = load_config(write_tiny(tmp_path))
     return plan(cfg, [read_rungs(cfg.ladder)['source_only']], [0], tmp_path / 'work')[0]
+
+
+def test_a_soup_waits_for_all_its_ingredients_and_gets_their_folders(tmp_path):
+    cfg = load_config(write_tiny(tmp_path))
+    rungs, _ = select_rungs(read_rungs(cfg.ladder), ['dann', 'self_training', 'soup'], cfg.ladder)
+    source, *adapted, soup = plan(cfg, rungs, [0], tmp_path / 'work')
+    assert soup.needs == [source, *adapted] and soup.adapted == tuple(adapted)
+    words = arguments_of(soup)
+    first = words.index('--adapted-run') + 1
+    assert words[first : first + 2] == [str(each.folder) for each in adapted]
+    alone = plan(cfg, [*rungs[:2], replace(soup.rung, ingredients=['dann'])], [0], tmp_path)[-1]
+    assert alone.key != soup.key
 
 
 @pytest.mark.parametrize(

@@ -151,3 +151,11 @@ def test_what_cannot_be_is_refused_before_a_step(names, options, message, tmp_pa
         torch.save(dict(state_dict=MODELS.build(plain).state_dict()), cfg.load_from)
     with pytest.raises(ValueError, match=message):
         train(cfg)
+
+
+def test_weights_that_are_shared_out_are_refused():
+    model = _model(sharpness_rho=RHO)
+    fc = model.head.fc
+    fc._parameters['weight'] = fc.weight.detach().requires_grad_()  # as FSDP does in a forward
+    with pytest.raises(ValueError, match=r'FSDP shares the weights out .* train by DDP'):
+        model.loss(_inputs(), _samples())
