@@ -71,6 +71,23 @@ def test_merged_and_unmerged_give_the_same_scores(name):
     assert [type(m) for m in model.modules()][1:] == [type(m) for m in plain.modules()][1:]
 
 
+def test_a_backbone_with_weights_of_its_own_starts_from_them(tmp_path):
+    backbone = MODELS.build(dict(BACKBONES['timm']))
+    torch.save(backbone.timm_model.state_dict(), tmp_path / 'weights.pth')
+    model = MODELS.build(
+        dict(
+            type='LoRAClassifier',
+            backbone=dict(BACKBONES['timm'], checkpoint_path=str(tmp_path / 'weights.pth')),
+            head=dict(type='LinearClsHead', num_classes=4),
+        )
+    )
+    model.init_weights()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected, found = backbone.eval()(images), model.eval().backbone(images)
+    torch.testing.assert_close(found[-1], expected[-1])
+
+
 def test_which_layers_have_adapters():
     class Net(nn.Sequential):
         pass

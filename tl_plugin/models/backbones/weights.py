@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from mmengine.logging import print_log
 from torch import nn
 
+from tl_plugin.engine.low_rank import merged_state
 from tl_plugin.reliability.checkpoints import read_whole
 from tl_plugin.stack.foreign_weights import WEIGHT_KEYS, StateDict, Weights, find_weights
 
@@ -40,6 +41,7 @@ def load_weights(
             mismatched ones.
     """
     wanted = network.state_dict()
+    merged_state(network, wanted)  # the file is of the network without adapters
     found = _read(path)
     whole, prefix = _inside(found.state, wanted)
     state, dropped, strangers = _fitting(whole, wanted, classifier)
