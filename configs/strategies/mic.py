@@ -12,7 +12,8 @@
 # Options of MaskedConsistency (model.alignments.mic.*)
 #        ratio             probability that a patch is masked
 #        patches           along the shorter side of an image, of any size
-#        teacher_momentum  how slowly the teacher follows, in [0, 1); as mean_teacher's, where both are
+#        teacher_momentum  how slowly the teacher follows, in [0, 1); None: as that of mean_teacher or
+#                          self_training, where they are, or else 0.9
 #        loss_weight       weight of the loss
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 

@@ -79,6 +79,8 @@ ALIGNMENTS = dict(
         class_balanced=FLAG,
         teacher_momentum=st.one_of(PART, st.just(1)),
     ),
+    MaskedConsistency=dict(ratio=st.one_of(PART, st.just(1)), patches=COUNT),
+    SelfTrainingAlignment=dict(teacher_momentum=st.one_of(PART, st.just(1))),
 )
 REGULARIZERS = dict(
     L2SPRegularizer=dict(loss_weight=NEGATIVE, excluded_decay=NEGATIVE, images=CHOICE),
@@ -101,6 +103,9 @@ CUSTOM_HOOKS = dict(
     FiniteLossHook=dict(patience=NEGATIVE),
     FreezeHook=dict(
         norm=CHOICE, norm_affine=CHOICE, dropout=CHOICE, droppath=CHOICE, check_ranks=FLAG
+    ),
+    FrozenAlignmentHook=dict(
+        share=st.one_of(PART, st.just(0)), inverse_penalty=POSITIVE, mirror=FLAG
     ),
     LabelShiftHook=dict(
         method=CHOICE,

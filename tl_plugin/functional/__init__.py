@@ -30,6 +30,7 @@ from .expected_accuracy import (
 from .frozen_alignment import (
     FrozenAlignment,
     Standardization,
+    check_rounds,
     frozen_alignment,
     logistic_regression,
     surest_of_each_class,
@@ -112,6 +113,7 @@ __all__ = [
     'calibration_errors',
     'centroid_pseudo_labels',
     'check_images',
+    'check_rounds',
     'check_same_network',
     'class_confusion',
     'confidence_accuracy',

@@ -233,7 +233,12 @@ def _check(
             f'source labels must be from 0 to {num_classes - 1}, got {int(labels.min())} to '
             f'{int(labels.max())}'
         )
+    check_rounds(shares, inverse_penalty)
+
+
+def check_rounds(shares: Sequence[float], inverse_penalty: float) -> None:
+    """Raise a ValueError for options of :func:`frozen_alignment` that are out of their ranges."""
     if not all(0 < share <= 1 for share in shares):
         raise ValueError(f'shares of pseudo-labels must be in (0, 1], got {list(shares)}')
-    if not inverse_penalty > 0:
-        raise ValueError(f'inverse_penalty must be > 0, got {inverse_penalty}')
+    if not 0 < inverse_penalty < float('inf'):
+        raise ValueError(f'inverse_penalty must be > 0 and finite, got {inverse_penalty}')

@@ -102,6 +102,13 @@ def test_processes_have_one_model(tmp_path):
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+def test_it_shares_the_teacher_of_another_alignment():
+    taught = dict(type='PseudoLabelAlignment', teacher_momentum=0.7)
+    alone = _model(alignments=dict(mic=dict(type='MaskedConsistency')))
+    both = _model(alignments=dict(mic=dict(type='MaskedConsistency'), pseudo_label=taught))
+    assert (alone.teacher.momentum, both.teacher.momentum) == (0.9, 0.7)
+
+
 def test_what_it_refuses():
     for options, message in (
         (dict(ratio=1.0), r'ratio must be in \[0, 1\)'),

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
-from tl_plugin.functional import surest_of_each_class
+from tl_plugin.functional import check_rounds, surest_of_each_class
 from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
 from tl_plugin.reliability.replayable_loader import build_loader
 from tl_plugin.stack.model_wrappers import unwrap
@@ -64,6 +64,7 @@ class FrozenAlignmentHook(Hook):
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f'FrozenAlignmentHook: share must be in (0, 1], got {share}')
+        check_rounds(shares, inverse_penalty)
         self.share = share
         self.options = dict(shares=tuple(shares), inverse_penalty=inverse_penalty, mirror=mirror)
         self.pipeline = pipeline

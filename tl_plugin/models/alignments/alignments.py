@@ -97,6 +97,8 @@ class Alignments(LossDict):
     def teacher_momentum(self) -> float | None:
         """Momentum of the mean teacher; None where no alignment reads it."""
         momenta = {alignment.teacher_momentum for alignment in self.values()} - {None}
+        if not momenta:
+            momenta = {alignment.usual_teacher_momentum for alignment in self.values()} - {None}
         if len(momenta) > 1:
             raise ValueError(
                 f'a classifier has one teacher, got several teacher_momentum: {sorted(momenta)}'

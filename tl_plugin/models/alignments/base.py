@@ -85,6 +85,9 @@ class Alignment(BaseModule):
     #: Momentum of a mean teacher, for an alignment that reads ``DomainBatch.teacher_logits``.
     teacher_momentum: float | None = None
 
+    #: The same where no alignment sets one.
+    usual_teacher_momentum: float | None = None
+
     #: Whether the source learns scores between those of the joint batch and those of its own.
     interpolates_logits = False
 

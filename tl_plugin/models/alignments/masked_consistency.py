@@ -26,7 +26,7 @@ class MaskedConsistency(Alignment):
         patches: Number of patches along the shorter side of an image. Defaults to 4, the paper's 64
             pixels of 224.
         teacher_momentum: Momentum of the mean teacher, in [0, 1), see :class:`Teacher`. Defaults to
-            0.9, as in the paper.
+            None: that of another alignment, or else 0.9, as in the paper.
         **kwargs: ``in_features``, ``num_classes``, ``loss_weight``, ``gamma``,
             ``init_cfg``: see :class:`Alignment`.
 
@@ -36,19 +36,25 @@ class MaskedConsistency(Alignment):
 
     needs_logits = True
     needs_source = False
+    usual_teacher_momentum = 0.9
 
     @checked
     def __init__(
-        self, ratio: float = 0.7, patches: int = 4, teacher_momentum: float = 0.9, **kwargs: Any
+        self,
+        ratio: float = 0.7,
+        patches: int = 4,
+        teacher_momentum: float | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 <= ratio < 1:
             raise ValueError(f'MaskedConsistency: ratio must be in [0, 1), got {ratio}')
         if patches < 1:
             raise ValueError(f'MaskedConsistency: patches must be at least 1, got {patches}')
-        if not 0 <= teacher_momentum < 1:
+        if teacher_momentum is not None and not 0 <= teacher_momentum < 1:
             raise ValueError(
-                f'MaskedConsistency: teacher_momentum must be in [0, 1), got {teacher_momentum}'
+                'MaskedConsistency: teacher_momentum must be in [0, 1) or None, got '
+                f'{teacher_momentum}'
             )
         self.ratio = ratio
         self.patches = patches
