@@ -19,7 +19,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from tl_plugin.analysis.label_check import LabelReport
+from tl_plugin.analysis.label_check import NOISY, LabelReport
 from tl_plugin.analysis.label_inputs import check_parts, outputs_of_config
 from tl_plugin.intake.any_data import read_datasets
 from tl_plugin.intake.degraded_copy import colour_thumbnails
@@ -96,7 +96,10 @@ def add_label_rungs(
         check = partial(check_source_labels, cfg, folder, has_weights)
         found = attempt(_CHECK, check, failed)
         if found is None or not found.noisy:
-            why = found.about if found else f'{_CHECK} failed: {failed[_CHECK]}'
+            why = f'{_CHECK} failed: {failed.get(_CHECK)}'
+            if found is not None:
+                few = f'it is for a source of which more than {NOISY:.0%} is mislabelled'
+                why = f'{few}; {found.about}'
             return cfg, dict.fromkeys(wanted, why)
     elif CLEANED in wanted:
         found = check_source_labels(cfg, folder, has_weights, whole=True)

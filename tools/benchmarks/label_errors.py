@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 
 import harness
 import numpy as np
@@ -112,6 +113,28 @@ def measure(features, true, rate, kind, seed):
     return found
 
 
+def lines_of(measured):
+    """Join the rates of each data set and kind of noise."""
+    groups = {}
+    for case, found in measured.items():
+        group = case.split(',')[0], case.split(',')[1].split()[0]
+        groups.setdefault(group, []).append(found)
+    lines = []
+    for (name, kind), cases in groups.items():
+        listed = ', '.join(
+            f'{found["rate"]:.1%} estimated of {found["wrong"]:.1%}' for found in cases
+        )
+        what = f'{name}, {kind}: {listed}'
+        if kind == 'none':
+            lines.append(dict(what=what, ours=None, plain=None, unit='', ratio=None))
+            continue
+        theirs = [max(one['self_confidence'], one['normalized_margin']) for one in cases]
+        ours = fmean(one['ours'] for one in cases)
+        what += '; average precision of the ranking'
+        lines.append(harness.line(what, ours, fmean(theirs), unit='', scale=1))
+    return lines
+
+
 def main():
     args = parse_args()
     kept = args.work_dir / 'measured.json'
@@ -128,21 +151,7 @@ def main():
                     args.work_dir.mkdir(parents=True, exist_ok=True)
                     kept.write_text(json.dumps(measured, indent=2))
                     print(case, json.dumps(measured[case]), file=sys.stderr, flush=True)
-    lines = []
-    for case, found in measured.items():
-        if 'ours' in found:
-            best = max(found['self_confidence'], found['normalized_margin'])
-            what = f'{case}: average precision'
-            lines.append(harness.line(what, found['ours'], best, unit='', scale=1))
-        lines.append(
-            harness.line(
-                f'{case}: estimated share of wrong labels against the true one',
-                100 * found['rate'],
-                100 * found['wrong'] or float('nan'),
-                unit='%',
-                scale=1,
-            )
-        )
+    lines = lines_of(measured)
     harness.write(dict(what=__doc__.splitlines()[0], lines=lines, measured=measured), args)
 
 

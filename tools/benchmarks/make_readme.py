@@ -44,6 +44,15 @@ BENCHMARKS = {
         'models on frozen features chosen without target labels, and their expected accuracy',
         None,
     ),
+    'label_errors': (
+        "wrong labels put in, found and counted, against cleanlab's ranking of the same "
+        'probabilities',
+        None,
+    ),
+    'noisy_rungs': (
+        'what wrong source labels cost, and how much of it the rungs cleaned and robust win back',
+        None,
+    ),
     'predict_speed': ('a table of predictions, against a bare loop over the same loader', []),
     'calibration': ('expected calibration error on a target without labels, by temperature', None),
     'images_to_label': ('50 images chosen by --to-label, against 50 at random', None),

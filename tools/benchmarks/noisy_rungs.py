@@ -47,8 +47,8 @@ def digits(args):
     cfg.merge_from_dict(
         dict(
             model=dict(backbone=dict(stem_channels=8, base_channels=8), head=dict(in_channels=64)),
-            train_cfg=dict(max_epochs=15),
-            param_scheduler=dict(T_max=15),
+            train_cfg=dict(max_epochs=10),
+            param_scheduler=dict(T_max=10),
         )
     )
     return cfg, False
@@ -86,9 +86,9 @@ def pacs_photo(args):
         'timm:tf_efficientnet_lite0',
         args.work_dir / 'pacs_photo',
         checkpoint=args.weights,
-        image_size=96,
+        image_size=64,
     )
-    cfg = make_quick(load_config(written), 96, '')
+    cfg = make_quick(load_config(written), 64, '')
     cfg.merge_from_dict({f'{split}_dataloader.num_workers': 0 for split in ('train', 'test')})
     cfg.merge_from_dict(
         {f'{split}_dataloader.persistent_workers': False for split in ('train', 'test')}
