@@ -42,13 +42,23 @@ class Parser(argparse.ArgumentParser):
 
     def _positionals_first(self, args: list[str]) -> list[str]:
         positionals = [action for action in self._actions if not action.option_strings]
-        if '--' in args or any(p.nargs not in (None, argparse.OPTIONAL) for p in positionals):
+        if '--' in args:
             return args
         free, runs = self._split(args)
         missing = len(positionals) - len(free)
+        # One of them may take any number of values: then all that no option accepts are its, and a
+        # config is missing while none stands free.
+        endless = any(p.nargs not in (None, argparse.OPTIONAL) for p in positionals)
         for action, places in reversed(runs):
             least = _ANY_NUMBER[action.nargs]
-            while missing > 0 and len(places) > least and _is_positional(action, args[places[-1]]):
+            while len(places) > least:
+                value = args[places[-1]]
+                if endless and _is_config(value):
+                    taken = not any(_is_config(args[place]) for place in free)
+                else:
+                    taken = (missing > 0 or endless) and _is_positional(action, value)
+                if not taken:
+                    break
                 free.append(places.pop())
                 missing -= 1
         others = [value for place, value in enumerate(args) if place not in free]
@@ -81,15 +91,23 @@ class Parser(argparse.ArgumentParser):
 
 
 def _is_positional(action: argparse.Action, value: str) -> bool:
+    """Return whether a value may be a positional argument: a config, or nothing for the option."""
+    return _is_config(value) or not _fits(action, value)
+
+
+def _fits(action: argparse.Action, value: str) -> bool:
+    """Return whether an option accepts a value."""
     if getattr(action, 'accepts', None) is not None:
-        fits = action.accepts(value)
-    else:
-        fits = action.choices is None or value in action.choices
-        try:
-            (action.type or str)(value)
-        except (ValueError, TypeError, argparse.ArgumentTypeError):
-            fits = False
-    return not fits or value.endswith('.py') or '::' in value
+        return action.accepts(value)
+    try:
+        (action.type or str)(value)
+    except (ValueError, TypeError, argparse.ArgumentTypeError):
+        return False
+    return action.choices is None or value in action.choices
+
+
+def _is_config(value: str) -> bool:
+    return value.endswith('.py') or '::' in value
 
 
 def add_config_arguments(parser: Parser) -> None:
@@ -113,7 +131,8 @@ def add_config_arguments(parser: Parser) -> None:
         'those of a hook by its class: custom_hooks.FreezeHook.layers=0:4',
     )
     # Values that they don't accept are positional arguments, see `Parser`.
-    strategy.accepts = available_strategies().__contains__
+    known = available_strategies()
+    strategy.accepts = lambda value: value in known or _is_config(value)
     options.accepts = lambda value: '=' in value
 
 

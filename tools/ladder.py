@@ -28,6 +28,12 @@ def parse_args() -> Namespace:
         'config', nargs='?', help='config with a `ladder`, or package::path of one in a package'
     )
     add_data_arguments(parser, required=False, backbone='to train, where there is no config')
+    parser.add_argument(
+        '--config',
+        dest='model_config',
+        metavar='CONFIG',
+        help='of a trained --checkpoint: climb on it and --target alone, without source images',
+    )
     add_labels_argument(parser)
     parser.add_argument(
         '--rungs', nargs='+', metavar='NAME', help='climb only these and those that they start from'
@@ -119,12 +125,27 @@ def parse_args() -> Namespace:
         help='train nothing: print the table of a results.json for a README',
     )
     args = parser.parse_args()
+    check_launcher(parser, args)
+    if args.model_config is not None:
+        check_source_free(parser, args)
+        return args
     data = [args.source, args.target, args.backbone]
     given = [args.config is not None, args.markdown is not None, all(data)]
     if args.unlabelled and not all(data):
         parser.error('--unlabelled is for --target; a config says with_label=False itself')
     if args.quick and (not all(data) or args.rungs):
         parser.error('--quick is for --source, --target and --backbone, and has rungs of its own')
+    if sum(given) != 1 or any(data) != all(data):
+        parser.error(
+            'give a config, or --source, --target and --backbone to write one from, or --config, '
+            '--checkpoint and --target to climb without source images, or --markdown RESULTS to '
+            'print a table'
+        )
+    return args
+
+
+def check_launcher(parser: Parser, args: Namespace) -> None:
+    """Refuse options of the other launcher."""
     only_here = {'--jobs': args.jobs, '--devices': args.devices, '--budget-time': args.budget_time}
     only_here['--corruptions'] = args.corruptions is not None
     only_there = {'--partition': args.partition, '--account': args.account}
@@ -133,12 +154,20 @@ def parse_args() -> Namespace:
         if value:
             there = 'on this machine' if flag in only_here else 'with --launcher slurm'
             parser.error(f'{flag} works {there} alone')
-    if sum(given) != 1 or any(data) != all(data):
+
+
+def check_source_free(parser: Parser, args: Namespace) -> None:
+    """Refuse what doesn't go with a trained checkpoint and target images alone."""
+    if args.checkpoint is None or args.target is None:
+        parser.error('--config goes with --checkpoint MODEL and --target FOLDER')
+    names = ('source', 'backbone', 'target_labels', 'image_size', 'labels', 'quick', 'markdown')
+    given = [f'--{name.replace("_", "-")}' for name in names if getattr(args, name)]
+    given += [args.config] if args.config is not None else []
+    if given:
         parser.error(
-            'give a config, or --source, --target and --backbone to write one from, or '
-            '--markdown RESULTS to print a table'
+            '--config, --checkpoint and --target climb without source images: leave out '
+            f'{", ".join(given)}'
         )
-    return args
 
 
 def number_of_jobs(text: str) -> int | None:
@@ -160,8 +189,9 @@ def launcher(args: Namespace) -> Launcher:
 
 
 def write_config(args: Namespace) -> Path:
-    """Write a config for data and a backbone beside the runs; return it."""
+    """Write a config for data and a network beside the runs; return it."""
     from tl_plugin.intake.config_writer import config_from_data
+    from tl_plugin.intake.source_free import config_from_checkpoint
 
     def write(folder: Path, image_size: int | None = None) -> Path:
         return config_from_data(
@@ -176,7 +206,10 @@ def write_config(args: Namespace) -> Path:
             labels=args.labels,
         )
 
-    if args.quick:
+    if args.model_config is not None:
+        data = args.target, args.work_dir, args.unlabelled
+        config = config_from_checkpoint(args.model_config, args.checkpoint, *data)
+    elif args.quick:
         from tl_plugin.ladder.quick import quick_config
 
         config, args.rungs = quick_config(write, args.work_dir)

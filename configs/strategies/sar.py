@@ -15,6 +15,7 @@
 # Options of TestTimeAdaptationHook (custom_hooks.TestTimeAdaptationHook.*)
 #        save      True writes the adapted model to adapted.pth
 #        budget, interval        points of source accuracy that may be lost, measured now and then
+#        target_dataloader       adapt to these images before, with `no_training`: the model is saved
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(type='TestTimeClassifier', test_time=dict(method='sar'))

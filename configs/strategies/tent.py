@@ -17,6 +17,7 @@
 # Options of TestTimeAdaptationHook (custom_hooks.TestTimeAdaptationHook.*)
 #        save      True writes the adapted model to adapted.pth
 #        budget, interval        points of source accuracy that may be lost, measured now and then
+#        target_dataloader       adapt to these images before, with `no_training`: the model is saved
 # Note   Works with LayerNorm and GroupNorm, too. Training and exporting are those of the model as it
 #        is. Of a DomainTestLoop, `source` is predicted first and without adaptation.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)

@@ -5,9 +5,7 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from tl_plugin.evaluation import Outputs
 from tl_plugin.evaluation.choice import vote
-from tl_plugin.functional import transport_accuracy
 
 
 def model(signal, count=200, classes=4, seed=0, only=None):
@@ -18,8 +16,7 @@ def model(signal, count=200, classes=4, seed=0, only=None):
     logits = logits + torch.randn(count, classes, generator=generator)
     if only is not None:
         logits[:, only] += 9.0
-    source = Outputs(torch.empty(count, classes), labels, torch.empty(count, 0))
-    return source, (2 * logits).log_softmax(1)
+    return (2 * logits).log_softmax(1)
 
 
 @pytest.fixture(scope='module')
@@ -32,15 +29,15 @@ def models():
     }
 
 
-def test_scores_are_mean_ranks_of_agreement_and_transport(models):
-    predicted = {name: target.argmax(1) for name, (_, target) in models.items()}
-    agreement = [
-        np.mean([float((own == other).float().mean()) for k, other in predicted.items() if k != n])
-        for n, own in predicted.items()
+def test_scores_are_mean_ranks_of_consensus_and_shared_confidence(models):
+    values = {name: target.exp().double().numpy() for name, target in models.items()}
+    together = sum(values.values()).argmax(1)
+    consensus = [(own.argmax(1) == together).mean() for own in values.values()]
+    shared = [
+        np.mean([np.einsum('nk,nk->n', own, other).mean() for k, other in values.items() if k != n])
+        for n, own in values.items()
     ]
-    prior = torch.full((4,), 0.25)
-    transport = [transport_accuracy(prior, target).item() for _, target in models.values()]
-    expected = [(rankdata(one) - 0.5) / 4 for one in (agreement, transport)]
+    expected = [(rankdata(one) - 0.5) / 4 for one in (consensus, shared)]
     assert list(vote(models).scores.values()) == pytest.approx(list(np.mean(expected, axis=0)))
 
 

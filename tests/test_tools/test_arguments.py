@@ -69,6 +69,24 @@ def test_what_an_option_gives_back(tool, line, expected, monkeypatch):
     assert {name: args[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ('line', 'strategy'),
+    [
+        ('C.py x.pth a/ b/ --strategy adabn', ['adabn']),
+        ('--strategy adabn C.py x.pth a/ b/', ['adabn']),
+        ('C.py --strategy adabn x.pth a/ b/ --amp', ['adabn']),
+        ('C.py x.pth --strategy adabn a/ b/', ['adabn']),
+        ('C.py x.pth a/ --strategy adabn mine.py b/ --to-label 5', ['adabn', 'mine.py']),
+        ('--strategy adabn mine.py C.py x.pth a/ b/', ['adabn', 'mine.py']),
+        ('--amp --cfg-options c=d C.py x.pth a/ b/ --strategy adabn', ['adabn']),
+    ],
+)
+def test_images_stand_anywhere_too(line, strategy, monkeypatch):
+    args = _parse('predict', line, monkeypatch)
+    assert (args.config, args.checkpoint, args.images) == ('C.py', 'x.pth', ['a/', 'b/'])
+    assert args.strategy == strategy
+
+
 @pytest.mark.parametrize('line', ['--strategy dann mcc', '--strategy dann', '--cfg-options a=1'])
 def test_a_config_that_is_missing_is_missing(line, monkeypatch, capsys):
     with pytest.raises(SystemExit):

@@ -16,6 +16,7 @@ from mmengine.runner import load_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor
 
+from tl_plugin.intake.trained_model import leave_out_weights
 from tl_plugin.reliability.initial_weights import announce_checkpoint
 from tl_plugin.stack.messages import quiet
 
@@ -42,7 +43,7 @@ def build_model(cfg: Config, weights: bool = True) -> torch.nn.Module:
         if cfg.get('data_preprocessor') is not None:
             model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
         if not weights:
-            _leave_out_weights(model)
+            leave_out_weights(model)
             return MODELS.build(model)
         built = MODELS.build(model)
     announce_checkpoint(built, cfg.get('load_from'))
@@ -53,17 +54,6 @@ def build_model(cfg: Config, weights: bool = True) -> torch.nn.Module:
         load_checkpoint(built, cfg.load_from, map_location='cpu')
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     return built.eval().to(device)
-
-
-def _leave_out_weights(cfg: Any) -> None:
-    """Make mmpretrain's wrappers of timm and HuggingFace load no weights while they are built."""
-    if isinstance(cfg, dict):
-        if cfg.get('pretrained') is True:
-            cfg['pretrained'] = False
-        cfg.pop('checkpoint_path', None)
-    for value in cfg.values() if isinstance(cfg, dict) else cfg:
-        if isinstance(value, (dict, list, tuple)):
-            _leave_out_weights(value)
 
 
 @torch.inference_mode()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +20,15 @@ from mmpretrain.registry import TRANSFORMS
 from torch import Tensor, nn
 
 from tl_plugin.analysis.features import build_model
-from tl_plugin.datasets.wrappers import inner_configs
+from tl_plugin.intake.trained_model import (
+    class_names,
+    load_all,
+    pipeline_config,
+    weights_fingerprint,
+)
 from tl_plugin.reliability.checkpoints import read_whole, weights_of
-from tl_plugin.reliability.fingerprint import fingerprint
 from tl_plugin.stack.messages import short_list
-from tl_plugin.stack.options import type_name
-from tl_plugin.stack.protocol import TARGET, announce_domain, training_only
+from tl_plugin.stack.protocol import TARGET, announce_domain
 
 
 class Outputs(NamedTuple):
@@ -114,12 +116,10 @@ def load_classifier(cfg: Config, checkpoint: str | Path, device: str | None = No
             f'{type(model.head).__name__} gives an image several labels; predict is for '
             'classifiers of one class an image: use tools/test.py --out FILE.pkl'
         )
-    _load(model, weights_of(content, path), path)
-    unused = training_only(model)
-    state = model.state_dict()
-    used = fingerprint({name: state[name] for name in state if not name.startswith(unused)})
+    load_all(model, weights_of(content, path), path)
+    used = weights_fingerprint(model)
     meta = content.get('meta') if isinstance(content, dict) else None
-    classes = _class_names(meta or {}, cfg)
+    classes = class_names(meta or {}, cfg)
     width = getattr(getattr(model, 'head', None), 'num_classes', None)
     if classes and width and len(classes) != width:
         raise ValueError(
@@ -139,60 +139,6 @@ def load_classifier(cfg: Config, checkpoint: str | Path, device: str | None = No
     # A model that keeps statistics by domain predicts images of the target.
     announce_domain(model, TARGET)
     return Classifier(model.eval().to(device), classes, cfg, path, used)
-
-
-def pipeline_config(cfg: Config) -> list[dict]:
-    """Return the config of the transforms that read and shape an image for the test.
-
-    Raises:
-        ValueError: If the config has none.
-    """
-    for split in ('test', 'val'):
-        for dataset in inner_configs((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
-            if dataset.get('pipeline'):
-                steps = copy.deepcopy(list(dataset['pipeline']))
-                # Data sets that hold their images need no step that reads a file.
-                loads = any(type_name(step).startswith('LoadImage') for step in steps)
-                return steps if loads else [_reader(cfg), *steps]
-    raise ValueError(
-        'the config says nowhere how an image is read for the test: expected '
-        'test_dataloader.dataset.pipeline or val_dataloader.dataset.pipeline'
-    )
-
-
-def _reader(cfg: Config) -> dict:
-    preprocessor = (cfg.get('model') or {}).get('data_preprocessor') or cfg.get('data_preprocessor')
-    grey = len((preprocessor or {}).get('mean') or ()) == 1
-    return dict(type='LoadImageFromFile', color_type='grayscale' if grey else 'color')
-
-
-def _load(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    weights = {name.removeprefix('module.'): value for name, value in weights.items()}
-    try:
-        missing = model.load_state_dict(weights, strict=False).missing_keys
-    except RuntimeError as error:
-        raise ValueError(f'{path} is of another model than the config: {error}') from None
-    unused = training_only(model)
-    missing = [
-        name
-        for name in missing
-        if not name.startswith(unused) and not name.endswith('num_batches_tracked')
-    ]
-    if missing:
-        raise ValueError(
-            f'{path} lacks {len(missing)} of the {len(model.state_dict())} tensors of the model '
-            f'({short_list(missing, 4)}), which would predict by random weights: is it the config '
-            'of this checkpoint, with the same --strategy?'
-        )
-
-
-def _class_names(meta: dict, cfg: Config) -> tuple[str, ...]:
-    known = meta.get('dataset_meta') or {}
-    names = known.get('classes') or known.get('CLASSES')  # mmcls 0.x wrote it so
-    for split in ('test', 'val', 'train') if not names else ():
-        for dataset in inner_configs((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
-            names = names or (dataset.get('metainfo') or {}).get('classes')
-    return tuple(map(str, names)) if isinstance(names, Sequence) and names else ()
 
 
 def _logits(output: Any, predict: Callable[[], list] | None = None) -> Tensor:

@@ -18,6 +18,7 @@ from mmengine.dist import get_dist_info
 from tl_plugin.evaluation.calibration import Calibration, calibration_path, outputs_path
 from tl_plugin.evaluation.source_reference import SourceReference
 from tl_plugin.functional import free_energy
+from tl_plugin.intake.trained_model import pipeline_config
 from tl_plugin.launch.runs import load_config
 from tl_plugin.reliability.files import read_json
 from tl_plugin.reliability.fingerprint import fingerprint
@@ -26,7 +27,7 @@ from tl_plugin.reporting.progress import progress
 
 from .adapt import adapt_to, strategy_notes
 from .chunks import Chunk, Chunks, chunk_size
-from .classifier import Classifier, Outputs, load_classifier, pipeline_config
+from .classifier import Classifier, Outputs, load_classifier
 from .image_list import ImageList, list_images
 from .loading import Batch, image_loader
 from .rows import check_format, write_rows

@@ -22,6 +22,8 @@ from .prepared import PreparedData, prepare_data
 
 CONFIG_NAME = 'config.py'
 LISTS = 'lists'
+#: Split -> the loop that measures both domains on it.
+EVALUATION_LOOPS = {VAL: 'DomainValLoop', TEST: 'DomainTestLoop'}
 #: Steps that a rung on few labelled images trains for at least; the warm-up of a learning rate
 #: takes 100 of them.
 _LEAST_STEPS = 300
@@ -108,9 +110,9 @@ def write_config(
         The config's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    cfg = choice.cfg or _stock_config(epochs)
+    cfg = choice.cfg or stock_config(epochs)
     train, test = pipelines(choice, image_size)
-    batch_size = _even_batches(len(data.source.split(TRAIN)), batch_size, least=4)
+    batch_size = even_batches(len(data.source.split(TRAIN)), batch_size, least=4)
 
     def dataset(
         domain: str, split: str, pipeline: list, items=None, labels: bool = True, name: str = ''
@@ -133,17 +135,12 @@ def write_config(
     cfg.model, cfg.data_preprocessor = choice.model, choice.data_preprocessor
     cfg.load_from, cfg.randomness = None, dict(seed=seed, deterministic=False)
     cfg.train_dataloader = loader(dataset('source', TRAIN, train), shuffle=True)
-    for split, loop in ((VAL, 'DomainValLoop'), (TEST, 'DomainTestLoop')):
-        known = [item for item in data.target.split(split) if item.label in data.classes]
-        target = dict(dataset=dataset('target', split, test, labels=bool(known)))
-        settings = dict(type=loop, dataloaders=dict(target=target))
-        if not known:
-            settings['evaluators'] = dict(target=dict(type='TargetValidator'))
-        elif len(known) < len(data.target.split(split)):
-            metric = dict(type='LabelledOnly', metric=dict(type='Accuracy', topk=(1,)))
-            settings['evaluators'] = dict(target=metric)
+    for split in EVALUATION_LOOPS:
+        known = labelled_share(data.target.split(split), data.classes)
         cfg[f'{split}_dataloader'] = loader(dataset('source', split, test), shuffle=False)
-        cfg[f'{split}_cfg'] = settings
+        cfg[f'{split}_cfg'] = evaluation(
+            split, known, dataset('target', split, test, labels=known > 0)
+        )
         cfg[f'{split}_evaluator'] = dict(type='Accuracy', topk=(1,))
     ladder = dict(target_dataloader=dict(dataset=dataset('target', TRAIN, train, labels=False)))
     if not (data.source.datasets or data.target.datasets):
@@ -151,7 +148,7 @@ def write_config(
         ladder['target_dataloader']['dataset'].pop('pipeline')
     if data.few:
         ladder['labelled_target_dataloader'] = dict(
-            batch_size=_even_batches(len(data.few), batch_size, least=2),
+            batch_size=even_batches(len(data.few), batch_size, least=2),
             dataset=dataset('target', TRAIN, train, data.few, name='few'),
         )
         if choice.cfg is None:
@@ -171,10 +168,32 @@ def write_config(
     return path
 
 
-def _even_batches(number: int, batch_size: int, least: int) -> int:
+def labelled_share(items: Sequence[ImageItem], classes: Sequence[str]) -> float:
+    """Return the share of images that have a label of these classes."""
+    return sum(item.label in classes for item in items) / max(len(items), 1)
+
+
+def evaluation(split: str, labelled: float, dataset: dict) -> dict:
+    """Return the config of a loop that measures the target, by metrics that its labels allow.
+
+    Args:
+        split: A key of :data:`EVALUATION_LOOPS`.
+        labelled: Share of its images that have a label.
+        dataset: Config of its data set.
+    """
+    settings = dict(type=EVALUATION_LOOPS[split], dataloaders=dict(target=dict(dataset=dataset)))
+    if not labelled:
+        settings['evaluators'] = dict(target=dict(type='TargetValidator'))
+    elif labelled < 1:
+        metric = dict(type='LabelledOnly', metric=dict(type='Accuracy', topk=(1,)))
+        settings['evaluators'] = dict(target=metric)
+    return settings
+
+
+def even_batches(number: int, batch_size: int, least: int) -> int:
     """Return the size of batches that divide so many images evenly.
 
-    >>> _even_batches(35, 32, least=2), _even_batches(65, 32, least=4), _even_batches(3, 32, 4)
+    >>> even_batches(35, 32, least=2), even_batches(65, 32, least=4), even_batches(3, 32, 4)
     (18, 17, 1)
     """
     batches = max(-(-number // batch_size), least)
@@ -295,7 +314,12 @@ def pipelines(choice: ModelChoice, image_size: int | None = None) -> tuple[list,
     return train, test
 
 
-def _stock_config(epochs: int) -> Config:
+def stock_config(epochs: int) -> Config:
+    """Return a config without model and data: SGD with a falling rate, mmpretrain's runtime.
+
+    Args:
+        epochs: Of its training.
+    """
     from tl_plugin.launch.runs import config_file
 
     cfg = Config.fromfile(config_file(_BASE))

@@ -123,6 +123,32 @@ def prepare_data(
     return PreparedData(source, target, tuple(few), classes, tuple(dict.fromkeys(notes)))
 
 
+def prepare_target(
+    target: DomainImages, classes: Sequence[str], origin: str, seed: int = 0
+) -> tuple[DomainImages, list[str]]:
+    """Divide a target, and compare its classes with those of a trained model.
+
+    Args:
+        target: The field domain. Its labels serve to measure alone.
+        classes: Of the model.
+        origin: Where these come from, in words, for messages.
+        seed: Seed of the division. Defaults to 0.
+
+    Returns:
+        The target, divided, and notes on it.
+
+    Raises:
+        ValueError: If the classes don't fit together, see :func:`match_classes`, or there are too
+            few images to be divided.
+    """
+    known = DomainImages(origin, (), tuple(classes))
+    kept = [item for item in target.items if item.name not in target.unlisted]
+    found, notes = match_classes(known, target.with_items(kept))
+    found = found.with_items(assign_splits(found.items, seed=seed))
+    _check_divided('target', found)
+    return found, [*target.notes, *notes]
+
+
 def match_classes(source: DomainImages, target: DomainImages) -> tuple[DomainImages, list[str]]:
     """Compare the target's classes with the source's by name.
 

@@ -61,6 +61,20 @@ class Limits:
                 'target with labels on some of its images'
             )
 
+    def check_source_free(self) -> None:
+        """Check that no limit compares with the source, where there are no source images.
+
+        Raises:
+            ValueError: If one does.
+        """
+        given = dict(budget_source=self.budget_source is not None, early_stop=self.early_stop)
+        wanted = [f'--{name.replace("_", "-")}' for name, is_given in given.items() if is_given]
+        if wanted:
+            raise ValueError(
+                f'{" and ".join(wanted)} needs the accuracy on source images, and here are none: '
+                'remove it, or climb with --source'
+            )
+
     def used_up(self, spent: float) -> str | None:
         """Return why no further rung starts; None if there is time.
 

@@ -30,7 +30,7 @@ from .rungs import (
 CONFIG_NAME = 'config.py'
 PREDICTIONS_NAME = 'predictions.pkl'
 # What has a `target_dataloader`, and what has a `budget` of source accuracy.
-TARGET_HOOKS = ('AdaBNHook', 'QualityMatchHook')
+TARGET_HOOKS = ('AdaBNHook', 'QualityMatchHook', 'TestTimeAdaptationHook')
 TARGET_LOOPS = ('AdaptationTrainLoop', 'FrozenAlignmentLoop', 'InterpolationLoop')
 WITH_LABELLED = (LABELLED_TARGET, SOURCE_AND_LABELLED)
 WITH_UNLABELLED = (TARGET, SOURCE_AND_TARGET, ALL, TWO_MODELS)
@@ -81,7 +81,7 @@ def ready_config(cfg: Config, rung: Rung, seed: int, budget: float | None = None
         else:
             _add_labelled(ready, few)
     if rung.data in WITH_UNLABELLED and settings.get('target_dataloader'):
-        _give_target(ready, _plain(settings.target_dataloader))
+        _give_target(ready, _plain(settings.target_dataloader), settings.get('source_free'))
     if budget is not None:
         _set_budget(ready, budget)
     merge_options(ready, _plain(rung.options))
@@ -100,8 +100,13 @@ def _add_labelled(ready: Config, few: dict) -> None:
             hook.setdefault('sources', [0])  # target images are degraded already
 
 
-def _give_target(ready: Config, loader: dict) -> None:
+def _give_target(ready: Config, loader: dict, source_free: bool | None) -> None:
     """Give the target's images to the strategies: to their loop, or to their hooks."""
+    if type_name(ready.train_cfg) == 'SourceFreeTrainLoop':
+        if not source_free:  # there the training images are the target's already
+            where = 'ladder.target_dataloader'
+            ready.train_dataloader = inherit_dataloader(ready.train_dataloader, loader, where)
+        return
     hooks = [hook for hook in _hooks(ready) if type_name(hook) in TARGET_HOOKS]
     for hook in hooks:
         hook.setdefault('target_dataloader', loader)

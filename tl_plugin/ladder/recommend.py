@@ -251,8 +251,8 @@ def _by_vote(
     reasons = [
         "The target's validation images have no labels, so it is not known how many of them any "
         f'rung gets right. Of all rungs {best.name} has the best vote of two label-free scores: '
-        'how far the other rungs agree with its predictions, and how confident it is of classes as '
-        "frequent as the source's."
+        'how often it predicts the class that all rungs together find likeliest, and how likely it '
+        'and the others are to name the same class.'
     ]
     if best is baseline:
         reasons.append('No more expensive rung inside the budget has a better one.')

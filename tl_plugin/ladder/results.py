@@ -19,8 +19,9 @@ from torch import Tensor
 
 import tl_plugin
 from tl_plugin.evaluation.choice import vote
+from tl_plugin.evaluation.expected_accuracy import ExpectedAccuracy
 from tl_plugin.evaluation.intervals import accuracy_interval, interval_method
-from tl_plugin.evaluation.source_reference import Outputs, outputs_from
+from tl_plugin.evaluation.shared_accuracy import LEAST_MODELS, shared_accuracy
 from tl_plugin.reliability.files import read_json
 from tl_plugin.stack.check import module_version
 from tl_plugin.stack.protocol import TARGET
@@ -64,7 +65,7 @@ def collect(
         left_out: Rungs that the config has no data for -> what is missing.
         notes: On the data, in sentences.
     """
-    rungs, ahead = voted(_compared(summaries(jobs)))
+    rungs, ahead = voted(with_expected(_compared(summaries(jobs))))
     found = recommend(rungs, budget_source, ahead)
     return LadderResults(
         config=config,
@@ -97,8 +98,8 @@ def voted(rungs: Sequence[RungResult]) -> tuple[list[RungResult], dict[str, floa
         return list(rungs), {}
     votes = []
     for index in range(min((len(rung.folders) for rung in rungs), default=0)):
-        models = {rung.name: _read_outputs(Path(rung.folders[index])) for rung in rungs}
-        if None in models.values() or len({len(target) for _, target in models.values()}) != 1:
+        models = _outputs_of_all(rungs, index, 'target.log_probabilities')
+        if models is None:
             return list(rungs), {}
         votes.append(vote(models))
     if not votes:
@@ -115,14 +116,39 @@ def voted(rungs: Sequence[RungResult]) -> tuple[list[RungResult], dict[str, floa
     return found, ahead
 
 
-def _read_outputs(folder: Path) -> tuple[Outputs, Tensor] | None:
-    """Read what a run outputs on validation images; None where it kept none."""
-    path = folder / OUTPUTS_NAME
-    if not path.is_file():
-        return None
-    with np.load(path, allow_pickle=False) as arrays:
-        target = torch.from_numpy(arrays['target.log_probabilities'])
-        return outputs_from(arrays, 'source'), target
+def with_expected(rungs: Sequence[RungResult]) -> list[RungResult]:
+    """Estimate each rung's accuracy on the target's test images from how far all rungs agree.
+
+    Args:
+        rungs: With the folders of their runs.
+
+    Returns:
+        The rungs; with their own estimates, where they are too few or outputs of one are missing.
+    """
+    seeds = min((len(rung.folders) for rung in rungs), default=0)
+    outputs = [_outputs_of_all(rungs, index, 'test.probabilities') for index in range(seeds)]
+    if not outputs or None in outputs or len(rungs) < LEAST_MODELS:
+        return list(rungs)
+    estimates = [shared_accuracy(models) for models in outputs]
+    found = []
+    for rung in rungs:
+        own = dict(expected_accuracy=None, expected_interval=None, no_expected_accuracy=None)
+        own |= _expected([of_seed[rung.name] for of_seed in estimates])
+        target = replace(rung.on(TARGET), **own)
+        found.append(replace(rung, domains={**rung.domains, TARGET: target}))
+    return found
+
+
+def _outputs_of_all(rungs: Sequence[RungResult], index: int, name: str) -> dict[str, Tensor] | None:
+    """Read an array that each rung's run of one seed kept, (N, K); None where one kept none."""
+    found = {}
+    for rung in rungs:
+        path = Path(rung.folders[index], OUTPUTS_NAME)
+        if not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            found[rung.name] = torch.from_numpy(arrays[name])
+    return found if len({rows.shape for rows in found.values()}) == 1 else None
 
 
 def summaries(jobs: Sequence[Job]) -> list[RungResult]:
@@ -191,13 +217,12 @@ def _on(domain: str, results: Sequence[RunResult]) -> DomainResult:
         label_free={
             name: _mean([each.get(name) for each in scores], digits=4) for name in scores[0]
         },
-        **(_expected(results) if domain == TARGET else {}),
+        **(_expected([result.expected for result in results]) if domain == TARGET else {}),
     )
 
 
-def _expected(results: Sequence[RunResult]) -> dict[str, Any]:
+def _expected(found: Sequence[ExpectedAccuracy | None]) -> dict[str, Any]:
     """Average what is expected of the target's accuracy; unknown where it is for a seed."""
-    found = [result.expected for result in results]
     reasons = [
         NOT_ESTIMATED if one is None else one.reason
         for one in found

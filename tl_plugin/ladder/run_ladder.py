@@ -27,6 +27,7 @@ from .records import LadderResults
 from .report import REPORT_NAME, make_report
 from .results import RESULTS_NAME, collect
 from .rungs import Rung, read_rungs, select_rungs
+from .stored_source import read_stored
 from .table import print_table
 from .target_labels import (
     TargetLabels,
@@ -85,6 +86,8 @@ def run_ladder(
         'the check of the few target labels', lambda: notes_on_few_labels(cfg, jobs, work_dir)
     )
     notes = [*(settings.get('notes') or ()), *notes_on_labels(labels), *(few or ())]
+    if settings.get('source_free'):
+        notes += read_stored(cfg.load_from, cfg.get('weights_of_load_from')).notes()
     results = collect(
         jobs, failures, str(config), limits.budget_source, not_climbed, missing, notes
     )
@@ -121,13 +124,17 @@ def choose_rungs(
     Raises:
         ValueError: If the config can't be climbed on, or a rung doesn't exist.
     """
+    limits, settings = limits or Limits(), cfg.get('ladder') or {}
     check_measures_target(cfg)
-    check_ladder_data(cfg)
-    read_rungs(cfg.get('ladder') or {})
+    if settings.get('source_free'):
+        limits.check_source_free()
+    else:
+        check_ladder_data(cfg)
+    read_rungs(settings)
     labels = count_target_labels(cfg)
-    (limits or Limits()).check_reachable(labels)
+    limits.check_reachable(labels)
     cfg, left_out = measure_by_labels(cfg, labels), {}
-    if folder is not None:
+    if folder is not None and not settings.get('source_free'):
         cfg, left_out = add_label_rungs(cfg, rungs, folder, partial(has_own_weights, cfg))
     settings = cfg.get('ladder') or {}
     known = read_rungs(settings)

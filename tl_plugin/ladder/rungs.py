@@ -277,7 +277,43 @@ DEFAULT_RUNGS = (
     ),
 )
 
-SETTINGS = ('target_dataloader', 'labelled_target_dataloader', 'rungs', 'notes')
+#: Those of a ladder on a checkpoint and target images alone, in order of cost.
+SOURCE_FREE_RUNGS = (
+    Rung(
+        'source_only',
+        strategies=('no_training',),
+        about='The model as it came. Nothing is trained or changed.',
+    ),
+    next(rung for rung in DEFAULT_RUNGS if rung.name == 'adabn'),
+    Rung(
+        'tent',
+        strategies=('tent', 'no_training'),
+        data=TARGET,
+        start='source_only',
+        about='Looks at the unlabelled target images once. Normalisation takes their statistics, '
+        'and its weights move until predictions are surer. All other weights stay.',
+    ),
+    Rung(
+        'sar',
+        strategies=('sar', 'no_training'),
+        data=TARGET,
+        start='source_only',
+        about='The same with more care: it learns from images that it is sure of alone, keeps the '
+        "statistics of the model as it came beside the target's, and goes back to that model where "
+        'predictions get too sure.',
+    ),
+    Rung(
+        'shot',
+        strategies=('shot',),
+        data=TARGET,
+        start='source_only',
+        about='Trains all layers but the last on the unlabelled target images, until predictions '
+        'are sure one by one, differ from each other, and agree with the nearest centre of a '
+        'class.',
+    ),
+)
+
+SETTINGS = ('target_dataloader', 'labelled_target_dataloader', 'rungs', 'notes', 'source_free')
 
 
 def read_rungs(settings: Mapping) -> dict[str, Rung]:
@@ -286,7 +322,9 @@ def read_rungs(settings: Mapping) -> dict[str, Rung]:
     Args:
         settings: The config's ``ladder``: ``target_dataloader``, ``labelled_target_dataloader``,
             ``rungs``, a dict ``name -> fields of Rung that differ``, where a new name adds a rung,
-            and ``notes``, sentences on the data that are copied into the results.
+            ``notes``, sentences on the data that are copied into the results, and ``source_free``,
+            whether there are no source images, so that :data:`SOURCE_FREE_RUNGS` take the place of
+            the default ones.
 
     Returns:
         Name to rung, in order of cost: the default ones, then the added ones, of which those that
@@ -301,7 +339,8 @@ def read_rungs(settings: Mapping) -> dict[str, Rung]:
         (['source_only', 'adabn', 'frozen_alignment'], 'fine_tune')
     """
     _check_names(settings, SETTINGS, 'ladder')
-    rungs = {rung.name: rung for rung in DEFAULT_RUNGS}
+    base = SOURCE_FREE_RUNGS if settings.get('source_free') else DEFAULT_RUNGS
+    rungs = {rung.name: rung for rung in base}
     fields = [item.name for item in dataclasses.fields(Rung) if item.name != 'name']
     for name, changes in (settings.get('rungs') or {}).items():
         _check_names(changes, fields, f'ladder.rungs.{name}')

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tl_plugin.evaluation.intervals import METHODS, interval_text
+from tl_plugin.evaluation.shared_accuracy import LEAST_MODELS
 from tl_plugin.reporting.tables import make_table
 from tl_plugin.stack.protocol import TARGET
 
@@ -42,6 +43,9 @@ class Column(NamedTuple):
     below_name: str = '95% interval'
 
 
+_NO_SOURCE = Column('source %', lambda r: 'not measured')
+
+
 def has_accuracy(results: LadderResults, domain: str) -> bool:
     """Return whether the test accuracy of a domain is known of any rung."""
     return any(rung.on(domain).accuracy is not None for rung in results.rungs)
@@ -59,7 +63,7 @@ def columns(results: LadderResults) -> list[Column]:
         ),
         *target,
         *_expected(results),
-        *_accuracy('source'),
+        *(_accuracy('source') if has_accuracy(results, 'source') else [_NO_SOURCE]),
         Column('time', lambda r: f'{r.seconds:.0f} s'),
         Column('trainable', lambda r: f'{r.trainable_parameters:,}'),
     ]
@@ -156,9 +160,10 @@ def notes(results: LadderResults) -> list[str]:
         ]
     if _expected(results):
         found.append(
-            'expected %: target accuracy as it is estimated without any label, from the '
-            'predictions and from degraded source images, with a 90% interval. It is an estimate: '
-            'shifts unlike any degradation can put it far off.'
+            'expected %: target accuracy as it is estimated without any label, with a 90% '
+            f'interval: from how far {LEAST_MODELS} rungs or more agree, from degraded source '
+            'images where they are fewer. It is an estimate: mistakes that rungs share, and shifts '
+            'unlike any degradation, put it far off.'
         )
     return found + _why_not_expected(results)
 

@@ -144,7 +144,7 @@ class DataCheckHook(Hook):
         if SOURCE in domains:
             for name, dataset in evaluated.items():
                 check_trained(trained, name, dataset)
-        elif hasattr(runner._val_loop, 'domains'):
+        elif SOURCE in getattr(runner._val_loop, 'domains', ()):
             check_source_free(trained, evaluated['val_dataloader'])
 
 

@@ -6,7 +6,8 @@ from outputs.npz alone, which holds no target label. The judge alone reads those
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -15,9 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tl_plugin.evaluation.choice import Vote
+from tl_plugin.evaluation.choice import SCORES, Vote, shared_confidence
 from tl_plugin.evaluation.choice import vote as ladder_vote
 from tl_plugin.evaluation.expected_accuracy import expected_accuracy, raw_estimates
+from tl_plugin.evaluation.shared_accuracy import log_odds
 from tl_plugin.evaluation.source_reference import SourceReference, outputs_from
 from tl_plugin.functional import control_variate_risk, density_ratio, matrix_norm
 from tl_plugin.functional.frozen_alignment import logistic_regression
@@ -33,8 +35,19 @@ from tl_plugin.ladder.recommend import BASELINE, SURE
 DIRECTIONS = 16
 
 
-#: What the ladder uses. Fixed when six of the eight pairs were measured, not changed afterwards.
-DEFAULT = 'vote: agreement, COT'
+#: Signals that vote, alone and in twos and threes, and what the ladder uses of these votes.
+SIGNALS = (
+    'agreement',
+    'consensus',
+    'shared confidence',
+    'COT',
+    'information maximization',
+    'nuclear norm',
+    'confidence',
+)
+DEFAULT = 'vote: consensus, shared confidence'
+#: What the ladder used before.
+BEFORE = 'vote: agreement, COT'
 
 
 def _unless_unsure(found: Vote) -> dict[str, float]:
@@ -133,16 +146,6 @@ def agreement(models: Mapping[str, Model]) -> dict[str, float]:
     }
 
 
-def consensus(models: Mapping[str, Model]) -> dict[str, float]:
-    """Mean probability of the class that all models together think most probable."""
-    mean = torch.stack([model.probabilities for model in models.values()]).mean(0)
-    labels = mean.argmax(1)
-    return {
-        name: float((model.probabilities.argmax(1) == labels).float().mean())
-        for name, model in models.items()
-    }
-
-
 def ranks(scores: Mapping[str, float]) -> dict[str, float]:
     """Return the share of models that each isn't worse than; ties share."""
     values = np.array(list(scores.values()))
@@ -166,6 +169,7 @@ def scores_of(
         'information maximization': lambda m: float(information_maximization(m.probabilities)),
         'nuclear norm': lambda m: float(batch_nuclear_norm(m.probabilities)),
         'entropy': lambda m: -float(mean_entropy(m.probabilities)),
+        'confidence': lambda m: float(m.probabilities.amax(1).mean()),
         'soft neighbourhood density': lambda m: float(soft_neighborhood_density(m.probabilities)),
         'MaNo': lambda m: float(matrix_norm(m.target.log_probabilities)),
         'DEV': dev,
@@ -180,16 +184,15 @@ def scores_of(
         single['MixVal'] = lambda m: mixval(m, pairs)
     found = {key: {n: score(m) for n, m in models.items()} for key, score in single.items()}
     found['agreement'] = agreement(models)
-    found['consensus'] = consensus(models)
-    product = ladder_vote(
-        {n: (m.reference.source, m.target.log_probabilities) for n, m in models.items()}
-    )
+    together = torch.stack([model.probabilities for model in models.values()])
+    for name, score in SCORES.items():
+        found[name] = dict(zip(models, score(together).mean(1).tolist()))
+    found['vote of all'] = vote(*found.values())
+    for count in (2, 3):
+        for names in itertools.combinations(SIGNALS, count):
+            found[f'vote: {", ".join(names)}'] = vote(*(found[name] for name in names))
+    product = ladder_vote({n: m.target.log_probabilities for n, m in models.items()})
     found[f'ladder: {DEFAULT}'] = _unless_unsure(product)
-    found[DEFAULT] = vote(found['agreement'], found['COT'])
-    found['vote: consensus, COT, information maximization'] = vote(
-        found['consensus'], found['COT'], found['information maximization']
-    )
-    found['vote of all'] = vote(*(found[key] for key in (*single, 'agreement')))
     return found
 
 
@@ -230,20 +233,82 @@ def judge_choice(
                 chosen=chosen[name],
             )
         )
-    # The ladder's own rule is a variant of its vote, no candidate beside it.
-    free = [name for name in candidates if not name.startswith('ladder')]
+    # Signals and votes of them; the ladder's own rule is a variant of its vote.
+    free = [name for name in candidates if name in SIGNALS or name.startswith('vote: ')]
     left_out = {}
     for pair in scores:
         others = {n: fmean(v for p, v in behind[n].items() if p != pair) for n in free}
         by = min(others, key=others.__getitem__)
         left_out[pair] = dict(candidate=by, behind=round(behind[by][pair], 2))
+    by = {one['candidate'] for one in left_out.values()}
+    told = [r for r in rows if not r['candidate'].startswith('vote: ') or r['candidate'] in by]
+    told += [r for r in rows if r['candidate'] in {DEFAULT, BEFORE} - by]
     return dict(
-        rows=sorted(rows, key=lambda row: row['mean_behind']),
+        rows=sorted(told, key=lambda row: row['mean_behind']),
+        votes=len(free),
         leave_one_pair_out=left_out,
         leave_one_pair_out_mean=round(fmean(v['behind'] for v in left_out.values()), 2),
         nothing_behind=round(
             fmean(max(own.values()) - own[BASELINE] for own in accuracy.values()), 2
         ),
+    )
+
+
+def fit_line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Fit slope and intercept of the log-odds of accuracy over those of shared confidence."""
+    shared, truth = (np.array([log_odds(value) for value in part]) for part in zip(*points))
+    slope, shift = np.polyfit(shared, truth, 1)
+    return float(slope), float(shift)
+
+
+def judge_shared(models: Mapping[str, Mapping[str, Model]], accuracy: Mapping) -> dict:
+    """Judge expected accuracy by agreement, each pair by a line that was fitted to the others.
+
+    How far lines are off, which makes the intervals, is measured on the others, too: each of them
+    by a line that was fitted to the rest.
+
+    Args:
+        models: Pair -> name -> model.
+        accuracy: Pair -> name -> percent of the test images that are right.
+
+    Returns:
+        The mean error and the share of intervals that hold, and the line that all pairs give, which
+        :mod:`tl_plugin.evaluation.shared_accuracy` has.
+    """
+    points = {}
+    for pair, own in models.items():
+        together = shared_confidence(torch.stack([model.test for model in own.values()]))
+        truth = [accuracy[pair][name] / 100 for name in own]
+        points[pair] = list(zip(together.mean(1).tolist(), truth))
+
+    def misses(pair: str, without: set[str]) -> list[float]:
+        others = [one for p, of in points.items() if p not in without | {pair} for one in of]
+        slope, shift = fit_line(others)
+        return [
+            log_odds(truth) - shift - slope * log_odds(shared) for shared, truth in points[pair]
+        ]
+
+    def spread(without: set[str]) -> float:
+        found = [miss for p in points if p not in without for miss in misses(p, without)]
+        return float(np.sqrt(np.mean(np.square(found))))
+
+    errors, held, width, plain = [], [], [], []
+    for pair, of in points.items():
+        reach = 1.645 * spread({pair})
+        for (shared, truth), miss in zip(of, misses(pair, set())):
+            centre = log_odds(truth) - miss
+            low, value, high = (1 / (1 + np.exp(-centre - way * reach)) for way in (-1, 0, 1))
+            errors.append(abs(value - truth))
+            plain.append(abs(shared - truth))
+            held.append(low <= truth <= high)
+            width.append(high - low)
+    slope, shift = fit_line([one for of in points.values() for one in of])
+    return dict(
+        error=round(100 * fmean(errors), 1),
+        plain_error=round(100 * fmean(plain), 1),
+        intervals_hold=round(fmean(held), 3),
+        mean_width=round(100 * fmean(width), 1),
+        line=dict(slope=round(slope, 2), shift=round(shift, 2), spread=round(spread(set()), 2)),
     )
 
 
@@ -272,6 +337,7 @@ def judge_expected(models: Mapping[str, Mapping[str, Model]], accuracy: Mapping)
     total = sum(map(len, models.values()))
     return dict(
         models=total,
+        shared=judge_shared(models, accuracy),
         errors={key: round(fmean(values), 1) for key, values in errors.items()},
         given=len(trusted),
         error_where_given=round(fmean(trusted), 1) if trusted else None,

@@ -9,6 +9,7 @@ that the judgement alone reads.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import choices
@@ -390,10 +391,12 @@ def lines(found: dict) -> list[dict]:
         )
         for row in choice['rows']
     ]
-    by = sorted({one['candidate'] for one in choice['leave_one_pair_out'].values()})
+    by = Counter(one['candidate'] for one in choice['leave_one_pair_out'].values())
+    named = '; '.join(f'{name}: {count} pairs' for name, count in by.most_common())
     rows.append(
         line(
-            f'chosen by what is best on the other pairs ({"; ".join(by)}), points behind the best',
+            f'chosen by what is best on the other pairs, of {choice["votes"]} votes ({named}), '
+            'points behind the best',
             choice['leave_one_pair_out_mean'],
             choice['nothing_behind'],
         )
@@ -402,12 +405,27 @@ def lines(found: dict) -> list[dict]:
         line(f'expected accuracy, {name}: mean error over {expected["models"]} models', error)
         for name, error in expected['errors'].items()
     ]
+    shared = expected['shared']
+    rows += [
+        line(
+            'expected accuracy, shared confidence as it is: mean error over '
+            f'{expected["models"]} models',
+            shared['plain_error'],
+        ),
+        line(
+            'expected accuracy, shared confidence on a line that was fitted to the other pairs: '
+            f'mean error; 90% intervals hold in {shared["intervals_hold"]:.0%} and are '
+            f'{shared["mean_width"]:.0f} points wide',
+            shared['error'],
+        ),
+    ]
     if expected['given']:
         rows.append(
             line(
-                f'expected accuracy where it is given, {expected["given"]} of {expected["models"]} '
-                f'models: mean error; 90% intervals hold in {expected["intervals_hold"]:.0%} and '
-                f'are {expected["mean_width"]:.0f} points wide',
+                f'expected accuracy of one model alone where it is given, {expected["given"]} of '
+                f'{expected["models"]}: mean error; 90% intervals hold in '
+                f'{expected["intervals_hold"]:.0%} and are {expected["mean_width"]:.0f} points '
+                'wide',
                 expected['error_where_given'],
             )
         )

@@ -94,6 +94,9 @@ def test_what_it_refuses(tmp_path, start):
         Runner.from_cfg(cfg).test()
     with pytest.raises(ValueError, match='has no domain source'):
         streamed(tmp_path, start, 'tent', {HOOK + 'budget': 1.0, 'test_cfg': dict(_delete_=True)})
+    with pytest.raises(ValueError, match='leave them out'):
+        offline = {HOOK + 'target_dataloader': dict(dataset=FIELD), HOOK + 'save': True}
+        streamed(tmp_path, start, 'tent', offline)
     several = dict(type='MultiLabelLinearClsHead', num_classes=3, in_channels=64)
     with pytest.raises(ValueError, match='entropy over classes, one an image'):
         streamed(tmp_path, start, 'sar', {'model.head': dict(_delete_=True, **several)})

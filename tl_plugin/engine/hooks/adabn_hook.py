@@ -159,7 +159,7 @@ class AdaBNHook(Hook):
                 "name a domain 'target' in val_cfg and test_cfg, "
                 "dict(type='DomainTestLoop', dataloaders=dict(target=dict(dataset=...)))"
             )
-        if isinstance(runner._train_loop, BaseLoop):
+        if isinstance(runner._train_loop, BaseLoop) and runner.max_iters:
             trained = runner.train_dataloader.dataset
             check_trained(trained, 'the target images of AdaBNHook', loader.dataset)
         return loader

@@ -9,19 +9,21 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 
 from tl_plugin.reliability.files import write_whole
 from tl_plugin.reliability.ranks import on_main_process
-from tl_plugin.stack.model_wrappers import unwrap
+from tl_plugin.stack.model_wrappers import evaluating, unwrap
 from tl_plugin.stack.options import checked
 from tl_plugin.stack.protocol import SOURCE
 
 from ..loops.domain_eval_loop import evaluate
+from ..loops.inherit import inherit_dataloader
 
 #: The adapted model, in the work folder.
 ADAPTED = 'adapted.pth'
+_WHERE = 'custom_hooks.TestTimeAdaptationHook.target_dataloader'
 
 
 @HOOKS.register_module()
@@ -31,6 +33,10 @@ class TestTimeAdaptationHook(Hook):
     The test's images come as a stream, each batch once. A domain ``source`` of a
     ``DomainTestLoop`` is predicted first, by the source model.
 
+    With a ``target_dataloader`` it adapts offline: at the end of a training, of none
+    (``no_training``) in particular, the model adapts to these images in one pass and stays as it is
+    then; it is saved, validated and tested as any other model.
+
     Args:
         save: Whether the adapted model is written to ``adapted.pth`` in the work folder, an
             ordinary checkpoint of the config's network. Defaults to False: the next test begins
@@ -39,25 +45,76 @@ class TestTimeAdaptationHook(Hook):
             are predicted again every ``interval`` batches, and where more is lost, adaptation goes
             back to the source model. Defaults to None, which measures nothing.
         interval: Batches from one such measurement to the next. Defaults to 20.
+        target_dataloader: Loader of target images to adapt to offline. What it leaves out is
+            inherited from ``test_dataloader``, or else ``val_dataloader``. Defaults to None: the
+            images of a test, while they are tested.
 
     Raises:
         ValueError: If the model doesn't adapt at test time, or a budget has no source to measure.
     """
 
     __test__ = False  # no test, whatever pytest thinks of its name
+    # Before checkpoints are written and the model is validated.
+    priority = 'NORMAL'
 
     @checked
-    def __init__(self, save: bool = False, budget: float | None = None, interval: int = 20) -> None:
+    def __init__(
+        self,
+        save: bool = False,
+        budget: float | None = None,
+        interval: int = 20,
+        target_dataloader: dict | None = None,
+    ) -> None:
         if interval < 1 or (budget is not None and budget < 0):
             raise ValueError(
                 'TestTimeAdaptationHook: interval must be at least 1 and budget at least 0, got '
                 f'interval={interval} and budget={budget}'
             )
+        if target_dataloader is not None and (save or budget is not None):
+            raise ValueError(
+                'TestTimeAdaptationHook: save and budget are for a test, and target_dataloader '
+                'adapts before it: its model is in the checkpoint of the training; leave them out'
+            )
         self.save, self.budget, self.interval = save, budget, interval
+        self.target_dataloader = target_dataloader
         self._floor: float | None = None
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Adapt offline where the training by epoch ends."""
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if by_epoch and runner.epoch + 1 == runner.max_epochs:
+            self._adapt_offline(runner)
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Adapt offline where the training by iteration ends."""
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if not by_epoch and runner.iter + 1 == runner.max_iters:
+            self._adapt_offline(runner)
+
+    def _adapt_offline(self, runner: Runner) -> None:
+        if self.target_dataloader is None:
+            return
+        self._begin(runner)
+        base = runner.cfg.get('test_dataloader') or runner.cfg.get('val_dataloader') or {}
+        loader = inherit_dataloader(base, self.target_dataloader, _WHERE)
+        # In an order of classes batches would have statistics of their own.
+        loader['sampler'] = dict(type='DefaultSampler', shuffle=True)
+        model = self._model
+        with evaluating(model):
+            for batch in runner.build_dataloader(loader, seed=runner.seed):
+                model.adapter(model.data_preprocessor(batch, False)['inputs'])
+        self._report()
+        model.begin_adaptation(False)
 
     def before_test(self, runner: Runner) -> None:
         """Begin with the model that is tested."""
+        self._begin(runner)
+        if self.target_dataloader is not None:
+            self._model.begin_adaptation(False)
+        elif self.budget is not None:
+            self._floor = self._source_accuracy(runner) - self.budget
+
+    def _begin(self, runner: Runner) -> None:
         model = unwrap(runner.model)
         inner = getattr(model, 'module', model)  # of a model that averages over augmentations
         if not hasattr(inner, 'begin_adaptation'):
@@ -67,8 +124,6 @@ class TestTimeAdaptationHook(Hook):
             )
         self._model = inner
         inner.begin_adaptation()
-        if self.budget is not None:
-            self._floor = self._source_accuracy(runner) - self.budget
 
     def after_test_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         """Measure the source now and then, where there is a budget."""
@@ -83,9 +138,9 @@ class TestTimeAdaptationHook(Hook):
 
     def after_test(self, runner: Runner) -> None:
         """Report, and save the model."""
-        events = self._model.adapter.events
-        found = ', '.join(f'{count:,} {what}' for what, count in events.items())
-        print_log(f'Test-time adaptation: {found}.', logger='current')
+        if self.target_dataloader is not None:
+            return
+        self._report()
         if self.save:
             path = Path(runner.work_dir, ADAPTED)
             meta = dict(adapted_by=self._model.test_time.method, **_classes(runner))
@@ -95,6 +150,11 @@ class TestTimeAdaptationHook(Hook):
             on_main_process(lambda: write_whole(path, content.getvalue()))
             print_log(f'The adapted model is in {path}.', logger='current')
         self._model.begin_adaptation(False)
+
+    def _report(self) -> None:
+        events = self._model.adapter.events
+        found = ', '.join(f'{count:,} {what}' for what, count in events.items())
+        print_log(f'Test-time adaptation: {found}.', logger='current')
 
     def _source_accuracy(self, runner: Runner) -> float:
         loop = runner.test_loop

@@ -40,10 +40,13 @@ class _SeveralDomains:
         dataloaders: dict,
         evaluators: dict | None = None,
         fp16: bool = False,
+        source: bool = True,
     ) -> None:
         built = build_loader(runner, dataloader, f'{self.stage}_dataloader')
         super().__init__(runner, built, evaluator, fp16=fp16)
-        self._add_domains(dataloader, dataloaders, evaluators or {}, f'{self.stage}_cfg')
+        self._stock = built, self.evaluator
+        self._domains: dict[str, tuple[DataLoader, Evaluator]] = {}
+        self._add_domains(dataloader, dataloaders, evaluators or {}, source)
 
     def run(self) -> dict:
         """Evaluate all domains."""
@@ -56,14 +59,14 @@ class _SeveralDomains:
         return metrics
 
     def _add_domains(
-        self, base: Any, dataloaders: dict[str, Any], evaluators: dict[str, Any], key: str
+        self, base: Any, dataloaders: dict[str, Any], evaluators: dict[str, Any], source: bool
     ) -> None:
+        key = f'{self.stage}_cfg'
         if not dataloaders:
             raise ValueError(
                 f'{type(self).__name__} evaluates several domains: name at least one beside '
                 f"'{SOURCE}', {key}.dataloaders = dict(target=dict(dataset=...))"
             )
-        self._domains: dict[str, tuple[DataLoader, Evaluator]] = {}
         template = self.evaluator
         unknown = sorted(set(evaluators) - {SOURCE, *dataloaders})
         if unknown:
@@ -77,9 +80,10 @@ class _SeveralDomains:
             else self.runner.build_evaluator(evaluator)
             for name, evaluator in evaluators.items()
         }
-        self._add_domain(SOURCE, self.dataloader, evaluators.get(SOURCE, template))
+        if source:
+            self._add_domain(SOURCE, self.dataloader, evaluators.get(SOURCE, template))
         for name, loader in dataloaders.items():
-            if name in self._domains or '/' in name:
+            if name in (SOURCE, *self._domains) or '/' in name:
                 raise ValueError(
                     f"{key}.dataloaders: '{name}' can't be the name of a domain, '{SOURCE}' is the "
                     'stock loader and / separates the domain from the metric'
@@ -126,7 +130,7 @@ class _SeveralDomains:
                 self.run_iter(idx, data_batch)
             found = evaluator.evaluate(len(loader.dataset))
             metrics.update({f'{name}/{metric}': value for metric, value in found.items()})
-        self.dataloader, self.evaluator = self._domains[SOURCE]
+        self.dataloader, self.evaluator = self._domains.get(SOURCE, self._stock)
         announce_domain(self.runner.model, TARGET)
         return metrics
 
@@ -146,6 +150,8 @@ class DomainValLoop(_SeveralDomains, ValLoop):
             ``val_dataloader``.
         evaluators: Name -> metrics of a domain, instead of ``val_evaluator``. Defaults to None.
         fp16: As in mmengine's ``ValLoop``. Defaults to False.
+        source: Whether ``val_dataloader`` is evaluated. False where there are no source images: it
+            then only says how the others are read. Defaults to True.
 
     Raises:
         ValueError: If there is no further domain, or one has an impossible name, no data, the same
