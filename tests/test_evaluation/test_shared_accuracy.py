@@ -1,5 +1,8 @@
 """Expected accuracy from how far models agree, against the formula written out."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,8 @@ from scipy.special import expit, logit
 from tl_plugin.evaluation import shared_accuracy as module
 from tl_plugin.evaluation.shared_accuracy import shared_accuracy
 
+RESULTS = Path(__file__).resolve().parents[2] / 'tools/benchmarks/results/without_labels.json'
+
 
 def models(count, images=200):
     rng = np.random.default_rng(0)
@@ -15,6 +20,11 @@ def models(count, images=200):
         str(i): torch.from_numpy(rng.dirichlet(np.full(4, 0.3), images)).float()
         for i in range(count)
     }
+
+
+def test_the_line_is_the_one_that_the_benchmark_found():
+    found = json.loads(RESULTS.read_text())['expected']['shared']['line']
+    assert found == dict(slope=module.SLOPE, shift=module.SHIFT, spread=module.SPREAD)
 
 
 def test_it_is_read_off_the_line():

@@ -311,6 +311,14 @@ SOURCE_FREE_RUNGS = (
         'are sure one by one, differ from each other, and agree with the nearest centre of a '
         'class.',
     ),
+    Rung(
+        'aad',
+        strategies=('aad',),
+        data=TARGET,
+        start='source_only',
+        about='Trains all layers on the unlabelled target images, until each is predicted as the '
+        'images nearest to it are, and otherwise than the rest.',
+    ),
 )
 
 SETTINGS = ('target_dataloader', 'labelled_target_dataloader', 'rungs', 'notes', 'source_free')
