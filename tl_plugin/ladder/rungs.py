@@ -357,7 +357,7 @@ def read_rungs(settings: Mapping) -> dict[str, Rung]:
         else:
             rungs[name] = Rung(name, **{'strategies': (), **changes})
         _check_strategies(rungs[name], changes.get('strategies', rungs[name].strategies))
-    rungs = _by_cost(rungs)
+    rungs = _by_cost(rungs, base)
     for rung in rungs.values():
         for other in rung.towards or (None,):
             towards = (other,) if other else ()
@@ -365,8 +365,8 @@ def read_rungs(settings: Mapping) -> dict[str, Rung]:
     return rungs
 
 
-def _by_cost(rungs: Mapping[str, Rung]) -> dict[str, Rung]:
-    default, *others = [rung.name for rung in DEFAULT_RUNGS]
+def _by_cost(rungs: Mapping[str, Rung], base: Sequence[Rung]) -> dict[str, Rung]:
+    default, *others = [rung.name for rung in base]
     added = [name for name in rungs if name not in (default, *others)]
     alike = [name for name in added if rungs[name].data == SOURCE and not rungs[name].start]
     last = [name for name in added if name not in alike]
