@@ -39,6 +39,8 @@ def test_results_of_all_rungs(climbed):
             assert by_seed == pytest.approx([rung['domains'][domain]['accuracy']], abs=0.01)
         assert rung['seconds'] > 0
         assert rung['config'] == str(folder / 'config.py')
+    # What the runs shared is gone.
+    assert not (climbed.work_dir / 'degraded_copies').exists()
     assert {'commit', 'date', 'versions', 'machine'} <= set(results)
     assert not results['failures']
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
-from torch import Tensor
 
+from tl_plugin.evaluation.source_reference import degraded_copies
 from tl_plugin.intake.trained_model import leave_out_weights
 from tl_plugin.reliability.initial_weights import announce_checkpoint
 from tl_plugin.stack.messages import quiet
@@ -62,7 +62,6 @@ def extract_features(
     dataset: dict,
     batch_size: int | None = None,
     advance: Callable[[int], None] = lambda count: None,
-    change: Callable[[list[Tensor]], list[Tensor]] = lambda inputs: inputs,
 ) -> np.ndarray:
     """Compute the inputs of a model's last layer.
 
@@ -71,14 +70,40 @@ def extract_features(
         dataset: Config of the images' data set.
         batch_size: Images at a time. None: :data:`CPU_BATCH` on a CPU, :data:`GPU_BATCH` on a GPU.
         advance: Called with the number of images that were finished since the last call.
-        change: Called with the images of a batch before the model's ``data_preprocessor``. Defaults
-            to nothing.
 
     Returns:
         ``(N, D)``, float32, in the data set's order.
     """
-    found = _forward(model, dataset, batch_size, advance, change)
+    found = _forward(model, _build(dataset), batch_size, advance)
     return np.concatenate([_inputs_of_head(model, feats) for feats in found])
+
+
+@torch.inference_mode()
+def extract_degraded_features(
+    model: torch.nn.Module,
+    datasets: Iterable[dict],
+    seed: int = 0,
+    advance: Callable[[int], None] = lambda count: None,
+) -> np.ndarray:
+    """Compute features of degraded copies of images, which are read once and all kept in memory.
+
+    Args:
+        model: As in :func:`extract_features`.
+        datasets: Configs of the images' data sets; each is built before the next is asked for.
+        seed: Draws the corruptions. Defaults to 0.
+        advance: As in :func:`extract_features`.
+
+    Returns:
+        ``(S, N, D)``, float32: degradations in the order of
+        :func:`~tl_plugin.evaluation.source_reference.degradations`, images in that of the data.
+    """
+    samples = [sample for dataset in datasets for sample in _read(_build(dataset))]
+    found = []
+    for _, copies in degraded_copies([sample['inputs'] for sample in samples], seed):
+        changed = [{**sample, 'inputs': copy} for sample, copy in zip(samples, copies)]
+        rows = [_inputs_of_head(model, feats) for feats in _forward(model, changed, None, advance)]
+        found.append(np.concatenate(rows))
+    return np.stack(found)
 
 
 @torch.inference_mode()
@@ -100,7 +125,7 @@ def extract_outputs(
         Features ``(N, D)`` and scores of the classes ``(N, K)``, float32.
     """
     rows, scores = [], []
-    for feats in _forward(model, dataset, batch_size, advance):
+    for feats in _forward(model, _build(dataset), batch_size, advance):
         rows.append(_inputs_of_head(model, feats))
         scores.append(model.head(feats).flatten(1).float().cpu().numpy())
     return np.concatenate(rows), np.concatenate(scores)
@@ -110,23 +135,28 @@ def _inputs_of_head(model: torch.nn.Module, feats: Any) -> np.ndarray:
     return model.head.pre_logits(feats).flatten(1).float().cpu().numpy()
 
 
+def _build(dataset: dict) -> Any:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return DATASETS.build(Config(dataset)._cfg_dict)
+
+
+def _read(images: Any) -> list[dict]:
+    return [images[index] for index in range(len(images))]
+
+
 def _forward(
     model: torch.nn.Module,
-    dataset: dict,
+    images: Any,
     batch_size: int | None,
     advance: Callable[[int], None],
-    change: Callable[[list[Tensor]], list[Tensor]] = lambda inputs: inputs,
 ) -> Iterator[Any]:
     from mmengine.dataset import pseudo_collate
 
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        images = DATASETS.build(Config(dataset)._cfg_dict)
     on_cpu = next(model.parameters()).device.type == 'cpu'
     batch_size = batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
     for start in range(0, len(images), batch_size):
         batch = [images[i] for i in range(start, min(start + batch_size, len(images)))]
         count, batch = len(batch), pseudo_collate(batch)
-        batch['inputs'] = change(batch['inputs'])
         yield model.extract_feat(model.data_preprocessor(batch, training=False)['inputs'])
         advance(count)
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-from tl_plugin.evaluation.source_reference import degradations, degrade_inputs
+from tl_plugin.evaluation.source_reference import degradations
 from tl_plugin.intake.config_writer import dataset_config
 from tl_plugin.intake.images import DomainImages, ImageItem
 from tl_plugin.reporting.progress import progress
 
-from .features import extract_features
+from .features import extract_degraded_features, extract_features
 from .reference import pattern
 
 #: Source images of which degraded copies are made.
@@ -94,20 +93,13 @@ def degraded_features(
     picked = np.linspace(0, len(items) - 1, min(MAX_DEGRADED, len(items))).round().astype(int)
     # The items are in the order of their data sets, and so are those that are picked of them.
     parts = _by_data_set([items[index] for index in picked])
-    found = []
-    sets = degradations()
-    with progress('Features of degraded source images', len(picked) * len(sets)) as advance:
-        for number, severities in enumerate(sets.values()):
-            rng = np.random.default_rng((seed, number))
-            change = partial(degrade_inputs, severities=severities, rng=rng)
-            rows = []
-            for part in parts:
-                content = dataset_config(
-                    images, part, images.classes, pipeline, listed, labels=False
-                )
-                rows.append(extract_features(model, content, advance=advance, change=change))
-            found.append(np.concatenate(rows))
-    return picked, np.stack(found)
+    contents = (
+        dataset_config(images, part, images.classes, pipeline, listed, labels=False)
+        for part in parts
+    )
+    total = len(picked) * len(degradations())
+    with progress('Features of degraded source images', total) as advance:
+        return picked, extract_degraded_features(model, contents, seed, advance)
 
 
 def _by_data_set(items: Sequence[ImageItem]) -> list[list[ImageItem]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,7 +129,11 @@ def degradations() -> dict[str, dict[str, float]]:
 
 
 def source_reference(
-    model: Any, loader: DataLoader, domain: str = SOURCE, max_images: int = MAX_IMAGES
+    model: Any,
+    loader: DataLoader,
+    domain: str = SOURCE,
+    max_images: int = MAX_IMAGES,
+    degrade: Callable[[Sequence[Tensor]], Iterable[tuple[str, Sequence[Tensor]]]] | None = None,
 ) -> SourceReference:
     """Run a model on held-out source images, as they are and degraded.
 
@@ -138,6 +143,8 @@ def source_reference(
         domain: The domain whose statistics a model takes that keeps them by domain. The target's,
             where the target is what is predicted. Defaults to the source.
         max_images: Of them at most, evenly spread; at most 100 of them are degraded.
+        degrade: Gives what :func:`degraded_copies` gives, perhaps from a file. Defaults to None,
+            that function.
 
     Raises:
         ValueError: If fewer than two images have a label, the model gives an image several labels,
@@ -152,15 +159,34 @@ def source_reference(
         )
     degraded = {}
     batches = list(_batches(loader, min(MAX_DEGRADED, max_images)))
-    for index, (name, severities) in enumerate(degradations().items()):
-        rng = np.random.default_rng((0, index))
+    images = [image for batch in batches for image in batch['inputs']]
+    for name, copies in (degrade or degraded_copies)(images):
+        rest = iter(copies)
         changed = (
-            {**batch, 'inputs': degrade_inputs(batch['inputs'], severities, rng)}
-            for batch in batches
+            {**batch, 'inputs': list(islice(rest, len(batch['inputs'])))} for batch in batches
         )
         outputs = _run(model, changed, domain, keep_features=False)
         degraded[name] = outputs.labelled()
     return SourceReference(source, degraded)
+
+
+def degraded_copies(
+    images: Sequence[Tensor], seed: int = 0
+) -> Iterator[tuple[str, Sequence[Tensor]]]:
+    """Degrade images in each way of the meta-set.
+
+    Args:
+        images: As they reach a model's ``data_preprocessor``, each (C, H, W), uint8.
+        seed: Draws the corruptions. Defaults to 0.
+
+    Yields:
+        The name of each of :func:`degradations`, and the copies.
+
+    Raises:
+        ValueError: If images aren't bytes.
+    """
+    for index, (name, severities) in enumerate(degradations().items()):
+        yield name, degrade_inputs(images, severities, np.random.default_rng((seed, index)))
 
 
 def collect_outputs_of(

@@ -26,6 +26,7 @@ from .recommend import BASELINE
 from .records import FailedRun, RunResult, time_waited
 from .run_rung import RESULT_NAME
 from .rungs import Rung
+from .shared_copies import FOLDER_NAME
 
 JOB_NAME = 'job.json'
 POLL_SECONDS = 0.2
@@ -69,6 +70,11 @@ class Job:
     def after(self) -> list[Job]:
         """Jobs that have to end before it starts."""
         return [*self.needs, *([self.baseline] if self.baseline else [])]
+
+    @property
+    def shared(self) -> Path:
+        """Folder of what the runs of the climb make once for all."""
+        return self.folder.parent.parent / FOLDER_NAME
 
     @property
     def label(self) -> str:
@@ -203,6 +209,9 @@ class Climb:
                 for run in self._running:
                     run.process.wait()
             self._launcher.close(interrupted)
+            if not (interrupted and self._launcher.holds_back):
+                for shared in {job.shared for job in self.jobs}:
+                    shutil.rmtree(shared, ignore_errors=True)
         return list(self.failures.values()), self.not_climbed
 
     def _settle(self, job: Job) -> bool:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 LOG_NAME = 'console.log'
 _RUN_RUNG = 'tl_plugin.ladder.run_rung'
+#: Tells glibc to keep the memory of activations from step to step. It gives blocks of a few MB back
+#: to the system and asks for them again, page by page: 10% to 15% of a small network's training.
+KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 32)}
 
 
 class Process(Protocol):
@@ -62,6 +65,7 @@ def arguments_of(job: Job) -> list[str]:
         '--source-run': [job.baseline] if job.baseline else [],
     }
     named = [[flag, *(str(run.folder) for run in found)] for flag, found in runs.items() if found]
+    named.append(['--shared', str(job.shared)])
     return [str(job.folder), '--key', job.key, *(text for words in named for text in words)]
 
 
@@ -128,7 +132,7 @@ class ThisMachine:
         if not place:
             # A process that has used a GPU can't be forked, so that each run starts one there.
             more = ['--threads', str(self._threads)] if self._threads else []
-            self._server = self._server or WarmServer(environment(self._threads))
+            self._server = self._server or WarmServer({**KEEP_MEMORY, **environment(self._threads)})
             return self._server.start([*arguments, *more], log)
         command = [sys.executable, *torchrun(self._processes), *arguments]
         command += ['--launcher', 'pytorch'] if self._processes > 1 else []

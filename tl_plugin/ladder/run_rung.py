@@ -14,6 +14,7 @@ import pickle
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ from .capacity import own_usage
 from .progress import ProgressHook, read_progress, read_scalars
 from .ready_config import CONFIG_NAME, PREDICTIONS_NAME, start_from
 from .records import DOMAINS, KeptLayers, Predictions, RunResult
+from .shared_copies import shared_copies
 from .stored_source import NOT_KEPT, read_stored
 
 RESULT_NAME = 'result.json'
@@ -67,6 +69,7 @@ def run_rung(
     source_model: str | None = None,
     began: float | None = None,
     launcher: str = 'none',
+    shared: Path | None = None,
 ) -> None:
     """Train and test the config in a folder; write ``result.json`` and ``predictions.json``.
 
@@ -78,6 +81,7 @@ def run_rung(
         began: When the run was started, in seconds since the epoch. Defaults to None, now.
         launcher: ``'pytorch'`` in each of several processes that torchrun has started; they share
             the batches of the config, so that it means the same training. Defaults to ``'none'``.
+        shared: Folder of what the runs of a climb make once for all. Defaults to None, nothing.
 
     Raises:
         ValueError: If the processes can't share a batch evenly.
@@ -135,7 +139,7 @@ def run_rung(
     )
     # The result comes first: what follows may fail, and even end the process.
     write_json(folder / RESULT_NAME, result.to_json())
-    expected = attempt(EXPECTED, lambda: expect(runner, tested, folder), left_out)
+    expected = attempt(EXPECTED, lambda: expect(runner, tested, folder, shared), left_out)
     result = replace(result, expected=expected, seconds=round(progress.elapsed, 1), finished=_now())
     write_json(folder / RESULT_NAME, result.to_json())
     if source_model:
@@ -176,7 +180,9 @@ def share_batches(cfg: Config, processes: int) -> None:
         loader['batch_size'] = size // processes
 
 
-def expect(runner: Runner, tested: Mapping[str, Tested], folder: Path) -> ExpectedAccuracy | None:
+def expect(
+    runner: Runner, tested: Mapping[str, Tested], folder: Path, shared: Path | None = None
+) -> ExpectedAccuracy | None:
     """Estimate the accuracy on the target's test images without their labels.
 
     Writes what the model outputs on validation images of both domains, without target labels, to
@@ -186,6 +192,7 @@ def expect(runner: Runner, tested: Mapping[str, Tested], folder: Path) -> Expect
         runner: After its training.
         tested: The tests, by domain.
         folder: Gets ``outputs.npz``.
+        shared: As in :func:`run_rung`.
 
     Returns:
         None without a validation of the target.
@@ -194,7 +201,8 @@ def expect(runner: Runner, tested: Mapping[str, Tested], folder: Path) -> Expect
     if TARGET not in domains:
         return None
     if SOURCE in domains:
-        reference = source_reference(runner.model, domain_loader(runner, SOURCE))
+        degrade = partial(shared_copies, shared) if shared else None
+        reference = source_reference(runner.model, domain_loader(runner, SOURCE), degrade=degrade)
     else:
         weights = weights_fingerprint(unwrap(runner.model))
         reference = read_stored(runner.cfg.get('load_from'), weights).outputs
@@ -403,6 +411,7 @@ def main() -> None:
         help='folders of the runs whose models are mixed with it',
     )
     parser.add_argument('--source-run', type=Path, help='folder of the run with the source model')
+    parser.add_argument('--shared', type=Path, help='folder of what the runs make once for all')
     parser.add_argument('--threads', type=int, help='threads of the process')
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none')
     arguments = parser.parse_args()
@@ -418,6 +427,7 @@ def main() -> None:
         checkpoint_in(source) if known else None,
         arguments.began,
         arguments.launcher,
+        arguments.shared,
     )
     leave_cpu_group()
 

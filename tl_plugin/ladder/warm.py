@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -210,6 +211,10 @@ def main() -> None:
     for module in _PRELOAD:
         with contextlib.suppress(ImportError):  # a run that needs it says so
             importlib.import_module(module)
+    # What is imported stays. Else each run searches it for garbage, whenever it builds a data set,
+    # and gets copies of the pages that it shares with this process.
+    gc.collect()
+    gc.freeze()
     _Server(answers).serve()
 
 
