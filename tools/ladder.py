@@ -185,7 +185,9 @@ def launcher(args: Namespace) -> Launcher:
     from tl_plugin.ladder.launchers import ThisMachine
     from tl_plugin.ladder.run_ladder import visible_devices
 
-    return ThisMachine(args.devices or visible_devices(), args.jobs, args.gpus_per_rung)
+    machine = ThisMachine(args.devices or visible_devices(), args.jobs, args.gpus_per_rung)
+    machine.get_ready()
+    return machine
 
 
 def write_config(args: Namespace) -> Path:

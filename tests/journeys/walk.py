@@ -15,6 +15,8 @@ import cv2
 import mmpretrain
 import numpy as np
 
+from tests.forked import is_tool, run_tool
+
 ROOT = Path(__file__).resolve().parents[2]
 #: The tools that came with mmpretrain.
 STOCK_TOOLS = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
@@ -78,6 +80,10 @@ def run(*command: Any, cwd: Path) -> str:
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable}
     # The tools of a checkout find the package beside them, those of mmpretrain an installed one.
     env['PYTHONPATH'] = str(ROOT)
+    if Path(command[0]).name.startswith('python') and is_tool(command[1]):
+        code, said = run_tool(*command[1:], cwd=cwd, env=env)
+        assert code == 0, f'{shlex.join(map(str, command))}\n{said}'
+        return said
     done = subprocess.run(
         list(map(str, command)), cwd=cwd, env=env, capture_output=True, text=True, errors='replace'
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tl_plugin.ladder.climb import plan
 from tl_plugin.ladder.records import FailedRun, KeptLayers, RunResult
 from tl_plugin.ladder.results import collect
@@ -75,9 +76,7 @@ def start_tool(*arguments, tool='ladder.py'):
 
 def run_tool(*arguments, tool='ladder.py'):
     """Run it to its end; returns exit code and output."""
-    process = start_tool(*arguments, tool=tool)
-    output, _ = process.communicate()
-    return process.returncode, output
+    return forked.run_tool(ROOT / 'tools' / tool, *arguments)
 
 
 class Climbed:

@@ -118,6 +118,11 @@ class ThisMachine:
         self._threads = None if self._places else threads_of_a_run()
         self._server: WarmServer | None = None
 
+    def get_ready(self) -> None:
+        """Begin to import what runs need, while the climb is being planned."""
+        if not self._places:
+            self._server = WarmServer({**KEEP_MEMORY, **environment(self._threads)})
+
     def room(self, running: Sequence[Run], usage: Usage | None) -> str | None:
         """Return the GPUs of a further run, '' on the CPUs; None where there is no room."""
         if self._capacity is None:
@@ -132,7 +137,8 @@ class ThisMachine:
         if not place:
             # A process that has used a GPU can't be forked, so that each run starts one there.
             more = ['--threads', str(self._threads)] if self._threads else []
-            self._server = self._server or WarmServer({**KEEP_MEMORY, **environment(self._threads)})
+            if self._server is None:
+                self.get_ready()
             return self._server.start([*arguments, *more], log)
         command = [sys.executable, *torchrun(self._processes), *arguments]
         command += ['--launcher', 'pytorch'] if self._processes > 1 else []

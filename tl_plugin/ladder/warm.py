@@ -114,6 +114,8 @@ class WarmServer:
         """End the server, and with it whatever still runs."""
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+        if not self._runs:
+            self._process.terminate()  # it may still be importing
         self._process.wait()
         self._process.stdout.close()
 

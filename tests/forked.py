@@ -1,0 +1,89 @@
+"""Tools of this package, each in a fork of a process that has imported what they need.
+
+A tool has a process of its own, as from a shell, without the seconds that importing takes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import runpy
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tl_plugin.ladder import warm
+
+ROOT = Path(__file__).resolve().parents[1]
+_PRELOAD = (
+    *warm._PRELOAD,
+    'timm',
+    'torchvision.models',
+    'tl_plugin.analysis.diagnose',
+    'tl_plugin.apis.export',
+    'tl_plugin.ladder.run_ladder',
+    'tl_plugin.launch.runs',
+)
+
+
+def is_tool(program: Any) -> bool:
+    """Return whether a path is that of a tool of this package."""
+    return Path(program).parent == ROOT / 'tools'
+
+
+def run_tool(
+    program: Any, *arguments: Any, cwd: Any = None, env: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run a tool to its end.
+
+    Args:
+        program: Its path.
+        *arguments: Of its command line.
+        cwd: Where. Defaults to None, here.
+        env: Its environment, but for what Python and OpenMP read at their start. Defaults to None,
+            this one.
+
+    Returns:
+        Its exit code, negative for a signal, and what it wrote on both channels.
+    """
+    told = [str(cwd or os.getcwd()), dict(env or os.environ), str(program), *map(str, arguments)]
+    with tempfile.NamedTemporaryFile() as log:
+        code = _server().start([json.dumps(told)], Path(log.name)).wait()
+        return code, Path(log.name).read_text(encoding='utf-8', errors='replace')
+
+
+@functools.cache
+def _server() -> warm.WarmServer:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warm, 'COMMAND', [sys.executable, '-m', 'tests.forked'])
+        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
+        server = warm.WarmServer({**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': paths})
+    atexit.register(server.close)
+    return server
+
+
+def main() -> None:
+    """Be the tool that the first argument tells of."""
+    cwd, env, program, *arguments = json.loads(sys.argv[1])
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = [program, *arguments]
+    sys.path[0] = str(Path(program).parent)
+    try:
+        runpy.run_path(program, run_name='__main__')
+    except SystemExit as error:
+        if isinstance(error.code, str):  # which Python itself prints
+            print(error.code, file=sys.stderr)
+        raise
+
+
+if __name__ == '__main__':
+    warm._PRELOAD, warm._MODULE = _PRELOAD, 'tests.forked'
+    warm.main()
