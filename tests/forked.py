@@ -1,6 +1,7 @@
 """Tools of this package, each in a fork of a process that has imported what they need.
 
-A tool has a process of its own, as from a shell, without the seconds that importing takes.
+A tool has a process of its own, as from a shell, without the seconds that importing takes. The
+process that a ladder forks its runs from is a fork, too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import functools
 import json
 import os
 import runpy
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -68,6 +70,44 @@ def _server() -> warm.WarmServer:
     return server
 
 
+class _Fork:
+    """What a ladder asks of the ``subprocess.Popen`` that its runs are forked from."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        (asked, ask), (answers, answer) = os.pipe(), os.pipe()
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if not self.pid:
+            for end in (ask, answers):
+                os.close(end)
+            os.dup2(asked, 0)
+            os.environ.update(environment)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the ladder's own is no answer here
+            try:
+                warm._Server(answer).serve()
+            finally:
+                os._exit(0)
+        for end in (asked, answer):
+            os.close(end)
+        self.stdin, self.stdout = os.fdopen(ask, 'wb'), os.fdopen(answers, 'rb')
+
+    def poll(self) -> int | None:
+        return self._reap(os.WNOHANG)
+
+    def wait(self) -> int | None:
+        return self._reap(0)
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    def _reap(self, options: int) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+
 def main() -> None:
     """Be the tool that the first argument tells of."""
     cwd, env, program, *arguments = json.loads(sys.argv[1])
@@ -76,6 +116,7 @@ def main() -> None:
     os.environ.update(env)
     sys.argv = [program, *arguments]
     sys.path[0] = str(Path(program).parent)
+    warm._MODULE, warm._start = 'tl_plugin.ladder.run_rung', _Fork
     try:
         runpy.run_path(program, run_name='__main__')
     except SystemExit as error:

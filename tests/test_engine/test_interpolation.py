@@ -1,9 +1,6 @@
 """Interpolation between two trained models: exact ends, honest choice, an ordinary checkpoint."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +8,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
+from tests.forked import run_tool
 from tests.toy import target, toy_config, train
 from tl_plugin.engine.interpolation import (
     LABEL_FREE,
@@ -260,24 +258,22 @@ def test_the_tool_writes_what_it_says(checkpoints, tmp_path):
     cfg.custom_imports = dict(imports=['tests.toy', 'tl_plugin'])
     cfg.dump(str(tmp_path / 'config.py'))
     command = [
-        sys.executable,
-        str(ROOT / 'tools/interpolate.py'),
-        str(tmp_path / 'config.py'),
-        *map(str, checkpoints),
+        ROOT / 'tools/interpolate.py',
+        tmp_path / 'config.py',
+        *checkpoints,
         '--alphas',
         '0',
         '0.5',
         '--rule',
         'mean',
         '--work-dir',
-        str(tmp_path / 'out'),
+        tmp_path / 'out',
     ]
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
+    code, said = run_tool(*command)
+    assert code == 0, said[-2000:]
     found = json.loads((tmp_path / 'out/interpolation.json').read_text())
     chosen = found['chosen']
-    assert len(found['points']) == 5 and f'Chosen: alpha {chosen["alpha"]:g}' in done.stdout
+    assert len(found['points']) == 5 and f'Chosen: alpha {chosen["alpha"]:g}' in said
     assert (tmp_path / 'out/interpolation.png').read_bytes().startswith(b'\x89PNG')
     # An ordinary checkpoint: tested, it has the accuracy that the table says.
     written = tmp_path / 'out/interpolated.pth'

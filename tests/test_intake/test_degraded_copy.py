@@ -1,12 +1,12 @@
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.forked import run_tool
 from tests.test_analysis.hostile_files import FAULTS, write_hostile_files
 from tl_plugin.datasets.degrade_quality import DegradeQuality, degrade_image
 from tl_plugin.intake.any_data import read_data
@@ -29,9 +29,8 @@ def photos(tmp_path):
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True
-    )
+    code, said = run_tool(TOOL, *arguments)
+    return subprocess.CompletedProcess(arguments, code, said, said)
 
 
 def test_the_tool_divides_and_degrades_what_it_holds_out(photos, tmp_path):

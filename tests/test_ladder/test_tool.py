@@ -83,15 +83,17 @@ def test_the_table_and_the_last_lines(climbed):
     assert f'It is the rung `{rung}` of a ladder.' in card
 
 
-def test_finished_rungs_are_kept_and_a_changed_one_is_run_again(climbed, capsys):
+def test_finished_rungs_are_kept_and_a_changed_one_is_run_again(climbed):
     def times():
         results = {name: climbed.work_dir / name / 'seed_0' / 'result.json' for name in RUNGS}
         return {name: path.stat().st_mtime_ns for name, path in results.items()}
 
     before = times()
-    option = {'ladder.rungs.feature_extraction.options.optim_wrapper.optimizer.lr': 0.01}
-    assert run_ladder(climbed.config, climbed.work_dir, RUNGS, cfg_options=option) == 0
-    assert capsys.readouterr().out.count('finished before, kept') == len(RUNGS) - 1
+    option = 'ladder.rungs.feature_extraction.options.optim_wrapper.optimizer.lr=0.01'
+    known = [climbed.config, '--work-dir', climbed.work_dir, '--rungs', *RUNGS]
+    code, output = run_tool(*known, '--cfg-options', option)
+    assert code == 0, output
+    assert output.count('finished before, kept') == len(RUNGS) - 1
     assert {name for name in RUNGS if before[name] != times()[name]} == {'feature_extraction'}
     assert (climbed.work_dir / 'feature_extraction' / 'seed_0.old' / 'result.json').is_file()
 
@@ -194,7 +196,7 @@ def test_the_markdown_table_is_the_results(climbed):
         assert row['trainable'] == f'{rung["trainable_parameters"]:,}'
 
 
-def test_a_failing_rung_is_shown_and_takes_along_only_what_starts_from_it(tmp_path, capsys):
+def test_a_failing_rung_is_shown_and_takes_along_only_what_starts_from_it(tmp_path):
     config = write_tiny(
         tmp_path,
         'ladder = dict(rungs=dict(\n'
@@ -205,8 +207,9 @@ def test_a_failing_rung_is_shown_and_takes_along_only_what_starts_from_it(tmp_pa
         '))\n',
     )
     work_dir = tmp_path / 'work'
-    assert run_ladder(config, work_dir, rungs=['broken', 'after', 'late']) == 1
-    said = capsys.readouterr().out
+    rungs = ['--rungs', 'broken', 'after', 'late']
+    code, said = run_tool(config, '--work-dir', work_dir, *rungs)
+    assert code == 1
     assert "qualities ['clean', 'field'], got 'dirty'" in said
     assert 'run the same command again' in said
     assert 'not run: it starts from broken (seed 0), which failed' in said
@@ -238,7 +241,8 @@ def test_an_interrupted_rung_goes_on_where_it_was(tmp_path):
     # Its process has gone too: nothing has been written since.
     assert newest.stat().st_size == 1000
 
-    assert run_ladder(config, work_dir, rungs=['source_only']) == 0
+    code, output = run_tool(config, '--work-dir', work_dir, '--rungs', 'source_only')
+    assert code == 0, output
     log = (folder / 'console.log').read_text()
     assert f'resumed epoch: {int(resumed.stem.split("_")[1])}' in log
     assert json.loads((folder / 'result.json').read_text())['epochs'] == 25

@@ -1,9 +1,7 @@
 """The tool on folders full of hostile files: findings, page and config, as a user gets them."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
+from tests import forked
 from tests.pages import Page, check_that_it_stands_alone, numbers
 from tests.test_analysis.hostile_files import FAULTS, photo, write_hostile_files
 from tl_plugin.analysis.diagnose import Settings, diagnose
@@ -29,13 +28,7 @@ BROKEN = sorted(
 
 
 def run_tool(*arguments):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / 'tools' / 'diagnose.py'), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
-    return done.returncode, done.stdout + done.stderr
+    return forked.run_tool(ROOT / 'tools' / 'diagnose.py', *arguments)
 
 
 @pytest.fixture(scope='module')

@@ -74,12 +74,7 @@ class WarmServer:
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._process = subprocess.Popen(
-            list(COMMAND),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=dict(environment),
-        )
+        self._process = _start(dict(environment))
         os.set_blocking(self._process.stdout.fileno(), False)
         self._runs: list[WarmProcess] = []
         self._rest = b''
@@ -125,6 +120,11 @@ class WarmServer:
             self._process.stdin.flush()
         except BrokenPipeError:
             self._process.wait()  # read() tells the runs
+
+
+def _start(environment: dict[str, str]) -> subprocess.Popen:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(list(COMMAND), stdin=pipe, stdout=pipe, env=environment)
 
 
 class _Server:
