@@ -234,6 +234,7 @@ def main() -> int:
         print(markdown_table(read_results(args.markdown)))
         return 0
     from tl_plugin.analysis.corruption_curves import check_corruptions
+    from tl_plugin.apis import calibrate_run
     from tl_plugin.ladder.limits import Limits
     from tl_plugin.ladder.run_ladder import run_ladder
 
@@ -258,6 +259,7 @@ def main() -> int:
             limits=Limits(args.until, args.budget_source, args.budget_time, args.early_stop),
             launcher=launcher(args),
             corruptions=[] if args.corruptions is None else check_corruptions(args.corruptions),
+            calibrate=calibrate_run,
         )
     except KeyboardInterrupt:
         print(f'\nInterrupted. This resumes it:\n  {shlex.join(sys.argv)}')

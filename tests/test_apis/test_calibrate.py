@@ -8,8 +8,11 @@ import json
 import cv2
 import pytest
 
-from tl_plugin.apis import calibrate, predict
+from tl_plugin.apis import calibrate, calibrate_run, predict
 from tl_plugin.evaluation.calibration import calibration_path
+from tl_plugin.ladder.records import LadderResults, Recommendation, RungResult
+from tl_plugin.ladder.run_ladder import calibrate_recommended
+from tl_plugin.launch.runs import load_config
 
 
 @pytest.fixture(scope='module')
@@ -50,6 +53,30 @@ def test_for_a_target_the_source_is_degraded_and_weighted(user, tmp_path, monkey
     plain = calibrate(user.config, user.weights, out=tmp_path / 'plain.json').calibration
     assert found.calibration.accuracy < plain.accuracy
     assert found.calibration.reference.to_json() == plain.reference.to_json()
+
+
+def test_a_ladder_calibrates_what_it_recommends_and_never_fails_by_it(user, tmp_path, capsys):
+    weights = tmp_path / 'model.pth'
+    weights.write_bytes(user.weights.read_bytes())
+    cfg = load_config(user.config)
+    cfg.train_dataloader = cfg.val_dataloader
+    field = dict(data_root=str(user.folder / 'field'), with_label=False)
+    cfg.ladder = dict(target_dataloader=dict(dataset=field))
+    rung = RungResult('dann', config=str(user.config), checkpoint=str(weights))
+    results = LadderResults('x', rungs=[rung], recommendation=Recommendation('dann', [], ''))
+
+    def broken(*given):
+        raise ValueError('no')
+
+    calibrate_recommended(results, cfg, broken)
+    assert 'Not calibrated: ValueError: no. The results are' in capsys.readouterr().out
+    calibrate_recommended(results, cfg, calibrate_run)
+    said, path = capsys.readouterr().out, calibration_path(weights)
+    assert 'temperature' in said and 'on 60 images' in said
+    assert predict(user.config, weights, user.folder / 'field', tmp_path / 'x.csv').calibrated
+    before = path.stat().st_mtime_ns
+    calibrate_recommended(results, cfg, broken)  # what is there is kept
+    assert path.stat().st_mtime_ns == before and not capsys.readouterr().out
 
 
 def test_predict_reads_it(user, calibrated, tmp_path):

@@ -44,6 +44,8 @@ from .settings import Settings
 
 #: Images of each domain that quality is matched by.
 MATCHED = 48
+#: Images of each domain that a run is calibrated on when a ladder ends.
+RUN_IMAGES = 500
 #: No image of the source counts for more than so many.
 MOST_WEIGHT = 20.0
 BATCH_SIZE = 32
@@ -161,6 +163,26 @@ def calibrate(
         arrays['source.features'] = arrays['source.features'][:, :0]
         write_whole(kept, as_npz(arrays))
     return Calibrated(calibration, path, tuple(filter(None, notes)))
+
+
+def calibrate_run(config: str, checkpoint: str, target: Sequence[str]) -> str:
+    """Calibrate a run that has ended, on some hundred images of each domain.
+
+    Args:
+        config: Of the run.
+        checkpoint: Its model.
+        target: Files of unlabelled target images; none, and the source's count as they are.
+
+    Returns:
+        What was found, in a sentence.
+    """
+    images = target[:: max(len(target) // RUN_IMAGES, 1)]
+    one = calibrate(config, checkpoint, images or None, RUN_IMAGES).calibration
+    return (
+        f'Calibrated, for tools/predict.py and tools/export.py: temperature {one.temperature:.2f}, '
+        f'expected calibration error {one.error_before:.1%} before and {one.error_after:.1%} after '
+        f'on {one.images} images ({one.fitted_on}).'
+    )
 
 
 def _fit(

@@ -27,9 +27,9 @@ from tl_plugin.reliability.fingerprint import fingerprint
 from tl_plugin.stack.options import type_name
 
 from .recommend import BASELINE
-from .records import DOMAINS, LadderResults, RungResult
+from .records import LadderResults, RungResult
 from .run_rung import RESULT_NAME
-from .target_labels import build_domain_dataset
+from .target_labels import build_domain_dataset, measured_domains
 
 CARD_NAME = 'card.md'
 
@@ -55,7 +55,7 @@ def card_of(results: LadderResults, cfg: Config) -> str:
             classes=list(map(str, classes or ())),
             provenance=origin_of(rung.checkpoint, meta, type_name(own.model)),
         ),
-        {domain: build_domain_dataset(cfg, domain) for domain in DOMAINS},
+        {domain: build_domain_dataset(cfg, domain) for domain in measured_domains(cfg)},
         ['/'.join(Path(file).parts[-3:]) for file in (rung.checkpoint, rung.config)],
         weights=fingerprint(used),
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+from tl_plugin.evaluation.calibration import calibration_path
 from tl_plugin.launch.runs import load_config
 from tl_plugin.reliability.fault_tolerance import attempt
 from tl_plugin.reliability.files import write_json, write_text
@@ -36,6 +37,7 @@ from .target_labels import (
     measure_by_labels,
     not_validated,
     notes_on_labels,
+    target_files,
 )
 
 
@@ -48,6 +50,7 @@ def run_ladder(
     limits: Limits | None = None,
     launcher: Launcher | None = None,
     corruptions: Sequence[str] = (),
+    calibrate: Callable[[str, str, Sequence[str]], str] | None = None,
 ) -> int:
     """Climb the ladder on a config, print the table, write results.json, report.html and card.md.
 
@@ -62,6 +65,9 @@ def run_ladder(
             its cores as far as that pays.
         corruptions: Names of corruptions that the recommended rung is tested under at the end.
             Defaults to ().
+        calibrate: Calibrates the recommended rung: takes its config, its checkpoint and files of
+            unlabelled target images, and returns what it did in a sentence. Defaults to None,
+            nothing does.
 
     Returns:
         0, or 1 if a run failed.
@@ -96,6 +102,8 @@ def run_ladder(
         print_table(results)
         if corruptions and results.recommendation:
             attempt('corruptions', lambda: measure_corruptions(results, corruptions))
+        if calibrate and results.recommendation:
+            calibrate_recommended(results, cfg, calibrate)
         write_report(results, cfg, work_dir)
         write_card(results, cfg, work_dir)
     print_end(results, work_dir)
@@ -147,6 +155,27 @@ def choose_rungs(
         partial(has_own_weights, cfg),
     )
     return cfg, chosen, {**missing, **left_out}, labels
+
+
+def calibrate_recommended(
+    results: LadderResults, cfg: Config, calibrate: Callable[[str, str, Sequence[str]], str]
+) -> None:
+    """Calibrate the recommended rung; keep a calibration that lies beside its checkpoint.
+
+    Args:
+        results: With a recommendation.
+        cfg: The base config of the ladder.
+        calibrate: As in :func:`run_ladder`.
+    """
+    rung = results.recommended
+    if (cfg.get('ladder') or {}).get('source_free') or calibration_path(rung.checkpoint).is_file():
+        return
+    print(f'Calibrating {rung.name}.', flush=True)
+    left_out: dict[str, str] = {}
+    said = attempt(
+        'calibration', lambda: calibrate(rung.config, rung.checkpoint, target_files(cfg)), left_out
+    )
+    print(said or f'Not calibrated: {left_out["calibration"]}. The results are complete.')
 
 
 def write_report(results: LadderResults, cfg: Config, work_dir: Path) -> None:

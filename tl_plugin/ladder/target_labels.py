@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS, METRICS
 
 from tl_plugin.datasets.bad_data import build_named_dataset
+from tl_plugin.datasets.wrappers import image_infos
 from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.reliability.data_identity import check_source_and_target
 from tl_plugin.stack.options import type_name
@@ -117,6 +118,31 @@ def build_domain_dataset(cfg: Config, domain: str, split: str = 'test') -> Any:
         loader = inherit_dataloader(loader, own, key, labelled=True)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
         return DATASETS.build(loader['dataset'])
+
+
+def measured_domains(cfg: Config) -> tuple[str, ...]:
+    """Return the domains that a ladder measures: without source images the target alone.
+
+    Args:
+        cfg: The base config of the ladder.
+    """
+    return (TARGET,) if (cfg.get('ladder') or {}).get('source_free') else (SOURCE, TARGET)
+
+
+def target_files(cfg: Config) -> list[str]:
+    """List the files of the target's training images; none where they are in memory alone.
+
+    Args:
+        cfg: The base config of the ladder.
+    """
+    loader = (cfg.get('ladder') or {}).get('target_dataloader')
+    if not loader:
+        return []
+    loader = inherit_dataloader(cfg.train_dataloader, loader, 'ladder.target_dataloader')
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
+        dataset = build_named_dataset(loader['dataset'])
+    paths = (info.get('img_path') for info in image_infos(dataset))
+    return [str(path) for path in paths if path is not None]
 
 
 def count_target_labels(cfg: Config) -> TargetLabels:
