@@ -9,7 +9,8 @@ from __future__ import annotations
 import bisect
 import inspect
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from types import SimpleNamespace
 from typing import List, NamedTuple
 
@@ -27,6 +28,9 @@ KNOWS_LAYERS = ('get_layer_depth', 'group_matcher', 'get_classifier')
 
 #: A name that no pattern of a network matches: what follows all of its layers.
 _BEHIND = '~behind~'
+
+#: A parameter of a norm that is called nothing else.
+_NORM = re.compile(r'(norm|ln)\d*\.(weight|bias)')
 
 
 class Arrangement(NamedTuple):
@@ -134,11 +138,29 @@ def _by_depth(
 ) -> Layers:
     """Group by known depths; a parameter without one follows what runs before it."""
     if None in depths.values():
-        depths = _place_rest(depths, _times(core, matrices))
+        times = {} if _ends_with_norm(depths) else _times(core, matrices)
+        depths = _place_rest(depths, times)
     layers: dict[int, list[str]] = {}
     for name, depth in depths.items():
         layers.setdefault(depth, []).append(name)
     return [layers[depth] for depth in sorted(layers)]
+
+
+def _ends_with_norm(depths: Mapping[str, int | None]) -> bool:
+    """Tell whether nothing but a final norm has no depth, whose place is clear without a trial run.
+
+    Its owner counts it with the head, it is registered behind the deepest layer, and its name says
+    no more than that it is a norm: ViT's ``pre_norm`` is registered there, too, and runs first.
+    """
+    names = [*depths]
+    rest = [name for name in names if depths[name] is None]
+    placed = names[: len(names) - len(rest)]
+    return (
+        len({name.rpartition('.')[0] for name in rest}) == 1
+        and all(_NORM.fullmatch(name) for name in rest)
+        and rest == names[len(placed) :]
+        and depths[placed[-1]] == max(depths[name] for name in placed)
+    )
 
 
 def _place_rest(depths: Mapping[str, int | None], times: Mapping[str, int]) -> dict[str, int]:
@@ -227,7 +249,7 @@ def ask_mmpretrain(owner: nn.Module, names: Collection[str], prefix: str = '') -
     if not callable(method):
         return None
     try:
-        answers = [_depth_and_count(method, prefix + name) for name in names]
+        answers = _depths_and_counts(method, [prefix + name for name in names])
     except Exception as error:  # mmpretrain raises IndexError, KeyError, ...
         _log_failure(method, f'{type(error).__name__}: {error}')
         return None
@@ -252,15 +274,15 @@ def rates_behind(owner: nn.Module, names: Collection[str]) -> dict[str, int]:
     method = getattr(owner, 'get_layer_depth', None)
     if not callable(method):
         return {}
-    answers = {name: _depth_and_count(method, name) for name in names}
-    return {name: count - 1 - depth for name, (depth, count) in answers.items()}
+    answers = _depths_and_counts(method, names)
+    return {name: count - 1 - depth for name, (depth, count) in zip(names, answers)}
 
 
-def _depth_and_count(method: Callable, name: str) -> tuple[int, int]:
+def _depths_and_counts(method: Callable, names: Iterable[str]) -> list[tuple[int, int]]:
     if 'prefix' in inspect.signature(method).parameters:
         # A backbone. ResNet's looks for 'backbone.' in the name whatever the prefix is.
-        return method(f'backbone.{name}', 'backbone.')
-    return method(name)
+        return [method(f'backbone.{name}', 'backbone.') for name in names]
+    return [method(name) for name in names]
 
 
 def ask_timm(owner: nn.Module, names: Collection[str]) -> Answer | None:

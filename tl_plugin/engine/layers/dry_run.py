@@ -6,6 +6,7 @@ import copy
 import itertools
 import logging
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -128,9 +129,12 @@ def hollow_copy(model: nn.Module) -> Iterator[nn.Module]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    # deepcopy takes the hollow tensors for copies that it has made already, so that it never
-    # duplicates the real ones.
+    # deepcopy takes what is in the memo for copies that it has made already, so that it never
+    # duplicates the real tensors. Most of its time went to dicts of hooks, which are empty.
     memo = {id(t): _hollow(t, mode) for t in itertools.chain(model.parameters(), model.buffers())}
+    for value in (value for module in model.modules() for value in vars(module).values()):
+        if type(value) in (dict, OrderedDict) and not value:
+            memo[id(value)] = type(value)()
     hollow = detached_copy(model, memo)
     with torch.random.fork_rng(devices=[]), mode, torch.no_grad(), _quiet():
         yield hollow
@@ -158,12 +162,14 @@ def detached_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mo
     return copied
 
 
-def _hollow(tensor: Tensor, mode) -> Tensor:
-    with mode:
-        empty = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
-    return empty
+def _hollow(tensor: Tensor, mode: Any) -> Tensor:
+    """Make a tensor without values; an operation in the mode would take ten times as long."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    bare = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device='meta')
+    hollow = FakeTensor(mode, bare.requires_grad_(tensor.requires_grad), torch.device('cpu'))
+    hollow._is_param = isinstance(tensor, nn.Parameter)  # what isinstance() looks at
+    return hollow
 
 
 @contextmanager
