@@ -7,9 +7,16 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.fft import dctn, idctn
+from scipy.sparse.csgraph import connected_components
 from skimage.data import astronaut, cat, chelsea, coffee
 
-from tl_plugin.analysis.duplicates import find_duplicates
+from tl_plugin.analysis.duplicates import (
+    CORRELATION,
+    HASH_DISTANCE,
+    _join_similar,
+    find_duplicates,
+)
 from tl_plugin.analysis.scan import scan_image
 from tl_plugin.intake.images import ImageItem
 
@@ -95,3 +102,23 @@ def test_many_copies_are_one_group_in_little_memory():
     tracemalloc.stop()
     assert len(group.names) == count and not group.exact
     assert peak < 200e6
+
+
+@pytest.mark.parametrize('burst', [0, 60])
+def test_all_pairs_are_found_without_comparing_all(burst):
+    random = np.random.default_rng(0)
+    waves = random.normal(size=(300, 16, 16)) / (1 + np.add.outer(*[np.arange(16)] * 2))
+    smooth = idctn(waves, axes=(1, 2)).reshape(300, -1)
+    smooth = 255 * (smooth - smooth.min(1)[:, None]) / np.ptp(smooth, axis=1)[:, None]
+    smooth[200:] = smooth[:100] + random.uniform(-14, 14, (100, 256))  # about half are near enough
+    smooth[100 : 100 + burst] = smooth[100] + random.uniform(-8, 8, (burst, 256))
+    pixels = np.clip(smooth, 0, 255).astype(np.uint8)
+    low = dctn(pixels.reshape(-1, 16, 16).astype(float), axes=(1, 2))[:, :8, :8].reshape(-1, 64)
+    bits = low > np.median(low, axis=1, keepdims=True)
+    found = _join_similar(np.packbits(bits, axis=1), pixels)
+
+    near = (bits[:, None] != bits).sum(2) <= HASH_DISTANCE
+    near &= np.corrcoef(pixels) >= CORRELATION
+    expected = connected_components(near, directed=False)[1]
+    assert 20 < len(expected) - len(set(expected)) < 200
+    assert len({*zip(found, expected)}) == len(set(found)) == len(set(expected))

@@ -17,6 +17,9 @@ HASH_DISTANCE = 10
 #: Correlation of the thumbnails of near duplicates.
 CORRELATION = 0.985
 _ROWS = 512
+#: Of the tree of thumbnails; more of them cost more than they tell apart.
+_DIMENSIONS = 8
+_NEIGHBOURS = 32
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,10 @@ def find_duplicates(
         return []
     hashes = np.frombuffer(b''.join(records[i].hash for i in known), np.uint8)
     thumbnails = np.frombuffer(b''.join(records[i].thumbnail for i in known), np.uint8)
-    groups = np.unique([records[i].digest for i in known], return_inverse=True)[1]
-    groups = _join_similar(
-        groups, hashes.reshape(len(known), -1), thumbnails.reshape(len(known), -1)
-    )
+    # One of equal pixels stands for all.
+    digests = np.array([records[i].digest for i in known])
+    first, equal = np.unique(digests, return_index=True, return_inverse=True)[1:]
+    groups = _join_similar(*(t.reshape(len(known), -1)[first] for t in (hashes, thumbnails)))[equal]
     order = np.argsort(groups, kind='stable')
     borders = np.flatnonzero(np.diff(groups[order])) + 1
     found = []
@@ -97,33 +100,85 @@ def find_duplicates(
     return sorted(found, key=lambda group: -len(group.names))
 
 
-def _join_similar(groups: np.ndarray, hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
-    """Join the groups of images that look alike; compares all with all, some rows at a time.
+def _join_similar(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
+    """Group the images that look alike.
+
+    Thumbnails that correlate are near each other, and nearer still in fewer dimensions, so that a
+    tree of their principal components finds all of them without comparing all with all. That is
+    left to images that have more than :data:`_NEIGHBOURS` others near them: where one of a pair has
+    fewer, the other one is among them.
 
     Args:
-        groups: Number of each image's group, ``(N,)``.
         hashes: ``(N, 8)``.
         thumbnails: ``(N, pixels)``.
 
     Returns:
-        New numbers, ``(N,)``.
+        The number of each image's group, ``(N,)``.
     """
+    from scipy.spatial import cKDTree
+
+    count = len(hashes)
+    points = _principal_components(thumbnails)
+    tree = cKDTree(points)
+    ranks = range(1, min(_NEIGHBOURS + 1, count) + 1)
+    reach = np.sqrt(2 - 2 * CORRELATION) + 1e-4
+    pairs, crowded = [], []
+    for start in range(0, count, _ROWS):
+        distances, near = tree.query(points[start : start + _ROWS], ranks, 0, 2, reach)
+        found = np.isfinite(distances)
+        crowded.append(start + np.flatnonzero(found[:, -1]))
+        rows = start + np.nonzero(found)[0]
+        pairs.append(_alike(rows, near[found], hashes, thumbnails))
+    groups = _join(np.arange(count), *np.concatenate(pairs, axis=1))
+    if count <= _NEIGHBOURS:
+        return groups
+    many = np.concatenate(crowded)
+    bits, pixels = _signs(hashes[many]), _unit(thumbnails[many])
+    for start in range(0, len(many), _ROWS):
+        rows = slice(start, start + _ROWS)
+        # With bits as +1 and -1, a product of matrices counts equal bits minus different ones.
+        similar = bits[rows] @ bits[start:].T >= bits.shape[1] - 2 * HASH_DISTANCE
+        similar &= pixels[rows] @ pixels[start:].T >= CORRELATION
+        # At once, since the pairs of all rows may be more than fit into memory.
+        groups = _join(groups, *(many[start + index] for index in np.nonzero(similar)))
+    return groups
+
+
+def _alike(
+    first: np.ndarray, second: np.ndarray, hashes: np.ndarray, thumbnails: np.ndarray
+) -> np.ndarray:
+    """Return those of the pairs that are near duplicates, ``(2, pairs)``."""
+    differing = np.unpackbits(hashes[first] ^ hashes[second], axis=1).sum(1)
+    near = (first != second) & (differing <= HASH_DISTANCE)
+    first, second = first[near], second[near]
+    correlation = (_unit(thumbnails[first]) * _unit(thumbnails[second])).sum(1)
+    return np.stack([first, second])[:, correlation >= CORRELATION]
+
+
+def _join(groups: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Join the groups of pairs of images, and return new numbers."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    count = len(groups)
-    # With bits as +1 and -1, a product of matrices counts equal bits minus different ones.
-    bits = np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1
+    ends = groups[first], groups[second]
+    shape = (len(groups), len(groups))
+    graph = coo_array((np.ones(len(first), dtype=bool), ends), shape=shape)
+    return connected_components(graph, directed=False)[1][groups]
+
+
+def _signs(hashes: np.ndarray) -> np.ndarray:
+    return np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1
+
+
+def _unit(thumbnails: np.ndarray) -> np.ndarray:
     pixels = thumbnails.astype(np.float32)
     pixels -= pixels.mean(axis=1, keepdims=True)
-    pixels /= np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-6)
-    threshold = bits.shape[1] - 2 * HASH_DISTANCE
-    for start in range(0, count, _ROWS):
-        rows = slice(start, start + _ROWS)
-        similar = bits[rows] @ bits[start:].T >= threshold
-        similar &= pixels[rows] @ pixels[start:].T >= CORRELATION
-        # At once, since the pairs of all rows may be more than fit into memory.
-        first, second = (groups[index + start] for index in np.nonzero(similar))
-        graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(count, count))
-        groups = connected_components(graph, directed=False)[1][groups]
-    return groups
+    return pixels / np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-6)
+
+
+def _principal_components(thumbnails: np.ndarray) -> np.ndarray:
+    """Project unit thumbnails on directions in which some of them differ most, ``(N, D)``."""
+    some = _unit(thumbnails[:: len(thumbnails) // 4096 + 1])
+    directions = np.linalg.svd(some - some.mean(0), full_matrices=False)[2][:_DIMENSIONS].T
+    parts = range(0, len(thumbnails), 16 * _ROWS)
+    return np.concatenate([_unit(thumbnails[at : at + 16 * _ROWS]) @ directions for at in parts])

@@ -31,6 +31,7 @@ BENCHMARKS = {
     'paired_loading': ('a pair of loaders, against one of the same total batch', []),
     'ddp_scaling': ('a second process, and bytes reduced, by phase', []),
     'import_time': ('importing, reading and building, against mmpretrain alone', []),
+    'run_overhead': ('what a run costs beside training: hooks, and what they save', []),
     'growth': ('cost by images, classes, sources, layers, groups', []),
     'tllib_accuracy': (
         "TLlib's own DANN, CDAN and MCC on configs/pacs, beside its metafile; each at its own "
