@@ -28,7 +28,8 @@ def parse_args():
         '--reference',
         metavar='FINDINGS',
         help='findings.json of an earlier diagnosis: compare --target, new images, with its '
-        'target. Writes watch.json; exit code 0: as before, 3: drifted, 4: act',
+        'target. Writes watch.json and watch.html; exit code 0: as before, 3: drifted, 4: act, 1 '
+        'and 2: it could not be compared',
     )
     add_labels_argument(parser)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/diagnose'))
@@ -71,13 +72,16 @@ def compare(args):
     from mmengine.logging import MMLogger
 
     from tl_plugin.analysis.watch import EXIT_CODES
-    from tl_plugin.analysis.watching import JSON_NAME, print_watch, watch_images
+    from tl_plugin.analysis.watch_report import print_watch
+    from tl_plugin.analysis.watching import HTML_NAME, JSON_NAME, watch_images
     from tl_plugin.intake.any_data import read_data, without_labels
 
     MMLogger.get_instance('diagnose', log_level='WARNING')
     target = without_labels(read_data(args.target, every_file=True))
     found = watch_images(args.reference, target, settings_of(args))
     print_watch(found)
+    if (args.work_dir / HTML_NAME).is_file():
+        print(f'Report:  {args.work_dir / HTML_NAME}')
     print(f'Written: {args.work_dir / JSON_NAME}')
     return EXIT_CODES[found.verdict]
 

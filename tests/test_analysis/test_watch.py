@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from tests.journeys.walk import SHAPES, THIN_RESNET, write_class_folders, write_images
+from tests.pages import check_that_it_stands_alone
 from tl_plugin.analysis.reference import DriftReference, fit_features
 from tl_plugin.analysis.watch import ACT, AS_BEFORE, DRIFTED, watch
+from tl_plugin.analysis.watch_report import label_of, watch_page
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 NAMES = ('sharpness', 'noise', 'brightness', 'contrast')
@@ -166,3 +168,19 @@ def test_new_images_from_the_command_line(diagnosed, monkeypatch, tmp_path, caps
         assert run_tool(monkeypatch, *arguments, '--work-dir', tmp_path / 'w') == code
         assert f'Verdict: {verdict}' in capsys.readouterr().out
         assert json.loads((tmp_path / 'w' / 'watch.json').read_text())['verdict'] == verdict
+        page = check_that_it_stands_alone((tmp_path / 'w' / 'watch.html').read_text())
+        assert ('h2', verdict.capitalize()) in page.landmarks
+
+
+def test_the_page_shows_every_quantity_of_the_json(reference):
+    found = look(reference, 0, blur=1.5)
+    page = check_that_it_stands_alone(watch_page(found, 'findings.json', '<new>'))
+    header, *rows = page.tables['All quantities']
+    assert header[-1] == 'p' and len(rows) == len(found.drifts)
+    assert [row[0] for row in rows] == [label_of(vars(drift)) for drift in found.drifts]
+    assert [float(row[3]) for row in rows] == pytest.approx(
+        [drift.now for drift in found.drifts], rel=0.01
+    )
+    assert all(reason in page.text for reason in found.reasons) and '<new>' in page.text
+    headings = [text for tag, text in page.landmarks if tag == 'h2']
+    assert headings[0] == found.verdict.capitalize() and 'Expected accuracy' in headings

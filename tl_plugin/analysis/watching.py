@@ -10,25 +10,26 @@ from mmengine.config import Config
 from tl_plugin.intake.backbone_choice import choose_model
 from tl_plugin.intake.config_writer import pipelines
 from tl_plugin.intake.images import DomainImages
-from tl_plugin.reliability.files import read_json, write_json
-from tl_plugin.reporting.tables import make_table
+from tl_plugin.reliability.fault_tolerance import attempt
+from tl_plugin.reliability.files import read_json, write_json, write_text
 
 from .diagnose import ScannedDomain, Settings, scan_domain
 from .features import build_model
-from .findings import printable
 from .image_features import compute_features, probe_features
-from .quality_gap import LABELS
 from .reference import DriftReference, KnownFeatures
 from .watch import FEWEST, Watch, watch
+from .watch_report import watch_page
 
-JSON_NAME = 'watch.json'
+JSON_NAME, HTML_NAME = 'watch.json', 'watch.html'
 #: How far the features of the fixed pattern may lie from those of the diagnosis, whitened: other
 #: machines round in other ways.
 _SAME_NETWORK = 0.05
 
 
 def watch_images(findings: str | Path, target: DomainImages, settings: Settings) -> Watch:
-    """Compare new images with what a diagnosis kept of its target, and write ``watch.json``.
+    """Compare new images with what a diagnosis kept of its target.
+
+    Writes ``watch.json``, and ``watch.html``, which shows it.
 
     Args:
         findings: ``findings.json`` of the diagnosis.
@@ -58,6 +59,11 @@ def watch_images(findings: str | Path, target: DomainImages, settings: Settings)
     quality = [record.quality for _, record in usable]
     found = watch(reference, len(scanned.records), quality, features, settings.seed)
     write_json(settings.folder / JSON_NAME, found.to_json())
+    page = settings.folder / HTML_NAME
+    page.unlink(missing_ok=True)  # an older one would show other images
+    html = attempt('watch.html', lambda: watch_page(found, str(findings), target.origin))
+    if html is not None:
+        write_text(page, html)
     return found
 
 
@@ -101,37 +107,3 @@ def _features(known: KnownFeatures, scanned: ScannedDomain, settings: Settings) 
         folder / 'watched_features.txt',
         'Features of the new images',
     )[0]
-
-
-def print_watch(found: Watch, rows: int = 12) -> None:
-    """Show the verdict and what has changed most."""
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=110)
-    values = printable(found.to_json())
-    columns = ('quantity', 'before', 'now', 'change', '95% interval', 'p')
-    cells = [
-        (
-            ('* ' if drift['drifted'] else '')
-            + (LABELS[drift['name']].label if drift['kind'] == 'quality' else drift['name'])
-            + f' ({drift["kind"]})',
-            f'{drift["before"]:.3g}',
-            f'{drift["now"]:.3g}',
-            f'{drift["change"]["value"]:+.2f}',
-            f'{drift["change"]["low"]:+.2f} to {drift["change"]["high"]:+.2f}',
-            f'{drift["p_value"]:.1g}',
-        )
-        for drift in values['drifts'][:rows]
-    ]
-    title = f'{found.images} new images, {found.unreadable} unreadable; * changed beyond chance'
-    console.print(make_table(title, columns, cells, text_columns=1))
-    for name in ('expected_accuracy_before', 'expected_accuracy'):
-        one = getattr(found, name)
-        if one is not None:
-            text = f'{one.value:.1%} ({one.low:.1%} to {one.high:.1%})'
-            console.print(f'{name.replace("_", " ")}: {text}', highlight=False)
-    for reason in values['reasons']:
-        console.print(reason, highlight=False, soft_wrap=True, markup=False)
-    console.print(f'Verdict: {found.verdict}', highlight=False)

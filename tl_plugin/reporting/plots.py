@@ -62,14 +62,19 @@ def plot_embedding(
     return _png(figure)
 
 
-def plot_effects(effects: Sequence[tuple[str, tuple[float, float, float], bool]]) -> bytes:
+def plot_effects(
+    effects: Sequence[tuple[str, tuple[float, float, float], bool]],
+    axis: str = 'target minus source, in standard deviations',
+) -> bytes:
     """Draw how far the target is from the source in each statistic.
 
     Args:
-        effects: Label, effect with both ends of its interval, and whether the target is worse.
+        effects: Label, effect with both ends of its interval, and whether it is drawn in colour:
+            where the target is worse.
+        axis: What the effects are. Defaults to the target minus the source.
     """
     size = (5.4, 0.28 * len(effects) + 0.9)
-    figure, axes = _figure('target minus source, in standard deviations', '', size)
+    figure, axes = _figure(axis, '', size)
     for row, (_, (value, low, high), worse) in enumerate(effects):
         colour = COLOURS['target'] if worse else '#666666'
         axes.plot([low, high], [row, row], color=colour, lw=2)
