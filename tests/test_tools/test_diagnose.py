@@ -154,6 +154,14 @@ def test_the_page_stands_alone_and_begins_with_the_advice(page, findings):
         assert ' '.join(reason.split()) in read.text
 
 
+def test_labels_are_judged_and_the_page_says_of_how_many(page, findings):
+    for name, compared in zip(('source', 'target'), findings['gap']['images']):
+        report = findings['labels'][name]
+        assert report['images'] == compared
+        said = f'Of {report["images"]} labelled images {report["counts"]["wrong"]} are listed as'
+        assert said in ' '.join(Page(page).text.split())
+
+
 def check_figures(page, findings):
     """Every figure of the page's tables is the JSON's, in its row and its column."""
     tables = Page(page).tables

@@ -235,7 +235,7 @@ def _tested(cfg: Config) -> list[dict]:
 def _class_names(dataset: dict, checkpoint: str | None, count: int) -> tuple[str, ...]:
     meta = {}
     if checkpoint is not None:
-        meta = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu').get('meta') or {}
+        meta = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent').get('meta') or {}
     names = (meta.get('dataset_meta') or {}).get('classes')
     if not names:
         from tl_plugin.datasets.bad_data import build_named_dataset

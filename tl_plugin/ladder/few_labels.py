@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from tl_plugin.analysis.label_check import LabelReport, check_labels
 from tl_plugin.analysis.label_inputs import of_trained_model
 from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.intake.any_data import read_datasets
 from tl_plugin.intake.images import TRAIN
-from tl_plugin.stack.messages import short_list
+from tl_plugin.stack.messages import quiet, short_list
 
 from .climb import Job
 from .recommend import BASELINE, TARGET_ACCURACY
@@ -45,7 +46,8 @@ def notes_on_few_labels(cfg: Config, jobs: Sequence[Job], folder: Path) -> list[
     domain = read_datasets({TRAIN: loader['dataset']}, cfg, 'the labelled target images')
     items = [item for item in domain.items if item.label is not None]
     result = source.result()
-    judged = of_trained_model(domain, items, source.config, result.checkpoint, folder)
+    with quiet([MMLogger.get_current_instance()]):  # which names each checkpoint that is read
+        judged = of_trained_model(domain, items, source.config, result.checkpoint, folder)
     report = check_labels(domain.origin, *judged[:2], source_model=judged[2])
     return few_labels_in_words(report, result.validation.get(TARGET_ACCURACY))
 

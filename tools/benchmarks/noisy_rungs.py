@@ -40,15 +40,13 @@ def parse_args():
 
 
 def digits(args):
-    """Clean digits and a narrower network than configs/digits has."""
+    """Take clean digits and a narrower network than configs/digits has."""
     from tl_plugin.launch.runs import load_config
 
     cfg = load_config('tl_plugin::digits/source_only.py')
     cfg.merge_from_dict(
         dict(
             model=dict(backbone=dict(stem_channels=8, base_channels=8), head=dict(in_channels=64)),
-            train_cfg=dict(max_epochs=10),
-            param_scheduler=dict(T_max=10),
         )
     )
     return cfg, False
@@ -96,7 +94,7 @@ def pacs_photo(args):
     return cfg, True
 
 
-DATA = dict(digits=digits, mnist=mnist, pacs_photo=pacs_photo)
+DATA = dict(mnist=mnist, pacs_photo=pacs_photo, digits=digits)
 
 
 def with_noise(cfg, kind, seed):
