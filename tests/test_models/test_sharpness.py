@@ -138,6 +138,11 @@ def test_two_processes_take_the_mean_of_what_each_would():
     [
         (['sdat'], {'model.backbone.with_cp': True}, r'again in the backward pass \(with_cp\)'),
         (['sdat'], {'activation_checkpointing': 'backbone.layer1'}, 'backbone.layer1 computes'),
+        (
+            ['adamatch'],
+            {'activation_checkpointing': 'backbone.layer1', **target()},
+            'pseudo_label computes a second pass with running statistics of its own',
+        ),
         (['shot', 'sdat'], {}, 'training without a source has none: leave it out'),
         (['sdat'], {'model.sharpness_rho': -1.0}, 'sharpness_rho must be 0 or more, got -1'),
     ],

@@ -35,8 +35,8 @@ from .joint_batch import SOURCE, TARGET, TARGET_STRONG, JointBatch
 from .neighbour_memory import NeighbourMemory
 from .regularizers import Regularizer, Regularizers
 from .regularizers.regularizers import Maps
-from .second_pass import second_pass
-from .sharpness import check_sharpness, sharpened
+from .second_pass import check_second_passes, second_pass
+from .sharpness import sharpened
 from .small_losses import small_loss_mean
 from .teacher import Teacher
 
@@ -128,7 +128,7 @@ class AdaptationClassifier(ImageClassifier):
             raise ValueError(f'sharpness_rho must be 0 or more, got {sharpness_rho!r}')
         self.feature_stage = feature_stage
         self.sharpness_rho = sharpness_rho
-        self._sharpness_is_checked = False
+        self._second_passes_are_checked = False
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self._domain = TARGET
@@ -428,6 +428,9 @@ class AdaptationClassifier(ImageClassifier):
         """
         batch = JointBatch.of(data_samples)
         self.check_domains(batch.rows)
+        if not self._second_passes_are_checked:
+            check_second_passes(self)
+            self._second_passes_are_checked = True
         with self.regularizers.reading(self) as maps:
             feats = self._extract(inputs, batch, maps)
         between = self._interpolated_logits(inputs, feats, batch)
@@ -439,9 +442,6 @@ class AdaptationClassifier(ImageClassifier):
         if self._measures_health and self.alignments and torch.is_grad_enabled():
             losses.update(gradient_ratios(self.adversaries(), feats, losses))
         if self.sharpness_rho and task and torch.is_grad_enabled():
-            if not self._sharpness_is_checked:
-                check_sharpness(self)
-                self._sharpness_is_checked = True
             losses.update(sharpened(self, task, inputs, batch, self.sharpness_rho))
         return losses
 

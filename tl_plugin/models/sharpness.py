@@ -14,8 +14,6 @@ from .second_pass import OTHERS, second_pass
 
 #: Keeps gradients that are small in half precision. The length of the step doesn't depend on it.
 _SCALE = 1024.0
-#: What backbones call the recomputation of activations.
-_RECOMPUTES = ('with_cp', 'use_checkpoint', 'grad_checkpointing', 'gradient_checkpointing')
 
 
 def sharpened(
@@ -54,33 +52,3 @@ def sharpened(
     steps = ascent_steps([gradient for gradient in found if gradient is not None], rho)
     moved = {name: weights[name] + step for name, step in zip(reached, steps)}
     return second_pass(model, 'classification_losses', inputs, batch, weights=moved)
-
-
-def check_sharpness(model: nn.Module) -> None:
-    """Check that a pass at other weights can be differentiated. Call it in a training forward.
-
-    Args:
-        model: An :class:`AdaptationClassifier`.
-
-    Raises:
-        ValueError: If a module computes its activations again in the backward pass, or FSDP has
-            put something else in the place of the weights.
-    """
-    if not all(isinstance(value, nn.Parameter) for value in model.parameters()):
-        raise ValueError(
-            'sdat computes a second pass at other weights (model.sharpness_rho), and FSDP shares '
-            'the weights out among the processes: leave it out, or train by DDP'
-        )
-    for name, module in model.named_modules():
-        values = vars(module)
-        names = [key for key in _RECOMPUTES if values.get(key) is True]
-        # mmengine's wrapper of a forward calls itself what it wraps.
-        wrapper = getattr(values.get('forward'), '__globals__', {})
-        if wrapper.get('__name__') == 'mmengine.runner.activation_checkpointing':
-            names = ['activation_checkpointing']
-        if names:
-            raise ValueError(
-                f'sdat computes a second pass at other weights (model.sharpness_rho), and '
-                f'{name or type(module).__name__} computes its activations again in the backward '
-                f'pass ({names[0]}), when these weights are gone: switch off one of the two'
-            )

@@ -27,7 +27,7 @@ from tl_plugin.datasets.digits import DigitsDataset
 TOOL = Path(__file__).resolve().parents[1] / 'ladder.py'
 RUNGS = ('fine_tune', 'lora')
 #: Pair -> passes over the source.
-PAIRS = {'digits': 4, 'mnist': 4, 'pacs': 2}
+PAIRS = {'digits': 20, 'mnist': 12, 'pacs': 3}
 #: MNIST images of each class, in either domain.
 EACH = 80
 

@@ -54,6 +54,12 @@ class Alignments(LossDict):
         return [name for name, alignment in self.items() if alignment.interpolates_logits]
 
     @property
+    def second_passes(self) -> list[str]:
+        """Names of the alignments that take another pass over some images."""
+        masking = [name for name, alignment in self.items() if alignment.mask is not None]
+        return [*self.interpolating, *masking]
+
+    @property
     def unweighted(self) -> list[str]:
         """Names of the alignments that ignore class weights."""
         return [name for name, alignment in self.items() if alignment.ignores_class_weights]
