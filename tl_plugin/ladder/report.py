@@ -28,6 +28,8 @@ from .target_labels import build_domain_dataset
 REPORT_NAME = 'report.html'
 TEMPLATE = Path(__file__).with_name('report.html.j2')
 NUM_SAMPLES = 10
+#: A confusion matrix of more classes can't be read, and shows :data:`FEW_CLASSES` of them.
+MOST_CLASSES, FEW_CLASSES = 100, 20
 
 #: Rung -> the predictions of each seed: domain -> predictions.
 AllPredictions = Mapping[str, Sequence[Mapping[str, Predictions]]]
@@ -93,14 +95,14 @@ def make_report(results: LadderResults, cfg: Config) -> str:
 def label_names(dataset: Any, predictions: AllPredictions) -> list[str]:
     """Return the classes' names, and their numbers where the data set names none."""
     names = list(map(str, (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()))
-    labels = [
-        int(label)
+    highest = [
+        int(np.max([*found.predicted, *found.truths()]))
         for seeds in predictions.values()
         for seed in seeds
         for found in seed.values()
-        for label in (*found.truths(), *found.predicted)
+        if len(found)
     ]
-    return names + [str(label) for label in range(len(names), max(labels, default=-1) + 1)]
+    return names + [str(label) for label in range(len(names), max(highest, default=-1) + 1)]
 
 
 def is_bgr(cfg: Config) -> bool:
@@ -349,12 +351,19 @@ def _predicted(
     if not found:
         return None
     if any(seed.labelled for seed in found):
-        counts = confusion_counts(found, len(classes))
-        confused = _most_confused(counts, classes)
+        truth, predicted = _labelled(found)
+        confused = _most_confused(truth, predicted, classes)
+        shown, which = _hardest(truth, predicted, len(classes)), ''
+        if len(shown) < len(classes):
+            which = f' (the {len(shown)} of {len(classes)} classes with most mistakes)'
+        counts = confusion_counts(found, shown)
+        totals = np.bincount(truth, minlength=len(classes))[shown]
+        image = plots.plot_confusion(counts, [classes[i] for i in shown], domain, totals)
         return dict(
-            image=plots.plot_confusion(counts, classes, domain),
-            alt=f'Confusion matrix of {rung.name} on {domain} test images: {confused}',
-            caption=f'{domain.capitalize()} test images, percent of each true class: {confused}',
+            image=image,
+            alt=f'Confusion matrix of {rung.name} on {domain} test images{which}: {confused}',
+            caption=f'{domain.capitalize()} test images, percent of each true class{which}: '
+            f'{confused}',
         )
     before = [seed[domain] for seed in predictions.get(BASELINE, ()) if domain in seed]
     models = {BASELINE: before} if before else {}
@@ -376,29 +385,45 @@ def _predicted(
     )
 
 
-def confusion_counts(predictions: Sequence[Predictions], num_classes: int) -> np.ndarray:
+def confusion_counts(
+    predictions: Sequence[Predictions], classes: int | Sequence[int]
+) -> np.ndarray:
     """Count predictions of images with a label: rows are true classes, columns predicted ones.
 
     Args:
         predictions: One a seed; they add up. One image at least has a label.
-        num_classes: Number of classes.
+        classes: How many there are, or numbers of those that count.
     """
     from sklearn.metrics import confusion_matrix
 
+    labels = range(classes) if isinstance(classes, int) else classes
+    return confusion_matrix(*_labelled(predictions), labels=labels)
+
+
+def _labelled(predictions: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the true and the predicted class of all images with a label."""
     truth = np.concatenate([found.truths() for found in predictions])
     predicted = np.concatenate([found.predicted for found in predictions])
-    # Images without a label are -1, which is none of the classes counted.
-    return confusion_matrix(truth, predicted, labels=range(num_classes))
+    return truth[truth >= 0], predicted[truth >= 0]
 
 
-def _most_confused(counts: np.ndarray, classes: Sequence[str], number: int = 3) -> str:
-    mistakes = counts - np.diag(np.diag(counts))
-    order = np.argsort(mistakes, axis=None)[::-1][:number]
-    pairs = [np.unravel_index(index, counts.shape) for index in order]
+def _hardest(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the classes to show: all, or where they are many, those with most mistakes."""
+    if num_classes <= MOST_CLASSES:
+        return np.arange(num_classes)
+    wrong = np.concatenate([side[truth != predicted] for side in (truth, predicted)])
+    mistakes = np.bincount(wrong, minlength=num_classes)
+    return np.sort(np.argsort(-mistakes, kind='stable')[:FEW_CLASSES])
+
+
+def _most_confused(
+    truth: np.ndarray, predicted: np.ndarray, classes: Sequence[str], number: int = 3
+) -> str:
+    wrong = truth != predicted
+    pairs, times = np.unique(np.stack([truth[wrong], predicted[wrong]]), axis=1, return_counts=True)
     named = [
-        f'{classes[truth]} taken for {classes[predicted]} ({mistakes[truth, predicted]} times)'
-        for truth, predicted in pairs
-        if mistakes[truth, predicted]
+        f'{classes[pairs[0, at]]} taken for {classes[pairs[1, at]]} ({times[at]} times)'
+        for at in np.argsort(times)[::-1][:number]
     ]
     return ', '.join(named) or 'no mistakes'
 

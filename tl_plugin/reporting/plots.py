@@ -115,15 +115,23 @@ def plot_bars(
     return _png(figure)
 
 
-def plot_confusion(counts: np.ndarray, classes: Sequence[str], domain: str) -> bytes:
+def plot_confusion(
+    counts: np.ndarray,
+    classes: Sequence[str],
+    domain: str,
+    totals: np.ndarray | None = None,
+) -> bytes:
     """Draw a confusion matrix in shares of each true class.
 
     Args:
         counts: ``(K, K)``, true classes by predicted ones.
         classes: K names.
         domain: ``'source'`` or ``'target'``, which sets the colour.
+        totals: Images of each class, ``(K,)``, where other classes are left out. Defaults to None,
+            the sums of the rows.
     """
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    totals = counts.sum(axis=1) if totals is None else totals
+    shares = counts / np.maximum(totals, 1)[:, None]
     figure, axes = _figure('predicted', 'true', (3.4, 3.4))
     axes.imshow(shares, vmin=0, vmax=1, cmap='Blues' if domain == 'source' else 'Oranges')
     if len(classes) <= 20:

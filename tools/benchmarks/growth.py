@@ -1,55 +1,245 @@
-"""Measures how costs grow: with images, classes, domains, layers and parameter groups.
+"""Measures how costs grow: with images, classes, domains, layers, parameter groups and rungs.
 
 Each cost is measured at several sizes and its growth given as an exponent: 1 is in proportion, 0
-not at all. The plain way at the same sizes: stock loaders, a linear classifier without an
-alignment, mmpretrain's get_layer_depth, one optimizer group. Writes JSON.
+not at all. Where there is a plain way, it is measured at the same sizes: stock loaders, a linear
+classifier without an alignment, mmpretrain's get_layer_depth, one optimizer group. Images are lists
+of what is known of them, without pixels. Writes JSON, after each cost what is known so far.
 
     python tools/benchmarks/growth.py --out growth.json
 """
 
 import argparse
+import io
+import json
 import math
+import pickle
+import resource
 import statistics
+import tempfile
+from functools import partial
+from pathlib import Path
 
 import harness
+import mmcv
+import numpy as np
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import DefaultSampler
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
+from PIL import Image
+from scipy.fft import dctn, idctn
 from torch.utils.data import DataLoader
 
+from tl_plugin.analysis.duplicates import find_duplicates
+from tl_plugin.analysis.quality_gap import LABELS, hedges_g, quality_gap
+from tl_plugin.analysis.scan import THUMBNAIL, ImageRecord
 from tl_plugin.engine.layers import LayerMap
-from tl_plugin.engine.loops import PairedLoader
+from tl_plugin.evaluation.validators import validator_scores
+from tl_plugin.functional.validators import soft_neighborhood_density
+from tl_plugin.intake.images import ImageItem
+from tl_plugin.ladder.records import DomainResult, LadderResults, Predictions, RungResult
+from tl_plugin.ladder.report import make_report
+from tl_plugin.ladder.table import markdown_table
 from tl_plugin.models.alignments import DomainBatch
-from tl_plugin.reliability.replayable_loader import ReplayableLoader
+from tl_plugin.reliability.replayable_loader import Draws, ReplayableLoader
+from tl_plugin.reliability.seeds import seed_generators
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--images', type=int, nargs='+', default=[1000, 10_000, 100_000])
-    parser.add_argument('--classes', type=int, nargs='+', default=[10, 100, 1000])
-    parser.add_argument('--domains', type=int, nargs='+', default=[1, 2, 4, 8])
+    parser.add_argument('--images', type=int, nargs='+', default=[10**3, 10**4, 10**5, 10**6])
+    parser.add_argument('--classes', type=int, nargs='+', default=[10, 100, 1000, 10_000])
+    parser.add_argument('--domains', type=int, nargs='+', default=[1, 4, 16, 64])
     parser.add_argument('--layers', type=int, nargs='+', default=[6, 12, 24, 48])
+    parser.add_argument('--rungs', type=int, nargs='+', default=[5, 10, 25, 50], help='of 5 seeds')
     parser.add_argument('--steps', type=int, default=5, help='timed calls of each')
     harness.add_out(parser)
     return parser.parse_args()
 
 
 def indices(count):
-    """Draw one pass of indices: paired, replayable loaders against a stock sampler."""
+    """Draw one pass of indices, as they are sent to workers: replayable against stock."""
 
-    def stock(seed):
-        data = range(count)  # reading a sample costs nothing
-        return DataLoader(
-            data, 100, sampler=DefaultSampler(data, shuffle=True, seed=seed), collate_fn=len
+    def stock():
+        data = range(count)
+        return DataLoader(data, 32, sampler=DefaultSampler(data, shuffle=True, seed=0))
+
+    def drawn(loader):
+        return lambda: sum(len(pickle.dumps(batch)) for batch in loader._index_sampler)
+
+    return drawn(ReplayableLoader.of(stock(), 0)), drawn(stock())
+
+
+def seeding(steps):
+    """Seed the samples of a batch, against decoding as many JPEG files of 224 px."""
+    noise = np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((224, 224), Image.Resampling.BICUBIC).save(file, 'JPEG')
+    content = file.getvalue()
+
+    def ours():
+        for draw in Draws(range(32), range(32), 1234567):
+            seed_generators(*draw.seeds)
+
+    seconds = harness.in_turn(
+        dict(ours=ours, plain=lambda: [mmcv.imfrombytes(content) for _ in range(32)]), 10 * steps
+    )
+    return harness.line(
+        'seeding 32 samples in the worker, against decoding 32 JPEG files of 224 px',
+        seconds['ours'],
+        seconds['plain'],
+    )
+
+
+def records_of(count):
+    """Make what a scan would find: smooth noise, one image in twenty a near copy."""
+    random = np.random.default_rng(0)
+    fall = (1 + np.add.outer(np.arange(THUMBNAIL), np.arange(THUMBNAIL))) ** 1.2
+    records = []
+    for start in range(0, count, 10_000):
+        number = min(10_000, count - start)
+        copies = number // 20
+        waves = random.normal(size=(number, THUMBNAIL, THUMBNAIL)).astype(np.float32) / fall
+        pixels = idctn(waves, axes=(1, 2)).reshape(number, -1)
+        pixels -= pixels.min(1)[:, None]
+        pixels *= 255 / pixels.max(1)[:, None]
+        pixels[number - copies :] = pixels[:copies] + random.uniform(
+            -6, 6, (copies, pixels[0].size)
         )
+        pixels = np.clip(pixels, 0, 255).astype(np.uint8)
+        low = dctn(pixels.reshape(waves.shape).astype(np.float32), axes=(1, 2))[:, :8, :8]
+        low = low.reshape(number, -1)
+        hashes = np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1)
+        records += [
+            ImageRecord(
+                (), quality={}, digest=str(start + at), hash=h.tobytes(), thumbnail=p.tobytes()
+            )
+            for at, (h, p) in enumerate(zip(hashes, pixels))
+        ]
+    return records
 
-    loaders = [ReplayableLoader.of(stock(stream), 0, stream) for stream in (0, 1)]
-    pair, plain = PairedLoader(*loaders), [stock(0), stock(1)]
-    return (lambda: sum(1 for _ in pair)), (lambda: sum(1 for _ in zip(*plain)))
+
+def duplicates(count):
+    """Find copies among all images, half of each domain."""
+    records = records_of(count)
+    items = [ImageItem(str(number)) for number in range(count)]
+    domains = ['source' if number < count // 2 else 'target' for number in range(count)]
+    return lambda: find_duplicates(items, domains, records)
+
+
+def qualities(count):
+    """Make statistics of two domains, drawn from a few hundred different images each."""
+    random = np.random.default_rng(0)
+    known = [
+        [dict(zip(LABELS, row)) for row in random.normal(mean, 1, (997, len(LABELS)))]
+        for mean in (0, 0.3)
+    ]
+    return [[rows[i] for i in random.integers(0, 997, count // 2)] for rows in known]
+
+
+def quality(count):
+    """Compare the quality of two domains, as diagnose does."""
+    domains = qualities(count)
+    return lambda: quality_gap(*domains)
+
+
+def quality_error(count):
+    """Tell how far effects estimated on a sample are from those of all images."""
+    domains = qualities(count)
+    found = {gap.name: gap.effect for gap in quality_gap(*domains).statistics}
+    tables = [np.array([[row[name] for name in found] for row in rows]) for rows in domains]
+    exact = dict(zip(found, hedges_g(*(table.T for table in tables))))
+    error = max(abs(found[name].value - exact[name]) for name in found)
+    stated = max((effect.high - effect.low) / 2 for effect in found.values())
+    return harness.line(
+        f'quality effects of {count:,} images by a sample: largest error, against the largest half '
+        'of a 95% interval',
+        error,
+        stated,
+        unit='standard deviations',
+        scale=1,
+    )
+
+
+def probabilities_of(images, classes):
+    logits = 3 * torch.randn(images, classes, generator=torch.Generator().manual_seed(0))
+    return logits.softmax(1)
+
+
+def validators(classes):
+    """All scores that need no labels, of 2,000 images."""
+    probabilities = probabilities_of(2000, classes)
+    return lambda: validator_scores(probabilities)
+
+
+def density(images):
+    """Compute the one score that compares images with each other."""
+    probabilities = probabilities_of(images, 10)
+    return lambda: soft_neighborhood_density(probabilities)
+
+
+def density_error(images):
+    probabilities = probabilities_of(images, 10)
+    exact = float(soft_neighborhood_density(probabilities, most=images))
+    error = abs(float(soft_neighborhood_density(probabilities)) - exact)
+    return harness.line(
+        f'soft neighborhood density of {images:,} images by a sample: error, against the stated '
+        'bound of its standard error',
+        error,
+        math.log(images - 1) / 2 / 8192**0.5,
+        unit='nats',
+        scale=1,
+    )
+
+
+def ladder(folder, rungs, classes, images=2000, seeds=5):
+    """Write what a climb leaves behind, without training, and return its results."""
+    random = np.random.default_rng(0)
+    found = []
+    for number in range(rungs):
+        folders = [Path(tempfile.mkdtemp(dir=folder)) for _ in range(seeds)]
+        for place in folders:
+            (place / 'run' / 'vis_data').mkdir(parents=True)
+            truth = random.integers(0, classes, images)
+            guess = np.where(
+                random.random(images) < 0.7, truth, random.integers(0, classes, images)
+            )
+            predictions = Predictions(truth.tolist(), guess.tolist(), [0.9] * images).to_json()
+            (place / 'predictions.json').write_text(
+                json.dumps(dict(source=predictions, target=predictions))
+            )
+            scalars = [dict(step=step, loss=1 / step) for step in range(1, 101)]
+            scalars += [
+                {'step': s, 'source/accuracy/top1': s, 'target/accuracy/top1': s} for s in (1, 2)
+            ]
+            (place / 'run' / 'vis_data' / 'scalars.json').write_text(
+                '\n'.join(map(json.dumps, scalars))
+            )
+        on = DomainResult(70.0, [70.0] * seeds, 1.0, [68.0, 72.0], images, images, 1.0)
+        found.append(
+            RungResult(
+                f'rung_{number}',
+                seeds=list(range(seeds)),
+                domains=dict(source=on, target=on),
+                folders=list(map(str, folders)),
+            )
+        )
+    return LadderResults('growth.py', rungs=found)
+
+
+def report(folder, rungs, classes):
+    """Make the page of a climb; there are no images to show."""
+    results, cfg = ladder(folder, rungs, classes), Config(dict(model=dict()))
+    return lambda: make_report(results, cfg)
+
+
+def table(folder, rungs):
+    """Make the table of a climb."""
+    results = ladder(folder, rungs, 10)
+    return lambda: markdown_table(results)
 
 
 def build(kind, **settings):
@@ -121,65 +311,82 @@ def optimizer_step(layers):
     return ours.step, plain.step
 
 
-def grow(what, sizes, make, steps):
-    """Time ours and the plain way at each size."""
+def grow(what, sizes, make, steps, warmup=1):
+    """Time ours, and the plain way where there is one, at each size."""
     rows = []
     for size in sizes:
-        ours, plain = make(size)
-        rows.append(harness.in_turn(dict(ours=ours, plain=plain), steps))
-    medians = {way: [statistics.median(row[way]) for row in rows] for way in ('ours', 'plain')}
+        made = make(size)
+        ways = dict(zip(('ours', 'plain'), made if isinstance(made, tuple) else (made,)))
+        rows.append(harness.in_turn(ways, steps, warmup))
+    medians = {way: [statistics.median(row[way]) for row in rows] for way in rows[0]}
     exponents = {
         way: math.log(values[-1] / values[0]) / math.log(sizes[-1] / sizes[0])
         for way, values in medians.items()
     }
-    line = harness.line(
-        f'{what}: {sizes[0]:,} to {sizes[-1]:,} grows with exponent {exponents["ours"]:.2f}, '
-        f'plain {exponents["plain"]:.2f}; at the largest',
-        rows[-1]['ours'],
-        rows[-1]['plain'],
+    plain = f', plain {exponents["plain"]:.2f}' if 'plain' in exponents else ''
+    text = (
+        f'{what}: {sizes[0]:,} to {sizes[-1]:,} grows with exponent {exponents["ours"]:.2f}{plain}'
+        '; at the largest'
     )
+    if plain:
+        line = harness.line(text, rows[-1]['ours'], rows[-1]['plain'])
+    else:
+        line = dict(what=text, ours=1000 * medians['ours'][-1], plain=None, unit='ms', ratio=None)
     return dict(
         what=what,
         sizes=sizes,
         exponents=exponents,
         line=line,
         milliseconds={way: [1000 * value for value in values] for way, values in medians.items()},
+        peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )
+
+
+def size_of_page(folder, rungs, classes):
+    page = report(folder, rungs, classes)()
+    what = f'report of {rungs} rungs of 5 seeds on {classes:,} classes, against 5 MB'
+    return harness.line(what, len(page.encode()), 5e6, unit='MB', scale=1e-6)
+
+
+def costs(args, folder):
+    """Yield what to measure, the quick ones first: name, sizes, how to make it, timed calls."""
+    steps = args.steps
+    yield 'images, a pass of indices', args.images, indices, steps
+    for name, kind in (('CDAN', 'CDANHead'), ('MCC', 'MCCAlignment')):
+        what = f'classes, a step of {name} on features'
+        yield what, args.classes, partial(aligned, kind), steps
+    yield (
+        'sources, a step of DANN on features',
+        args.domains,
+        partial(aligned, 'DANNHead', 10),
+        steps,
+    )
+    yield 'layers, LayerMap', args.layers, layer_map, steps
+    yield 'layers, each two groups: an optimizer step', args.layers, optimizer_step, 4 * steps
+    yield 'rungs of 5 seeds, the table', args.rungs, partial(table, folder), 1
+    yield 'rungs of 5 seeds, the page', args.rungs, partial(report, folder, classes=10), 1
+    yield 'classes, the page of 2 rungs', args.classes, partial(report, folder, 2), 1
+    yield 'images, the gap of image quality', args.images, quality, 1
+    few = [count for count in args.images if count <= 10**5]
+    yield 'images, soft neighborhood density', few, density, 1
+    yield 'classes, all validators of 2,000 images', args.classes, validators, 1
+    yield 'images, finding near duplicates', args.images, duplicates, 1
 
 
 def main():
     args = parse_args()
     torch.set_num_threads(1)
-    MMLogger.get_instance('growth', log_level='ERROR')
-    growths = [
-        grow('images, a pass of indices', args.images, indices, args.steps),
-        grow(
-            'classes, a step of CDAN on features',
-            args.classes,
-            lambda size: aligned('CDANHead', size),
-            args.steps,
-        ),
-        grow(
-            'classes, a step of MCC on features',
-            args.classes,
-            lambda size: aligned('MCCAlignment', size),
-            args.steps,
-        ),
-        grow(
-            'sources, a step of DANN on features',
-            args.domains,
-            lambda size: aligned('DANNHead', 10, size),
-            args.steps,
-        ),
-        grow('layers, LayerMap', args.layers, layer_map, args.steps),
-        grow(
-            'layers, each two groups: an optimizer step',
-            args.layers,
-            optimizer_step,
-            4 * args.steps,
-        ),
-    ]
-    lines = [growth.pop('line') for growth in growths]
+    MMLogger.get_instance('growth', log_level='CRITICAL')
+    growths, lines = [], [seeding(args.steps)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for cost in costs(args, folder):
+            growths.append(grow(*cost, warmup=int(cost[-1] > 1)))
+            lines.append(growths[-1].pop('line'))
+            harness.write(dict(steps=args.steps, growths=growths, lines=lines), args)
+        lines.append(size_of_page(folder, 2, min(1000, max(args.classes))))
+    lines.append(quality_error(max(args.images)))
+    lines.append(density_error(min(max(args.images), 30_000)))
     harness.write(dict(steps=args.steps, growths=growths, lines=lines), args)
 
 
