@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
+from tl_plugin.analysis import label_inputs
 from tl_plugin.analysis.confident_learning import (
     class_thresholds,
     confident_joint,
@@ -91,6 +92,21 @@ def test_wrong_digits_are_ranked_first_counted_and_told_apart(report):
     assert len(flagged & names) > 0.9 * len(flagged)
     assert sum(pair.share.value for pair in found.pairs) == pytest.approx(found.rate.value)
     assert [one.score for one in found.findings] == sorted(scores, reverse=True)
+
+
+def test_many_images_are_judged_in_parts_and_reported_as_one(digits, report, monkeypatch):
+    monkeypatch.setattr(label_inputs, 'TOGETHER', 400)
+    images, items, wrong = noisy(digits, 0.2)
+    found = label_inputs.check_parts('digits', items, images)
+    whole, _, _ = report
+    assert found.images == whole.images == len({one.file for one in found.findings}) == 800
+    assert found.rate.value == pytest.approx(0.2, abs=0.04) and found.noisy
+    assert found.rate.low < 0.2 < found.rate.high
+    by_name = {one.file: one.score for one in found.findings}
+    assert average_precision_score(wrong, [by_name[item.name] for item in items]) > 0.95
+    scores = [one.score for one in found.findings]
+    assert scores == sorted(scores, reverse=True)
+    assert sum(pair.share.value for pair in found.pairs) == pytest.approx(found.rate.value)
 
 
 def test_clean_digits_raise_no_alarm(digits):
