@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 from tests.test_ladder.conftest import ROOT
 from tl_plugin.evaluation.calibration import fit_calibration, outputs_path
@@ -12,6 +13,7 @@ from tl_plugin.evaluation.source_reference import SourceReference, as_npz, outpu
 from tl_plugin.intake.source_free import config_from_checkpoint
 from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.ready_config import ready_config
+from tl_plugin.ladder.run_ladder import why_unfit
 from tl_plugin.ladder.rungs import SOURCE_FREE_RUNGS, Rung, read_rungs
 from tl_plugin.ladder.stored_source import read_stored
 from tl_plugin.launch.runs import load_config
@@ -53,6 +55,18 @@ def test_no_rung_of_a_ladder_without_a_source_needs_one():
         with pytest.raises(ValueError, match=f'--{flag}.*source images'):
             limits.check_source_free()
     Limits(until=90).check_source_free()
+
+
+@pytest.mark.parametrize(
+    ('model', 'refused'),
+    [
+        (dict(type='TimmClassifier', model_name='resnet10t'), ['tent', 'sar', 'shot', 'aad']),
+        (dict(type='ImageClassifier', backbone=dict(type='LeNet5')), ['tent', 'sar']),
+    ],
+)
+def test_rungs_that_the_network_is_not_made_for_are_left_out(model, refused):
+    cfg = Config(dict(model=model))
+    assert [rung.name for rung in SOURCE_FREE_RUNGS if why_unfit(cfg, rung)] == refused
 
 
 def test_a_checkpoint_of_another_config_is_refused_before_anything_is_written(tmp_path):

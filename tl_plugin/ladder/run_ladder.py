@@ -40,6 +40,9 @@ from .target_labels import (
     target_files,
 )
 
+#: Strategies that train the weights of norm layers, and those that train on the target alone.
+ADAPTS_NORMS, SOURCE_FREE = ('tent', 'sar'), ('shot', 'aad')
+
 
 def run_ladder(
     config: str | Path,
@@ -153,6 +156,7 @@ def choose_rungs(
         partial(has_batch_norm, cfg),
         not_validated(cfg, labels),
         partial(has_own_weights, cfg),
+        partial(why_unfit, cfg),
     )
     return cfg, chosen, {**missing, **left_out}, labels
 
@@ -209,6 +213,23 @@ def has_batch_norm(cfg: Config) -> bool:
     from tl_plugin.engine.batch_statistics import norm_layers
 
     return bool(norm_layers(build_model(cfg, weights=False)))
+
+
+def why_unfit(cfg: Config, rung: Rung) -> str | None:
+    """Return why a rung that adapts a trained model can't adapt this one; None if it can."""
+    if not {*ADAPTS_NORMS, *SOURCE_FREE} & {*rung.strategies}:
+        return None
+    from mmpretrain.models import ImageClassifier
+
+    from tl_plugin.analysis.features import build_model
+    from tl_plugin.engine.layers.module_kinds import norm_parameters
+
+    model = build_model(cfg, weights=False)
+    if not isinstance(model, ImageClassifier):
+        return f'it adapts an ImageClassifier of mmpretrain, and this is a {type(model).__name__}'
+    if {*ADAPTS_NORMS} & {*rung.strategies} and not norm_parameters(model):
+        return 'the network has no norm layer with weights'
+    return None
 
 
 def has_own_weights(cfg: Config) -> bool:

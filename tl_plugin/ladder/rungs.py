@@ -417,6 +417,7 @@ def select_rungs(
     has_batch_norm: Callable[[], bool] = lambda: True,
     not_validated: Mapping[str, str] = MappingProxyType({}),
     has_own_weights: Callable[[], bool] = lambda: False,
+    unfit: Callable[[Rung], str | None] = lambda rung: None,
 ) -> tuple[list[Rung], dict[str, str]]:
     """Select the rungs to climb, with those that they build on, in order of cost.
 
@@ -428,6 +429,7 @@ def select_rungs(
         not_validated: Domains whose validation can't choose a rung -> why.
         has_own_weights: Returns whether the config names weights for the network below the head;
             called if a rung prefers these.
+        unfit: Returns why a rung doesn't fit the network; None where it does.
 
     Returns:
         The rungs, each with at most one rung ``towards``; and the rungs left out -> why.
@@ -447,7 +449,7 @@ def select_rungs(
     missing = {}
     for rung in rungs.values():
         if rung.name in (usual if names is None else names):
-            reason = _missing(rung, settings, has_batch_norm, not_validated)
+            reason = _missing(rung, settings, has_batch_norm, not_validated) or unfit(rung)
             if reason:
                 missing[rung.name] = reason
     rungs = {
