@@ -342,6 +342,12 @@ def _trainable(
     if target_labels is None:
         return []
     known = [item for item in items if item.split == TRAIN and item.label in classes]
+    if isinstance(target_labels, DomainImages) and not target_labels.labelled:
+        raise ValueError(
+            f'none of the {len(target_labels.items)} images of {target_labels.origin} has a label '
+            'to train on: fill in some of its column label, of predictions.csv say; what was '
+            'predicted is never taken for a label'
+        )
     if isinstance(target_labels, int):
         known = sample_per_class(known, target_labels, seed)
     else:
