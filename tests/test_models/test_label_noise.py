@@ -292,7 +292,13 @@ class TestRuns:
             lambda self, rate: (seen.append(rate), keep(self, rate)),
         )
         options = {'custom_hooks.0.forget_rate': 0.4, 'custom_hooks.0.ramp': 0.5}
-        train(toy_config(tmp_path, ['co_teaching'], options))  # 2 epochs of 3 steps
+        cfg = toy_config(tmp_path, ['co_teaching'], options)  # 2 epochs of 3 steps
+        cfg.custom_hooks = [*cfg.custom_hooks, dict(type='EMAHook')]
+        runner = train(cfg)
+        ema = next(hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook').ema_model
+        # EMAHook, which pairs buffers by their order, meets none that its copy hasn't.
+        kept, values = [*ema.module.buffers()], [*runner.model.buffers()]
+        assert len(kept) == len(values) and all(map(torch.equal, kept, values))
         assert seen == pytest.approx([0, 0, 0.4 / 3, 0.8 / 3, 0.4, 0.4, 0.4])
 
     def test_other_images_than_the_checkpoint_remembers(self, tmp_path):

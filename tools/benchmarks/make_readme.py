@@ -64,6 +64,16 @@ BENCHMARKS = {
         None,
     ),
     'lora': ('low-rank adapters, against fine-tuning, on 5 labels a class of three pairs', None),
+    'wrong_labels': (
+        'strategies for wrong labels on digits, a fifth of them wrong: accuracy on clean images',
+        None,
+    ),
+    'flagged_pacs': (
+        'labels of PACS as they are: the first 50 images a domain that check_labels lists, looked '
+        'at one by one; each stands in results/flagged_pacs.json',
+        None,
+    ),
+    'check_labels_time': ('a check of the labels of 10,000 images, against three minutes', []),
     'test_time': ('test-time adaptation, against the source model, in two kinds of stream', None),
     'sweep_layers': ('how many stock models have layers that pass every check', []),
     'sweep_export': (
@@ -249,7 +259,21 @@ def _sweep_export(result):
     return found
 
 
+def _flagged_pacs(result):
+    found = []
+    for domain, part in result['domains'].items():
+        called = [('listed', part['images'])]
+        called += [('called wrong', [one for one in part['images'] if one['kind'] == 'wrong'])]
+        for what, images in filter(lambda pair: pair[1], called):
+            for verdict in ('wrong', 'ambiguous', 'right'):
+                count = sum(one['verdict'] == verdict for one in images)
+                text = f'{domain}: label {verdict}, of the first that are {what}'
+                found.append(_line(text, count, len(images), ''))
+    return found
+
+
 OWN_FORMS = dict(
+    flagged_pacs=_flagged_pacs,
     sweep_export=_sweep_export,
     drift=_drift,
     optimizer_step=_optimizer_step,

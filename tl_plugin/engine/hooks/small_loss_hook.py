@@ -59,6 +59,6 @@ class SmallLossHook(Hook):
 
     def _set(self, runner: Runner) -> None:
         model = require_adaptation_model(runner.model, 'SmallLossHook')
-        done = min(runner.iter / runner.max_iters, 1.0)
+        done = min(runner.iter / max(runner.max_iters, 1), 1.0)
         grown = min(done / self.ramp, 1.0) if self.ramp else 1.0
         model.set_forget_rate(self.forget_rate * grown)
