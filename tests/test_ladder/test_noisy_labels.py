@@ -115,6 +115,17 @@ def test_by_name_they_come_whatever_the_labels_and_cost_nothing_where_others_are
     assert add_label_rungs(cfg, None, tmp_path / 'd', no_weights)[0] is cfg
 
 
+def test_labels_without_names_of_classes_are_not_cleaned_in_silence(tmp_path):
+    cfg = toy(tmp_path)
+    cfg.train_dataloader.dataset.metainfo = dict(classes=())
+    found = noisy_labels.SourceLabels(
+        '', 1, True, '', [dict(file='train/0', before='0', after='1')]
+    )
+    plain = read_rungs(cfg.ladder)['source_only']
+    with pytest.raises(ValueError, match='does not name its classes: give it metainfo'):
+        noisy_labels._cleaned(cfg, plain, found, tmp_path)
+
+
 def test_a_large_source_is_sampled_first(tmp_path, monkeypatch):
     monkeypatch.setattr(noisy_labels, 'SAMPLE', 90)
     monkeypatch.setattr(noisy_labels, 'OF_CLASS', 30)

@@ -106,16 +106,19 @@ def add_label_rungs(
     plain = read_rungs(cfg.get('ladder') or {})[BASELINE]
     added, notes = {}, []
     if CLEANED in wanted:
-        options = {**plain.options, 'train_dataloader.dataset': _cleaned(cfg, plain, found, folder)}
-        added[CLEANED] = dict(_fields(plain, CLEANED), options=options)
-        notes = _notes(found, folder)
+        make = partial(_cleaned, cfg, plain, found, folder)
+        dataset = attempt(CLEANED, make, failed) if rungs is None else make()
+        if dataset is not None:
+            options = {**plain.options, 'train_dataloader.dataset': dataset}
+            added[CLEANED] = dict(_fields(plain, CLEANED), options=options)
+        notes = _notes(found, folder, added)
     if ROBUST in wanted:
         strategies = [*plain.strategies, 'robust_loss']
         added[ROBUST] = dict(_fields(plain, ROBUST), strategies=strategies)
     changed = copy.deepcopy(cfg)
     settings = dict(cfg.get('ladder') or {}, rungs={**own, **added})
     changed.ladder = dict(settings, notes=[*(settings.get('notes') or ()), *notes])
-    return changed, {}
+    return changed, {CLEANED: failed[CLEANED]} if CLEANED in failed else {}
 
 
 def _fields(plain: Rung, name: str) -> dict:
@@ -134,18 +137,29 @@ def _cleaned(cfg: Config, plain: Rung, found: SourceLabels, folder: Path) -> dic
     corrections = Corrections(f'the check in {folder / RECORD_NAME}', labels)
     dataset = ready_config(cfg, plain, seed=0).train_dataloader.dataset
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
-        return dict(corrected_dataset(dataset, TRAIN, corrections), _delete_=True)
+        cleaned = corrected_dataset(dataset, TRAIN, corrections)
+    if not (corrections.changed or corrections.dropped):
+        raise ValueError(
+            f'{CLEANED} cannot change labels of a data set that does not name its classes: give it '
+            'metainfo=dict(classes=[...])'
+        )
+    return dict(cleaned, _delete_=True)
 
 
-def _notes(found: SourceLabels, folder: Path) -> list[str]:
-    dropped = sum(change['after'] is None for change in found.changes)
-    return [
-        f'{found.about[0].upper()}{found.about[1:]}.',
-        f'The rung {CLEANED} gives another class to {len(found.changes) - dropped} training images '
-        f'and leaves out {dropped}; {folder / RECORD_NAME} lists them, and no file is changed.',
-        "The source's validation and test images have wrong labels, too: accuracies on the source "
-        'look lower than they are.',
-    ]
+def _notes(found: SourceLabels, folder: Path, added: dict) -> list[str]:
+    notes = [f'{found.about[0].upper()}{found.about[1:]}.']
+    if CLEANED in added:
+        dropped = sum(change['after'] is None for change in found.changes)
+        notes.append(
+            f'The rung {CLEANED} gives another class to {len(found.changes) - dropped} training '
+            f'images and leaves out {dropped}; {folder / RECORD_NAME} lists them, and no file is '
+            'changed.'
+        )
+    notes.append(
+        "The source's validation and test images most likely have wrong labels, too: accuracies on "
+        'the source look lower than they are.'
+    )
+    return notes
 
 
 def check_source_labels(
