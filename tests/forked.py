@@ -71,9 +71,12 @@ def _server() -> warm.WarmServer:
 
 
 class _Fork:
-    """What a ladder asks of the ``subprocess.Popen`` that its runs are forked from."""
+    """What a ladder asks of the ``subprocess.Popen`` that its runs are forked from.
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    It is forked before the ladder begins: after a backward pass no fork can make another one.
+    """
+
+    def __init__(self) -> None:
         (asked, ask), (answers, answer) = os.pipe(), os.pipe()
         self.returncode: int | None = None
         self.pid = os.fork()
@@ -81,7 +84,6 @@ class _Fork:
             for end in (ask, answers):
                 os.close(end)
             os.dup2(asked, 0)
-            os.environ.update(environment)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the ladder's own is no answer here
             try:
                 warm._Server(answer).serve()
@@ -116,7 +118,9 @@ def main() -> None:
     os.environ.update(env)
     sys.argv = [program, *arguments]
     sys.path[0] = str(Path(program).parent)
-    warm._MODULE, warm._start = 'tl_plugin.ladder.run_rung', _Fork
+    warm._MODULE = 'tl_plugin.ladder.run_rung'
+    fork = _Fork()
+    warm._start = lambda environment: fork
     try:
         runpy.run_path(program, run_name='__main__')
     except SystemExit as error:

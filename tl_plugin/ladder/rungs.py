@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.stack.protocol import SOURCE, TARGET
+from tl_plugin.strategies import overlay_path
 
 LABELLED_TARGET = 'labelled_target'
 SOURCE_AND_TARGET = 'source+target'
@@ -379,6 +380,8 @@ def _check_strategies(rung: Rung, given: object) -> None:
             f'ladder.rungs.{rung.name}.strategies must be a list with at least one strategy, '
             f"['source_only'] say, got {given!r}"
         )
+    for name in given:
+        overlay_path(name)
 
 
 def below(rungs: Mapping[str, Rung], name: str) -> list[str]:
