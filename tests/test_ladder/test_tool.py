@@ -141,8 +141,9 @@ def check_figures(content, results):
             )
         ]
         if 'expected %' in header:
-            value = rung['expected_accuracy']
-            expected[3:3] = [[]] if value is None else [[value], rung['expected_interval']]
+            on = rung['domains']['target']
+            value = on['expected_accuracy']
+            expected[3:3] = [[]] if value is None else [[value], on['expected_interval']]
         *cells, seconds, trainable = cells
         for cell, values in zip(cells, expected):
             assert numbers(cell) == pytest.approx(values, abs=0.0501)
