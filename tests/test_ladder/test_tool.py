@@ -162,6 +162,9 @@ def check_figures(content, results):
         chosen['domains']['source']['accuracy'],
         chosen['domains']['source']['change'],
     ]
+    on = chosen['domains']['target']
+    if on['expected_accuracy'] is not None:
+        expected += [on['expected_accuracy'], 90, *on['expected_interval']]
     assert numbers(said) == pytest.approx(expected, abs=0.0501)
     before = re.search(r'a model that is right on (.*)% of the target', page.text).group(1)
     first = results['rungs'][0]
