@@ -92,6 +92,20 @@ def test_wrong_digits_are_ranked_first_counted_and_told_apart(report):
     assert len(flagged & names) > 0.9 * len(flagged)
     assert sum(pair.share.value for pair in found.pairs) == pytest.approx(found.rate.value)
     assert [one.score for one in found.findings] == sorted(scores, reverse=True)
+    assert not any('errors of their own' in note for note in found.notes)
+    # Judges that learn from wrong labels too are sure of none, and least of the wrong ones.
+    right, wrong = np.array([by_name[item.name].right for item in items]), np.array(wrong)
+    assert 3 * right[wrong].mean() < right[~wrong].mean()
+
+
+def test_judges_that_know_the_images_badly_say_so():
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 4
+    features = rng.normal(size=(400, 20)) + 6 * np.eye(4, 20)[labels]
+    features[::5] = rng.normal(size=(80, 20))  # nothing is seen in these
+    items = [ImageItem(f'{n}.png', f'class {label}') for n, label in enumerate(labels)]
+    found = check_labels('right labels', items, features)
+    assert 'errors of their own, on images that this network knows badly' in found.notes[-1]
 
 
 def test_many_images_are_judged_in_parts_and_reported_as_one(digits, report, monkeypatch):

@@ -26,6 +26,8 @@ HANDFUL = 20
 #: Robust standard deviations from the median from which on a distance is an outlier (Iglewicz and
 #: Hoaglin, "How to Detect and Handle Outliers", 1993).
 FAR = 3.5
+#: Share of doubted labels below which nothing is said of the judges' own errors.
+LITTLE = 0.05
 #: How sure the source model has to be of another class where it is the only judge.
 SURE = 0.9
 #: Share of wrong labels above which they are worth a training of their own.
@@ -218,6 +220,14 @@ def check_labels(
     ]
     found = _with_conflicts(found, conflicts)
     estimate = noise_estimate((head + near.votes) / 2, numbers, seed)
+    doubted = sum(one.score > 0.5 for one in found) / len(chosen)
+    if doubted >= LITTLE and estimate.rate.value < doubted / 2:
+        notes.append(
+            f'The judges doubt {doubted:.1%} of the labels, and are sure of another class in '
+            f'{estimate.rate.value:.1%}: most of their doubts are errors of their own, on images '
+            'that this network knows badly. Look at an image before you change its label or leave '
+            'it out.'
+        )
     report = LabelReport(
         origin=origin,
         judge=f'linear heads on frozen features, {FOLDS} folds, and the nearest images',
