@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +75,13 @@ def loader(batch_size: int = 4, shuffle: bool = True, pipeline: Any = None, **da
 
 
 def read_stock(path: str) -> Config:
-    """Reads a config of mmpretrain; yapf, which would format it, takes longer than training."""
-    return Config.fromfile(STOCK / path, format_python_code=False)
+    """Reads a config of mmpretrain, once for all tests."""
+    return copy.deepcopy(_read(path))
+
+
+@functools.cache
+def _read(path: str) -> Config:
+    return Config.fromfile(STOCK / path)
 
 
 def toy_config(
