@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 
 from tests.distributed import run_distributed
@@ -83,6 +84,15 @@ def test_a_test_run_is_judged_too(tmp_path):
     runner.model.head.fc.weight.data.zero_()
     runner.test()
     assert any('test, iteration 12' in line for line in warnings(tmp_path))
+    # Of a test alone no training data are built: they may not be there.
+    cfg.experiment_name, cfg.load_from = 'alone', str(tmp_path / 'epoch_4.pth')
+    cfg.work_dir = str(tmp_path / 'alone')
+    alone = Runner.from_cfg(cfg)
+    alone.load_or_resume()
+    alone.model.head.fc.weight.data.zero_()
+    alone.test()
+    assert not isinstance(alone._train_loop, BaseLoop)
+    assert any('test: the predictions' in line for line in warnings(tmp_path / 'alone'))
 
 
 class _Sample(dict):

@@ -11,7 +11,7 @@ import torch
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmpretrain.registry import HOOKS
 
 from tl_plugin.datasets.wrappers import inner_datasets
@@ -67,7 +67,7 @@ class CollapsedPredictionsHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Judges what was counted."""
-        self._judge(runner, runner.val_loop)
+        self._judge(runner.val_loop, f', iteration {runner.iter}')
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -77,14 +77,16 @@ class CollapsedPredictionsHook(Hook):
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Judges what was counted."""
-        self._judge(runner, runner.test_loop)
+        # To ask for the iteration builds the loop of training, whose data a test may not have.
+        trains = isinstance(runner._train_loop, BaseLoop)
+        self._judge(runner.test_loop, f', iteration {runner.iter}' if trains else '')
 
     def _count(self, domain: str, outputs: Any) -> None:
         counts = self._counts.setdefault(domain, (Counter(), Counter()))
         for count, key in zip(counts, ('pred_label', 'gt_label')):
             count.update(_classes(outputs, key))
 
-    def _judge(self, runner: Runner, loop: Any) -> None:
+    def _judge(self, loop: Any, when: str) -> None:
         parts = all_gather_object(self._counts)
         self._counts = {}
         for domain in parts[0]:
@@ -94,10 +96,10 @@ class CollapsedPredictionsHook(Hook):
             )
             images = sum(predicted.values())
             if images >= self.min_images:
-                self._report(domain, predicted, true, images, runner.iter, _names(loop))
+                self._report(domain, predicted, true, images, when, _names(loop))
 
     def _report(
-        self, domain: str, predicted: Counter, true: Counter, images: int, step: int, names: Any
+        self, domain: str, predicted: Counter, true: Counter, images: int, when: str, names: Any
     ) -> None:
         label, count = predicted.most_common(1)[0]
         uneven = bool(true) and true[label] >= self.share * sum(true.values())
@@ -105,12 +107,12 @@ class CollapsedPredictionsHook(Hook):
         name = f'{label} ({names[label]})' if 0 <= label < len(names) else str(label)
         if collapsed and domain not in self._collapsed:
             _say(
-                f'{domain}, iteration {step}: the predictions have collapsed, {count:,} of '
+                f'{domain}{when}: the predictions have collapsed, {count:,} of '
                 f'{images:,} images are given class {name}. {_CURE}.',
                 logging.WARNING,
             )
         elif domain in self._collapsed and not collapsed:
-            _say(f'{domain}, iteration {step}: no longer collapsed.', logging.INFO)
+            _say(f'{domain}{when}: no longer collapsed.', logging.INFO)
         (self._collapsed.add if collapsed else self._collapsed.discard)(domain)
 
 
