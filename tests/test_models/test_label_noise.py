@@ -11,10 +11,11 @@ from mmengine.dataset import ConcatDataset
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from scipy.special import softmax
+from torch.utils.data import Subset
 
 from tests.distributed import run_distributed
 from tests.toy import ToyDataset, toy_config, train
-from tl_plugin.datasets.image_numbers import ImageNumbers, ImageWeights
+from tl_plugin.datasets.image_numbers import ImageNumbers, ImageWeights, identity
 from tl_plugin.datasets.label_table import read_label_table
 from tl_plugin.datasets.several_sources import SeveralSources
 from tl_plugin.models import AdaptationClassifier
@@ -278,6 +279,14 @@ def test_joined_images_without_paths_are_told_by_their_source(tmp_path):
         for part, place in ((1, 2), (0, 2), (0, 0))
     ]
     assert len(numbers) == 6 and numbers.of(samples) == [5, 2, 0]
+    # Samples of cached features, which no data set gives, record the same.
+    pipeline = [dict(type='mmpretrain.PackInputs')]
+    parts = [ToyDataset(size=size, pipeline=pipeline) for size in (3, 4)]
+    some = Subset(SeveralSources(parts, least_ratio=1.0), [9, 4, 0, 2, 7])
+    for index in range(len(some)):
+        sample = some[index]['data_samples']
+        told = dict(sample_idx=sample.sample_idx, source_index=sample.source_index)
+        assert identity(some, index) == told
     with pytest.raises(ValueError, match=r'several data sets are joined, .* by SeveralSources'):
         ImageNumbers(dict(source=ConcatDataset(parts)))
 

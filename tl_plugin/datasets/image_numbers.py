@@ -128,10 +128,12 @@ def identity(dataset: Any, index: int) -> dict:
         dataset: A built data set, perhaps one that wraps others.
         index: Of the image, from 0.
     """
-    found = dict(sample_idx=locate(dataset, index)[1])
-    if isinstance(dataset, SeveralSources):
-        found['source_index'] = dataset._get_ori_dataset_idx(index)[0]
-    return found
+    inner, place = locate(dataset, index)
+    joined = _several_sources(dataset)
+    if joined is None:
+        return dict(sample_idx=place)
+    owners = [any(inner is each for each in inner_datasets(part)) for part in joined.datasets]
+    return dict(sample_idx=place, source_index=owners.index(True))
 
 
 def _several_sources(dataset: Any) -> SeveralSources | None:
