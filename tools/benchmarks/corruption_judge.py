@@ -94,10 +94,11 @@ def judged():
     return list(dict.fromkeys([*get_corruption_names(), *COUNTERPARTS.values()]))
 
 
-def common():
+def common(measured):
+    """Return which of ImageNet-C's 15 corruptions were measured, in their order."""
     from imagecorruptions import get_corruption_names
 
-    return get_corruption_names()
+    return [name for name in get_corruption_names() if name in measured]
 
 
 def runner_of(folder, images):
@@ -119,14 +120,16 @@ def runner_of(folder, images):
     return runner
 
 
-def measure(folder, images):
+def measure(folder, images, pairs):
     """Return both curves of a model: domain -> curves of ours, and of the judge's."""
     runner = runner_of(folder, images)
-    names = judged()
-    with progress('Corruptions', (len(CORRUPTIONS) + len(names)) * len(SEVERITIES)) as advance:
+    own, other = list(CORRUPTIONS), judged()
+    if pairs:
+        own, other = list(COUNTERPARTS), list(COUNTERPARTS.values())
+    with progress('Corruptions', len(own + other) * len(SEVERITIES)) as advance:
         return tuple(
             measure_curves(runner, each, advance=lambda: advance(1), corruption=make)
-            for each, make in ((list(CORRUPTIONS), ours), (names, theirs))
+            for each, make in ((own, ours), (other, theirs))
         )
 
 
@@ -141,9 +144,10 @@ def of(curves, names):
 
 def compare(model, baseline):
     """Return the lines of the table: errors of our corruptions, and of the judge's."""
-    lines, names = [], common()
+    lines = []
     for domain, own in model[0].items():
         other = model[1][domain]
+        names = common(other.corruptions)
         for name, judge in COUNTERPARTS.items():
             what = f'{domain}: {name}, {judge}'
             lines.append(
@@ -152,6 +156,8 @@ def compare(model, baseline):
         both = COUNTERPARTS.items()
         means = [error(own, COUNTERPARTS), error(other, [judge for _, judge in both])]
         lines.append(harness.line(f'{domain}: mean of these {len(both)}', *means, '% wrong', 1))
+        if len(names) <= len(both):
+            continue
         all_of = [error(own, own.corruptions), error(other, names)]
         what = f'{domain}: all {len(own.corruptions)} of ours, all {len(names)} of ImageNet-C'
         lines.append(harness.line(what, *all_of, '% wrong', 1))
@@ -171,6 +177,9 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('run', type=Path, help='folder of a run of a ladder')
     parser.add_argument('--baseline', type=Path, help='another one, for mCE')
+    parser.add_argument(
+        '--pairs', action='store_true', help='only the kinds that both implementations have'
+    )
     parser.add_argument('--images', type=int, default=150, help='of each domain')
     harness.add_out(parser)
     return parser.parse_args()
@@ -178,8 +187,8 @@ def parse_args():
 
 def main():
     args = parse_args()
-    model = measure(args.run, args.images)
-    baseline = measure(args.baseline, args.images) if args.baseline else None
+    model = measure(args.run, args.images, args.pairs)
+    baseline = measure(args.baseline, args.images, args.pairs) if args.baseline else None
     clean = {domain: curves.clean for domain, curves in model[0].items()}
     curves = {
         kind: {domain: one.corruptions for domain, one in found.items()}
