@@ -52,7 +52,6 @@ def config_from_checkpoint(
     target: str | Path,
     folder: Path,
     unlabelled: bool = False,
-    cfg_options: dict | None = None,
     seed: int = 0,
 ) -> Path:
     """Write a config that adapts a trained model to a target without source images.
@@ -67,7 +66,6 @@ def config_from_checkpoint(
             :func:`tl_plugin.intake.any_data.read_data`.
         folder: Where to write.
         unlabelled: Whether to ignore the target's labels and folder names. Defaults to False.
-        cfg_options: Single settings over ``config``.
         seed: Seed of the division and of the runs. Defaults to 0.
 
     Returns:
@@ -79,7 +77,7 @@ def config_from_checkpoint(
         ValueError: If the checkpoint isn't of the config, names no classes where the target has
             some, or the model gives an image several labels.
     """
-    cfg = load_config(config, cfg_options=cfg_options)
+    cfg = load_config(config)
     path = Path(checkpoint).expanduser().absolute()
     classes, weights = _check_model(cfg, path)
     images = read_data(target)
