@@ -1,8 +1,8 @@
 from pathlib import Path
 
-import mmengine.config.config as config_module
-import mmengine.runner.runner as runner_module
 import pytest
+
+from tests.distributed import begin_at_once
 
 HERE = Path(__file__).parent
 #: What runs in every environment of `tools/test_stacks.sh`: some of each room, what touches
@@ -55,12 +55,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope='session')
 def runs_begin_at_once():
-    """Spare each run what takes longer than training does here.
-
-    mmengine asks compilers for their versions, and has yapf format the config four times.
-    """
-    collected = runner_module.collect_env()
+    """Run all tests so, see :func:`tests.distributed.begin_at_once`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner_module, 'collect_env', lambda: dict(collected))
-        patch.setattr(config_module, 'FormatCode', lambda text, **_: (text, True))
+        begin_at_once(patch.setattr)
         yield
