@@ -17,7 +17,7 @@
 #        train_cfg.target_dataloader.dataset.data_root=data/target/train
 # Options of FrozenAlignmentHook (custom_hooks.FrozenAlignmentHook.*)
 #        share             of the images of each predicted class that get a label at first
-#        shares, inverse_penalty, mirror  see frozen_alignment.py
+#        shares, inverse_penalty, neighbours, mirror  see frozen_alignment.py
 #        of SelfTrainingAlignment (model.alignments.self_training.*)
 #        teacher_momentum  how slowly the teacher follows, in [0, 1)
 #        loss_weight       weight of the loss

@@ -7,8 +7,10 @@ from sklearn.linear_model import LogisticRegression
 
 from tl_plugin.functional import (
     Standardization,
+    balance_classes,
     frozen_alignment,
     logistic_regression,
+    propagate_labels,
     surest_of_each_class,
 )
 
@@ -109,3 +111,45 @@ def test_what_is_out_of_range(change, said):
         frozen_alignment(
             **{**dict(source=source, labels=labels, target=target, num_classes=K), **change}
         )
+
+
+def test_labels_spread_as_in_dense_numpy():
+    random = np.random.default_rng(0)
+    points = random.normal(size=(40, 6))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    p = random.dirichlet(np.ones(K), 40)
+    similarity = points @ points.T
+    np.fill_diagonal(similarity, -np.inf)
+    a = np.zeros((40, 40))
+    for row, near in enumerate(np.argsort(-similarity, axis=1)[:, :4]):
+        a[row, near] = np.maximum(similarity[row, near], 0) ** 3
+    w = np.maximum(a, a.T)
+    s = w / np.sqrt(np.outer(w.sum(0), w.sum(0)))
+    f = np.linalg.solve(np.eye(40) - 0.5 * s, 0.5 * p)  # where the steps converge
+    found = propagate_labels(torch.tensor(points), torch.tensor(p), 4, 0.5, 60).numpy()
+    np.testing.assert_allclose(found, f / f.sum(1, keepdims=True), atol=1e-8)
+    assert torch.equal(propagate_labels(torch.ones(1, 2), torch.eye(2)[:1]), torch.eye(2)[:1])
+
+
+def test_balanced_classes_are_predicted_equally_often():
+    p = torch.softmax(torch.randn(300, K) + torch.tensor([2.0, 0.0, -2.0]), 1)
+    balanced = balance_classes(p, 100)
+    torch.testing.assert_close(balanced.mean(0), torch.full((K,), 1 / K), atol=1e-3, rtol=0)
+    torch.testing.assert_close(balanced.sum(1), torch.ones(300))
+    odds = (balanced[:, 0] / balanced[:, 1]) / (p[:, 0] / p[:, 1])  # one factor for all images
+    torch.testing.assert_close(odds, odds[:1].expand(300), rtol=1e-3, atol=0)
+
+
+def test_neighbours_correct_what_the_classifier_got_wrong():
+    """Clusters of the target that the source's classifier cuts through: its centres have moved."""
+    random = torch.Generator().manual_seed(0)
+    centres = 2 * torch.randn(K, 12, generator=random)
+    labels = torch.arange(150) % K
+    noise = torch.randn(2, 150, 12, generator=random)
+    moved = centres + 3 * torch.randn(K, 12, generator=random)
+    source, target = centres[labels] + noise[0], moved[labels] + noise[1]
+    right = []
+    for neighbours in (0, 5):
+        found = frozen_alignment(source, labels, target, K, (), neighbours=neighbours)
+        right.append((found.pseudo_labels == labels).float().mean())
+    assert right[0] < 0.95 and right[1] > right[0] + 0.02 and len(found.changed) == 1

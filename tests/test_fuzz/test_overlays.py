@@ -105,7 +105,10 @@ CUSTOM_HOOKS = dict(
         norm=CHOICE, norm_affine=CHOICE, dropout=CHOICE, droppath=CHOICE, check_ranks=FLAG
     ),
     FrozenAlignmentHook=dict(
-        share=st.one_of(PART, st.just(0)), inverse_penalty=POSITIVE, mirror=FLAG
+        share=st.one_of(PART, st.just(0)),
+        inverse_penalty=POSITIVE,
+        neighbours=NEGATIVE,
+        mirror=FLAG,
     ),
     LabelShiftHook=dict(
         method=CHOICE,

@@ -49,7 +49,7 @@ def fit_last_layer(
         source_loader: Reads each source image once, in order.
         target_loader: Reads each target image once, in order. Labels are never read.
         mirror: Whether features are the mean over an image and its mirror image. Defaults to True.
-        **options: ``shares`` and ``inverse_penalty``, see
+        **options: ``shares``, ``inverse_penalty`` and ``neighbours``, see
             :func:`tl_plugin.functional.frozen_alignment`.
 
     Returns:

@@ -43,6 +43,7 @@ from .label_noise import (
     soft_targets,
     symmetric_cross_entropy,
 )
+from .label_propagation import balance_classes, propagate_labels
 from .label_shift import black_box_shift, expectation_maximization_shift, total_variation
 from .masking import mask_patches, masked_consistency_loss
 from .moments import (
@@ -106,6 +107,7 @@ __all__ = [
     'attraction_and_dispersion',
     'average_weights',
     'badge_selection',
+    'balance_classes',
     'balancing_weights',
     'batch_spectral_penalty',
     'batch_spectral_shrinkage',
@@ -163,6 +165,7 @@ __all__ = [
     'num_positions',
     'prediction_entropy',
     'prediction_flips',
+    'propagate_labels',
     'pseudo_label_loss',
     'random_multilinear_map',
     'relative_spread',

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .label_propagation import balance_classes, propagate_labels
 from .precision import full_precision
 
 
@@ -57,7 +58,7 @@ class FrozenAlignment(NamedTuple):
             the normalisation to unit length, in which it was fitted, needn't be carried along.
         standardization: The target's.
         pseudo_labels: The last round's labels of the target images, (N,).
-        changed: Share of pseudo-labels that each round has changed.
+        changed: Share of pseudo-labels that each round has changed, propagation last.
     """
 
     weight: Tensor
@@ -89,6 +90,7 @@ def frozen_alignment(
     num_classes: int,
     shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0),
     inverse_penalty: float = 10.0,
+    neighbours: int = 0,
 ) -> FrozenAlignment:
     """Fit a linear classifier on source features and adapt it to the target's.
 
@@ -107,6 +109,9 @@ def frozen_alignment(
             empty sequence. Defaults to 20% to 100%.
         inverse_penalty: C of the logistic regression. Defaults to 10, which held-out photographs
             and paintings of PACS have the highest likelihood with on average.
+        neighbours: With so many neighbours of each target image the last pseudo-labels, their
+            classes balanced, are spread to near images (:func:`propagate_labels`), and the
+            classifier is fitted to the result. Defaults to 0, not at all.
 
     Returns:
         The classifier.
@@ -115,16 +120,20 @@ def frozen_alignment(
         ValueError: If a domain has fewer than two images, a label is out of range, or an argument
             is.
     """
-    _check(source, labels, target, num_classes, shares, inverse_penalty)
+    _check(source, labels, target, num_classes)
+    check_rounds(shares, inverse_penalty, neighbours)
     standardization = Standardization.of(target)
     x_source = F.normalize(Standardization.of(source)(source), dim=1)
     x_target = F.normalize(standardization(target), dim=1)
     weight = logistic_regression(x_source, labels, num_classes, inverse_penalty)
     found = (x_target @ weight.T).argmax(1)
     changed = []
-    for share in shares:
+    for share in (*shares, *([1.0] if neighbours else [])):
         probabilities = (x_target @ weight.T).softmax(1)
-        guessed, kept = found, surest_of_each_class(probabilities, share)
+        if len(changed) == len(shares):
+            probabilities = propagate_labels(x_target, balance_classes(probabilities), neighbours)
+        before, guessed = found, probabilities.argmax(1)
+        kept = surest_of_each_class(probabilities, share)
         weight = logistic_regression(
             torch.cat([x_source, x_target[kept]]),
             torch.cat([labels, guessed[kept]]),
@@ -133,7 +142,7 @@ def frozen_alignment(
             start=weight,
         )
         found = (x_target @ weight.T).argmax(1)
-        changed.append((found != guessed).float().mean().item())
+        changed.append((found != before).float().mean().item())
     return FrozenAlignment(weight, standardization, found, tuple(changed))
 
 
@@ -219,8 +228,6 @@ def _check(
     labels: Tensor,
     target: Tensor,
     num_classes: int,
-    shares: Sequence[float],
-    inverse_penalty: float,
 ) -> None:
     if len(source) < 2 or len(target) < 2 or len(labels) != len(source):
         raise ValueError(
@@ -233,12 +240,13 @@ def _check(
             f'source labels must be from 0 to {num_classes - 1}, got {int(labels.min())} to '
             f'{int(labels.max())}'
         )
-    check_rounds(shares, inverse_penalty)
 
 
-def check_rounds(shares: Sequence[float], inverse_penalty: float) -> None:
+def check_rounds(shares: Sequence[float], inverse_penalty: float, neighbours: int = 0) -> None:
     """Raise a ValueError for options of :func:`frozen_alignment` that are out of their ranges."""
     if not all(0 < share <= 1 for share in shares):
         raise ValueError(f'shares of pseudo-labels must be in (0, 1], got {list(shares)}')
     if not 0 < inverse_penalty < float('inf'):
         raise ValueError(f'inverse_penalty must be > 0 and finite, got {inverse_penalty}')
+    if neighbours < 0:
+        raise ValueError(f'neighbours must be at least 0, got {neighbours}')

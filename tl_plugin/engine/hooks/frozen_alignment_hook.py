@@ -41,6 +41,9 @@ class FrozenAlignmentHook(Hook):
         shares: Of the rounds of pseudo-labels, see :class:`FrozenAlignmentLoop`. Defaults to 20%
             to 100%.
         inverse_penalty: C of the logistic regression. Defaults to 10.
+        neighbours: Of each target image, to which pseudo-labels are spread after the rounds, see
+            :func:`tl_plugin.functional.frozen_alignment`; 0 where the target's classes are of very
+            unequal frequency. Defaults to 5.
         mirror: Whether features are the mean over an image and its mirror image. Defaults to True.
         pipeline: Transforms of the images. Defaults to None: those of ``test_dataloader``, or else
             ``val_dataloader``, or else of the training.
@@ -59,14 +62,20 @@ class FrozenAlignmentHook(Hook):
         share: float = 0.6,
         shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0),
         inverse_penalty: float = 10.0,
+        neighbours: int = 5,
         mirror: bool = True,
         pipeline: list | None = None,
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f'FrozenAlignmentHook: share must be in (0, 1], got {share}')
-        check_rounds(shares, inverse_penalty)
+        check_rounds(shares, inverse_penalty, neighbours)
         self.share = share
-        self.options = dict(shares=tuple(shares), inverse_penalty=inverse_penalty, mirror=mirror)
+        self.options = dict(
+            shares=tuple(shares),
+            inverse_penalty=inverse_penalty,
+            neighbours=neighbours,
+            mirror=mirror,
+        )
         self.pipeline = pipeline
         self._labels: Tensor | None = None
 

@@ -34,6 +34,9 @@ class FrozenAlignmentLoop(NoTrainingLoop):
         shares: Share of each predicted class that each round of pseudo-labels learns from, the
             surest first. Defaults to 20% to 100%; ``[]`` for no round.
         inverse_penalty: C of the logistic regression. Defaults to 10.
+        neighbours: Of each target image, to which pseudo-labels are spread after the rounds, see
+            :func:`tl_plugin.functional.frozen_alignment`; 0 where the target's classes are of very
+            unequal frequency. Defaults to 5.
         mirror: Whether features are the mean over an image and its mirror image, which costs
             another pass. Defaults to True.
         pipeline: Transforms of the images. Defaults to None: those of ``test_dataloader``, or else
@@ -52,6 +55,7 @@ class FrozenAlignmentLoop(NoTrainingLoop):
         target_dataloader: Any = None,
         shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0),
         inverse_penalty: float = 10.0,
+        neighbours: int = 5,
         mirror: bool = True,
         pipeline: list | None = None,
     ) -> None:
@@ -64,7 +68,12 @@ class FrozenAlignmentLoop(NoTrainingLoop):
         check_model('frozen_alignment', runner, model)
         _check_options(model)
         super().__init__(runner, pair_loaders(runner, source, target))
-        self.options = dict(shares=tuple(shares), inverse_penalty=inverse_penalty, mirror=mirror)
+        self.options = dict(
+            shares=tuple(shares),
+            inverse_penalty=inverse_penalty,
+            neighbours=neighbours,
+            mirror=mirror,
+        )
 
     def change(self, model: Any) -> None:
         """Compute the features, fit, and set the last layer."""
