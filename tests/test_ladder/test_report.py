@@ -25,6 +25,7 @@ from tl_plugin.ladder.report import (
 )
 from tl_plugin.ladder.target_labels import build_domain_dataset
 from tl_plugin.reliability.files import write_json
+from tl_plugin.reporting import plots
 
 COLOURS = dict(green=(0, 200, 0), red=(200, 0, 0))
 
@@ -122,3 +123,19 @@ def test_a_report_escapes_text_and_names_failures(cfg, tmp_path):
     assert 'dann (seed 0): ValueError: &lt;b&gt;' in html
     assert re.search(r'right on 100\.0% of the source images is right on\s+50\.0% of', html)
     assert 'green taken for red (1 times)' in html
+
+
+def test_of_many_classes_the_page_shows_those_with_most_mistakes(cfg, tmp_path, monkeypatch):
+    truth = np.repeat(np.arange(300), 4)
+    predicted = np.where(truth % 17 == 5, truth + 1, truth)  # 18 classes are taken for another one
+    found = Predictions(truth.tolist(), predicted.tolist(), [0.9] * len(truth)).to_json()
+    write_json(tmp_path / 'predictions.json', dict(source=found))
+    drawn = []
+    monkeypatch.setattr(plots, 'plot_confusion', lambda *given: drawn.append(given) or b'')
+    html = make_report(LadderResults('c', rungs=[RungResult('a', folders=[str(tmp_path)])]), cfg)
+    ((counts, classes, _, totals),) = drawn
+    assert len(classes) == 20 and set(classes) <= {str(c) for c in range(300) if c % 17 in (5, 6)}
+    assert totals.tolist() == [4] * 20 and counts.sum(1).max() <= 4
+    wrong = [place for place, name in enumerate(classes) if int(name) % 17 == 5]
+    assert counts[wrong, wrong].sum() == 0 and len(wrong) > 5
+    assert 'the 20 of 300 classes with most mistakes' in html and '(4 times)' in html

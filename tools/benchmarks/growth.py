@@ -3,7 +3,8 @@
 Each cost is measured at several sizes and its growth given as an exponent: 1 is in proportion, 0
 not at all. Where there is a plain way, it is measured at the same sizes: stock loaders, a linear
 classifier without an alignment, mmpretrain's get_layer_depth, one optimizer group. Images are lists
-of what is known of them, without pixels. Writes JSON, after each cost what is known so far.
+of what is known of them, without pixels. Writes JSON after each cost; what is in the file already,
+at the same sizes, is not measured again.
 
     python tools/benchmarks/growth.py --out growth.json
 """
@@ -377,17 +378,22 @@ def main():
     args = parse_args()
     torch.set_num_threads(1)
     MMLogger.get_instance('growth', log_level='CRITICAL')
-    growths, lines = [], [seeding(args.steps)]
+    known = json.loads(args.out.read_text()) if args.out and args.out.is_file() else {}
+    known = {(growth['what'], *growth['sizes']): growth for growth in known.get('growths', ())}
+    growths, first = [], [seeding(args.steps)]
+
+    def write(*more):
+        lines = [*first, *(growth['line'] for growth in growths), *more]
+        harness.write(dict(steps=args.steps, growths=growths, lines=lines), args)
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        first.append(size_of_page(folder, 2, min(1000, max(args.classes))))
         for cost in costs(args, folder):
-            growths.append(grow(*cost, warmup=int(cost[-1] > 1)))
-            lines.append(growths[-1].pop('line'))
-            harness.write(dict(steps=args.steps, growths=growths, lines=lines), args)
-        lines.append(size_of_page(folder, 2, min(1000, max(args.classes))))
-    lines.append(quality_error(max(args.images)))
-    lines.append(density_error(min(max(args.images), 30_000)))
-    harness.write(dict(steps=args.steps, growths=growths, lines=lines), args)
+            found = known.get((cost[0], *cost[1])) or grow(*cost, warmup=int(cost[-1] > 1))
+            growths.append(found)
+            write()
+    write(quality_error(max(args.images)), density_error(min(max(args.images), 30_000)))
 
 
 if __name__ == '__main__':

@@ -32,7 +32,11 @@ BENCHMARKS = {
     'ddp_scaling': ('a second process, and bytes reduced, by phase', []),
     'import_time': ('importing, reading and building, against mmpretrain alone', []),
     'run_overhead': ('what a run costs beside training: hooks, and what they save', []),
-    'growth': ('cost by images, classes, sources, layers, groups', []),
+    'growth': (
+        'cost by images, classes, sources, layers, groups, rungs: in proportion or less, but for '
+        'near duplicates, which are the more to look through the denser they lie',
+        [],
+    ),
     'tllib_accuracy': (
         "TLlib's own DANN, CDAN and MCC on configs/pacs, beside its metafile; each at its own "
         "defaults: TLlib's MCC learns at 0.005, ours at 0.01, and dann_mcc at 0.02 with milder "
