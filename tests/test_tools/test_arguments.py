@@ -51,13 +51,13 @@ def test_any_order(line, monkeypatch):
         ('train', '--strategy=dann C.py', dict(config='C.py', strategy=['dann'])),
         (
             'interpolate',
-            '--strategy dann C.py --alphas 0 1 a.pth b.pth c.pth',
-            dict(config='C.py', source='a.pth', adapted=['b.pth', 'c.pth'], alphas=[0, 1]),
+            '--strategy dann C.py --alphas 0 1 a.pth b.pth',
+            dict(config='C.py', source='a.pth', adapted=['b.pth'], alphas=[0, 1]),
         ),
         (
             'interpolate',
-            '--statistics target C.py a.pth b.pth',
-            dict(config='C.py', source='a.pth', adapted=['b.pth'], statistics=['target']),
+            '--statistics target C.py a.pth b.pth c.pth',
+            dict(config='C.py', source='a.pth', adapted=['b.pth', 'c.pth'], statistics=['target']),
         ),
         ('show_layers', '--strategy fine_tune C.py', dict(config='C.py', strategy=['fine_tune'])),
         ('ladder', '--rungs adabn dann C.py', dict(config='C.py', rungs=['adabn', 'dann'])),
