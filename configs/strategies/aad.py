@@ -11,11 +11,12 @@
 #        train_dataloader.dataset.data_root=data/target/train
 # Options of AaDAlignment (model.alignments.aad.*)
 #        num_neighbours  how many nearest images
-#        beta            how fast the batch's part fades: 0 for few images, up to 5 for many
+#        beta            how fast the batch's part fades: 0 for many classes, up to 5 for a dozen
 #        loss_weight     weight of the loss
 # Options of NeighbourMemoryHook (custom_hooks.NeighbourMemoryHook.*)
 #        pipeline  of the images in the memory before training
 # Note   The batch's part is a sum over it: other batch sizes are other weights; the paper has 64.
+#        Not yet measured beside shot: tools/benchmarks/overlays.py.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(type='AdaptationClassifier', alignments=dict(aad=dict(type='AaDAlignment')))

@@ -12,7 +12,8 @@
 #        layers       depths that are adapted: ':-1' is all but neck and head
 # Options of LoRAHook (custom_hooks.LoRAHook.*)
 #        adapters  a file adapters.pth to start from, beside the weights it was trained beside
-# Note   What trains is a matter of FreezeHook: neck, head and adapters.
+# Note   What trains is a matter of FreezeHook: neck, head and adapters. What it keeps and forgets beside
+#        fine_tune isn't measured yet: tools/benchmarks/lora.py.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(type='LoRAClassifier', lora=dict(rank=8, alpha=16.0))

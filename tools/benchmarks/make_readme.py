@@ -67,6 +67,7 @@ BENCHMARKS = {
         "mean errors, ours and the judge's",
         None,
     ),
+    'overlays': ('sdat, adamatch and aad on the digits, against what they extend', None),
     'lora': ('low-rank adapters, against fine-tuning, on 5 labels a class of three pairs', None),
     'wrong_labels': (
         'strategies for wrong labels on digits, a fifth of them wrong: accuracy on clean images',
