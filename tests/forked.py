@@ -73,7 +73,8 @@ def _server() -> warm.WarmServer:
 class _Fork:
     """What a ladder asks of the ``subprocess.Popen`` that its runs are forked from.
 
-    It is forked before the ladder begins: after a backward pass no fork can make another one.
+    It is forked before the ladder begins: after a backward pass no fork can make another one. A
+    second one of the same tool is a program.
     """
 
     def __init__(self) -> None:
@@ -119,8 +120,8 @@ def main() -> None:
     sys.argv = [program, *arguments]
     sys.path[0] = str(Path(program).parent)
     warm._MODULE = 'tl_plugin.ladder.run_rung'
-    fork = _Fork()
-    warm._start = lambda environment: fork
+    forks, start = [_Fork()], warm._start
+    warm._start = lambda environment: forks.pop() if forks else start(environment)
     try:
         runpy.run_path(program, run_name='__main__')
     except SystemExit as error:
