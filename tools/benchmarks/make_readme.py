@@ -55,7 +55,8 @@ BENCHMARKS = {
         None,
     ),
     'noisy_rungs': (
-        'what wrong source labels cost, and how much of it the rungs cleaned and robust win back',
+        'what wrong source labels cost, and how much of it the rungs cleaned and robust win back; '
+        'so far with one seed, and without PACS',
         None,
     ),
     'predict_speed': ('a table of predictions, against a bare loop over the same loader', []),

@@ -180,7 +180,9 @@ def lines_of(measured, data, kind):
         }
         right, wrong = mean['none', 'source_only'], mean[kind, 'source_only']
         best = max(mean[kind, 'cleaned'], mean[kind, 'robust'])
-        what = f'{name}, {RATE:.0%} wrong labels ({kind}, {len(by_noise[kind])} seeds)'
+        seeds = len(by_noise[kind])
+        counted = f'{seeds} seed{"s" * (seeds > 1)}'
+        what = f'{name}, {RATE:.0%} wrong labels ({kind}, {counted})'
         for rung in ('source_only', 'cleaned', 'robust'):
             about = f'{what}: {rung}, against source_only on the right labels'
             lines.append(harness.line(about, mean[kind, rung], right, '%', 1))
