@@ -97,9 +97,13 @@ def begin_at_once(change: Callable = setattr) -> None:
     """
     import mmengine.config.config as config_module
     import mmengine.runner.runner as runner_module
+    import yapf.yapflib.yapf_api as formatter
 
     change(runner_module, 'collect_env', dict)
-    change(config_module, 'FormatCode', lambda text, **_: (text, True))
+    # The forks import it where they call it.
+    for module in (config_module, formatter):
+        if hasattr(module, 'FormatCode'):
+            change(module, 'FormatCode', lambda text, **_: (text, True))
 
 
 def _work(
