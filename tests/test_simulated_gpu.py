@@ -49,7 +49,7 @@ ADAPTATIONS = [
 ONE_DOMAIN = [
     *('bss', 'delta', 'l2_sp', 'lwf', 'bottleneck', 'fine_tune', 'source_only', 'auto_rgn'),
     *('feature_extraction', 'gradual_unfreeze', 'shot', 'aad', 'feature_extraction_cached', 'lora'),
-    *('robust_loss', 'early_learning', 'co_teaching'),
+    *('robust_loss', 'early_learning', 'co_teaching', 'weighted_labels'),
 ]
 #: Overlays that start from a trained model.
 STARTED = ('aad', 'frozen_alignment', 'interpolation', 'retention', 'self_training', 'shot')
@@ -91,6 +91,10 @@ def checkpoint(folder, name):
 @pytest.mark.parametrize('overlays', STEPS, ids='+'.join)
 def test_steps_in_each_precision(overlays, tmp_path):
     options = {**IN_EACH_PRECISION, **WITHOUT_VALIDATION, 'default_hooks.checkpoint': None}
+    if overlays == ('weighted_labels',):
+        (tmp_path / 'labels.csv').write_text('file,given,right\ntrain/0,red,0.1\n')
+        hook = dict(type='LabelWeightsHook', file=str(tmp_path / 'labels.csv'))
+        options['custom_hooks'] = [hook]
     run_on_gpu(config(tmp_path, overlays, options))
 
 

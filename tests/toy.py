@@ -120,7 +120,8 @@ def toy_config(
     cfg.log_level = 'WARNING'
     cfg.work_dir = str(work_dir)
     cfg = apply_strategies(cfg, list(strategies))
-    cfg.merge_from_dict(options or {})
+    # A copy, since the forks' merge keeps what it is given, and a later one would change it.
+    cfg.merge_from_dict(copy.deepcopy(options or {}))
     return cfg
 
 
@@ -168,5 +169,6 @@ def stock_config(
     cfg = apply_strategies(cfg, list(strategies))
     if cfg.train_cfg.get('type') == 'AdaptationTrainLoop':
         cfg.merge_from_dict(target(size=3, labels='none'))
-    cfg.merge_from_dict(options or {})
+    # A copy, since the forks' merge keeps what it is given, and a later one would change it.
+    cfg.merge_from_dict(copy.deepcopy(options or {}))
     return cfg

@@ -104,7 +104,7 @@ def check_corruptions(names: Sequence[str]) -> list[str]:
 
 
 def allow_corruptions(cfg: Config) -> None:
-    """Let the loaders of a config's test start anew for each corruption, in place."""
+    """Let the loaders of a config's test start again for each corruption, in place."""
     for loader in (cfg.test_dataloader, *(cfg.test_cfg.get('dataloaders') or {}).values()):
         # Such workers would go on with the pipeline that they were started with.
         loader['persistent_workers'] = False

@@ -57,7 +57,7 @@ def config_from_checkpoint(
     """Write a config that adapts a trained model to a target without source images.
 
     The model, its weights, how it reads images and its optimizer come from the config and the
-    checkpoint; the rest is written anew. Labels of the target serve to measure alone.
+    checkpoint; the rest is written here. Labels of the target serve to measure alone.
 
     Args:
         config: Of the model, a file or ``package::path``.

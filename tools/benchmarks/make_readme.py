@@ -56,8 +56,7 @@ BENCHMARKS = {
         None,
     ),
     'noisy_rungs': (
-        'what wrong source labels cost, and how much of it the rungs cleaned and robust win back; '
-        'so far with one seed, and without PACS',
+        'what wrong source labels cost, and how much of it the rungs cleaned and robust win back',
         None,
     ),
     'predict_speed': ('a table of predictions, against a bare loop over the same loader', []),
