@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'tests' / 'stacks.json'
 README = ROOT / 'README.md'
+ENVIRONMENTS_FOLDER = ROOT / 'work_dirs' / 'stacks'
 BEGIN = '<!-- stacks: begin, written by bash tools/test_stacks.sh -->\n'
 END = '<!-- stacks: end -->'
 NEEDS = runpy.run_path(str(ROOT / 'tl_plugin' / '_requirements.py'))
@@ -111,7 +112,7 @@ def examine(environment: Environment, whole: bool, keep: bool = False) -> dict:
     Returns:
         A row of the results: versions and counts of tests, or under ``error`` why there are none.
     """
-    folder = ROOT / 'work_dirs' / 'stacks' / environment.name
+    folder = ENVIRONMENTS_FOLDER / environment.name
     log = folder.with_name(f'{environment.name}.log')
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text('')

@@ -92,6 +92,8 @@ def run(monkeypatch, tmp_path):
     """The command in a folder of its own, with what it makes of an environment stubbed."""
     monkeypatch.setattr(stacks, 'RESULTS', tmp_path / 'stacks.json')
     monkeypatch.setattr(stacks, 'README', tmp_path / 'README.md')
+    # Where these tests run in one of the environments, it would be removed under them.
+    monkeypatch.setattr(stacks, 'ENVIRONMENTS_FOLDER', tmp_path / 'stacks')
     stacks.README.write_text(f'before\n{stacks.BEGIN}old{stacks.END}\nafter\n')
     made = []
 
