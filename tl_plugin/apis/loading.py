@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tl_plugin.analysis.reading import UNREADABLE, read_image
+from tl_plugin.reliability.bad_images import loading_error
 
 _PREFETCH = 4
 
@@ -62,14 +63,10 @@ class ImageFiles(Dataset):
         if reading.image is None:
             kind = reading.faults[0]
             return f'{kind.replace("_", " ")}: {reading.detail or UNREADABLE[kind]}'
-        data: Any = dict(img_path=name)
-        try:
-            for step in self.pipeline.transforms:
-                if type(step).__name__.startswith('Load'):
-                    data = step(data)
-        except Exception as error:
-            return f'foreign: {" ".join(f"{type(error).__name__}: {error}".split())}'
-        return None
+        error = loading_error(dict(img_path=name), self.pipeline.transforms)
+        if error is None:
+            return None
+        return f'foreign: {" ".join(f"{type(error).__name__}: {error}".split())}'
 
 
 def image_loader(

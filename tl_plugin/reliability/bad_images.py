@@ -6,7 +6,7 @@ import bisect
 import logging
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -116,22 +116,34 @@ def read_or_replace(dataset: Any, index: int, tries: int) -> Any:
 
 
 def _loading_fails(dataset: Any, index: int) -> bool:
-    """Return whether reading an image fails by itself, without the transforms that follow.
-
-    Decoders raise all kinds of errors, and mmcv asserts, so that the type of an error says little.
-    """
+    """Return whether reading an image fails by itself, without the transforms that follow."""
     try:
         inner, place = locate(dataset, index)
         data, transforms = inner.get_data_info(place), inner.pipeline.transforms
     except Exception:
         return False  # a data set without a pipeline, or an error in its annotations
+    return loading_error(data, transforms) is not None
+
+
+def loading_error(data: Any, transforms: Iterable[Callable]) -> Exception | None:
+    """Read an image with the loading transforms alone, and return what they raise.
+
+    Decoders raise all kinds of errors, and mmcv asserts, so that the type of an error says little.
+
+    Args:
+        data: What the pipeline begins with.
+        transforms: Of the pipeline; those named ``Load...`` are called.
+
+    Returns:
+        The error; None if the image can be read.
+    """
     try:
         for transform in transforms:
             if type(transform).__name__.startswith('Load'):
                 data = transform(data)
-    except Exception:
-        return True
-    return False
+    except Exception as error:
+        return error
+    return None
 
 
 def image_name(dataset: Any, index: int) -> str:
