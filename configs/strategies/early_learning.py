@@ -13,6 +13,8 @@
 #        loss_weight  weight of the regularizer; 7 for many classes
 #        images       'source' (in a run without adaptation: all), 'target' or 'both'
 # Note   Not with mixup or cutmix, whose images are of no single one.
+#        Not with robust_loss: its weight is for cross-entropy, whose gradient is larger. Together
+#        they end with one class for all images on the digits, as CollapsedPredictionsHook warns.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(
