@@ -277,7 +277,9 @@ def test_the_tool_writes_what_it_says(checkpoints, tmp_path):
     assert (tmp_path / 'out/interpolation.png').read_bytes().startswith(b'\x89PNG')
     # An ordinary checkpoint: tested, it has the accuracy that the table says.
     written = tmp_path / 'out/interpolated.pth'
-    assert set(read_whole(written)['state_dict']) == set(checkpoint_weights(checkpoints[0])[0])
+    content = read_whole(written)
+    assert set(content) == {'meta', 'state_dict'}
+    assert set(content['state_dict']) == set(checkpoint_weights(checkpoints[0])[0])
     cfg = _config(tmp_path / 'test', load_from=str(written))
     cfg.experiment_name = 'written'
     metrics = Runner.from_cfg(cfg).test()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import runpy
 from argparse import Namespace
 from pathlib import Path
@@ -13,7 +14,9 @@ from mmengine.config import Config
 
 from tests.journeys.walk import SHAPES, write_class_folders
 from tl_plugin.analysis.features import build_model
+from tl_plugin.engine.low_rank import adapter_state
 from tl_plugin.launch.runs import build_runner, prepare_test
+from tl_plugin.reliability.checkpoints import config_without_images, newest_whole_checkpoint
 from tl_plugin.strategies import apply_strategies
 
 PUBLISH = Path(mmpretrain.__file__).parent / '.mim/tools/model_converters/publish_model.py'
@@ -74,9 +77,11 @@ def config(images: Path, work_dir: Path, strategies: list[str]) -> Config:
     return cfg
 
 
-def published(checkpoint: Path) -> Path:
+def published(checkpoint: Path, no_ema: bool = False) -> Path:
     publish = runpy.run_path(str(PUBLISH))['process_checkpoint']
-    options = Namespace(dataset_type=None, no_ema=False)
+    options = Namespace(dataset_type=None, no_ema=no_ema)
+    for before in checkpoint.parent.glob('published_*.pth'):
+        before.unlink()
     publish(str(checkpoint), str(checkpoint.with_name('published.pth')), options)
     (found,) = checkpoint.parent.glob('published_*.pth')
     return found
@@ -101,6 +106,53 @@ def test_strategies_leave_nothing_of_the_target(images, tmp_path, strategy):
         cfg.load_from = start(cfg, tmp_path)
     build_runner(cfg).train()
     check(published(tmp_path / 'epoch_1.pth'))
+    if strategy == 'lora':
+        found = published(tmp_path / 'adapters.pth')
+        check(found)
+        # Whole networks alone are looked for beside it, and what was published is what trained.
+        assert newest_whole_checkpoint(tmp_path, resumable=False).name != 'adapters.pth'
+        adapters = torch.load(tmp_path / 'adapters.pth', weights_only=True)['state_dict']
+        cfg.custom_hooks[1].adapters = str(found)
+        cfg.optim_wrapper.optimizer.lr = 0.0
+        runner = build_runner(cfg)
+        runner.train()
+        torch.testing.assert_close(adapter_state(runner.model), adapters, rtol=0, atol=0)
+
+
+def test_neither_averages_nor_the_best_tell_what_a_run_remembers(images, tmp_path):
+    """Pseudo-labels, predictions and weights by image, corrections, and state to resume from."""
+    cfg = config(images, tmp_path, ['self_training', 'early_learning', 'weighted_labels'])
+    files = sorted((images / 'source').rglob('*.png'))
+    rows = [f'{path},{path.parent.name},0.{5 + number % 4}' for number, path in enumerate(files)]
+    (tmp_path / 'labels.csv').write_text('\n'.join(['file,given,right', *rows]))
+    cfg.custom_hooks[-1].file = str(tmp_path / 'labels.csv')
+    changes = [[str(files[0]), SHAPES[1]]]
+    source = cfg.train_dataloader
+    source.dataset = dict(type='CorrectedLabels', dataset=source.dataset, changes=changes)
+    cfg.custom_hooks += [dict(type='EMAHook', momentum=0.5), dict(type='ExactResumeHook')]
+    cfg.val_dataloader, cfg.val_cfg, cfg.val_evaluator = (
+        cfg.test_dataloader,
+        cfg.test_cfg,
+        cfg.test_evaluator,
+    )
+    cfg.val_cfg = dict(cfg.test_cfg, type='DomainValLoop')
+    best = dict(save_best='source/accuracy/top1', published_keys=['meta', 'state_dict'])
+    cfg.default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1, **best))
+    build_runner(cfg).train()
+    (chosen,) = tmp_path.glob('best_*_1.pth')
+    states = []
+    for path, no_ema in ((tmp_path / 'epoch_1.pth', False), (tmp_path / 'epoch_1.pth', True)):
+        assert {'hook_msgs', 'ema_state_dict'} <= set(torch.load(path, weights_only=True))
+        found = published(path, no_ema)
+        check(found)
+        states.append(torch.load(found, weights_only=True)['state_dict'])
+    assert states[0].keys() == states[1].keys()
+    assert any(not torch.equal(value, states[1][name]) for name, value in states[0].items())
+    check(published(chosen))
+    by_mmengine = [path for path in tmp_path.glob('*-*.pth') if 'published_' not in path.name]
+    assert len(by_mmengine) == 2
+    for path in by_mmengine:
+        check(path)
 
 
 def start(cfg: Config, folder: Path) -> str:
@@ -116,6 +168,23 @@ def test_a_model_that_adapted_in_a_test_holds_weights_alone(images, tmp_path, st
     cfg.custom_hooks[-1].save = True
     build_runner(prepare_test(cfg, start(cfg, tmp_path))).test()
     check(published(tmp_path / 'adapted.pth'))
+
+
+def test_any_list_of_images_leaves_a_config():
+    """Whatever a data set of someone's own calls it."""
+    rows = [dict(img_path='a/1.JPG', gt_label=2)]
+    kept = dict(
+        dataset=dict(type='Own', ann_file='meta/train.txt', indices=[3, 5], classes=['a', 'b.c']),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PasteLogo', file='logo.png')],
+        size=(4, 5),
+    )
+    cfg = Config(copy.deepcopy(kept))
+    assert config_without_images(cfg) is cfg
+    cfg.dataset.update(items=rows, pairs=[('1.png', 2)], names=('x/2.tiff',), of={'b.webp': 'dog'})
+    found = config_without_images(cfg)
+    empty = dict(items=[], pairs=[], names=(), of={})
+    assert found.to_dict() == {**kept, 'dataset': {**kept['dataset'], **empty}}
+    assert cfg.dataset['items'][0].img_path == 'a/1.JPG'
 
 
 def test_lists_of_images_in_a_config_are_not_published(images, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,20 @@ from tl_plugin.stack.safe_loading import BrokenCheckpointError, load_safely
 
 POINTER = 'last_checkpoint'
 _HOOK_STATES = 'hook_msgs'
+#: The adapters of LoRA alone, which a run writes beside its checkpoints.
+ADAPTERS = 'adapters.pth'
+_IMAGE_SUFFIXES = (
+    '.bmp',
+    '.gif',
+    '.jpeg',
+    '.jpg',
+    '.pgm',
+    '.png',
+    '.ppm',
+    '.tif',
+    '.tiff',
+    '.webp',
+)
 
 
 def resumes(runner: Any) -> bool:
@@ -55,9 +70,9 @@ def saved_hook_state(checkpoint: dict, name: str) -> Any:
 def config_without_images(cfg: Config) -> Config:
     """Return a config without single images and their labels, as a checkpoint may be published.
 
-    Corrected labels (``CorrectedLabels.changes``) and the few labelled target images
-    (``data_preprocessor.labelled_target``) are listed by name. The config that a run writes into
-    its folder keeps them.
+    Corrected labels (``CorrectedLabels.changes``), the few labelled target images
+    (``data_preprocessor.labelled_target``) and any other list or table of image files are emptied.
+    The config that a run writes into its folder keeps them.
 
     Args:
         cfg: A run's config. It isn't changed.
@@ -65,22 +80,41 @@ def config_without_images(cfg: Config) -> Config:
     Returns:
         The same config, if it lists none.
     """
-    left_out: list[str] = []
-    found = _without_images(cfg.to_dict(), left_out)
-    return Config(found, format_python_code=False) if left_out else cfg
+    before = cfg.to_dict()
+    found = _without_images(before)
+    return cfg if found == before else Config(found, format_python_code=False)
 
 
-def _without_images(value: Any, left_out: list[str]) -> Any:
+def _without_images(value: Any) -> Any:
     if isinstance(value, dict):
-        value = {key: _without_images(inner, left_out) for key, inner in value.items()}
-        for key, empty in (('changes', []), ('labelled_target', None)):
-            listed = isinstance(value.get(key), (list, tuple))
-            if listed and (key != 'changes' or type_name(value) == 'CorrectedLabels'):
-                value[key] = empty
-                left_out.append(key)
+        if any(map(_is_image, value)):
+            return {}
+        # In memory an image is told by its place, and no name of a file gives it away.
+        lists = dict(labelled_target=None)
+        if type_name(value) == 'CorrectedLabels':
+            lists['changes'] = []
+        value = {
+            key: lists[key]
+            if key in lists and isinstance(inner, (list, tuple))
+            else _without_images(inner)
+            for key, inner in value.items()
+        }
     elif type(value) in (list, tuple):
-        value = type(value)(_without_images(one, left_out) for one in value)
+        value = type(value)(() if any(map(_is_row, value)) else map(_without_images, value))
     return value
+
+
+def _is_row(value: Any) -> bool:
+    """Return whether an item of a list is an image's name, perhaps with what is said about it."""
+    if isinstance(value, dict):
+        value = () if 'type' in value else value.values()
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return _is_image(value)
+    return any(map(_is_image, value))
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, str) and value.lower().endswith(_IMAGE_SUFFIXES)
 
 
 def newest_whole_checkpoint(work_dir: str | Path, resumable: bool = True) -> Path | None:
@@ -94,7 +128,7 @@ def newest_whole_checkpoint(work_dir: str | Path, resumable: bool = True) -> Pat
 
     Returns:
         Its path, or None. Checkpoints named ``best_*`` are left out: labels may have chosen them,
-        and they hold no optimizer.
+        and they hold no optimizer; so is a file of adapters, which is no whole network.
     """
     pointed = _pointed(Path(work_dir))
     if pointed is not None and pointed.is_dir():
@@ -204,7 +238,11 @@ def _candidates(work_dir: Path, pointed: Path | None) -> list[Path]:
     paths = {path.resolve(): path for folder in folders for path in folder.glob('*.pth')}
     if pointed:
         paths[pointed.resolve()] = pointed
-    regular = [path for path in paths.values() if not path.name.startswith('best_')]
+    regular = [
+        path
+        for path in paths.values()
+        if not path.name.startswith('best_') and path.name != ADAPTERS
+    ]
     return sorted(regular, key=_age, reverse=True)
 
 

@@ -11,7 +11,13 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
+from tl_plugin.reliability.checkpoints import (
+    ADAPTERS,
+    resumes,
+    save_hook_state,
+    saved_hook_state,
+    weights_of,
+)
 from tl_plugin.reliability.files import write_whole
 from tl_plugin.reliability.ranks import on_main_process
 from tl_plugin.stack.model_wrappers import unwrap
@@ -20,8 +26,6 @@ from tl_plugin.stack.options import checked
 from ..low_rank import adapted_modules, adapter_state, load_adapters
 
 _STATE = 'lora'
-#: The adapters alone, in the work folder.
-ADAPTERS = 'adapters.pth'
 
 
 @HOOKS.register_module()
@@ -30,7 +34,8 @@ class LoRAHook(Hook):
 
     A checkpoint's weights have the adapters added to them. Beside these it holds the adapters and
     the weights of their layers, so that a resumed run continues to the bit; at the end of
-    training the adapters alone are written to ``adapters.pth`` in the work folder.
+    training the adapters alone are written to ``adapters.pth`` in the work folder, with their
+    options and the names of classes: a file that mmpretrain's ``publish_model.py`` takes, too.
 
     Args:
         adapters: Such a file, to start from beside the weights that it was trained beside.
@@ -59,7 +64,7 @@ class LoRAHook(Hook):
         """Start from a file of adapters."""
         if self.adapters is not None and not resumes(runner):
             content = torch.load(self.adapters, map_location='cpu', weights_only=True)
-            load_adapters(unwrap(runner.model), content.get('adapters', content))
+            load_adapters(unwrap(runner.model), weights_of(content, self.adapters))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save adapters and weights apart."""
@@ -75,7 +80,9 @@ class LoRAHook(Hook):
         """Write the adapters alone."""
         path, content = Path(runner.work_dir, ADAPTERS), io.BytesIO()
         state = adapter_state(unwrap(runner.model))
-        torch.save(dict(adapters=state), content)
+        info = getattr(runner.train_loop.dataloader.dataset, 'metainfo', None)
+        meta = dict(lora=dict(runner.cfg.model.get('lora') or {}), dataset_meta=dict(info or {}))
+        torch.save(dict(meta=meta, state_dict=state), content)
         on_main_process(lambda: write_whole(path, content.getvalue()))
         count = sum(value.numel() for value in state.values())
         print_log(f'LoRA: {count:,} weights of adapters are in {path}.', logger='current')
