@@ -7,6 +7,8 @@ from pathlib import Path
 
 from arguments import Parser
 
+from tl_plugin.launch.mistakes import run_main
+
 
 def parse_args():
     """Read the command line."""
@@ -76,4 +78,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_main(main)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import arguments  # noqa: F401  (finds the package beside a checkout's tools)
 
+from tl_plugin.launch.mistakes import run_main
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -91,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

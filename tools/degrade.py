@@ -8,6 +8,8 @@ from pathlib import Path
 
 import arguments  # noqa: F401  (finds the package beside a checkout's tools)
 
+from tl_plugin.launch.mistakes import run_main
+
 
 def parse_args():
     parser = argparse.ArgumentParser(
@@ -110,4 +112,4 @@ def choose_labels(items, args, advance):
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from arguments import add_data_arguments, add_labels_argument
+
+from tl_plugin.launch.mistakes import run_main
 
 
 def parse_args():
@@ -123,4 +124,4 @@ def main():
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_main(main)

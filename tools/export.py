@@ -8,6 +8,8 @@ from argparse import Namespace
 
 from arguments import Parser, add_config_arguments
 
+from tl_plugin.launch.mistakes import run_main
+
 FORMATS = (
     'onnx',
     'torch_export',
@@ -106,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

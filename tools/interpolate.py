@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from arguments import Parser, add_config_arguments
 
+from tl_plugin.launch.mistakes import run_main
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -183,4 +185,4 @@ def _table(points: list[Point], choice: Choice, target_metric: str) -> Table:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

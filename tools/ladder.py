@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from arguments import Parser, add_data_arguments, add_labels_argument
 from mmengine.config import Config, DictAction
 
+from tl_plugin.launch.mistakes import run_main
 from tl_plugin.launch.runs import default_work_dir
 
 if TYPE_CHECKING:
@@ -267,4 +268,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_main(main)

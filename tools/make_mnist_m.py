@@ -9,6 +9,8 @@ from pathlib import Path
 import arguments  # noqa: F401  (finds the package beside a checkout's tools)
 import numpy as np
 
+from tl_plugin.launch.mistakes import run_main
+
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -59,4 +61,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

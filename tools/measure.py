@@ -9,6 +9,8 @@ from pathlib import Path
 
 import arguments  # noqa: F401  (finds the package beside a checkout's tools)
 
+from tl_plugin.launch.mistakes import run_main
+
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
@@ -64,4 +66,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_main(main)

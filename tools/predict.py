@@ -10,6 +10,7 @@ from arguments import Parser, add_config_arguments
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from tl_plugin.launch.cpu import leave_cpu_group
+from tl_plugin.launch.mistakes import run_main
 
 
 def parse_args() -> Namespace:
@@ -91,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

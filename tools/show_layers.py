@@ -9,6 +9,8 @@ from argparse import Namespace
 
 from arguments import Parser, add_config_arguments
 
+from tl_plugin.launch.mistakes import run_main
+
 
 def parse_args() -> Namespace:
     """Parse the command line."""
@@ -39,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -20,6 +20,7 @@ from tl_plugin.analysis.corruption_curves import (
 )
 from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.launch.cpu import leave_cpu_group
+from tl_plugin.launch.mistakes import run_main
 from tl_plugin.launch.runs import build_runner, default_work_dir, load_config, prepare_test
 
 
@@ -114,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.intake.label_corrections import correct_config, read_corrections, write_record
 from tl_plugin.launch.cpu import leave_cpu_group
+from tl_plugin.launch.mistakes import run_main
 from tl_plugin.launch.runs import build_runner, default_work_dir, load_config, prepare
 from tl_plugin.reliability.ranks import naming_lost_ranks
 
@@ -76,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -70,4 +70,5 @@ def test_it_runs_a_tool_on_a_config_of_the_package(tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert 'backbone' in shown.stdout
     wrong = call('train', 'tl_plugin::digits/source_onyl.py', cwd=tmp_path)
-    assert wrong.returncode != 0 and 'source_only.py' in wrong.stderr
+    assert wrong.returncode == 2 and 'source_only.py' in wrong.stderr
+    assert wrong.stderr.startswith('tl-plugin train: error: '), wrong.stderr

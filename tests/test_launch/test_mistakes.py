@@ -1,0 +1,55 @@
+"""A user's mistake ends a tool with its message alone; a defect keeps its traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+
+from tl_plugin.intake.config_writer import even_batches
+from tl_plugin.launch.mistakes import run_main
+from tl_plugin.launch.runs import load_config
+
+
+def _options(config, options):
+    Config(config).merge_from_dict(options)
+
+
+MISTAKES = {
+    'Did you mean': lambda: load_config('mmpretrain::resnet/resnet18_8xb32_in1k.py', ['fine_tun']),
+    'no config file at': lambda: load_config('nowhere.py'),
+    'Nothing is not in the': lambda: MODELS.build(dict(type='Nothing')),
+    'exceeds the length of list': lambda: _options(dict(a=[1]), {'a.7': 2}),
+    "'/nowhere/data'": Path('/nowhere/data').read_bytes,
+}
+
+
+@pytest.mark.parametrize('message', MISTAKES)
+def test_a_mistake_ends_with_its_message_and_code_2(message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_main(MISTAKES[message])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and ': error: ' in said and message in said
+    assert 'Traceback' not in said and not said.partition('error: ')[2].startswith('"')
+
+
+@pytest.mark.parametrize(
+    'defect',
+    [
+        lambda: even_batches(5, 'two', least=1),  # raised by Python, in the code of the package
+        lambda: {}['key'],
+        lambda: MODELS.build(dict(type='LinearClsHead', num_classes=2)),  # without in_channels
+    ],
+)
+def test_a_defect_keeps_its_traceback(defect):
+    with pytest.raises((TypeError, KeyError)):
+        run_main(defect)
+
+
+@pytest.mark.parametrize(('returned', 'code'), [(None, None), (0, 0), (3, 3)])
+def test_what_a_tool_returns_is_its_exit_code(returned, code):
+    with pytest.raises(SystemExit) as ended:
+        run_main(lambda: returned)
+    assert ended.value.code == code
