@@ -354,6 +354,14 @@ def states(checkpoint: str) -> dict:
     return torch.load(checkpoint, map_location='cpu', weights_only=True)['state_dict']
 
 
+def test_robust_loss_and_early_learning_are_refused_together(tmp_path):
+    plain = {name: values[0] for name, values in FACTORS.items()}
+    cfg = make_config({**plain, 'noise': 'early_learning'}, tmp_path)
+    cfg.model.head.loss = dict(type='RobustLoss', kind='symmetric')
+    with pytest.raises(ValueError, match=r'early weighs .* one of the strategies early_learning'):
+        MODELS.build(cfg.model.to_dict())
+
+
 @pytest.mark.parametrize('case', REFUSED, ids=name_of)
 def test_it_is_refused_before_the_first_step(case, tmp_path, monkeypatch):
     wanted = refusal(case)

@@ -164,6 +164,33 @@ class TestErrors:
         for name in names:  # one of them; and the second on a stock loop
             assert apply_strategies(Config(stock), [name]).train_cfg.type.endswith('TrainLoop')
 
+    @pytest.mark.parametrize(
+        ('names', 'message'),
+        [
+            (['label_smoothing', 'robust_loss'], r"both set model.head.loss.type, to 'LabelSmooth"),
+            (['sar', 'tent'], r"both set model.test_time.method, to 'sar' and 'tent'"),
+            (['dann', 'no_training'], r"both set train_cfg.type, to 'AdaptationTrainLoop'"),
+            (['dann_schedule', 'frozen_alignment'], 'both set param_scheduler'),
+            (['frozen_alignment', 'robust_loss'], 'no training step, so that robust_loss would'),
+            (['fine_tune', 'adabn', 'no_training'], 'step, so that fine_tune would do nothing'),
+        ],
+    )
+    def test_strategies_that_undo_each_other(self, names, message, tmp_path):
+        cfg = Config(dict(model=dict(type='ImageClassifier', head=dict(loss=dict(type='A')))))
+        for name in names:
+            apply_strategies(cfg, [name])
+        with pytest.raises(ValueError, match=message):
+            apply_strategies(cfg, names)
+        # An overlay file of one's own may, as the message says.
+        own = tmp_path / 'mine.py'
+        own.write_text(overlay_path(names[1]).read_text())
+        assert apply_strategies(cfg, [names[0], str(own)]).model.type
+
+    def test_adapters_that_are_frozen(self, tmp_path):
+        options = {'model.backbone.type': 'ResNet', 'model.lora.rank': 2}
+        with pytest.raises(ValueError, match='the adapters of all 3 layers are frozen, so that'):
+            train(toy_config(tmp_path, ['feature_extraction', 'lora'], options, max_epochs=1))
+
 
 def test_the_schedule_of_dann_adds_no_adversary():
     stock = Config(dict(model=dict(type='ImageClassifier'), train_cfg=dict(by_epoch=True)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,10 @@ _REPLACEABLE = {
     ('train_cfg', 'CachedFeatureTrainLoop'): _STOCK_LOOPS,
     ('train_cfg', 'SourceFreeTrainLoop'): _STOCK_LOOPS,
 }
+
+#: Strategies whose loop takes no training step, and those that do something in it all the same.
+_WITHOUT_STEPS = ('frozen_alignment', 'interpolation', 'no_training')
+_BESIDE_THEM = ('adabn', 'bottleneck', 'sar', 'similarity', 'source_only', 'tent')
 
 _FIX = {
     'train_cfg': (
@@ -119,8 +123,9 @@ def apply_strategies(cfg: Config, names: Sequence[str]) -> Config:
         A new config, which any of mmpretrain's tools can run.
 
     Raises:
-        ValueError: If a name is unknown or given twice, or an overlay would replace a component
-            that it can't stand in for.
+        ValueError: If a name is unknown or given twice, an overlay would replace a component that
+            it can't stand in for, or one strategy would take back what another one sets or leave it
+            without effect. An overlay file of your own may.
         TypeError: If a part of an overlay is of another form.
 
     Example:
@@ -134,21 +139,26 @@ def apply_strategies(cfg: Config, names: Sequence[str]) -> Config:
     if twice:
         raise ValueError(f'each strategy can be applied once, {", ".join(twice)} came twice')
     merged = copy.deepcopy(cfg)
+    earlier: dict[str, dict] = {}
     for name in names:
         overlay = Config.fromfile(overlay_path(name), import_custom_modules=False)
-        _merge(merged, overlay, name)
+        _merge(merged, overlay, name, earlier)
+    _check_steps(names)
     if merged.get('default_scope') is None:
         # A config of classes can do without, but overlays name components as mmpretrain does.
         merged.default_scope = 'mmpretrain'
     return merged
 
 
-def _merge(cfg: Config, overlay: Config, name: str) -> None:
+def _merge(cfg: Config, overlay: Config, name: str, earlier: dict[str, dict]) -> None:
     changes = overlay.to_dict()
     _check_forms(changes, name)
     if changes.get('custom_imports'):
         import_modules_from_strings(**changes['custom_imports'])
     _check_replaced_types(cfg, changes, name)
+    if not name.endswith('.py'):
+        _check_contradictions(changes, name, earlier)
+        earlier[name] = overlay.to_dict()
     hooks = changes.pop('custom_hooks', None)
     if hooks:
         present = list(cfg.get('custom_hooks') or [])
@@ -239,4 +249,39 @@ def _check_replaced_types(cfg: Config, changes: dict, name: str) -> None:
             raise ValueError(
                 f'strategy {name!r} makes {key}.type {new_type!r}, which can stand in for '
                 f'{expected}, but this config has {old_type!r}{_FIX.get(key, "")}'
+            )
+
+
+def _check_contradictions(changes: dict, name: str, earlier: dict[str, dict]) -> None:
+    """Refuse what takes back what an earlier strategy has set."""
+    for other, before in earlier.items():
+        for path, old, new in _different(before, changes):
+            # Which model stands in for which is checked for all configs alike.
+            if path not in ('model.type', 'custom_hooks', 'custom_imports'):
+                raise ValueError(
+                    f'strategies {other!r} and {name!r} both set {path}, to {old!r} and {new!r}, '
+                    'and of the first nothing would be left: take one of the two, or set what you '
+                    "want by --cfg-options or in an overlay file of your own, '--strategy mine.py'"
+                )
+
+
+def _different(old: dict, new: dict, at: str = '') -> Iterator[tuple[str, Any, Any]]:
+    """Yield the path of each option that both set, not alike, and both values."""
+    for key in old.keys() & new.keys():
+        if isinstance(old[key], dict) and isinstance(new[key], dict):
+            yield from _different(old[key], new[key], f'{at}{key}.')
+        elif old[key] != new[key]:
+            yield f'{at}{key}', old[key], new[key]
+
+
+def _check_steps(names: Sequence[str]) -> None:
+    """Refuse strategies for training beside one that takes no training step."""
+    known = available_strategies()
+    for loop in set(names) & set(_WITHOUT_STEPS):
+        idle = [name for name in names if name in known and name not in (loop, *_BESIDE_THEM)]
+        if idle:
+            raise ValueError(
+                f'strategy {loop!r} takes no training step, so that {", ".join(idle)} would do '
+                f'nothing: leave out the one or the other; what acts without a step is '
+                f'{", ".join(_BESIDE_THEM)}'
             )

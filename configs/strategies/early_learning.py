@@ -14,7 +14,7 @@
 #        images       'source' (in a run without adaptation: all), 'target' or 'both'
 # Note   Not with mixup or cutmix, whose images are of no single one.
 #        Not with robust_loss: its weight is for cross-entropy, whose gradient is larger. Together
-#        they end with one class for all images on the digits, as CollapsedPredictionsHook warns.
+#        they end with one class for all images, so that they are refused.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(

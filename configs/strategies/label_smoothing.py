@@ -10,7 +10,7 @@
 # Options of mmpretrain's LabelSmoothLoss (model.head.loss.*)
 #        label_smooth_val  share that is spread over all classes, 0.1 by default here
 #        mode              'original' or 'classy_vision'
-# Note   Beside `robust_loss` set model.head.loss.label_smooth_val there instead.
+# Note   Not with `robust_loss`: there set model.head.loss.label_smooth_val.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(

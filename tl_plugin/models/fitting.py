@@ -19,6 +19,7 @@ from tl_plugin.stack.options import type_name
 from .data_preprocessor import DomainDataPreprocessor
 from .features import channel_dim, last_output
 from .losses import RobustLoss
+from .regularizers.early_learning import EarlyLearningRegularizer
 
 
 def build_module(cfg: Any) -> nn.Module | None:
@@ -89,7 +90,7 @@ def check_head(head: Any, losses: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: If one of them, or the head's own, needs a softmax over the classes, which the
-            head has not.
+            head has not, or two of them collapse together.
     """
     reading = [name for name, loss in losses.items() if loss.needs_logits]
     if reading and has_several_labels(head):
@@ -99,7 +100,17 @@ def check_head(head: Any, losses: Mapping[str, Any]) -> None:
             'several: use losses on features (dann, dan, deep_coral, afn, l2_sp, delta), or a head '
             'such as LinearClsHead'
         )
-    if isinstance(getattr(head, 'loss_module', None), RobustLoss) and has_several_labels(head):
+    if not isinstance(getattr(head, 'loss_module', None), RobustLoss):
+        return
+    early = [name for name, loss in losses.items() if isinstance(loss, EarlyLearningRegularizer)]
+    if early:
+        raise ValueError(
+            f'{early[0]} weighs against cross-entropy, and RobustLoss has smaller gradients, so '
+            'that together they end with one class for all images: leave out one of the strategies '
+            'early_learning and robust_loss; label_smoothing, co_teaching and weighted_labels go '
+            'with either'
+        )
+    if has_several_labels(head):
         raise ValueError(
             f'RobustLoss takes the softmax over the classes, for images of one class, and '
             f'{type(head).__name__} scores each class by itself, for images of several: leave out '

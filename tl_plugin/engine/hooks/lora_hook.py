@@ -42,7 +42,8 @@ class LoRAHook(Hook):
             Defaults to None.
 
     Raises:
-        ValueError: If the model has no adapters, or the file's are of another model.
+        ValueError: If the model has no adapters, all are frozen, or the file's are of another
+            model.
         FileNotFoundError: If there is no such file.
     """
 
@@ -62,6 +63,13 @@ class LoRAHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Start from a file of adapters."""
+        layers = adapted_modules(unwrap(runner.model))
+        if not any(part.requires_grad for m in layers.values() for part in (m.lora_a, m.lora_b)):
+            raise ValueError(
+                f'LoRAHook: the adapters of all {len(layers)} layers are frozen, so that lora '
+                'would do nothing: leave out what freezes them, such as the strategy '
+                'feature_extraction, or leave out lora'
+            )
         if self.adapters is not None and not resumes(runner):
             content = torch.load(self.adapters, map_location='cpu', weights_only=True)
             load_adapters(unwrap(runner.model), weights_of(content, self.adapters))
