@@ -17,7 +17,8 @@ from statistics import fmean
 import harness
 import numpy as np
 import torch
-from without_labels import PAIRS, SPLITS, _file_name
+from pairs import PAIRS
+from without_labels import SPLITS, _file_name
 
 from tl_plugin.functional import calibration_errors, fit_temperature
 

@@ -15,6 +15,11 @@ accuracy is, over thirteen models on frozen features of eight pairs, see without
 data/pacs128, data/mnist/MNIST/raw and the same weights:
 
     python tools/benchmarks/recommendations.py --no-target-labels
+
+With --whole-rungs, the default rungs are trained on these pairs by the ladder itself, see
+whole_rungs.py:
+
+    python tools/benchmarks/recommendations.py --no-target-labels --whole-rungs
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import harness
+import pairs
 
 TOOL = Path(__file__).resolve().parents[1] / 'ladder.py'
 BASELINE, DOMAINS = 'source_only', ('source', 'target')
@@ -83,13 +89,16 @@ PAIRS = {
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/recommendations'))
-    parser.add_argument('--pairs', nargs='+', choices=PAIRS, default=list(PAIRS), metavar='PAIR')
+    parser.add_argument('--pairs', nargs='+', metavar='PAIR', help='some of them, by name')
     parser.add_argument('--at-once', type=int, default=1, help='ladders that are climbed at once')
     parser.add_argument('--table', action='store_true', help='climb nothing, read what is there')
     parser.add_argument(
         '--no-target-labels',
         action='store_true',
         help='judge choices and expected accuracy where no target image has a label',
+    )
+    parser.add_argument(
+        '--whole-rungs', action='store_true', help='with --no-target-labels: climb whole ladders'
     )
     parser.add_argument('--data', type=Path, default=Path('data'), help='for --no-target-labels')
     parser.add_argument(
@@ -99,17 +108,36 @@ def parse_args():
         help='for --no-target-labels',
     )
     harness.add_out(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    known = pairs.PAIRS if args.no_target_labels else PAIRS
+    args.pairs = args.pairs or list(known)
+    if unknown := [name for name in args.pairs if name not in known]:
+        parser.error(f'--pairs: invalid choice {unknown[0]!r}; there are {", ".join(known)}')
+    if args.whole_rungs and not args.no_target_labels:
+        parser.error('--whole-rungs goes with --no-target-labels')
+    return args
 
 
 def measure_without_labels(args):
     """Judge choices and estimates that need no target label, and write what was found."""
     import without_labels
 
-    found = without_labels.measure(
-        args.work_dir / 'no_labels', args.data, args.weights, list(without_labels.PAIRS)
-    )
+    found = without_labels.measure(args.work_dir / 'no_labels', args.data, args.weights, args.pairs)
     harness.write({**found, 'lines': without_labels.lines(found)}, args)
+
+
+def measure_whole_rungs(args):
+    """Climb ladders without a target label; write what was found when a pair is finished."""
+    import whole_rungs
+
+    work_dir = (args.work_dir / 'whole_rungs').absolute()
+    if args.table:
+        sys.argv.remove('--table')
+        found = whole_rungs.read(work_dir, args.pairs)
+    else:
+        found = whole_rungs.measure(work_dir, args.data, args.weights, args.pairs)
+    for so_far in found:
+        harness.write({**so_far, 'lines': whole_rungs.lines(so_far)}, args)
 
 
 def folder_of(pair, work_dir, what='ladder'):
@@ -231,7 +259,7 @@ def lines(rows):
 def main():
     args = parse_args()
     if args.no_target_labels:
-        measure_without_labels(args)
+        (measure_whole_rungs if args.whole_rungs else measure_without_labels)(args)
         return
     if not args.table:
         with ThreadPoolExecutor(args.at_once) as pool:

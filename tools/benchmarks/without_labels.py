@@ -13,14 +13,13 @@ from collections import Counter
 from pathlib import Path
 
 import choices
-import cv2
 import harness  # noqa: F401  (puts the package on the path)
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pairs import IMAGES, PAIRS, load_domain
 
 from tl_plugin.datasets.degrade_quality import CORRUPTIONS, degrade_image
-from tl_plugin.datasets.digits import SPLIT_SIZES, load_scans, render, split_digits
 from tl_plugin.evaluation.source_reference import as_npz, degradations
 from tl_plugin.functional import (
     class_confusion,
@@ -34,64 +33,12 @@ from tl_plugin.functional import (
 )
 from tl_plugin.reliability.files import write_whole
 
-SIDE, SIDE_OF_DIGITS, IMAGES, DEGRADED, MIXED_PAIRS = 96, 64, 600, 100, 120
+DEGRADED, MIXED_PAIRS = 100, 120
 #: Rungs that standardize each domain by itself.
 BY_DOMAIN = ('adabn',)
 #: Images of a domain that are trained on, validated on and tested on.
 SPLITS = dict(train=slice(0, 320), val=slice(320, 440), test=slice(440, 600))
-PAIRS = {
-    'PACS photo -> cartoon': ('photo', 'cartoon'),
-    'PACS photo -> art_painting': ('photo', 'art_painting'),
-    'PACS cartoon -> photo': ('cartoon', 'photo'),
-    'PACS cartoon -> art_painting': ('cartoon', 'art_painting'),
-    'PACS art_painting -> photo': ('art_painting', 'photo'),
-    'PACS art_painting -> cartoon': ('art_painting', 'cartoon'),
-    'digits, scanned -> field': ('digits', 'digits_field'),
-    'MNIST -> degraded MNIST, unequal classes': ('mnist', 'mnist_degraded'),
-}
 MIX = 0.55
-
-
-def load_domain(name: str, data: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return up to IMAGES images of a domain, (N, S, S, 3) uint8, and labels, in random order."""
-    side = SIDE_OF_DIGITS if 'digits' in name or 'mnist' in name else SIDE
-    if name.startswith('digits'):
-        quality = 'field' if name.endswith('field') else 'clean'
-        parts = [split for owner, split in SPLIT_SIZES if owner == quality]
-        images = [image for split in parts for image in render(quality, split, 2, 0)]
-        labels = load_scans()[1][np.concatenate([split_digits()[quality, s] for s in parts])]
-    elif name.startswith('mnist'):
-        images, labels = _mnist(data / 'mnist/MNIST/raw', name.endswith('degraded'))
-    else:
-        images, labels = _pacs(data / 'pacs128' / name)
-    order = np.random.default_rng(0).permutation(len(labels))[:IMAGES]
-    sized = [cv2.resize(images[i], (side, side), interpolation=cv2.INTER_AREA) for i in order]
-    return np.stack(sized), np.asarray(labels)[order]
-
-
-def _pacs(folder: Path) -> tuple[list[np.ndarray], list[int]]:
-    paths = sorted(folder.glob('*/*.jpg'))
-    classes = sorted({path.parent.name for path in paths})
-    chosen = np.random.default_rng(1).permutation(len(paths))[:IMAGES]
-    paths = [paths[i] for i in chosen]
-    images = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
-    return images, [classes.index(path.parent.name) for path in paths]
-
-
-def _mnist(folder: Path, degraded: bool) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return MNIST; degraded, other digits, each class three quarters as frequent as the last."""
-    stem = 't10k' if degraded else 'train'
-    images = np.fromfile(folder / f'{stem}-images-idx3-ubyte', np.uint8)[16:].reshape(-1, 28, 28)
-    labels = np.fromfile(folder / f'{stem}-labels-idx1-ubyte', np.uint8)[8:].astype(int)
-    images, labels = images[:9000], labels[:9000]
-    rng = np.random.default_rng(2)
-    weights = 0.75**labels if degraded else np.ones(len(labels))
-    chosen = rng.choice(len(labels), IMAGES, replace=False, p=weights / weights.sum())
-    found = [np.repeat(images[i][..., None], 3, axis=-1) for i in chosen]
-    if degraded:
-        kinds = ('blur', 'low_light', 'noise', 'occlusion')
-        found = [degrade_image(one, dict.fromkeys(kinds, 3.0), rng) for one in found]
-    return found, labels[chosen]
 
 
 def compute_features(domains: list[str], data: Path, checkpoint: Path, work_dir: Path) -> None:
