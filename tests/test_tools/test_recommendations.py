@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from tests.test_tools.test_benchmarks import run
@@ -74,3 +75,56 @@ def test_interpolation_against_the_model_it_goes_to(tmp_path):
 def test_a_pair_that_is_not_known_is_refused():
     with pytest.raises(AssertionError, match='invalid choice'):
         run('recommendations.py', '--pairs', 'cats -> dogs')
+
+
+def write_whole_rungs(folder, pair, rungs, recommended, labels):
+    """A finished ladder without target labels: rung -> classes that it predicts."""
+    place = folder / 'whole_rungs' / ''.join(c if c.isalnum() else '_' for c in pair)
+    (place / 'ladder' / 'lists').mkdir(parents=True)
+    names = [f'/x/target/test/{number:03}.png' for number in range(len(labels))]
+    (place / 'ladder/lists/target_test.txt').write_text('\n'.join(names) + '\n')
+    known = {f'test/{name[-7:]}': label for name, label in zip(names, labels)}
+    (place / 'labels.json').write_text(json.dumps(known))
+    told = []
+    for name, (predicted, expected) in rungs.items():
+        (place / name).mkdir()
+        rows = (np.eye(3)[predicted] * 0.7 + 0.1).astype(np.float32)
+        found = dict(log_probabilities=np.log(rows), features=rows)
+        arrays = {f'{part}.{k}': v for part in ('source', 'target') for k, v in found.items()}
+        arrays['target.labels'] = np.full(len(labels), -1)
+        arrays |= {'source.labels': np.array(labels), 'test.probabilities': rows}
+        np.savez(place / name / 'outputs.npz', **arrays)
+        on = dict(expected_accuracy=expected, expected_interval=[expected - 10, expected + 10])
+        domains = dict(target=on, source=dict(accuracy=90.0))
+        checkpoint = str(place / name / 'model.pth')
+        told.append(dict(name=name, folders=[str(place / name)], domains=domains, seconds=5.0))
+        told[-1]['checkpoint'] = checkpoint
+    (place / recommended / 'model.calibration.json').write_text('{"temperature": 2.0}')
+    advice = dict(rung=recommended, measure='target/label_free/vote', ahead=0.95)
+    results = dict(rungs=told, recommendation=advice, left_out={}, failures=[], commit='abc')
+    (place / 'ladder' / 'results.json').write_text(json.dumps(results))
+
+
+def test_whole_rungs_are_judged_by_labels_that_no_rung_saw(tmp_path):
+    labels = np.arange(60) % 3
+    wrong = {n: np.where(np.arange(60) < n, (labels + 1) % 3, labels) for n in (6, 12, 30)}
+    rungs = dict(source_only=(wrong[12], 90.0), dann=(wrong[6], 85.0), adabn=(wrong[30], 45.0))
+    write_whole_rungs(tmp_path, PAIR, rungs, 'source_only', labels.tolist())
+    out = tmp_path / 'table.json'
+    options = ('--no-target-labels', '--whole-rungs', '--table', '--work-dir', str(tmp_path))
+    run('recommendations.py', *options, '--out', str(out))
+    found = json.loads(out.read_text())
+    (row,) = found['rows']
+    assert {name: one['accuracy'] for name, one in row['rungs'].items()} == dict(
+        source_only=80.0, dann=90.0, adabn=50.0
+    )
+    assert found['rungs']['dann']['best'] == 1 and found['rungs']['adabn']['mean_behind'] == 40
+    assert found['rungs']['dann']['missed'] == 10 and found['rungs']['source_only']['missed'] == 0
+    cooled = np.array([0.8, 0.1, 0.1]) ** 0.5
+    assert row['calibration']['calibrated'] == pytest.approx(0.8 - cooled[0] / cooled.sum(), 1e-4)
+    told = {line['what']: (line['ours'], line['plain']) for line in found['lines']}
+    (chosen,) = [v for what, v in told.items() if what.startswith('recommended, points behind')]
+    assert chosen == (10.0, 10.0)
+    (expected,) = [v for what, v in told.items() if what.startswith('expected accuracy of 3')]
+    assert expected[0] == pytest.approx(20 / 3)
+    assert sum('not measured' in what for what in told) == 7
