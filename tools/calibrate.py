@@ -55,7 +55,7 @@ def main() -> None:
     one = found.calibration
     print(f'Fitted on {one.images} images: {one.fitted_on}; {one.accuracy:.1%} of them are right.')
     print(f'Temperature: {one.temperature:.3f}')
-    print(f'Expected calibration error: {one.error_before:.1%} before, {one.error_after:.1%} after')
+    print(f'{one.errors_in_words().capitalize()}')
     print(f'Classwise: {one.classwise_before:.2%} before, {one.classwise_after:.2%} after')
     for note in found.notes:
         print(f'Note: {note}')

@@ -41,7 +41,7 @@ def test_it_lies_beside_the_checkpoint_and_holds_no_image(calibrated):
 
 
 def test_for_a_target_the_source_is_degraded_and_weighted(user, tmp_path, monkeypatch):
-    monkeypatch.setattr('tl_plugin.apis.calibration.MATCHED', 8)
+    monkeypatch.setattr('tl_plugin.apis.calibration_images.MATCHED', 8)
     dark = tmp_path / 'dark'
     dark.mkdir()
     for path in sorted((user.folder / 'field').rglob('*.png')):

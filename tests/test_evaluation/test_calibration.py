@@ -63,6 +63,39 @@ def test_too_few_images_are_refused():
         fit_calibration(logits, labels, None, **ABOUT)
 
 
+def confusion_of(logits, labels, temperature):
+    rows = (logits / temperature).softmax(1)
+    number = rows.shape[1]
+    return torch.stack([rows[labels == k].mean(0) for k in range(number)])
+
+
+def test_what_is_confused_is_whole_for_few_classes_and_bounded_for_many(fitted):
+    logits, labels = overconfident(2000)
+    whole = confusion_of(logits, labels, fitted.temperature)
+    assert torch.allclose(fitted.confusion_matrix(), whole, atol=1e-5)
+    old = {**fitted.to_json(), 'confusion': whole.tolist()}
+    del old['confused_with'], old['error_by_chance']  # as an earlier version wrote it
+    again = Calibration.from_json(old)
+    assert torch.allclose(again.confusion_matrix(), whole, atol=1e-5)
+    assert 'chance' in fitted.errors_in_words() and 'chance' not in again.errors_in_words()
+
+    sizes = []
+    for number in (100, 200):
+        logits, labels = overconfident(1000, classes=number)
+        about = {**ABOUT, 'classes': list(map(str, range(number)))}
+        found = fit_calibration(logits, labels, None, **about)
+        sizes.append(len(json.dumps(found.to_json())))
+    assert sizes[1] < 2 * sizes[0]
+    matrix, rows = found.confusion_matrix(), (logits / found.temperature).softmax(1)
+    for label in labels[:5].tolist():
+        mean = rows[labels == label].mean(0)
+        kept = mean.topk(20).indices
+        assert torch.allclose(matrix[label, kept], mean[kept], atol=1e-5)
+        assert matrix[label].sum().item() == pytest.approx(1, abs=1e-4)
+    few = fit_calibration(logits[:150], labels[:150], None, **about)
+    assert few.confusion is None and few.confusion_matrix() is None
+
+
 def test_distance_is_mahalanobis_from_the_nearest_class():
     labels = np.arange(4000) % 5
     features = features_of(labels, width=6)

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 from sklearn.metrics import log_loss
 
-from tl_plugin.functional import calibration_errors, conformal_threshold, fit_temperature
+from tl_plugin.functional import (
+    calibration_errors,
+    conformal_threshold,
+    error_by_chance,
+    fit_temperature,
+    shrunk_temperature,
+)
 
 
 def overconfident(count, classes=5, factor=3.0, seed=0):
@@ -41,6 +48,69 @@ def test_a_weight_of_two_is_an_image_twice():
 
 def test_where_all_are_right_the_temperature_stays_finite():
     assert 0 < fit_temperature(torch.eye(4) * 5, torch.arange(4)) < 1
+
+
+def test_a_temperature_is_shrunk_by_how_far_it_varies_between_resamples():
+    logits, labels = overconfident(60, factor=1.3)
+
+    def logarithm(chosen):
+        rows, known = logits[chosen].double().numpy(), labels[chosen].numpy()
+
+        def loss(theta):
+            scaled = rows * np.exp(-theta)
+            return np.mean(logsumexp(scaled, axis=1) - scaled[np.arange(len(known)), known])
+
+        return minimize_scalar(loss, bounds=(-3, 3), method='bounded').x
+
+    rng = np.random.default_rng(0)
+    drawn = [logarithm(rng.integers(60, size=60)) for _ in range(300)]
+    found = shrunk_temperature(logits, labels)
+    assert found.deviation == pytest.approx(np.std(drawn), rel=0.2)
+    theta = logarithm(np.arange(60))
+    assert found.fitted == pytest.approx(np.exp(theta), rel=1e-3)
+    kept = max(0, 1 - (found.deviation / theta) ** 2)
+    assert found.value == pytest.approx(np.exp(kept * theta), rel=1e-3) and 0 < kept < 1
+
+
+def test_copies_of_an_image_say_no_more_than_the_image():
+    logits, labels = overconfident(42, factor=1.2)
+    once = shrunk_temperature(logits, labels)
+    images = torch.arange(42).repeat(5)
+    copies = shrunk_temperature(logits.repeat(5, 1), labels.repeat(5), images=images)
+    assert copies == pytest.approx(once)
+    assert shrunk_temperature(logits.repeat(5, 1), labels.repeat(5)).deviation == pytest.approx(
+        once.deviation / 5**0.5
+    )
+
+
+def test_few_images_harm_a_calibrated_model_less_and_many_still_cool_an_overconfident_one():
+    logits, labels = overconfident(20_000, factor=1.0)
+
+    def loss(temperature):
+        return torch.nn.functional.cross_entropy(logits / temperature, labels).item()
+
+    plain, shrunk = [], []
+    for seed in range(1, 61):
+        few = overconfident(42, factor=1.0, seed=seed)
+        plain.append(loss(fit_temperature(*few)) - loss(1.0))
+        shrunk.append(loss(shrunk_temperature(*few).value) - loss(1.0))
+    assert np.mean(shrunk) < 0.6 * np.mean(plain)
+    assert shrunk_temperature(*overconfident(500)).value == pytest.approx(3, rel=0.2)
+    # All right: nothing says how sure is too sure.
+    assert shrunk_temperature(torch.eye(4) * 5, torch.arange(4)).value == 1
+
+
+def test_a_calibrated_model_shows_an_error_by_chance():
+    logits, labels = overconfident(20_000, factor=1.0)
+    confidences = logits[:42].softmax(1).amax(1)
+    rng = np.random.default_rng(0)
+    others = (1 - confidences[:, None]).expand(-1, 4) / 4
+    rows = torch.cat([confidences[:, None], others], dim=1).numpy()
+    drawn = [naive(rows, (rng.random(42) >= rows[:, 0]) * 1, 15)[0] for _ in range(100)]
+    assert error_by_chance(confidences) == pytest.approx(np.mean(drawn), rel=0.1)
+    assert (
+        calibration_errors(logits.softmax(1), labels).expected < 0.02 < error_by_chance(confidences)
+    )
 
 
 def naive(probabilities, labels, bins):

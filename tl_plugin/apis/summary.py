@@ -309,9 +309,10 @@ def _class_counts(counted: Counted) -> tuple[ClassCount, ...]:
     if calibration is not None and counted.readable:
         shares = torch.tensor(calibration.shares)
         present = torch.arange(len(shares)).repeat_interleave((shares * 1000).round().long())
-        confusion = torch.tensor(calibration.confusion)
+        confusion = calibration.confusion_matrix()
         mean = torch.from_numpy(counted.probabilities / counted.readable).float()
-        estimated = black_box_shift(confusion[present], present, mean[None]).tolist()
+        if confusion is not None:
+            estimated = black_box_shift(confusion[present], present, mean[None]).tolist()
     counts = [
         ClassCount(
             name,

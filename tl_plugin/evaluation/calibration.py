@@ -15,8 +15,9 @@ from torch import Tensor
 from tl_plugin.functional import (
     calibration_errors,
     conformal_threshold,
-    fit_temperature,
+    error_by_chance,
     free_energy,
+    shrunk_temperature,
 )
 
 from .feature_reference import FeatureReference, fit_reference
@@ -25,6 +26,9 @@ from .intervals import share_estimate
 SUFFIX = '.calibration.json'
 #: Fewer labelled images say too little of a temperature.
 FEWEST = 30
+#: So many classes that a class is confused with are kept one by one: without a bound what is kept
+#: would grow with the square of the classes.
+MOST_CONFUSED = 20
 # Confidences that are tried as thresholds.
 _THRESHOLDS = 500
 
@@ -94,9 +98,14 @@ class Calibration:
         true_probabilities: Calibrated, of the true class.
         weights: Of the images: how much denser the target lies there than the source.
         shares: Share of each class in the source.
-        confusion: Mean calibrated probabilities of the images of each class, (K, K).
+        confusion: Mean calibrated probabilities of the images of each class, the highest
+            :data:`MOST_CONFUSED` of each; none for a class without images. None for fewer images
+            than classes.
         usual_energy: Energy below which 99% of the images lie.
         reference: Of the features; None where there are too few images.
+        confused_with: The classes that ``confusion`` is of, row by row.
+        error_by_chance: Expected calibration error of a calibrated model on so many images; None
+            where an earlier version measured.
     """
 
     temperature: float
@@ -115,9 +124,11 @@ class Calibration:
     true_probabilities: list[float]
     weights: list[float]
     shares: list[float]
-    confusion: list[list[float]]
+    confusion: list[list[float]] | None
     usual_energy: float
     reference: FeatureReference | None
+    confused_with: list[list[int]] | None = None
+    error_by_chance: float | None = None
 
     def set_threshold(self, coverage: float) -> float:
         """Return from which calibrated probability on a class is in the prediction set."""
@@ -149,6 +160,33 @@ class Calibration:
             if share_estimate(round(count * right[rank] / total[rank]), count).low >= precision:
                 found = self.confidences[order[rank]]
         return found
+
+    def errors_in_words(self) -> str:
+        """Return the expected calibration error before and after, and how much of it is chance."""
+        chance = ''
+        if self.error_by_chance is not None:
+            chance = f' (a perfectly calibrated model: {self.error_by_chance:.1%}, by chance)'
+        return (
+            f'expected calibration error {self.error_before:.1%} before, {self.error_after:.1%} '
+            f'after{chance}'
+        )
+
+    def confusion_matrix(self) -> Tensor | None:
+        """Return the mean probabilities of the images of each class, (K, K); None without them.
+
+        What isn't kept of a row lies evenly on the other classes. A class without images has zeros.
+        """
+        if self.confusion is None:
+            return None
+        number = len(self.shares)
+        matrix = torch.zeros(number, number)
+        # An earlier version kept all classes in their order.
+        places = self.confused_with or [range(number)] * number
+        for row, classes, values in zip(matrix, places, self.confusion):
+            if values:
+                row.fill_(max(1 - sum(values), 0.0) / max(number - len(values), 1))
+                row[list(classes)] = torch.tensor(values)
+        return matrix
 
     def to_json(self) -> dict:
         """Return what JSON can hold."""
@@ -205,7 +243,8 @@ def fit_calibration(
         labels: Their classes, (N,).
         features: (N, D), for ``reference``; None for none.
         weights: (N,), see :class:`Calibration`. Defaults to None, equal ones.
-        temperature: One that was fitted elsewhere. Defaults to None, on these images.
+        temperature: One that was fitted elsewhere. Defaults to None: on these images, and shrunk
+            towards 1 by how little they say of it.
         reference: Of features that was fitted elsewhere. Defaults to None, on these.
         **about: The fields of :class:`Calibration` that say where it comes from.
 
@@ -217,19 +256,19 @@ def fit_calibration(
             f'a calibration needs {FEWEST} labelled validation images or more, got {len(labels)}'
         )
     weights = torch.ones(len(labels)) if weights is None else weights
-    fitted = temperature or fit_temperature(logits, labels, weights)
+    fitted = temperature or shrunk_temperature(logits, labels, weights).value
     before = calibration_errors(logits.softmax(1), labels)
     # Each half with the temperature of the other: no image is judged by a fit that saw it.
     parts = torch.arange(len(labels)) % 2 == 0
     cooled = logits.clone()
     for part in (parts, ~parts):
-        own = temperature or fit_temperature(logits[~part], labels[~part], weights[~part])
+        own = temperature or shrunk_temperature(logits[~part], labels[~part], weights[~part]).value
         cooled[part] = logits[part] / own
     after = calibration_errors(cooled.softmax(1), labels)
     probabilities = (logits / fitted).softmax(1)
     confidences, predicted = probabilities.max(1)
-    of_class = torch.nn.functional.one_hot(labels, logits.shape[1]).to(probabilities)
-    counts = of_class.sum(0)
+    counts = torch.bincount(labels, minlength=logits.shape[1])
+    confused = _confusion(probabilities, labels) if len(labels) >= len(counts) else (None, None)
     if reference is None and features is not None:
         reference = fit_reference(features.numpy(), labels.numpy())
     return Calibration(
@@ -245,13 +284,25 @@ def fit_calibration(
         true_probabilities=_digits(probabilities.gather(1, labels[:, None])[:, 0]),
         weights=_digits(weights),
         shares=_digits(counts / len(labels)),
-        confusion=[
-            _digits(row) for row in of_class.T @ probabilities / counts.clamp(min=1)[:, None]
-        ],
+        confusion=confused[0],
+        confused_with=confused[1],
         usual_energy=free_energy(logits, fitted).quantile(0.99).item(),
         reference=reference,
+        error_by_chance=error_by_chance(confidences),
         **about,
     )
+
+
+def _confusion(probabilities: Tensor, labels: Tensor) -> tuple[list[list[float]], list[list[int]]]:
+    """Return the highest mean probabilities of the images of each class, and their classes."""
+    number = probabilities.shape[1]
+    values: list[list[float]] = [[] for _ in range(number)]
+    classes: list[list[int]] = [[] for _ in range(number)]
+    for label in labels.unique().tolist():
+        row = probabilities[labels == label].mean(0)
+        places = row.topk(min(MOST_CONFUSED, number)).indices.sort().values
+        values[label], classes[label] = _digits(row[places]), places.tolist()
+    return values, classes
 
 
 def _digits(values: Tensor) -> list[float]:

@@ -16,8 +16,10 @@ from .calibration import (
     CalibrationErrors,
     calibration_errors,
     conformal_threshold,
+    error_by_chance,
     expected_error,
     fit_temperature,
+    shrunk_temperature,
 )
 from .cka import linear_gram, minibatch_cka, unbiased_hsic
 from .expected_accuracy import (
@@ -133,6 +135,7 @@ __all__ = [
     'effective_classes',
     'effective_rank',
     'entropy_loss',
+    'error_by_chance',
     'expectation_maximization_shift',
     'expected_error',
     'feature_map_distance',
@@ -173,6 +176,7 @@ __all__ = [
     'reliable_entropy',
     'several_domains_accuracy',
     'several_domains_loss',
+    'shrunk_temperature',
     'sigmoid_ramp',
     'small_losses',
     'soft_targets',

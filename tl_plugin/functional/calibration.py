@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -54,6 +55,68 @@ def fit_temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = Non
         else:
             low = middle
     return 1 / (low * high) ** 0.5
+
+
+class ShrunkTemperature(NamedTuple):
+    """A temperature, as far as images tell it from 1.
+
+    Attributes:
+        value: To divide logits by.
+        fitted: The one with the least cross-entropy.
+        deviation: Standard error of the logarithm of ``fitted``; infinite where it has none.
+    """
+
+    value: float
+    fitted: float
+    deviation: float
+
+
+@full_precision
+def shrunk_temperature(
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    images: Tensor | None = None,
+) -> ShrunkTemperature:
+    r"""Fit a temperature and shrink it towards 1 by how little the images say of it.
+
+    With :math:`\theta = \log T` and its standard error :math:`s`, the logarithm becomes
+    :math:`\theta\,\max(0, 1 - s^2 / \theta^2)`: positive-part shrinkage (James and Stein, 1961), of
+    one coefficient the nonnegative garrote (Breiman, "Better Subset Regression Using the
+    Nonnegative Garrote", Technometrics 1995). So a temperature within its standard error of 1 is
+    left out, and one that many images agree on stays as it is. The error is that of M-estimates
+    (Huber, 1967), with copies of one image counted as one (Liang and Zeger, Biometrika 1986).
+
+    Args:
+        logits: (N, K).
+        labels: Classes, (N,).
+        weights: Of the rows, (N,). Defaults to None, equal ones.
+        images: Number of the image that each row is of, (N,). Defaults to None, each of its own.
+
+    Returns:
+        A value of 1 where all images are right or none is, as there is no minimum.
+
+    Raises:
+        ValueError: If there is no image.
+    """
+    fitted = fit_temperature(logits, labels, weights)
+    low, high = _TEMPERATURES
+    if not 1.001 * low < fitted < 0.999 * high:
+        return ShrunkTemperature(1.0, fitted, math.inf)
+    cooled = logits.double() / fitted
+    weights = cooled.new_ones(len(labels)) if weights is None else weights.to(cooled)
+    probabilities = cooled.softmax(1)
+    mean = (probabilities * cooled).sum(1)
+    # Derivatives of the cross-entropy by the logarithm of the temperature.
+    slopes = weights * (cooled.gather(1, labels[:, None])[:, 0] - mean)
+    curvature = (weights * (probabilities * (cooled - mean[:, None]).square()).sum(1)).sum()
+    if images is not None:
+        places = images.unique(return_inverse=True)[1]
+        slopes = slopes.new_zeros(int(places.max()) + 1).index_add_(0, places, slopes)
+    deviation = (slopes.square().sum().sqrt() / curvature).item()
+    logarithm = math.log(fitted)
+    kept = max(0.0, 1 - (deviation / logarithm) ** 2) if logarithm else 0.0
+    return ShrunkTemperature(math.exp(kept * logarithm), fitted, deviation)
 
 
 class CalibrationErrors(NamedTuple):
@@ -120,6 +183,33 @@ def expected_error(confidence: Tensor, right: Tensor, bins: int = BINS) -> float
         0.4
     """
     return _binned_error(confidence[:, None], right[:, None], bins).mean().item()
+
+
+def error_by_chance(confidence: Tensor, resamples: int = 200, seed: int = 0) -> float:
+    """Return the expected calibration error that a calibrated model shows on so many images.
+
+    It isn't zero, for in each bin the share of correct ones differs from the confidence by chance.
+    Outcomes are drawn from the confidences themselves (consistency resampling; Broecker and Smith,
+    "Increasing the Reliability of Reliability Diagrams", Weather and Forecasting 2007).
+
+    Args:
+        confidence: Probability of the predicted class, (N,).
+        resamples: How often. Defaults to 200.
+        seed: Of the draws. Defaults to 0.
+
+    Returns:
+        The mean over the draws, in [0, 1].
+
+    Example:
+        >>> few, many = torch.full((40,), 0.8), torch.full((40_000,), 0.8)
+        >>> error_by_chance(few) > 0.03, error_by_chance(many) < 0.003
+        (True, True)
+    """
+    confidence = confidence.double()[:, None].expand(-1, resamples)
+    drawn = torch.rand(
+        confidence.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+    return _binned_error(confidence, drawn.to(confidence.device) < confidence, BINS).mean().item()
 
 
 def _binned_error(probabilities: Tensor, right: Tensor, bins: int) -> Tensor:

@@ -4,8 +4,8 @@
 
 Reads the outputs of many models of eight pairs of domains that recommendations.py
 --no-target-labels keeps. Temperatures are fitted on held-out source images, as they are and
-together with copies degraded in all ways, as tools/calibrate.py --target does. Target labels are
-read here alone, to judge.
+together with copies degraded in all ways, as tools/calibrate.py --target does before it shrinks
+them towards 1 by how few the images are. Target labels are read here alone, to judge.
 """
 
 from __future__ import annotations
