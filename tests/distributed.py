@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import pickle
@@ -10,6 +11,7 @@ import time
 import traceback
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable
 from unittest import mock
 
@@ -90,16 +92,37 @@ def _result(folder: str, rank: int, process) -> Any:
 def begin_at_once(change: Callable = setattr) -> None:
     """Spare each run of this process what takes longer than training does here.
 
-    mmengine asks compilers for their versions, and has yapf format the config four times.
+    mmengine asks compilers and git for their versions, looks for mmcv once a layer, makes two
+    figures to draw on, waits for two seconds where a loader begins again, and has yapf format the
+    config four times.
 
     Args:
-        change: Sets an attribute of a module.
+        change: Sets an attribute of a module or class.
     """
     import mmengine.config.config as config_module
+    import mmengine.hooks.runtime_info_hook as info_module
+    import mmengine.model.utils as model_module
+    import mmengine.runner.loops as loops_module
     import mmengine.runner.runner as runner_module
     import yapf.yapflib.yapf_api as formatter
+    from mmengine.visualization import Visualizer
 
     change(runner_module, 'collect_env', dict)
+    git_hash = functools.cache(runner_module.get_git_hash)
+    change(runner_module, 'get_git_hash', git_hash)
+    change(info_module, 'get_git_hash', git_hash)
+    has_mmcv = functools.cache(model_module.mmcv_full_available)
+    change(model_module, 'mmcv_full_available', has_mmcv)
+    change(loops_module, 'time', SimpleNamespace(sleep=lambda seconds: None))
+    initialize, figures = Visualizer._initialize_fig, {}
+
+    def figure(self, cfg):
+        key = repr(cfg)
+        if key not in figures:
+            figures[key] = initialize(self, cfg)
+        return figures[key]
+
+    change(Visualizer, '_initialize_fig', figure)
     # The forks import it where they call it.
     for module in (config_module, formatter):
         if hasattr(module, 'FormatCode'):

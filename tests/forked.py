@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.distributed import begin_at_once
 from tl_plugin.ladder import warm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,4 +133,5 @@ def main() -> None:
 
 if __name__ == '__main__':
     warm._PRELOAD, warm._MODULE = _PRELOAD, 'tests.forked'
+    begin_at_once()
     warm.main()

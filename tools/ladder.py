@@ -183,8 +183,7 @@ def launcher(args: Namespace) -> Launcher:
 
         options = shlex.split(args.sbatch_args)
         return Slurm(args.partition, args.account, args.gpus_per_rung, options)
-    from tl_plugin.ladder.launchers import ThisMachine
-    from tl_plugin.ladder.run_ladder import visible_devices
+    from tl_plugin.ladder.launchers import ThisMachine, visible_devices
 
     machine = ThisMachine(args.devices or visible_devices(), args.jobs, args.gpus_per_rung)
     machine.get_ready()
@@ -234,6 +233,8 @@ def main() -> int:
 
         print(markdown_table(read_results(args.markdown)))
         return 0
+    # Runs import in a process of their own while this one does.
+    machine = launcher(args)
     from tl_plugin.analysis.corruption_curves import check_corruptions
     from tl_plugin.apis import calibrate_run
     from tl_plugin.ladder.limits import Limits
@@ -258,7 +259,7 @@ def main() -> int:
             work_dir=args.work_dir or Path(default_work_dir(args.config)),
             cfg_options=args.cfg_options,
             limits=Limits(args.until, args.budget_source, args.budget_time, args.early_stop),
-            launcher=launcher(args),
+            launcher=machine,
             corruptions=[] if args.corruptions is None else check_corruptions(args.corruptions),
             calibrate=calibrate_run,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tl_plugin.ladder.climb import plan
+from tl_plugin.ladder.jobs import plan
 from tl_plugin.ladder.records import FailedRun, KeptLayers, RunResult
 from tl_plugin.ladder.results import collect
 from tl_plugin.ladder.rungs import read_rungs, select_rungs

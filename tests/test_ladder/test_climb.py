@@ -5,14 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests.test_ladder.conftest import write_tiny
-from tl_plugin.ladder.climb import (
-    Run,
-    failure_reason,
-    failure_report,
-    finish,
-    make_folder,
-    plan,
-)
+from tl_plugin.ladder.climb import Run, finish
+from tl_plugin.ladder.jobs import failure_reason, failure_report, make_folder, plan
 from tl_plugin.ladder.launchers import arguments_of
 from tl_plugin.ladder.records import RunResult
 from tl_plugin.ladder.rungs import read_rungs, select_rungs

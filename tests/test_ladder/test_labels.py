@@ -9,7 +9,7 @@ from tests.pages import check_that_it_stands_alone
 from tests.test_ladder.test_schema import check
 from tests.toy import toy_config
 from tl_plugin.ladder import run_ladder as module
-from tl_plugin.ladder.climb import make_folder
+from tl_plugin.ladder.jobs import make_folder
 from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.ready_config import place
 from tl_plugin.ladder.recommend import TARGET_ACCURACY, TARGET_VOTE

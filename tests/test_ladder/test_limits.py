@@ -4,7 +4,7 @@ import re
 import pytest
 
 from tests.test_ladder.conftest import RUNGS, run_tool, write_tiny
-from tl_plugin.ladder.climb import plan
+from tl_plugin.ladder.jobs import plan
 from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.records import RunResult
 from tl_plugin.ladder.rungs import read_rungs, select_rungs

@@ -15,8 +15,8 @@ from tl_plugin.analysis.label_check import LabelFinding, LabelReport
 from tl_plugin.evaluation.intervals import Estimate
 from tl_plugin.ladder import few_labels, noisy_labels
 from tl_plugin.ladder import run_ladder as module
-from tl_plugin.ladder.climb import plan
 from tl_plugin.ladder.few_labels import few_labels_in_words, notes_on_few_labels
+from tl_plugin.ladder.jobs import plan
 from tl_plugin.ladder.noisy_labels import add_label_rungs
 from tl_plugin.ladder.ready_config import ready_config
 from tl_plugin.ladder.recommend import recommend

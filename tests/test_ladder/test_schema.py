@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 import tl_plugin.ladder
-from tl_plugin.ladder.climb import plan
+from tl_plugin.ladder.jobs import plan
 from tl_plugin.ladder.records import (
     SCHEMA_VERSION,
     DomainResult,

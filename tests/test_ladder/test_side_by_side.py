@@ -11,7 +11,8 @@ import pytest
 from tests.test_ladder.conftest import run_tool, start_tool, write_tiny
 from tl_plugin.ladder import capacity
 from tl_plugin.ladder.capacity import Capacity, Usage, own_usage, runs_that_pay, threads_of_a_run
-from tl_plugin.ladder.climb import climb, plan
+from tl_plugin.ladder.climb import climb
+from tl_plugin.ladder.jobs import plan
 from tl_plugin.ladder.launchers import ThisMachine
 from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.records import RunResult, time_waited
@@ -23,6 +24,7 @@ from tl_plugin.reporting.progress import ProgressDisplay
 
 #: Rung -> target accuracy, and how many looks at it the run takes.
 CLIMB = {'source_only': (50, 1), 'adabn': (60, 9), 'fine_tune': (85, 2), 'dann': (70, 4)}
+LONGER = {**CLIMB, 'joint_training': (80, 3), 'self_training': (90, 5), 'interpolation': (70, 1)}
 
 
 class Scripted:
@@ -49,7 +51,7 @@ class ScriptedRun:
 
     def __init__(self, launcher, job):
         self.launcher, self.job, self.returncode = launcher, job, None
-        self.looks = CLIMB[job.rung.name][1]
+        self.looks = LONGER[job.rung.name][1]
 
     def poll(self):
         self.looks -= 1
@@ -63,7 +65,7 @@ class ScriptedRun:
         self.returncode = int(name in self.launcher.fails)
         (self.job.folder / 'console.log').touch()
         if not self.returncode:
-            accuracy = float(CLIMB[name][0])
+            accuracy = float(LONGER[name][0])
             validation = {'source/accuracy/top1': 90.0, 'target/accuracy/top1': accuracy}
             known = dict(source=90.0, target=accuracy)
             result = RunResult(self.job.key, accuracy=known, validation=validation, seconds=10.0)
@@ -81,7 +83,11 @@ class ScriptedRun:
 def ladder(tmp_path_factory):
     """A config and four rungs, three of which stand on the first."""
     cfg = load_config(write_tiny(tmp_path_factory.mktemp('ladder')))
-    return cfg, select_rungs(read_rungs(cfg.ladder), list(CLIMB)[1:], cfg.ladder)[0]
+    return cfg, rungs_of(cfg, list(CLIMB)[1:])
+
+
+def rungs_of(cfg, names):
+    return select_rungs(read_rungs(cfg.ladder), names, cfg.ladder)[0]
 
 
 @pytest.fixture
@@ -90,8 +96,9 @@ def climb_tiny(ladder, tmp_path, monkeypatch):
     monkeypatch.setattr('tl_plugin.ladder.climb.POLL_SECONDS', 0)
     cfg, rungs = ladder
 
-    def run(launcher, folder='work', seeds=(0,), **limits):
-        jobs = plan(cfg, rungs, seeds, tmp_path / folder)
+    def run(launcher, folder='work', seeds=(0,), names=None, **limits):
+        chosen = rungs_of(cfg, names) if names else rungs
+        jobs = plan(cfg, chosen, seeds, tmp_path / folder)
         with ProgressDisplay(len(jobs)) as display:
             failures, left = climb(jobs, display, Limits(**limits), launcher)
         finished = {job.rung.name for job in jobs if job.result()}
@@ -116,6 +123,25 @@ def test_what_is_climbed_does_not_depend_on_how_many_go_on(climb_tiny, at_once):
     assert finished == {'source_only', 'adabn', 'fine_tune'}
     assert list(left) == ['dann'] and 'fine_tune reaches the 80%' in left['dann']
     assert (('terminate', 'dann') in events) == (at_once >= 3) and not failures
+
+
+IN_ORDER = ['source_only', 'adabn', 'fine_tune', 'joint_training', 'dann', 'self_training']
+
+
+@pytest.mark.parametrize(
+    ('at_once', 'limits', 'order'),
+    [
+        (1, {}, [*IN_ORDER, 'interpolation']),
+        # Two epochs on source and target, three on both and strong views.
+        (3, {}, [*IN_ORDER[:3], 'self_training', 'dann', 'joint_training', 'interpolation']),
+        # What may end the climb shall find the cheap ones done.
+        (3, dict(until=99), [*IN_ORDER, 'interpolation']),
+    ],
+)
+def test_beside_others_the_longest_begins_first(climb_tiny, at_once, limits, order):
+    events, finished, *_ = climb_tiny(Scripted(at_once), names=list(LONGER), **limits)
+    assert [name for event, name in events if event == 'start'] == order
+    assert finished == set(LONGER)
 
 
 def test_a_budget_of_time_ends_no_run(climb_tiny):
@@ -158,13 +184,22 @@ def test_a_further_run_starts_only_where_it_pays(monkeypatch):
     state = dict(load=1.0, free=2**34)
     monkeypatch.setattr(capacity, '_load', lambda: state['load'])
     monkeypatch.setattr(capacity, 'free_memory', lambda: state['free'])
+    clock = dict(now=0.0)
+    monkeypatch.setattr(capacity.time, 'monotonic', lambda: clock['now'])
     auto = Capacity()
     assert auto.allows([], None)  # the first one always starts
+    clock['now'] = 600.0  # long ago: the load is the run's own
     assert not auto.allows([1], None)  # and is alone until it has been measured
     assert auto.allows([1], run) and auto.allows([1, 2, 3], run)
     assert not auto.allows([1, 2, 3, 4], run)
     state['load'] = 4.0  # three of them are another program's
     assert not auto.allows([1], run)
+    auto.allows([1, 2, 3], run)
+    clock['now'] = 1200.0  # by now all four are its own, and still are when two have just ended
+    assert auto.allows([1, 2], run)
+    auto.allows([], run)
+    clock['now'] = 1800.0  # three are somebody else's again
+    assert not auto.allows([1, 2], run)
     state.update(load=1.0, free=2**30)  # the reserve would be missing
     assert not auto.allows([1], run)
     state['free'] = 2**31

@@ -9,7 +9,8 @@ import pytest
 
 from tests.test_ladder.conftest import run_tool, write_tiny
 from tl_plugin.ladder import slurm
-from tl_plugin.ladder.climb import climb, plan
+from tl_plugin.ladder.climb import climb
+from tl_plugin.ladder.jobs import plan
 from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.records import RunResult
 from tl_plugin.ladder.rungs import read_rungs, select_rungs

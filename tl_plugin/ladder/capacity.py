@@ -6,14 +6,17 @@ import math
 import os
 import resource
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 #: A further run pays where it finds at least this part of the cores that it would keep busy.
 LEAST_SHARE = 0.25
 #: A run on a busy machine gets less of a core than it could use.
 LEAST_CORES = 0.5
+#: Over how many seconds the system averages its load.
+LOAD_SECONDS = 60.0
 #: Memory that is left to everything else, as a part of what a run took at most.
 MEMORY_RESERVE = 0.2
 
@@ -96,6 +99,45 @@ def runs_that_pay(usage: Usage, cores: float, others: float, running: int) -> in
 
 
 @dataclass
+class OwnLoad:
+    """What the runs of a climb add to the system's load.
+
+    Averaged over time as the system averages it: what has just ended is still part of it, and what
+    has just begun is hardly any.
+
+    Args:
+        load: Processes that want a core, on average.
+        runs: That have gone on since the last look.
+    """
+
+    load: float = 0.0
+    runs: int = 0
+    _looked: float | None = None
+
+    def see(self, runs: int, cores: float, now: float) -> None:
+        """Take in the time since the last look.
+
+        Args:
+            runs: That go on from now on.
+            cores: That each of them keeps busy.
+            now: In seconds.
+
+        Example:
+            >>> own = OwnLoad()
+            >>> for runs, now in ((2, 0), (0, 600), (0, 660)):
+            ...     own.see(runs, 1.0, now)
+            ...     print(round(own.load, 2))
+            0.0
+            2.0
+            0.74
+        """
+        if self._looked is not None:
+            kept = math.exp((self._looked - now) / LOAD_SECONDS)
+            self.load = kept * self.load + (1 - kept) * self.runs * cores
+        self._looked, self.runs = now, runs
+
+
+@dataclass
 class Capacity:
     """Decides whether one more run may start on the CPUs.
 
@@ -104,6 +146,7 @@ class Capacity:
     """
 
     jobs: int | None = None
+    _own: OwnLoad = field(default_factory=OwnLoad)
 
     def allows(self, running: Sequence[int | None], usage: Usage | None) -> bool:
         """Return whether a further run may start now.
@@ -112,13 +155,19 @@ class Capacity:
             running: The process of each run that goes on.
             usage: What a run takes; None while none has finished.
         """
+        self._own.see(len(running), usage.cores if usage else 1.0, time.monotonic())
+        allowed = self._has_room(running, usage)
+        self._own.runs += allowed
+        return allowed
+
+    def _has_room(self, running: Sequence[int | None], usage: Usage | None) -> bool:
         if not running:
             return True
         if self.jobs is not None:
             return len(running) < self.jobs
         if usage is None:
             return False
-        others = max(0.0, _load() - len(running) * usage.cores)
+        others = max(0.0, _load() - self._own.load)
         if len(running) >= runs_that_pay(usage, cores(), others, len(running)):
             return False
         free = free_memory()

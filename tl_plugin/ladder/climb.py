@@ -2,138 +2,31 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 import shutil
-import signal
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from mmengine.config import Config
-
-from tl_plugin.launch.console import tool_command
-from tl_plugin.reliability.files import read_json, write_json
 from tl_plugin.reporting.progress import ProgressDisplay
 
 from .capacity import Usage
-from .launchers import LOG_NAME, Launcher, Process, ThisMachine
-from .progress import PROGRESS_NAME, Progress, read_progress
-from .ready_config import CONFIG_NAME, content_key, place, ready_config
-from .recommend import BASELINE
-from .records import FailedRun, RunResult, time_waited
-from .run_rung import RESULT_NAME
-from .rungs import Rung
-from .shared_copies import FOLDER_NAME
+from .jobs import Job, failure_reason, failure_report, prepare_folder
+from .launchers import Launcher, Process, ThisMachine
+from .progress import read_progress
+from .records import FailedRun, time_waited
 
-JOB_NAME = 'job.json'
 POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Job:
-    """One rung with one seed.
-
-    Args:
-        rung: The rung.
-        seed: The seed.
-        folder: Folder of all files of the run.
-        ready: Its config, not yet placed.
-        key: Of its result, see :func:`~tl_plugin.ladder.ready_config.content_key`.
-        start: The job whose checkpoint it starts from.
-        adapted: The jobs whose checkpoints are mixed with that of ``start``.
-        baseline: The job of the source model, which the trained one is compared with.
-    """
-
-    rung: Rung
-    seed: int
-    folder: Path
-    ready: Config
-    key: str
-    start: Job | None = None
-    adapted: tuple[Job, ...] = ()
-    baseline: Job | None = None
-
-    @property
-    def id(self) -> tuple[str, int]:
-        """Rung and seed."""
-        return self.rung.name, self.seed
-
-    @property
-    def needs(self) -> list[Job]:
-        """Jobs whose checkpoints it needs."""
-        return [*([self.start] if self.start else []), *self.adapted]
-
-    @property
-    def after(self) -> list[Job]:
-        """Jobs that have to end before it starts."""
-        return [*self.needs, *([self.baseline] if self.baseline else [])]
-
-    @property
-    def shared(self) -> Path:
-        """Folder of what the runs of the climb make once for all."""
-        return self.folder.parent.parent / FOLDER_NAME
-
-    @property
-    def label(self) -> str:
-        """Rung and seed as text."""
-        return f'{self.rung.name} (seed {self.seed})'
-
-    @property
-    def config(self) -> Path:
-        """The ready config."""
-        return self.folder / CONFIG_NAME
-
-    def result(self) -> RunResult | None:
-        """Return the result, if the run is finished and its config hasn't changed since."""
-        path = self.folder / RESULT_NAME
-        found = read_json(path)
-        return RunResult.from_json(found, path) if found and found['key'] == self.key else None
-
-    def commands(self) -> list[str]:
-        """Return the shell commands that repeat training and test from the current folder."""
-        checkpoint = getattr(self.result(), 'checkpoint', '') or 'CHECKPOINT'
-        return [
-            tool_command('train.py', self.config),
-            tool_command('test.py', self.config, checkpoint),
-        ]
-
-
-def plan(
-    cfg: Config,
-    rungs: Iterable[Rung],
-    seeds: Sequence[int],
-    work_dir: Path,
-    budget_source: float | None = None,
-) -> list[Job]:
-    """Plan the runs, each after those that it builds on.
-
-    Args:
-        cfg: The base config of the ladder.
-        rungs: From :func:`tl_plugin.ladder.rungs.select_rungs`.
-        seeds: Each rung is run once for each of them.
-        work_dir: Folder of the whole ladder; a run's is ``<work_dir>/<rung>/seed_<seed>``.
-        budget_source: Points of source accuracy that a rung may lose. Defaults to None: rungs that
-            keep to a budget keep their own.
-    """
-    jobs: dict[tuple[str, int], Job] = {}
-    for rung in rungs:
-        for seed in seeds:
-            start = jobs[rung.start, seed] if rung.start else None
-            adapted = tuple(jobs[name, seed] for name in rung.mixed_with)
-            ready = ready_config(cfg, rung, seed, budget_source)
-            more = [job.key for job in adapted]
-            key = content_key(ready, start.key if start else None, *more)
-            folder = work_dir / rung.name / f'seed_{seed}'
-            baseline = jobs.get((BASELINE, seed))
-            jobs[rung.name, seed] = Job(rung, seed, folder, ready, key, start, adapted, baseline)
-    return list(jobs.values())
 
 
 class Stop(Protocol):
     """What may end a climb before its last rung, see :class:`~tl_plugin.ladder.limits.Limits`."""
+
+    @property
+    def acts(self) -> bool:
+        """Whether it may end this climb, so that what is cheap comes first."""
 
     def used_up(self, spent: float) -> str | None:
         """Return why no further rung starts after so many seconds."""
@@ -156,9 +49,11 @@ class Climb:
 
     A failed run stops only those that start from it. Which rungs are climbed doesn't depend on how
     many go on at once: whether a rung is climbed is decided by the results of those before it.
+    Beside others the longest run starts first, after the cheap ones, so that it isn't alone at the
+    end.
 
     Args:
-        jobs: From :func:`plan`.
+        jobs: From :func:`~tl_plugin.ladder.jobs.plan`.
         display: Shows their progress.
         stop: May end the climb. Defaults to None, never.
         launcher: Where runs go on. Defaults to None, one at a time on this machine.
@@ -192,9 +87,8 @@ class Climb:
         interrupted = True
         try:
             while self._waiting or self._running:
-                for job in list(self._waiting):
-                    if self._settle(job) or self._start(job):
-                        self._waiting.remove(job)
+                while job := next(filter(self._take, self._in_turn()), None):
+                    self._waiting.remove(job)
                 for run in list(self._running):
                     self._look_at(run)
                 self._display.show_left(self._left())
@@ -213,6 +107,18 @@ class Climb:
                 for shared in {job.shared for job in self.jobs}:
                     shutil.rmtree(shared, ignore_errors=True)
         return list(self.failures.values()), self.not_climbed
+
+    def _in_turn(self) -> list[Job]:
+        """Return the waiting jobs, those that ought to start first at the front."""
+        waiting = list(self._waiting)
+        if not self._running or (self._stop and self._stop.acts):
+            return waiting
+        cheap = list(itertools.takewhile(lambda job: not job.cost, waiting))
+        return cheap + sorted(waiting[len(cheap) :], key=lambda job: -job.cost)
+
+    def _take(self, job: Job) -> bool:
+        """Return whether a job waits no longer."""
+        return self._settle(job) or self._start(job)
 
     def _settle(self, job: Job) -> bool:
         """Return whether a job needs no run: it has a result, it can't run, or it isn't wanted."""
@@ -330,7 +236,7 @@ def climb(
     """Run the jobs that aren't finished, see :class:`Climb`.
 
     Args:
-        jobs: From :func:`plan`.
+        jobs: From :func:`~tl_plugin.ladder.jobs.plan`.
         display: Shows their progress.
         stop: May end the climb. Defaults to None, never.
         launcher: Where runs go on. Defaults to None, one at a time on this machine.
@@ -341,85 +247,22 @@ def climb(
     return Climb(jobs, display, stop, launcher).run()
 
 
-def prepare_folder(job: Job) -> None:
-    """Make a job's folder and write its config there, with its start, as far as that is known."""
-    make_folder(job)
-    adapted = [_checkpoint(each) for each in job.adapted]
-    place(job.ready, job.folder, _checkpoint(job.start), adapted if all(adapted) else [])
-
-
-def _checkpoint(job: Job | None) -> str | None:
-    """Return the model of a finished run."""
-    result = job.result() if job else None
-    return result.checkpoint if result else None
-
-
 def finish(run: Run, display: ProgressDisplay) -> FailedRun | None:
     """Show how a run ended.
 
     Returns:
         The failure; None where the run has a result.
     """
-    job, log = run.job, run.job.folder / LOG_NAME
+    job = run.job
     result = job.result()
     if result:
         found = f'{result.in_words()} in {result.seconds:.0f} s'
         if run.process.returncode:
             # What comes after the result is optional, even if it ended the process.
-            reason = failure_reason(run.process.returncode, log)
-            found += f'; what comes after the result was left out: {reason} (see {log})'
+            reason = failure_reason(run.process.returncode, job.log)
+            found += f'; what comes after the result was left out: {reason} (see {job.log})'
         display.finish(job.label, found)
         return None
-    reason = failure_reason(run.process.returncode, log)
+    reason = failure_reason(run.process.returncode, job.log)
     display.finish(job.label, failure_report(job, reason), failed=True)
-    return FailedRun(*job.id, reason, str(log))
-
-
-def make_folder(job: Job) -> None:
-    """Make the job's folder; rename one of another config to ``*.old``."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    owner = read_json(job.folder / JOB_NAME)
-    if any(job.folder.iterdir()) and (not owner or owner['key'] != job.key):
-        old = job.folder.with_name(f'{job.folder.name}.old')
-        if old.exists():
-            shutil.rmtree(old)
-        job.folder.rename(old)
-        job.folder.mkdir()
-    write_json(job.folder / JOB_NAME, {'rung': job.rung.name, 'seed': job.seed, 'key': job.key})
-    # Of an interrupted attempt only the time it took counts.
-    before = read_progress(job.folder)
-    progress = Progress(elapsed=before.elapsed, trained=before.trained)
-    write_json(job.folder / PROGRESS_NAME, progress._asdict())
-
-
-def failure_reason(code: int, log: Path) -> str:
-    """Return what ended a run: the last error in its log, or the signal."""
-    if code < 0:
-        hint = ', the machine may be out of memory' if code == -signal.SIGKILL else ''
-        return f'ended by {signal.Signals(-code).name}{hint}'
-    for line in reversed(_tail(log, 50)):
-        if re.match(r'[\w.]*(Error|Exception|Interrupt)\b', line):
-            return line
-    return f'exit code {code}'
-
-
-def failure_report(job: Job, reason: str) -> str:
-    """Return the reason, the end of the log, and how to fix it."""
-    log = job.folder / LOG_NAME
-    tail = '\n'.join(f'    {line}' for line in _tail(log, 15))
-    fix = 'Fix the cause and run the same command again: finished runs are kept.'
-    if 'out of memory' in reason.lower():
-        fix = (
-            'Smaller batches need less memory: --cfg-options train_dataloader.batch_size=... . '
-            'Then run the command again.'
-        )
-    return (
-        f'failed: {reason}\n  The end of {log}:\n{tail}\n  {fix}\n'
-        f'  This run alone: {job.commands()[0]}'
-    )
-
-
-def _tail(log: Path, count: int) -> list[str]:
-    if not log.is_file():
-        return []
-    return log.read_text(encoding='utf-8', errors='replace').splitlines()[-count:]
+    return FailedRun(*job.id, reason, str(job.log))

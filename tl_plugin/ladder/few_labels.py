@@ -15,7 +15,7 @@ from tl_plugin.intake.any_data import read_datasets
 from tl_plugin.intake.images import TRAIN
 from tl_plugin.stack.messages import quiet, short_list
 
-from .climb import Job
+from .jobs import Job
 from .recommend import BASELINE, TARGET_ACCURACY
 from .rungs import ALL, LABELLED_TARGET, SOURCE_AND_LABELLED
 

@@ -16,9 +16,9 @@ from .capacity import Capacity, Usage, threads_of_a_run
 from .warm import WarmServer
 
 if TYPE_CHECKING:
-    from .climb import Job, Run
+    from .climb import Run
+    from .jobs import Job
 
-LOG_NAME = 'console.log'
 _RUN_RUNG = 'tl_plugin.ladder.run_rung'
 #: Tells glibc to keep the memory of activations from step to step. It gives blocks of a few MB back
 #: to the system and asks for them again, page by page: 10% to 15% of a small network's training.
@@ -133,16 +133,15 @@ class ThisMachine:
     def start(self, job: Job, place: str, waits_for: Sequence[Run] = ()) -> Process:
         """Start a run in a process of its own."""
         arguments = [*arguments_of(job), '--began', str(time.time())]
-        log = job.folder / LOG_NAME
         if not place:
             # A process that has used a GPU can't be forked, so that each run starts one there.
             more = ['--threads', str(self._threads)] if self._threads else []
             if self._server is None:
                 self.get_ready()
-            return self._server.start([*arguments, *more], log)
+            return self._server.start([*arguments, *more], job.log)
         command = [sys.executable, *torchrun(self._processes), *arguments]
         command += ['--launcher', 'pytorch'] if self._processes > 1 else []
-        with log.open('ab') as output:
+        with job.log.open('ab') as output:
             return subprocess.Popen(
                 command,
                 stdout=output,
@@ -171,3 +170,12 @@ def environment(threads: int | None = None) -> dict[str, str]:
         'PYTHONUNBUFFERED': '1',
         **given,
     }
+
+
+def visible_devices() -> list[str]:
+    """Return the GPUs that runs may have for themselves, as in ``CUDA_VISIBLE_DEVICES``."""
+    import torch
+
+    count = torch.cuda.device_count()
+    listed = os.environ.get('CUDA_VISIBLE_DEVICES')
+    return listed.split(',')[:count] if listed else [str(index) for index in range(count)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .climb import Job
+from .jobs import Job
 from .recommend import BASELINE, SOURCE_ACCURACY, TARGET_ACCURACY, within_budget
 from .results import summaries
 from .target_labels import TargetLabels
@@ -40,6 +40,11 @@ class Limits:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f'{name} must be at least 0, got {value}')
+
+    @property
+    def acts(self) -> bool:
+        """Whether one of them may end a climb."""
+        return self.until is not None or self.budget_time is not None or self.early_stop
 
     def check_reachable(self, labels: TargetLabels) -> None:
         """Check before training that a limit on target accuracy can act.

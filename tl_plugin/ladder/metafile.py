@@ -12,7 +12,7 @@ from mmengine.config import Config
 from tl_plugin.reliability.files import read_json, write_text
 from tl_plugin.strategies import apply_strategies, describe, headline
 
-from .climb import Job
+from .jobs import Job
 from .progress import read_scalars
 from .ready_config import check_measures_target, content_key
 from .recommend import TARGET_ACCURACY, TARGET_SCORE

@@ -23,12 +23,7 @@ from tl_plugin.stack.model_wrappers import evaluating
 
 from .ready_config import ready_config
 from .run_ladder import choose_rungs, has_own_weights
-from .rungs import (
-    ALL,
-    SOURCE_AND_TARGET,
-    TWO_MODELS,
-    Rung,
-)
+from .rungs import STEP_IMAGES, TWO_MODELS, Rung
 
 #: Side of the images in a quick look, in pixels.
 SIDE = 96
@@ -41,8 +36,6 @@ _EPOCHS = 20
 _TIMED, _REPEATS = 8, 2
 #: Passes over the validation images that the rungs take which train nothing.
 _PASSES = {'adabn': 2, 'frozen_alignment': 4, 'interpolation': 12, 'adapted_interpolation': 12}
-#: Images that a step sees for each image of its source batch: the target's, and their strong views.
-_IMAGES = {SOURCE_AND_TARGET: 2, ALL: 3}
 
 
 def quick_config(write: Callable[[Path, int | None], Path], folder: Path) -> tuple[Path, list[str]]:
@@ -162,7 +155,7 @@ def cost_of_climb(cfg: Config, rungs: Sequence[Rung], side: int) -> float:
         if rung.data == TWO_MODELS or rung.name in _PASSES:
             continue
         ready = ready_config(cfg, rung, 0)
-        images = _count(ready.train_dataloader) * _IMAGES.get(rung.data, 1)
+        images = _count(ready.train_dataloader) * STEP_IMAGES.get(rung.data, 1)
         epochs = ready.train_cfg.get('max_epochs') or 1
         validations = epochs // (ready.train_cfg.get('val_interval') or 1)
         total += epochs * images * step + validations * measured * look

@@ -27,7 +27,7 @@ from tl_plugin.stack.check import module_version
 from tl_plugin.stack.protocol import TARGET
 
 from .capacity import threads_of_a_run
-from .climb import Job
+from .jobs import Job
 from .recommend import BASELINE, TARGET_ACCURACY, TARGET_VOTE, recommend, why_none
 from .records import (
     DOMAINS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,10 @@ from tl_plugin.reporting.progress import ProgressDisplay
 from tl_plugin.stack.options import type_name
 
 from .card import CARD_NAME, card_of, measure_corruptions
-from .climb import climb, plan
+from .climb import climb
 from .few_labels import notes_on_few_labels
-from .launchers import Launcher, ThisMachine
+from .jobs import plan
+from .launchers import Launcher, ThisMachine, visible_devices
 from .limits import Limits
 from .noisy_labels import add_label_rungs
 from .ready_config import check_measures_target
@@ -281,12 +281,3 @@ def print_end(results: LadderResults, work_dir: Path) -> None:
         'Train it again, or on data of your own, from its ready config:\n'
         f'  {chosen.command.split(" && ")[0]}'
     )
-
-
-def visible_devices() -> list[str]:
-    """Return the GPUs that runs may have for themselves, as in ``CUDA_VISIBLE_DEVICES``."""
-    import torch
-
-    count = torch.cuda.device_count()
-    listed = os.environ.get('CUDA_VISIBLE_DEVICES')
-    return listed.split(',')[:count] if listed else [str(index) for index in range(count)]

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from tl_plugin.reliability.files import read_json, write_json
 
-from .launchers import LOG_NAME, arguments_of, environment, torchrun
+from .launchers import arguments_of, environment, torchrun
 
 if TYPE_CHECKING:
     from .capacity import Usage
-    from .climb import Job, Run
+    from .climb import Run
+    from .jobs import Job
 
 JOB_NAME = 'slurm.json'
 #: Seconds between two looks at the queue, and for a result to reach this machine's view of a disk.
@@ -126,7 +127,7 @@ class Slurm:
             'sbatch',
             '--parsable',
             f'--job-name={job.rung.name}-{job.seed}',
-            f'--output={(job.folder / LOG_NAME).absolute()}',
+            f'--output={job.log.absolute()}',
             '--open-mode=append',
             *([f'--dependency={dependency}', '--kill-on-invalid-dep=yes'] if dependency else []),
             *self._options,
