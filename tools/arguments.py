@@ -110,6 +110,25 @@ def _is_config(value: str) -> bool:
     return value.endswith('.py') or '::' in value
 
 
+class _Options(DictAction):
+    """Single options; one that can't be read is an error of the command line."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string} takes KEY=VALUE, got {value!r}')
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (ValueError, AssertionError) as error:
+            parser.error(f'{option_string} {" ".join(values)}: {error}')
+
+
 def add_config_arguments(parser: Parser) -> None:
     """Add the config, its strategies and single options."""
     parser.add_argument('config', help='config file, or package::path of one in a package')
@@ -124,7 +143,7 @@ def add_config_arguments(parser: Parser) -> None:
     options = parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Options,
         metavar='KEY=VALUE',
         help='override single settings, after the strategies: lists as key="[a,b]" or key=a,b, '
         'nested ones as key="[(a,b),(c,d)]" (with the quotation marks and without white space); '

@@ -142,14 +142,16 @@ def test_reference_holds_no_image(diagnosed):
     assert content['reference']['images'] == 60
 
 
-def test_random_weights_are_not_the_network_of_then(diagnosed, monkeypatch, tmp_path):
+def test_random_weights_are_not_the_network_of_then(diagnosed, monkeypatch, tmp_path, capsys):
     """The config has no checkpoint, so that its weights are drawn each time."""
     arguments = ['--reference', diagnosed / 'found' / 'findings.json', '--processes', 1]
     arguments += ['--target', diagnosed / 'field', '--work-dir', tmp_path]
-    monkeypatch.setattr(sys, 'argv', ['diagnose.py', *map(str, arguments)])
-    monkeypatch.setattr(sys, 'path', [str(TOOLS), *sys.path])
-    with pytest.raises(ValueError, match='other features of a fixed pattern'):
-        runpy.run_path(str(TOOLS / 'diagnose.py'), run_name='__main__')
+    assert run_tool(monkeypatch, *arguments) == 2
+    assert 'other features of a fixed pattern' in capsys.readouterr().err
+    listed = tmp_path / 'list.json'
+    listed.write_text('["no findings"]')
+    assert run_tool(monkeypatch, '--reference', listed, '--target', diagnosed / 'field') == 2
+    assert 'list.json: expected a JSON object, got list' in capsys.readouterr().err
 
 
 def test_new_images_from_the_command_line(diagnosed, monkeypatch, tmp_path, capsys):

@@ -138,7 +138,8 @@ def test_classes_that_a_split_lacks_are_named():
 def test_a_folder_around_those_of_the_classes_is_named_and_the_fix_works(tmp_path):
     folders(tmp_path / 'zip' / 'photos', SHAPES)
     (note,) = prepare_data(read_data(tmp_path / 'zip'), domain((None,))).notes
-    assert "one class alone, 'photos', with the folders circle, line, square" in note
+    assert "one class alone, 'photos': each prediction is right" in note
+    assert 'There are the folders circle, line, square in it' in note
     assert read_data(note.split('give ')[1].rstrip('.')).classes == SHAPES
 
 

@@ -1,7 +1,11 @@
 """Written configs train: from folders, from a config's data sets, with every kind of backbone."""
 
+import os
+
 import numpy as np
 import pytest
+import timm
+import torch
 from mmengine.config import Config
 from PIL import Image
 
@@ -171,7 +175,16 @@ def test_a_target_out_of_a_config_is_none_of_the_source(folders, tmp_path, label
     assert ('target/accuracy/top1' in metrics) == labels
 
 
-def test_what_a_command_line_names_becomes_a_config(folders, tmp_path):
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    """Weights of the network that the tests write configs for."""
+    path = tmp_path_factory.mktemp('weights') / 'weights.pth'
+    torch.save(timm.create_model('mobilenetv3_small_050').state_dict(), path)
+    return path
+
+
+def test_what_a_command_line_names_becomes_a_config(folders, weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(weights.parent)
     path = config_from_data(
         str(folders / 'source'),
         str(folders / 'target'),
@@ -182,7 +195,7 @@ def test_what_a_command_line_names_becomes_a_config(folders, tmp_path):
         image_size=32,
     )
     cfg = Config.fromfile(path)
-    assert cfg.model.backbone.checkpoint_path == 'weights.pth'
+    assert cfg.model.backbone.checkpoint_path == str(weights), 'the config is run elsewhere, too'
     assert len(lines(cfg.ladder.labelled_target_dataloader.dataset)) == 6
     assert cfg.model.head.num_classes == 3 and cfg.model.head.in_channels == 1024
 
@@ -199,7 +212,7 @@ def test_too_few_images_are_refused_before_anything_is_written(folders, tmp_path
 
 
 def test_notes_on_the_data_are_in_the_config_and_the_target_may_be_taken_unlabelled(
-    folders, tmp_path
+    folders, weights, tmp_path
 ):
     """Of a reading that leaves files out, classes of other places, and a target of few images."""
     target = tmp_path / "it's a target"
@@ -209,8 +222,8 @@ def test_notes_on_the_data_are_in_the_config_and_the_target_may_be_taken_unlabel
     (target / 'kitchen' / 'read me.txt').touch()
     given = [str(folders / 'source'), str(target), 'timm:mobilenetv3_small_050', tmp_path / 'w']
     with pytest.raises(ValueError, match=r'no classes .*: --unlabelled'):
-        config_from_data(*given, checkpoint='weights.pth')
-    cfg = Config.fromfile(config_from_data(*given, checkpoint='weights.pth', unlabelled=True))
+        config_from_data(*given, checkpoint=str(weights))
+    cfg = Config.fromfile(config_from_data(*given, checkpoint=str(weights), unlabelled=True))
     left_out, few = cfg.ladder.notes
     assert '1 .txt (kitchen/read me.txt)' in left_out and str(target) in left_out
     assert few == (
@@ -225,7 +238,7 @@ def test_backbones_of_every_library():
     assert torchvision.model['backbone']['weights'] == 'DEFAULT'
     assert torchvision.model['head']['in_channels'] == 512
     local = choose_model('timm:resnet18', 5, 'weights.pth').model['backbone']
-    assert local['checkpoint_path'] == 'weights.pth' and 'pretrained' not in local
+    assert local['checkpoint_path'] == os.path.abspath('weights.pth') and 'pretrained' not in local
     stock = choose_model('mmpretrain:resnet18_8xb32_in1k', 5)
     assert stock.model['head']['num_classes'] == 5
     assert 'resnet18' in stock.model['backbone']['init_cfg']['checkpoint']
@@ -246,3 +259,12 @@ def test_backbones_of_every_library():
 def test_unknown_backbones_are_refused(backbone, message):
     with pytest.raises(ValueError, match=message):
         choose_model(backbone, 5)
+
+
+def test_weights_that_are_of_no_use_are_refused_before_any_run(folders, weights, tmp_path):
+    given = [str(folders / 'source'), str(folders / 'target')]
+    with pytest.raises(FileNotFoundError, match='--checkpoint: no weights at '):
+        config_from_data('no data yet', '', 'timm:resnet18', tmp_path, checkpoint='gone.pth')
+    with pytest.raises(ValueError, match='does not fit ResNet'):
+        config_from_data(*given, 'timm:test_resnet', tmp_path, checkpoint=str(weights))
+    assert not (tmp_path / 'config.py').is_file()

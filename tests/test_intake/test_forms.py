@@ -25,7 +25,7 @@ COLUMNS = {
     'excel.csv': 'File;Class',
     'split.tsv': 'split\tclass_name\timg_path',
 }
-TABLES = (*COLUMNS, 'json', 'records.json', 'jsonl', 'mmengine.json')
+TABLES = (*COLUMNS, 'json', 'records.json', 'jsonl', 'mmengine.json', 'coco.json')
 CONFIGS = ('stock', 'repeat', 'balanced', 'concat', 'several', 'fold')
 
 
@@ -79,10 +79,23 @@ def write_table(place, form, labels):
         path.write_text(json.dumps([dict(file_name=n, category=c) for n, c in listed]))
     elif form == 'jsonl':
         path.write_text('\n'.join(json.dumps(dict(image=n, label=c)) for n, c in listed))
+    elif form == 'coco.json':
+        path.write_text(json.dumps(coco(listed)))
     else:
         data = [dict(img_path=name, gt_label=CLASSES.index(c) if c else -1) for name, c in listed]
         path.write_text(json.dumps(dict(metainfo=dict(classes=CLASSES), data_list=data)))
     return path
+
+
+def coco(listed):
+    """Two boxes of its class in each image that has one."""
+    numbered = list(enumerate(listed, 100))
+    return dict(
+        images=[dict(id=i, file_name=name) for i, (name, _) in numbered],
+        annotations=2
+        * [dict(image_id=i, category_id=CLASSES.index(c) + 1) for i, (_, c) in numbered if c],
+        categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)],
+    )
 
 
 def write_config(place, form, labels):
@@ -227,3 +240,19 @@ def test_several_labels_an_image_are_refused(place):
     config.write_text(f'dataset = dict(type="MultiLabelDataset", ann_file={str(path)!r})')
     with pytest.raises(ValueError, match=r'image 0 of its data has 2 labels, \[0, 1\]'):
         read_data(config)
+
+
+def test_coco_files_that_give_no_class_an_image_are_refused(place):
+    path, content = place / 'broken.json', coco(rows('all'))
+    content['annotations'].append(dict(image_id=100, category_id=2))
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match='has objects of 2 categories, cat, dog'):
+        read_data(path)
+    content['annotations'].append(dict(image_id=101, category_id=7))
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match='as COCO has them, but an entry lacks or refers to 7'):
+        read_data(path)
+    path.write_text(json.dumps(dict(train=[dict(image='x.png')] * 500)))
+    with pytest.raises(ValueError) as refused:
+        read_data(path)
+    assert len(str(refused.value)) < 500

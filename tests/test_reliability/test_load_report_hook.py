@@ -193,6 +193,8 @@ def test_another_network(trained, tmp_path):
 def test_a_resume_must_fit_whole(trained, tmp_path):
     with pytest.raises(ValueError, match=r'to resume from does not fit .* head\.fc'):
         start(tmp_path, trained, CLASSES, resume=True, hooks=(dict(new_classifier=True),))
+    with pytest.raises(ValueError, match=r'trained 62 parameters in 1 groups, this one trains 62'):
+        start(tmp_path, trained, resume=True, strategies=['fine_tune'])
     assert start(tmp_path, trained, resume=True).epoch == 2
 
 

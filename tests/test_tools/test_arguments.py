@@ -92,3 +92,15 @@ def test_a_config_that_is_missing_is_missing(line, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         _parse('train', line, monkeypatch)
     assert 'the following arguments are required: config' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [('alone', "KEY=VALUE, got 'alone'"), ('a=[1,(2', 'a=[1,(2: Imbalanced brackets')],
+)
+def test_an_option_that_cannot_be_read_is_an_error_of_the_command_line(
+    option, message, monkeypatch, capsys
+):
+    with pytest.raises(SystemExit) as ended:
+        _parse('train', f'C.py --cfg-options {option}', monkeypatch)
+    assert ended.value.code == 2 and message in capsys.readouterr().err

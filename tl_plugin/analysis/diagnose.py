@@ -14,7 +14,7 @@ import numpy as np
 from mmengine.config import Config
 
 from tl_plugin.evaluation.source_reference import degradations
-from tl_plugin.intake.backbone_choice import ModelChoice, choose_model
+from tl_plugin.intake.backbone_choice import ModelChoice, check_backbone, choose_model
 from tl_plugin.intake.config_writer import pipelines, write_config
 from tl_plugin.intake.images import DomainImages, ImageItem
 from tl_plugin.intake.prepared import PreparedData, match_classes, prepare_data
@@ -121,6 +121,7 @@ def diagnose(
         ValueError: If no image of a domain can be read, the backbone is unknown, or the domains
             can't be prepared for training, see :func:`tl_plugin.intake.prepared.prepare_data`.
     """
+    check_backbone(settings.backbone, settings.checkpoint)
     target = _match(source, target, must_fit=settings.backbone is not None)
     domains = [
         scan_domain(name, images, settings)

@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 
 from tl_plugin.datasets.wrappers import inner_configs
-from tl_plugin.intake.backbone_choice import choose_model
+from tl_plugin.intake.backbone_choice import check_backbone, choose_model
 from tl_plugin.intake.config_writer import dataset_config, pipelines
 from tl_plugin.intake.degraded_copy import colour_thumbnails
 from tl_plugin.intake.images import DomainImages, ImageItem
@@ -61,6 +61,7 @@ def check_domain(
     Raises:
         ValueError: If there are no readable labelled images of two classes.
     """
+    check_backbone(backbone, checkpoint)
     domains = {'': domain} if beside is None else {'': domain, 'the other domain': beside}
     everything = [(item, name) for name, images in domains.items() for item in images.items]
     with progress('reading', len(everything)) as advance:

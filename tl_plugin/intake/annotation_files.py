@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from tl_plugin.datasets.bad_data import decode_lines
+from tl_plugin.stack.messages import short_list
 
 from .images import SPLITS, ImageItem
 
@@ -45,10 +46,10 @@ def read_annotations(path: Path, every_file: bool = False) -> tuple[list[ImageIt
     """Read a table of images.
 
     CSV with a header (any common delimiter); JSON as a list of records, as lines of records
-    (``.jsonl``), as a dict of image to label, or as mmengine writes it (``data_list`` and
-    ``metainfo.classes``). The image column is one of :data:`IMAGE_COLUMNS`, see :func:`find_files`
-    for its paths; the label column is one of :data:`LABEL_COLUMNS` or absent; the split column is
-    one of :data:`SPLIT_COLUMNS` or absent.
+    (``.jsonl``), as a dict of image to label, as mmengine writes it (``data_list`` and
+    ``metainfo.classes``), or as COCO does, with one category an image. The image column is one of
+    :data:`IMAGE_COLUMNS`, see :func:`find_files` for its paths; the label column is one of
+    :data:`LABEL_COLUMNS` or absent; the split column is one of :data:`SPLIT_COLUMNS` or absent.
 
     A label that is empty, -1 or one of :data:`MISSING` is unknown. ``1.0`` is 1 where all numbers
     among the labels are whole.
@@ -105,7 +106,7 @@ def read_rows(path: Path) -> tuple[list[ImageItem], list[str]]:
         where = f'{path}, record {number}'
         if not isinstance(record, Mapping):
             raise ValueError(
-                f'{where}: expected an object with an image and a label, got {record!r}'
+                f'{where}: expected an object with an image and a label, got {_shown(record)}'
             )
         cells.append({_column(key): value for key, value in record.items()})
         items.append(_item(cells[-1], classes, where))
@@ -193,6 +194,8 @@ def _json_records(path: Path, text: str) -> tuple[list, list | None]:
                 f'{path}: expected metainfo.classes to be a list of names, got {classes!r}'
             )
         content = content['data_list']
+    elif isinstance(content, dict) and isinstance(content.get('images'), list):
+        content = _coco_records(content, path)
     elif isinstance(content, dict):
         content = [{'image': image, 'label': label} for image, label in content.items()]
     if not isinstance(content, list):
@@ -203,6 +206,33 @@ def _json_records(path: Path, text: str) -> tuple[list, list | None]:
     return content, classes
 
 
+def _coco_records(content: Mapping, path: Path) -> list[dict]:
+    """Give each image of a COCO file the one category that its annotations name."""
+    try:
+        names = {one['id']: one['name'] for one in content.get('categories') or ()}
+        labels: dict = {}
+        for one in content.get('annotations') or ():
+            labels.setdefault(one['image_id'], set()).add(names[one['category_id']])
+        images = [(one['file_name'], labels.get(one['id'], ())) for one in content['images']]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path}: expected images, annotations and categories as COCO has them, but an entry '
+            f'lacks or refers to {error}'
+        ) from error
+    for name, found in images:
+        if len(found) > 1:
+            raise ValueError(
+                f'{path}: {name} has objects of {len(found)} categories, '
+                f'{short_list(sorted(found))}, and images are compared by one class each'
+            )
+    return [dict(image=name, label=next(iter(found), None)) for name, found in images]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f'{text[:200]}...'
+
+
 def _item(cells: Mapping, classes: Sequence[str] | None, where: str) -> ImageItem:
     image = _cell(cells, IMAGE_COLUMNS)
     if image is None or (isinstance(image, str) and not image.strip()):
@@ -211,7 +241,7 @@ def _item(cells: Mapping, classes: Sequence[str] | None, where: str) -> ImageIte
             f'name it one of {", ".join(IMAGE_COLUMNS)}'
         )
     if not isinstance(image, str):
-        raise ValueError(f'{where}: expected the path of an image, got {image!r}')
+        raise ValueError(f'{where}: expected the path of an image, got {_shown(image)}')
     given = _cell(cells, SPLIT_COLUMNS) or ''
     split = split_name(given)
     if split is None:
@@ -224,7 +254,9 @@ def _label(label: object, classes: Sequence[str] | None, where: str) -> str | No
     if isinstance(label, float) and label.is_integer():
         label = int(label)  # as tables are written in which some labels are missing
     if isinstance(label, bool) or not isinstance(label, (str, int, type(None))):
-        raise ValueError(f'{where}: expected a label that is a name or a number, got {label!r}')
+        raise ValueError(
+            f'{where}: expected a label that is a name or a number, got {_shown(label)}'
+        )
     if label is None or str(label).strip() in ('', '-1', '-1.0', *MISSING):
         return None
     if classes is not None and isinstance(label, int):

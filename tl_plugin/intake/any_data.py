@@ -169,6 +169,9 @@ def _read_folder(folder: Path, given: str, every_file: bool) -> DomainImages:
             f'there is no image in {folder.absolute()}'
             + (f'. {notes[-1]}' if unlisted else f', expected files of {", ".join(EXTENSIONS)}')
         )
+    tables = sorted(path for path in others if path.lower().endswith(_TABLES))
+    if tables and not any(item.label is not None for item in items):
+        notes.append(f'{given}: no labels are read: if {tables[0]} has some, give that file.')
     # An empty folder is a class too, which the notes report.
     labelled = any(item.label is not None for item in items)
     return DomainImages(

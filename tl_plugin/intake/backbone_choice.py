@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -51,22 +52,84 @@ def choose_model(backbone: str, num_classes: int, checkpoint: str | None = None)
     Raises:
         ValueError: If ``backbone`` has another form, or the library has no such model.
     """
-    library, separator, name = backbone.partition(':')
-    if backbone.endswith('.py') or '::' in backbone:
+    check_backbone(backbone)
+    if checkpoint is not None and '://' not in checkpoint:
+        checkpoint = str(Path(checkpoint).absolute())  # the config is run from other folders, too
+    if _is_config(backbone):
         from tl_plugin.launch.runs import load_config
 
         return _from_config(load_config(backbone), num_classes, checkpoint)
     makers = {'timm': _timm, 'torchvision': _torchvision, 'mmpretrain': _mmpretrain}
-    if not separator or library not in makers or not name:
-        raise ValueError(f'--backbone is {backbone!r}, expected {FORMS}')
+    library, _, name = backbone.partition(':')
     return makers[library](name, num_classes, checkpoint)
+
+
+def check_backbone(backbone: str | None, checkpoint: str | None = None) -> None:
+    """Refuse a backbone that there isn't, before images are read for it.
+
+    Args:
+        backbone: As in :func:`choose_model`; None is none.
+        checkpoint: Its local weights. Defaults to None.
+
+    Raises:
+        ValueError: If ``backbone`` has another form, or the library has no such model.
+        FileNotFoundError: If there is no such config, or no file of weights.
+    """
+    if backbone is None:
+        return
+    library, _, name = backbone.partition(':')
+    if _is_config(backbone):
+        from tl_plugin.launch.runs import config_file
+
+        config_file(backbone)
+    elif library not in ('timm', 'torchvision', 'mmpretrain') or not name:
+        raise ValueError(f'--backbone is {backbone!r}, expected {FORMS}')
+    elif library == 'timm':
+        import timm
+
+        if ':' not in name and not timm.is_model(name):
+            check_name(name.split('.')[0], timm.list_models(), 'timm')
+    elif library == 'torchvision':
+        from torchvision import models
+
+        check_name(name, models.list_models(module=models), 'torchvision.models')
+    else:
+        from mmpretrain.apis import list_models
+
+        check_name(name, list_models(), 'mmpretrain')
+    if checkpoint is not None and '://' not in checkpoint and not Path(checkpoint).is_file():
+        raise FileNotFoundError(f'--checkpoint: no weights at {Path(checkpoint).absolute()}')
+
+
+def check_weights(choice: ModelChoice) -> None:
+    """Load the weights that a backbone of timm or torchvision begins with, once before all runs.
+
+    Args:
+        choice: The model.
+
+    Raises:
+        ValueError: If they don't fit, or can't be downloaded.
+    """
+    if not choice.model['backbone']['type'].startswith('Pooled'):
+        return
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        backbone = MODELS.build(choice.model['backbone'])
+    try:
+        backbone.load_initial_weights()
+    except OSError as error:
+        raise ValueError(
+            f'the weights of {choice.model["backbone"]["model_name"]} could not be downloaded: '
+            f'{str(error).splitlines()[0]} Give local ones, --checkpoint FILE'
+        ) from error
+
+
+def _is_config(backbone: str) -> bool:
+    return backbone.endswith('.py') or '::' in backbone
 
 
 def _timm(name: str, num_classes: int, checkpoint: str | None) -> ModelChoice:
     import timm
 
-    if ':' not in name and not timm.is_model(name):
-        check_name(name.split('.')[0], timm.list_models(), 'timm')
     cfg = None if ':' in name else timm.get_pretrained_cfg(name)
     weights = dict(checkpoint_path=checkpoint) if checkpoint else dict(pretrained=True)
     scale = _IMAGENET
@@ -80,7 +143,6 @@ def _timm(name: str, num_classes: int, checkpoint: str | None) -> ModelChoice:
 def _torchvision(name: str, num_classes: int, checkpoint: str | None) -> ModelChoice:
     from torchvision import models
 
-    check_name(name, models.list_models(module=models), 'torchvision.models')
     weights = dict(checkpoint_path=checkpoint) if checkpoint else dict(weights='DEFAULT')
     size = models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
     backbone = dict(type='PooledTorchvisionBackbone', model_name=name, **weights)
@@ -101,10 +163,8 @@ def _pooled(backbone: dict, num_classes: int, scale: dict, size: int) -> ModelCh
 
 
 def _mmpretrain(name: str, num_classes: int, checkpoint: str | None) -> ModelChoice:
-    from mmpretrain.apis import list_models
     from mmpretrain.apis.model import ModelHub
 
-    check_name(name, list_models(), 'mmpretrain')
     found = ModelHub.get(name)
     checkpoint = checkpoint or found.weights
     if checkpoint is None:

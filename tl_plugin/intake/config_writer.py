@@ -15,7 +15,7 @@ from tl_plugin.datasets.wrappers import dataset_class, with_indices
 from tl_plugin.ladder.rungs import DEFAULT_RUNGS, LABELLED_TARGET
 
 from .any_data import read_data, without_labels
-from .backbone_choice import ModelChoice, choose_model
+from .backbone_choice import ModelChoice, check_backbone, check_weights, choose_model
 from .images import TEST, TRAIN, VAL, DomainImages, ImageItem
 from .label_corrections import correct_domains
 from .prepared import PreparedData, prepare_data
@@ -64,6 +64,7 @@ def config_from_data(
         FileNotFoundError: If there are no data.
         ValueError: If the data or the backbone can't be used; says why.
     """
+    check_backbone(backbone, checkpoint)
     few = None
     if target_labels is not None:
         few = int(target_labels) if str(target_labels).isdigit() else read_data(target_labels)
@@ -74,6 +75,7 @@ def config_from_data(
         domains = correct_domains(domains, labels, folder)
     data = prepare_data(*domains, seed=seed)
     choice = choose_model(backbone, len(data.classes), checkpoint)
+    check_weights(choice)
     return write_config(data, choice, folder, image_size, seed=seed)
 
 
@@ -191,13 +193,17 @@ def evaluation(split: str, labelled: float, dataset: dict) -> dict:
 
 
 def even_batches(number: int, batch_size: int, least: int) -> int:
-    """Return the size of batches that divide so many images evenly.
+    """Return the size of batches that divide so many images evenly, none of them one image alone.
 
-    >>> even_batches(35, 32, least=2), even_batches(65, 32, least=4), even_batches(3, 32, 4)
-    (18, 17, 1)
+    >>> even_batches(35, 32, least=2), even_batches(65, 32, least=4), even_batches(13, 32, least=4)
+    (18, 17, 5)
+    >>> even_batches(3, 32, least=4), even_batches(1, 32, least=4)
+    (3, 1)
     """
     batches = max(-(-number // batch_size), least)
-    return -(-number // batches)
+    sizes = range(max(-(-number // batches), 2), number)
+    # A batch of one image has no variance, which batch norm divides by.
+    return next((size for size in sizes if number % size != 1), number)
 
 
 def _enough_epochs(number: int, ladder: dict, epochs: int) -> dict:

@@ -95,7 +95,7 @@ def prepare_data(
     if dropped:
         notes.append(f'{dropped} source images without a label are left out.')
     classes = source.classes
-    notes += _nested_classes(source)
+    notes += _one_class(source)
     if isinstance(target_labels, DomainImages):
         notes += [note for note in target_labels.notes if note not in notes]
         known = len(target.items)
@@ -267,19 +267,18 @@ def _missing_classes(
     return notes
 
 
-def _nested_classes(source: DomainImages) -> list[str]:
-    """Note a single class whose folder holds other folders, which may be the classes."""
-    if len(source.classes) != 1 or not os.path.isdir(source.origin):
+def _one_class(source: DomainImages) -> list[str]:
+    """Note a single class, and folders in its folder, which may be the classes."""
+    if len(source.classes) != 1:
         return []
     (name,) = source.classes
-    inner = {
-        os.path.basename(os.path.dirname(item.name)) for item in source.items if item.label == name
-    }
-    if len(inner) < 2:
-        return []
+    note = f'The source has one class alone, {name!r}: each prediction is right, whatever the model'
+    inner = {os.path.basename(os.path.dirname(i.name)) for i in source.items if i.label == name}
+    if not os.path.isdir(source.origin) or len(inner) < 2:
+        return [f'{note}.']
     return [
-        f'The source has one class alone, {name!r}, with the folders {short_list(sorted(inner))} '
-        f'in it: if these are the classes, give {os.path.join(source.origin, name)}.'
+        f'{note}. There are the folders {short_list(sorted(inner))} in it: if these are the '
+        f'classes, give {os.path.join(source.origin, name)}.'
     ]
 
 

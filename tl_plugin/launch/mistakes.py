@@ -10,23 +10,26 @@ from __future__ import annotations
 import dis
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from types import CodeType
 
 import mmengine
+from mmengine.registry import build_functions
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _MMENGINE = Path(mmengine.__file__).resolve().parent
 #: Folders of the code whose errors are written for users.
 _FOR_USERS = (_PACKAGE, _PACKAGE.parent / 'tools', _MMENGINE / 'config', _MMENGINE / 'registry')
 
+_BUILDING = build_functions.__file__
 
-def run_main(main: Callable[[], int | None]) -> NoReturn:
+
+def run_main(main: Callable[[], int | None]) -> None:
     """Run a tool, and exit with its code; with 2 and a message where the user made a mistake.
 
     Args:
-        main: The tool. Returns its exit code, or None for 0.
+        main: The tool. Returns its exit code, or None if the program is to go on.
 
     Raises:
         Exception: Its own, where that is a defect of a program.
@@ -41,7 +44,8 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.flush()
         print(f'{os.path.basename(sys.argv[0])}: error: {text}', file=sys.stderr)
         code = 2
-    sys.exit(code)
+    if code is not None:
+        sys.exit(code)
 
 
 def is_mistake(error: BaseException) -> bool:
@@ -52,17 +56,27 @@ def is_mistake(error: BaseException) -> bool:
 
     Returns:
         Whether a ``raise`` of this package's code or of mmengine's for configs and registries made
-        it, or the system, about a file. What Python raises by itself in that code is a defect.
+        it; or one of any code, or wrong arguments, while something was built as a config says; or
+        the system, about a file. What else Python raises by itself is a defect.
     """
     if isinstance(error, OSError) and error.filename is not None:
         return True
-    place = error.__traceback__
-    if place is None or isinstance(error, (AssertionError, NotImplementedError)):
+    places = list(_places(error))
+    if not places or isinstance(error, (AssertionError, NotImplementedError)):
         return False
-    while place.tb_next is not None:
-        place = place.tb_next
-    code = place.tb_frame.f_code
-    if code.co_code[place.tb_lasti] != dis.opmap['RAISE_VARARGS']:
+    building = any(code.co_filename == _BUILDING for code, _ in places)
+    if building and isinstance(error, TypeError) and 'argument' in str(error):
+        return True
+    code, instruction = places[-1]
+    if code.co_code[instruction] != dis.opmap['RAISE_VARARGS']:
         return False
     file = Path(code.co_filename).resolve()
-    return any(file.is_relative_to(folder) for folder in _FOR_USERS)
+    return building or any(file.is_relative_to(folder) for folder in _FOR_USERS)
+
+
+def _places(error: BaseException) -> Iterator[tuple[CodeType, int]]:
+    """Yield the code of each frame of a traceback, the innermost last, and its instruction."""
+    place = error.__traceback__
+    while place is not None:
+        yield place.tb_frame.f_code, place.tb_lasti
+        place = place.tb_next

@@ -80,11 +80,20 @@ def write_json(path: str | Path, content: dict) -> None:
 
 
 def read_json(path: str | Path) -> dict | None:
-    """Return a file's content, or None where there is no such file."""
+    """Return the object that a JSON file holds, or None where there is no such file.
+
+    Raises:
+        ValueError: If it holds something else.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding='utf-8'))
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise ValueError(f'{path} is no JSON: {error}') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: expected a JSON object, got {type(content).__name__}')
+    return content
 
 
 def remove_leftovers(folder: str | Path) -> list[str]:

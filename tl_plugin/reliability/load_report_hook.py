@@ -100,6 +100,8 @@ class LoadReportHook(Hook):
                 'Resume with the config of that run, or start a new one from its weights with '
                 'load_from'
             )
+        if resumes(runner):
+            _check_optimizer(runner, checkpoint)
         self._renew_classifier(model, compared, checkpoint)
         message = f'Loaded {len(compared.loaded)} of {len(compared.wanted)} tensors.'
         _log(message, compared, warn=bool(missing) and not resumes(runner))
@@ -169,6 +171,25 @@ class LoadReportHook(Hook):
             f'{shapes}.',
             logger='current',
             level=logging.WARNING,
+        )
+
+
+def _check_optimizer(runner: Runner, checkpoint: dict) -> None:
+    """Refuse the state of an optimizer that trained other parameters, or in other groups."""
+    if isinstance(runner.optim_wrapper, dict):
+        return  # not built yet
+    sizes = []
+    for optimizer in (checkpoint.get('optimizer') or {}, runner.optim_wrapper.state_dict()):
+        groups = [group['params'] for group in optimizer.get('param_groups', ())]
+        if not groups or any(type(name) is str for group in groups for name in group):
+            return  # one of several optimizers, or of a sharded model
+        sizes.append([len(group) for group in groups])
+    if sizes[0] != sizes[1]:
+        before, now = (f'{sum(one)} parameters in {len(one)} groups' for one in sizes)
+        raise ValueError(
+            f'the run to resume trained {before}, this one trains {now}: another config, strategy '
+            'or optimizer. Resume with those of that run, whose config lies beside its checkpoint, '
+            'or start a new one from its weights with load_from'
         )
 
 
