@@ -45,6 +45,8 @@ def walked(tmp_path_factory):
         'field',
         '--work-dir',
         'climbed',
+        '--corruptions',
+        'blur',
         '--rungs',
         *RUNGS[1:],
         '--cfg-options',
@@ -69,6 +71,8 @@ def test_what_is_not_known_is_none(walked):
     assert walked.results['recommendation']['measure'] == 'target/label_free/vote'
     assert 'not measured' in walked.said and 'no calibration lies beside' in walked.said
     page = check_that_it_stands_alone((walked.folder / 'climbed' / 'report.html').read_text())
+    assert 'corruptions cost on the target is not measured' in walked.said
+    assert 'Traceback' not in walked.said
     assert 'no source images' in page.text and ('h3', 'Source') not in page.landmarks
 
 

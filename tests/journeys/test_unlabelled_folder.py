@@ -53,6 +53,8 @@ def walked(tmp_path_factory):
         command,
         '--work-dir',
         'climbed',
+        '--corruptions',
+        'blur',
         '--rungs',
         *RUNGS[1:],
         '--cfg-options',
@@ -148,6 +150,20 @@ def test_table_and_report_say_that_it_is_unknown(walked):
     assert 'images of the target has a label' in page.text
     assert all(name in walked.said for name in RUNGS)
     assert 'target %' not in walked.said and 'nan' not in walked.said.lower()
+
+
+def test_corruptions_are_measured_on_the_source_which_has_labels(walked):
+    rung = walked.rungs[walked.results['recommendation']['rung']]
+    curves = read_json((walked.folder / rung['checkpoint']).with_suffix('.corruptions.json'))
+    assert list(curves['domains']) == ['source']
+    clean = rung['domains']['source']['accuracy']
+    assert curves['domains']['source']['clean'] == pytest.approx(clean, abs=0.01)
+    assert len(curves['domains']['source']['corruptions']['blur']) == 5
+    (note,) = [one for one in walked.results['notes'] if 'corruptions' in one]
+    assert 'on the target is not measured' in note and note in walked.said
+    assert 'Traceback' not in walked.said
+    assert f'{rung["name"]} on source: accuracy' in walked.said
+    assert 'blur' in (walked.folder / 'climbed' / 'card.md').read_text()
 
 
 def test_the_recommended_rungs_commands_train_and_test_it(walked):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.folders import folder, make_folders, make_list
 from tests.test_ladder.conftest import write_tiny
 from tl_plugin.ladder.climb import Run, finish
 from tl_plugin.ladder.jobs import failure_reason, failure_report, make_folder, plan
@@ -27,6 +28,36 @@ TRACEBACK = """Traceback (most recent call last):
 def job(tmp_path):
     cfg = load_config(write_tiny(tmp_path))
     return plan(cfg, [read_rungs(cfg.ladder)['source_only']], [0], tmp_path / 'work')[0]
+
+
+def test_other_images_under_the_same_path_are_another_run_and_named(tmp_path):
+    images = make_folders(tmp_path / 'images', 4)
+    listed = make_list(tmp_path / 'train.txt', images)
+    cfg = load_config(write_tiny(tmp_path))
+    cfg.train_dataloader.dataset = folder(images, ann_file=str(listed))
+
+    def planned():
+        return plan(cfg, [read_rungs(cfg.ladder)['source_only']], [0], tmp_path / 'work')[0]
+
+    before = planned()
+    assert before.data.keys() == {'train_dataloader'} and make_folder(before) == ''
+    write_json(before.folder / 'result.json', RunResult(before.key).to_json())
+    for path in images.rglob('*.png'):
+        path.touch()  # copied once more
+    assert planned().key == before.key and planned().result()
+    (images / 'circle' / '000.png').write_bytes(b'another image')
+    keys = {before.key, planned().key}
+    text = listed.read_text()
+    listed.write_text(text.replace('circle/000.png 0', 'circle/000.png 1'))
+    keys.add(planned().key)
+    listed.write_text(''.join(text.splitlines(keepends=True)[1:]))
+    now = planned()
+    assert len({*keys, now.key}) == 4 and now.result() is None
+    said = make_folder(now)
+    assert said.startswith('other images in train_dataloader;') and 'seed_0.old' in said
+    assert (now.folder.with_name('seed_0.old') / 'result.json').is_file()
+    listed.unlink()  # the run says what is wrong
+    assert planned().data == {} and make_folder(now) == ''
 
 
 def test_a_soup_waits_for_all_its_ingredients_and_gets_their_folders(tmp_path):

@@ -66,7 +66,7 @@ def _task(config: Path) -> str:
     return config.absolute().parent.name if config.stem == 'config' else config.stem
 
 
-def measure_corruptions(results: LadderResults, names: Sequence[str]) -> None:
+def measure_corruptions(results: LadderResults, names: Sequence[str]) -> list[str]:
     """Test the recommended rung under corruptions, in percent of the errors of ``source_only``.
 
     What was measured of the same weights before is kept.
@@ -74,13 +74,25 @@ def measure_corruptions(results: LadderResults, names: Sequence[str]) -> None:
     Args:
         results: With a recommendation.
         names: Of corruptions.
+
+    Returns:
+        Notes on what could not be measured, in sentences.
     """
     baseline, chosen = results.rung(BASELINE), results.recommended
+    unlabelled = [name for name, on in chosen.domains.items() if on.test_images and not on.images]
+    notes = [
+        f'What corruptions cost on the {name} is not measured: that is accuracy, and none of its '
+        'test images has a label.'
+        for name in unlabelled
+    ]
+    if not any(on.images for on in chosen.domains.values()):
+        return notes
     found = _measured(chosen, names)
     if baseline is not None and chosen.name != BASELINE:
         found = compare(found, _measured(baseline, names), BASELINE)
         write_json(corruptions_path(chosen.checkpoint), asdict(found))
     print('\n'.join(f'{chosen.name} on {line}' for line in curves_in_words(found)))
+    return notes
 
 
 def _measured(rung: RungResult, names: Sequence[str]) -> Curves:

@@ -174,8 +174,8 @@ class Climb:
         place = self._launcher.room(self._running, self._usage())
         if place is None:
             return False
-        prepare_folder(job)
-        self._display.start(job.label)
+        changed = prepare_folder(job)
+        self._display.start(job.label, changed)
         process = self._launcher.start(job, place, waits_for)
         self._running.append(Run(job, process, place))
         self._begun.add(job.rung.name)

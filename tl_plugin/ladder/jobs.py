@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmengine.config import Config
@@ -19,6 +20,7 @@ from .ready_config import CONFIG_NAME, content_key, place, ready_config
 from .recommend import BASELINE
 from .records import RunResult
 from .run_rung import RESULT_NAME
+from .rung_data import changed_data, data_hashes
 from .rungs import LABELLED_TARGET, STEP_IMAGES, TWO_MODELS, Rung
 from .shared_copies import FOLDER_NAME
 
@@ -38,6 +40,8 @@ class Job:
         start: The job whose checkpoint it starts from.
         adapted: The jobs whose checkpoints are mixed with that of ``start``.
         baseline: The job of the source model, which the trained one is compared with.
+        data: Hashes of the images that the config names, see
+            :func:`~tl_plugin.ladder.rung_data.data_hashes`.
     """
 
     rung: Rung
@@ -48,6 +52,7 @@ class Job:
     start: Job | None = None
     adapted: tuple[Job, ...] = ()
     baseline: Job | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> tuple[str, int]:
@@ -128,24 +133,33 @@ def plan(
             keep to a budget keep their own.
     """
     jobs: dict[tuple[str, int], Job] = {}
+    hashes: dict[str, str] = {}
     for rung in rungs:
         for seed in seeds:
             start = jobs[rung.start, seed] if rung.start else None
             adapted = tuple(jobs[name, seed] for name in rung.mixed_with)
             ready = ready_config(cfg, rung, seed, budget_source)
-            more = [job.key for job in adapted]
+            data = data_hashes(ready, hashes)
+            more = [job.key for job in adapted] + ([json.dumps(data)] if data else [])
             key = content_key(ready, start.key if start else None, *more)
             folder = work_dir / rung.name / f'seed_{seed}'
             baseline = jobs.get((BASELINE, seed))
-            jobs[rung.name, seed] = Job(rung, seed, folder, ready, key, start, adapted, baseline)
+            jobs[rung.name, seed] = Job(
+                rung, seed, folder, ready, key, start, adapted, baseline, data
+            )
     return list(jobs.values())
 
 
-def prepare_folder(job: Job) -> None:
-    """Make a job's folder and write its config there, with its start, as far as that is known."""
-    make_folder(job)
+def prepare_folder(job: Job) -> str:
+    """Make a job's folder and write its config there, with its start, as far as that is known.
+
+    Returns:
+        Why an earlier run there doesn't count any more, where that is its data; or ''.
+    """
+    changed = make_folder(job)
     adapted = [_checkpoint(each) for each in job.adapted]
     place(job.ready, job.folder, _checkpoint(job.start), adapted if all(adapted) else [])
+    return changed
 
 
 def _checkpoint(job: Job | None) -> str | None:
@@ -154,21 +168,29 @@ def _checkpoint(job: Job | None) -> str | None:
     return result.checkpoint if result else None
 
 
-def make_folder(job: Job) -> None:
-    """Make the job's folder; rename one of another config to ``*.old``."""
+def make_folder(job: Job) -> str:
+    """Make the job's folder; rename one of another config or other data to ``*.old``.
+
+    Returns:
+        Which data are others, in words; '' where none are.
+    """
     job.folder.mkdir(parents=True, exist_ok=True)
-    owner = read_json(job.folder / JOB_NAME)
+    owner, changed = read_json(job.folder / JOB_NAME), ''
     if any(job.folder.iterdir()) and (not owner or owner['key'] != job.key):
         old = job.folder.with_name(f'{job.folder.name}.old')
         if old.exists():
             shutil.rmtree(old)
         job.folder.rename(old)
         job.folder.mkdir()
-    write_json(job.folder / JOB_NAME, {'rung': job.rung.name, 'seed': job.seed, 'key': job.key})
+        if others := changed_data((owner or {}).get('data'), job.data):
+            changed = f'other images in {", ".join(others)}; the run on those before is now {old}'
+    about = {'rung': job.rung.name, 'seed': job.seed, 'key': job.key, 'data': dict(job.data)}
+    write_json(job.folder / JOB_NAME, about)
     # Of an interrupted attempt only the time it took counts.
     before = read_progress(job.folder)
     progress = Progress(elapsed=before.elapsed, trained=before.trained)
     write_json(job.folder / PROGRESS_NAME, progress._asdict())
+    return changed
 
 
 def failure_reason(code: int, log: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,9 @@ def run_ladder(
     if results.rungs:
         print_table(results)
         if corruptions and results.recommendation:
-            attempt('corruptions', lambda: measure_corruptions(results, corruptions))
+            found = attempt('corruptions', lambda: measure_corruptions(results, corruptions))
+            results = replace(results, notes=[*results.notes, *(found or ())])
+            write_json(work_dir / RESULTS_NAME, results.to_json())
         if calibrate and results.recommendation:
             calibrate_recommended(results, cfg, calibrate)
         write_report(results, cfg, work_dir)

@@ -1,28 +1,12 @@
-"""End a tool with the message alone where its user can fix what is wrong.
-
-An error that this package raises says what was expected, what came and how to fix it; so do those
-of mmengine about configs and registries, and those of the system about files. A traceback before it
-hides that. All other errors are defects of a program, and keep theirs.
-"""
+"""End a tool with the message alone where its user can fix what is wrong."""
 
 from __future__ import annotations
 
-import dis
 import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import CodeType
+from collections.abc import Callable
 
-import mmengine
-from mmengine.registry import build_functions
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-_MMENGINE = Path(mmengine.__file__).resolve().parent
-#: Folders of the code whose errors are written for users.
-_FOR_USERS = (_PACKAGE, _PACKAGE.parent / 'tools', _MMENGINE / 'config', _MMENGINE / 'registry')
-
-_BUILDING = build_functions.__file__
+from tl_plugin.stack.mistakes import is_mistake
 
 
 def run_main(main: Callable[[], int | None]) -> None:
@@ -46,37 +30,3 @@ def run_main(main: Callable[[], int | None]) -> None:
         code = 2
     if code is not None:
         sys.exit(code)
-
-
-def is_mistake(error: BaseException) -> bool:
-    """Return whether an error tells users about something that is theirs to fix.
-
-    Args:
-        error: An error that was raised.
-
-    Returns:
-        Whether a ``raise`` of this package's code or of mmengine's for configs and registries made
-        it; or one of any code, or wrong arguments, while something was built as a config says; or
-        the system, about a file. What else Python raises by itself is a defect.
-    """
-    if isinstance(error, OSError) and error.filename is not None:
-        return True
-    places = list(_places(error))
-    if not places or isinstance(error, (AssertionError, NotImplementedError)):
-        return False
-    building = any(code.co_filename == _BUILDING for code, _ in places)
-    if building and isinstance(error, TypeError) and 'argument' in str(error):
-        return True
-    code, instruction = places[-1]
-    if code.co_code[instruction] != dis.opmap['RAISE_VARARGS']:
-        return False
-    file = Path(code.co_filename).resolve()
-    return building or any(file.is_relative_to(folder) for folder in _FOR_USERS)
-
-
-def _places(error: BaseException) -> Iterator[tuple[CodeType, int]]:
-    """Yield the code of each frame of a traceback, the innermost last, and its instruction."""
-    place = error.__traceback__
-    while place is not None:
-        yield place.tb_frame.f_code, place.tb_lasti
-        place = place.tb_next

@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from tl_plugin.stack.mistakes import is_mistake
 from tl_plugin.stack.options import type_name
 from tl_plugin.strategies import unite_imports
 
@@ -125,6 +126,8 @@ def _check_there(path: str | Path, flag: str) -> None:
 def attempt(what: str, make: Callable[[], Any], left_out: dict[str, str] | None = None) -> Any:
     """Make something optional; log and record an error instead of raising it.
 
+    The log has its traceback where it is a defect, not where users can fix it.
+
     Args:
         what: Its name.
         make: Function that makes it.
@@ -144,8 +147,9 @@ def attempt(what: str, make: Callable[[], Any], left_out: dict[str, str] | None 
         reason = f'{type(error).__name__}: {error}'
         if left_out is not None:
             left_out[what] = reason
+        trace = '' if is_mistake(error) else f'\n{traceback.format_exc()}'
         print_log(
-            f'Left out: {what}, for {reason}\n{traceback.format_exc()}',
+            f'Left out: {what}, for {reason}{trace}',
             logger='current',
             level=logging.WARNING,
         )

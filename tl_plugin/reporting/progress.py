@@ -47,12 +47,20 @@ class ProgressDisplay:
         if self._bars:
             self._bars.stop()
 
-    def start(self, label: str) -> None:
-        """Show that a task begins."""
+    def start(self, label: str, why: str = '') -> None:
+        """Show that a task begins.
+
+        Args:
+            label: Its name.
+            why: Why it begins again, where that needs to be said. Defaults to ''.
+        """
+        text = f'starting: {why}' if why else 'starting'
         if self._bars:
             self._tasks[label] = self._bars.add_task(label, total=None, text='starting')
+            if why:
+                self._bars.console.print(f'{label}: {text}', highlight=False, markup=False)
         elif self.total is not None:
-            self._print(label, 'starting')
+            self._print(label, text)
 
     def update(self, label: str, text: str, completed: int = 0, total: int = 0) -> None:
         """Show how far a task is.
