@@ -41,6 +41,9 @@ def parse_args() -> Namespace:
         help='int8 takes its ranges from target images and says what it costs on both domains',
     )
     parser.add_argument(
+        '--opset', type=int, help="version of ONNX's operators, for a runtime that knows no newer"
+    )
+    parser.add_argument(
         '--no-preprocessing',
         action='store_true',
         help='take normalised tensors instead of uint8 images of any size',
@@ -103,6 +106,7 @@ def main() -> None:
         num_images=args.num_images,
         standalone=not args.no_standalone,
         card=args.card,
+        opset=args.opset,
     )
     print(f'Written: {", ".join(map(str, done.files))}')
 

@@ -1,21 +1,18 @@
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tl_plugin.datasets.image_numbers import ImageWeights
 from tl_plugin.stack.options import check_option
 from tl_plugin.stack.protocol import TRAINING_ONLY
 
@@ -32,19 +29,19 @@ from .fitting import (
     interpolates,
 )
 from .joint_batch import SOURCE, TARGET, TARGET_STRONG, JointBatch
-from .neighbour_memory import NeighbourMemory
-from .regularizers import Regularizer, Regularizers
+from .regularizers import Regularizers
 from .regularizers.regularizers import Maps
 from .second_pass import check_second_passes, second_pass
 from .sharpness import sharpened
 from .small_losses import small_loss_mean
 from .teacher import Teacher
+from .training_signals import TrainingSignals
 
 FEATURE_STAGES = ('neck', 'pre_logits')
 
 
 @MODELS.register_module()
-class AdaptationClassifier(ImageClassifier):
+class AdaptationClassifier(TrainingSignals, ImageClassifier):
     """mmpretrain's ``ImageClassifier`` plus alignments between a source and a target domain.
 
     One forward over [source; target]; the head's loss on the labelled rows becomes ``loss_cls``,
@@ -146,12 +143,6 @@ class AdaptationClassifier(ImageClassifier):
         self._interpolates = interpolates(self)
         momentum = self.alignments.teacher_momentum
         self.teacher = None if momentum is None else Teacher(self, momentum)
-        # No buffers: EMAHook pairs a model's with those of a copy, made before these are set.
-        self.class_weights: Tensor | None = None
-        self.forget_rate: Tensor | None = None
-        self._image_weights: ImageWeights | None = None
-        self._pseudo_labels: Tensor | None = None
-        self._memory: NeighbourMemory | None = None
         self._measures_health = self._keeps_features = False
 
     def train(self, mode: bool = True) -> AdaptationClassifier:
@@ -173,39 +164,15 @@ class AdaptationClassifier(ImageClassifier):
             ValueError: If an alignment, a regularizer or the list of labelled target images lacks
                 one, or nothing is left to learn from.
         """
-        if self.alignments and TARGET not in domains:
-            raise ValueError(
-                f'alignments ({", ".join(self.alignments)}) need target images and this batch has '
-                "none: set train_cfg = dict(type='AdaptationTrainLoop', target_dataloader=..., ...)"
-            )
-        if TARGET not in domains and self.data_preprocessor.labelled_target is not None:
+        labelled_target = self.data_preprocessor.labelled_target is not None
+        if TARGET not in domains and labelled_target and not self.alignments:
             raise ValueError(
                 'data_preprocessor.labelled_target lists target images that keep their labels, and '
                 "this training has no target: set train_cfg = dict(type='AdaptationTrainLoop', "
                 'target_dataloader=...), or make the labelled images the train_dataloader'
             )
-        if SOURCE not in domains and not self.alignments:
-            raise ValueError(
-                'training without a source learns from alignments, and model.alignments has none: '
-                'use the overlay shot, or name some that look at the target alone'
-            )
-        lacking = [n for n, loss in self.alignments.items() if loss.needs_source]
-        if SOURCE not in domains and lacking:
-            raise ValueError(
-                f'{", ".join(lacking)} compares source with target images, and training without a '
-                "source has none: adapt with train_cfg.type='AdaptationTrainLoop', or use "
-                'alignments that look at the target alone, as the overlay shot does (pseudo_label '
-                'does with relative=False)'
-            )
-        lacking = [n for n, loss in self.alignments.items() if loss.needs_strong_view]
-        if TARGET_STRONG not in domains and lacking:
-            raise ValueError(
-                f'{", ".join(lacking)} needs a strongly augmented view of each target image: set '
-                "train_cfg.strong_view = [dict(type='RandAugment', ...)], as the overlay "
-                'pseudo_label does'
-            )
-        unlabelled = SOURCE not in domains and self.data_preprocessor.labelled_target is None
-        if self.sharpness_rho and unlabelled:
+        self.alignments.check_domains(domains)
+        if self.sharpness_rho and SOURCE not in domains and not labelled_target:
             raise ValueError(
                 'sdat looks for a flat classification loss (model.sharpness_rho), and training '
                 'without a source has none: leave it out, or adapt with '
@@ -280,82 +247,6 @@ class AdaptationClassifier(ImageClassifier):
             domain: 'source'; any other name means the target.
         """
         self._domain = domain
-
-    def set_class_weights(self, weights: Tensor | None) -> None:
-        """Weight source images by class, in the classification loss and in alignments that can.
-
-        Args:
-            weights: One per class, (K,), mean 1 over the source images; None for equal ones.
-        """
-        if weights is not None and self.class_weights is None and self.alignments.unweighted:
-            print_log(
-                f'source images are weighted by class, but {", ".join(self.alignments.unweighted)} '
-                'compares the domains without these weights and keeps aligning the shifted '
-                'classes: dann and cdan use the weights',
-                logger='current',
-                level=logging.WARNING,
-            )
-        device = next(self.parameters()).device
-        self.class_weights = None if weights is None else weights.float().to(device)
-
-    def set_image_weights(self, weights: ImageWeights | None) -> None:
-        """Weight source images one by one in the classification loss.
-
-        Args:
-            weights: Of all of them, mean 1; None for equal ones.
-        """
-        self._image_weights = weights
-
-    def set_forget_rate(self, rate: float | None) -> None:
-        """Leave the largest losses of each batch out of the classification loss.
-
-        Each source chooses among its own images, so that a harder one isn't left out as a whole;
-        so do the few labelled target images. All processes choose together.
-
-        Args:
-            rate: Largest share that is left out, in [0, 1); None uses all images.
-        """
-        if rate is None or self.forget_rate is None:
-            # A tensor, so that a compiled step isn't compiled again each time it changes.
-            device = next(self.parameters()).device
-            self.forget_rate = None if rate is None else torch.zeros((), device=device)
-        if rate is not None:
-            self.forget_rate.fill_(rate)
-
-    def memories(self) -> dict[str, Regularizer]:
-        """Return the regularizers that remember something of each training image, by name."""
-        return {name: each for name, each in self.regularizers.items() if each.remembers_images}
-
-    def set_pseudo_labels(self, labels: Tensor | None) -> None:
-        """Set pseudo-labels of target images, for alignments that read them.
-
-        Args:
-            labels: By index in the target data set, -1 for none; None removes them.
-        """
-        self._pseudo_labels = labels
-
-    def set_neighbour_memory(self, state: Mapping[str, Tensor]) -> None:
-        """Set features and predictions of all target images, for alignments that read neighbours.
-
-        Args:
-            state: ``features`` of length 1, (n, D), and ``probabilities``, (n, K), by index in the
-                target data set.
-
-        Raises:
-            ValueError: If there are fewer images than an alignment compares each one with.
-        """
-        count, size = self.alignments.num_neighbours, len(state['features'])
-        if size <= count:
-            raise ValueError(
-                f'{count} neighbours of each target image need more images than that, got {size}: '
-                'lower model.alignments.aad.num_neighbours, or give more target images'
-            )
-        device = next(self.parameters()).device
-        self._memory = NeighbourMemory(**{name: v.to(device) for name, v in state.items()})
-
-    def neighbour_memory(self) -> dict[str, Tensor] | None:
-        """Return what :meth:`set_neighbour_memory` continues with; None where it wasn't called."""
-        return None if self._memory is None else self._memory.state()
 
     def keep_features(self, active: bool = True) -> None:
         """Switch on or off that predictions contain the ``features`` of their images."""

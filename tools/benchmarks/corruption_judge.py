@@ -8,8 +8,8 @@ side is 224 pixels, which ImageNet-C's severities are made for.
 
 python tools/ladder.py --source data/pacs/photo --target data/pacs/art_painting --image-size 64 \
     --backbone timm:tf_efficientnet_lite0 --checkpoint data/weights/tf_efficientnet_lite0.pth \
-    --rungs source_only mcc --cfg-options train_cfg.max_epochs=3
-python tools/benchmarks/corruption_judge.py work_dirs/ladder/mcc/seed_0 \
+    --rungs source_only dann --cfg-options train_cfg.max_epochs=3
+python tools/benchmarks/corruption_judge.py work_dirs/ladder/dann/seed_0 \
     --baseline work_dirs/ladder/source_only/seed_0
 """
 

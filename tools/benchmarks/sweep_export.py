@@ -117,6 +117,8 @@ def build(library: str, name: str):
 
 
 def _size(cfg) -> int:
+    if not cfg.get('test_dataloader'):  # of a backbone alone
+        return cfg.model.backbone.get('img_size', 224)
     for step in reversed(cfg.test_dataloader.dataset.pipeline):
         size = step.get('crop_size') or step.get('scale')
         if size:
@@ -140,7 +142,10 @@ def export_one(library: str, name: str) -> dict:
 
         def forward(self, image):
             logits = self.model(image) if library == 'timm' else self.model(image, mode='tensor')
-            return sum(logits) if isinstance(logits, (tuple, list)) else logits
+            if not isinstance(logits, (tuple, list)):
+                return logits
+            # Of two heads, or the maps of a backbone alone.
+            return sum(logits) if getattr(self.model, 'head', self) else logits[-1]
 
     model, images = build(library, name)
     network = Logits(model)

@@ -20,7 +20,7 @@ from tl_plugin.evaluation.calibration import Calibration, calibration_path
 from tl_plugin.reliability.class_sets import dataset_classes, has_several_labels
 from tl_plugin.reliability.files import read_json, write_text
 from tl_plugin.reliability.fingerprint import fingerprint
-from tl_plugin.stack.messages import did_you_mean
+from tl_plugin.stack.messages import did_you_mean, short_list
 from tl_plugin.stack.options import type_name
 from tl_plugin.stack.protocol import TARGET
 
@@ -45,6 +45,8 @@ WEIGHTS = {
     'mmpretrain': '',
 }
 FORMATS = (*GRAPHS, *WEIGHTS)
+#: What lies in the folder of a format that is one.
+FOLDER_FILES = {'config.json', 'model.safetensors', 'config.py', 'model.pth'}
 #: Format -> what loads it, where its name doesn't say.
 LIBRARIES = {'torch_export': 'pytorch', 'torchscript': 'pytorch'}
 PRECISIONS = ('fp32', 'fp16', 'int8')
@@ -91,6 +93,7 @@ def export_model(
     num_images: int = 16,
     standalone: bool = True,
     card: bool = False,
+    opset: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Exported:
     """Write a checkpoint in another format.
@@ -124,29 +127,32 @@ def export_model(
         card: Whether a model card is written beside it, ``NAME.md``, out of the records of the
             ladder, the calibration and the corruptions that lie around the checkpoint. Defaults to
             False.
+        opset: Version of ONNX's operators, for a runtime that knows no newer ones. Defaults to
+            None, what torch writes.
         say: Called with what there is to report, before anything is written. Defaults to ``print``.
 
     Returns:
         The files, and how near they come to the checkpoint.
 
     Raises:
-        ValueError: If an argument, the config or the checkpoint can't be exported so.
+        ValueError: If an argument, the config or the checkpoint can't be exported so, or something
+            else is at the place of the file.
         ImportError: If a package for the format isn't installed.
         NotExportableError: If torch can't write the network as a graph.
         DisagreementError: If the file predicts something else than the checkpoint.
     """
-    _check_arguments(format, precision, preprocessing)
-    source = _read(cfg, checkpoint, domain, images, num_images)
+    _check_arguments(format, precision, preprocessing, opset)
     target = Path(out or _default_path(checkpoint, format, precision))
-    if format in GRAPHS and target.suffix != GRAPHS[format]:
-        raise ValueError(f'{format} is written to a {GRAPHS[format]} file, got {target}')
+    _check_place(target, format, card)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its place, so that it gets there by a change of its name.
+    # Beside its place, so that it gets there by a change of its name, and is refused at once where
+    # nothing can be written.
     with tempfile.TemporaryDirectory(prefix=f'.{target.name}.', dir=target.parent) as folder:
+        source = _read(cfg, checkpoint, domain, images, num_images)
         written = Path(folder, target.name)
         if format in GRAPHS:
             found, notes = _graph(
-                source, written, format, precision, preprocessing, dynamic_size, say
+                source, written, format, precision, preprocessing, dynamic_size, opset, say
             )
         else:
             from .weights import write_weights
@@ -168,7 +174,7 @@ def export_model(
     if format == 'onnx' and preprocessing and standalone:
         files.append(_place_standalone(target))
     if card:
-        path = target.with_name(f'{target.stem}.md')
+        path = _card_path(target)
         datasets = {name: build_dataset(loader) for name, loader in source.loaders.items()}
         names = [file.name for file in files]
         lines = [*found.lines(), *notes]
@@ -182,7 +188,38 @@ def export_model(
     return Exported(files, found, notes)
 
 
-def _check_arguments(format: str, precision: str, preprocessing: bool) -> None:
+def _card_path(target: Path) -> Path:
+    return target.with_name(f'{target.stem}.md')
+
+
+def _check_place(target: Path, format: str, card: bool) -> None:
+    """Refuse a place where what is written would be of another kind than what is there.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    ending = GRAPHS.get(format) or WEIGHTS[format]
+    if ending and (target.is_dir() or target.suffix != ending):
+        name = target / f'model{ending}' if target.is_dir() else target.with_suffix(ending)
+        raise ValueError(f'{format} is written to a {ending} file, got {target}: give {name}')
+    if not ending and target.exists():
+        # It is replaced as a whole: nothing but what an export wrote may be inside.
+        others = ['a file'] if target.is_file() else sorted(set(os.listdir(target)) - FOLDER_FILES)
+        if others:
+            raise ValueError(
+                f'{format} is written to a folder of its own, and {target} is there with '
+                f'{short_list(others, 3)}: give a new one'
+            )
+    if card and _card_path(target).exists():
+        raise ValueError(
+            f'there is a card at {_card_path(target)}, perhaps with fields that someone has filled '
+            'in: move it, or write to another name'
+        )
+
+
+def _check_arguments(
+    format: str, precision: str, preprocessing: bool, opset: int | None = None
+) -> None:
     if format not in FORMATS:
         raise ValueError(
             f'format must be one of {", ".join(FORMATS)}, got {format!r}.'
@@ -199,6 +236,10 @@ def _check_arguments(format: str, precision: str, preprocessing: bool) -> None:
         )
     if not preprocessing and format in WEIGHTS:
         raise ValueError(f'weights for {format} never have preprocessing: leave the option out')
+    if opset is not None and (format != 'onnx' or opset < 1):
+        raise ValueError(
+            f"opset is the version of ONNX's operators, from 1, got {opset} for {format}"
+        )
     if format == 'onnx':
         check_installed()
 
@@ -305,6 +346,7 @@ def _graph(
     precision: str,
     preprocessing: bool,
     dynamic_size: bool,
+    opset: int | None,
     say: Callable[[str], None],
 ) -> tuple[Agreement, list[str]]:
     model = source.trained.model
@@ -325,6 +367,7 @@ def _graph(
         lambda any_number: _with_input(
             source.metadata, example, pipeline, preprocessing, sizes, any_number, precision
         ),
+        opset,
     )
     found = compare(
         format, path, network, source.reference, source.shown, preprocessing, any_number

@@ -52,6 +52,7 @@ def write_graph(
     path: Path,
     format: str,
     metadata: Callable[[bool], Mapping[str, Any]],
+    opset: int | None = None,
 ) -> bool:
     """Write a network as a graph that takes any number of images.
 
@@ -63,6 +64,7 @@ def write_graph(
         format: A key of :data:`GRAPHS`.
         metadata: From whether the file takes any number of images to what is written into it:
             anything that JSON can hold.
+        opset: Of an ONNX file. Defaults to None, torch's own.
 
     Returns:
         Whether it takes any number of images; else it takes one, as the network can't otherwise.
@@ -74,16 +76,18 @@ def write_graph(
         _write_torchscript(network, example, path, metadata(True))
         return True
     program, any_number = export_program(network, example, sizes)
-    write_program(program, path, format, metadata(any_number))
+    write_program(program, path, format, metadata(any_number), opset)
     return any_number
 
 
-def write_program(program: Any, path: Path, format: str, metadata: Mapping[str, Any]) -> None:
+def write_program(
+    program: Any, path: Path, format: str, metadata: Mapping[str, Any], opset: int | None = None
+) -> None:
     """Write a program of torch.export to a file, as 'torch_export' or as 'onnx'."""
     if format == 'torch_export':
         torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
     else:
-        _write_onnx(program, path, metadata)
+        _write_onnx(program, path, metadata, opset)
 
 
 def export_program(network: nn.Module, example: Tensor, sizes: bool) -> tuple[Any, bool]:
@@ -124,14 +128,26 @@ def _torch_export(network: nn.Module, example: Tensor, dynamic: Any) -> Any:
         )
 
 
-def _write_onnx(program: Any, path: Path, metadata: Mapping[str, Any]) -> None:
+def _write_onnx(program: Any, path: Path, metadata: Mapping[str, Any], opset: int | None) -> None:
     try:
         with _quietly():
             written = torch.onnx.export(
-                program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False
+                program,
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=opset,
+                verbose=False,
             )
     except Exception as error:
         raise NotExportableError(_first_lines(error)) from error
+    got = written.model.opset_imports['']
+    if opset is not None and got != opset:
+        # The exporter logs that it couldn't convert, and leaves the file as it was.
+        raise NotExportableError(
+            f"this network can't be written with ONNX's operators of version {opset}; those of "
+            f'{got} can'
+        )
     for node in written.model.graph.all_nodes():
         # The exporter leaves lines of code and paths of this machine with every node.
         for key in [key for key in node.metadata_props if key != SCOPES]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tl_plugin.engine.layers.dry_run import dry_run
 
+from ..joint_batch import SOURCE, TARGET, TARGET_STRONG
 from ..loss_dict import LossDict
 from .adversarial import AdversarialAlignment
 from .base import Alignment, DomainBatch
@@ -121,6 +122,41 @@ class Alignments(LossDict):
                 'one MaskedConsistency'
             )
         return next(iter(masks), None)
+
+    def check_domains(self, domains: Collection[str]) -> None:
+        """Check that batches have images of the domains that the alignments compare.
+
+        Args:
+            domains: See :meth:`AdaptationClassifier.check_domains`.
+
+        Raises:
+            ValueError: If one of them lacks a domain, or training without a source has none.
+        """
+        if self and TARGET not in domains:
+            raise ValueError(
+                f'alignments ({", ".join(self)}) need target images and this batch has none: set '
+                "train_cfg = dict(type='AdaptationTrainLoop', target_dataloader=..., ...)"
+            )
+        if SOURCE not in domains and not self:
+            raise ValueError(
+                'training without a source learns from alignments, and model.alignments has none: '
+                'use the overlay shot, or name some that look at the target alone'
+            )
+        lacking = [name for name, each in self.items() if each.needs_source]
+        if SOURCE not in domains and lacking:
+            raise ValueError(
+                f'{", ".join(lacking)} compares source with target images, and training without a '
+                "source has none: adapt with train_cfg.type='AdaptationTrainLoop', or use "
+                'alignments that look at the target alone, as the overlay shot does (pseudo_label '
+                'does with relative=False)'
+            )
+        lacking = [name for name, each in self.items() if each.needs_strong_view]
+        if TARGET_STRONG not in domains and lacking:
+            raise ValueError(
+                f'{", ".join(lacking)} needs a strongly augmented view of each target image: set '
+                "train_cfg.strong_view = [dict(type='RandAugment', ...)], as the overlay "
+                'pseudo_label does'
+            )
 
     def forward(self, source: DomainBatch, target: DomainBatch) -> dict[str, Tensor]:
         """Return ``loss_<name>`` of each, weighted, and ``<name>_<key>`` of what it logs."""
