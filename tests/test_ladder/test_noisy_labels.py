@@ -11,7 +11,7 @@ from mmengine.config import Config
 from tests.folders import build
 from tests.test_ladder.test_labels import climb_here, write_config
 from tests.toy import toy_config
-from tl_plugin.analysis.label_check import LabelFinding, LabelReport
+from tl_plugin.analysis.label_records import LabelFinding, LabelReport
 from tl_plugin.evaluation.intervals import Estimate
 from tl_plugin.ladder import few_labels, noisy_labels
 from tl_plugin.ladder import run_ladder as module

@@ -16,8 +16,8 @@ from tl_plugin.intake.images import DomainImages
 from .class_gap import ClassifierFindings
 from .domain_gap import DomainGap
 from .duplicates import DuplicateGroup
-from .label_check import LabelReport
 from .label_findings import LabelFindings
+from .label_records import LabelReport
 from .quality_gap import LABELS, QualityGap
 from .reading import FAULTS
 from .reference import DriftReference

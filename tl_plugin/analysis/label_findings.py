@@ -13,7 +13,8 @@ from tl_plugin.intake.images import ImageItem
 
 from .class_gap import FEWEST, linear_classifier
 from .duplicates import DuplicateGroup
-from .label_check import LabelReport, Opinion, check_labels
+from .label_check import Opinion, check_labels
+from .label_records import LabelReport
 
 #: Gap of accuracy, in [0, 1], below which no share of it is worth naming.
 LEAST_GAP = 0.02

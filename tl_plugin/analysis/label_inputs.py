@@ -24,7 +24,8 @@ from tl_plugin.stack.options import type_name
 
 from .duplicates import DuplicateGroup, find_duplicates
 from .features import build_model, extract_features, extract_outputs
-from .label_check import LabelReport, Opinion, check_labels, join_reports
+from .label_check import Opinion, check_labels
+from .label_records import LabelReport, join_reports
 from .scan import scan
 
 #: Images that are judged together; more would take time and memory by their square.

@@ -13,7 +13,7 @@ from tl_plugin.reporting.page import render_page, thumbnail
 from tl_plugin.reporting.tables import make_table
 
 from .findings import printable
-from .label_check import KINDS, LabelFinding, LabelReport
+from .label_records import KINDS, LabelFinding, LabelReport
 from .scan import read_item
 
 TABLE_NAME, JSON_NAME, PAGE_NAME = 'labels.csv', 'labels.json', 'labels.html'

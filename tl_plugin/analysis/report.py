@@ -12,7 +12,7 @@ from tl_plugin.reporting.page import number_text, render_page, thumbnail
 from tl_plugin.reporting.tables import make_table
 
 from .findings import Findings, printable
-from .label_check import KINDS
+from .label_records import KINDS
 from .quality_gap import LABELS
 from .scan import read_item
 

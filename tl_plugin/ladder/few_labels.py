@@ -8,8 +8,9 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from tl_plugin.analysis.label_check import LabelReport, check_labels
+from tl_plugin.analysis.label_check import check_labels
 from tl_plugin.analysis.label_inputs import of_trained_model
+from tl_plugin.analysis.label_records import LabelReport
 from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.intake.any_data import read_datasets
 from tl_plugin.intake.images import TRAIN

@@ -19,8 +19,8 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from tl_plugin.analysis.label_check import NOISY, LabelReport
 from tl_plugin.analysis.label_inputs import check_parts, outputs_of_config
+from tl_plugin.analysis.label_records import NOISY, LabelReport
 from tl_plugin.intake.any_data import read_datasets
 from tl_plugin.intake.degraded_copy import colour_thumbnails
 from tl_plugin.intake.images import TRAIN, DomainImages, ImageItem
@@ -53,7 +53,7 @@ class SourceLabels:
     Args:
         key: Of the images, their labels and the config.
         images: That were judged.
-        noisy: Whether more than :data:`~tl_plugin.analysis.label_check.NOISY` of them are wrong.
+        noisy: Whether more than :data:`~tl_plugin.analysis.label_records.NOISY` of them are wrong.
         about: What was found, in a part of a sentence.
         changes: What ``cleaned`` changes: dicts of ``file``, ``before`` and ``after``, None where
             the image is left out. None where only a sample was judged.
