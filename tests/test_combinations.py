@@ -14,7 +14,8 @@ from mmengine.optim import OptimWrapper
 from mmpretrain.registry import MODELS
 
 from tests.toy import loader
-from tl_plugin.engine.interpolation import Interpolation, Point
+from tl_plugin.engine.interpolation import Interpolation
+from tl_plugin.engine.interpolation_choice import Point
 from tl_plugin.launch.runs import build_runner, prepare
 
 ALIGNMENTS = {

@@ -16,7 +16,8 @@ from tl_plugin.launch.mistakes import run_main
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tl_plugin.engine.interpolation import Choice, Interpolation, Point
+    from tl_plugin.engine.interpolation import Interpolation
+    from tl_plugin.engine.interpolation_choice import Choice, Point
 
 
 def parse_args() -> Namespace:
@@ -88,15 +89,10 @@ def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):
         from rich.console import Console
 
-        from tl_plugin.engine.interpolation import (
-            Interpolation,
-            Soup,
-            checkpoint_weights,
-            choose,
-            plain_model_config,
-            write_interpolation,
-        )
+        from tl_plugin.engine.interpolation import Interpolation, Soup, plain_model_config
+        from tl_plugin.engine.interpolation_choice import choose, write_interpolation
         from tl_plugin.launch.runs import build_runner, load_config, prepare
+        from tl_plugin.reliability.checkpoints import checkpoint_weights
         from tl_plugin.reliability.files import write_whole
         from tl_plugin.reporting.progress import progress
 
@@ -161,7 +157,7 @@ def _checkpoint(interpolation: Interpolation, point: Point, meta: dict, about: d
 
 
 def _table(points: list[Point], choice: Choice, target_metric: str) -> Table:
-    from tl_plugin.engine.interpolation import LABEL_FREE
+    from tl_plugin.engine.interpolation_choice import LABEL_FREE
     from tl_plugin.reporting.tables import make_table
 
     before = points[0]  # the source model as it is

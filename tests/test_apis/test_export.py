@@ -128,18 +128,19 @@ def test_the_program_beside_it_labels_folders(user, onnx, tmp_path):
     ):
         image.save(tmp_path / name)
     (tmp_path / 'broken.jpg').write_bytes(b'no image')
+    (tmp_path / 'nowhere.jpg').symlink_to(tmp_path / 'none.jpg')
     out = tmp_path / 'found.csv'
     places = [str(user.folder / 'target'), str(tmp_path)]
     command = [sys.executable, '-I', str(onnx.files[1]), *places, '--out', str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(out.open()))
-    assert len(rows) == 13
-    assert '12 images labelled, 1 unreadable' in done.stdout and 'broken.jpg' in done.stderr
+    assert len(rows) == 14
+    assert '12 images labelled, 2 unreadable' in done.stdout and 'broken.jpg' in done.stderr
     by_name = {Path(row['image']): row for row in rows}
     assert not by_name[tmp_path / 'broken.jpg']['prediction']
     assert by_name[tmp_path / 'broken.jpg']['fault']
-    reference = expected(user, [path for path in by_name if path.name != 'broken.jpg'])
+    reference = expected(user, [path for path in by_name if not by_name[path]['fault']])
     for path, probabilities in reference.items():
         assert by_name[path]['prediction'] == SHAPES[int(probabilities.argmax())]
         assert float(by_name[path]['confidence']) == pytest.approx(probabilities.max(), abs=2e-6)
@@ -242,13 +243,15 @@ def test_int8_says_what_it_costs_before_it_is_written(user, tmp_path):
         assert not path.exists()
         said.append(line)
 
-    done = export_model(cfg, user.weights, path, precision='int8', num_images=2, say=say)
+    how = dict(precision='int8', opset=19)
+    done = export_model(cfg, user.weights, path, num_images=2, say=say, **how)
     by_domain = [line for line in said if line.startswith('int8, ')]
     assert len(by_domain) == 2 and all('% before, ' in line for line in by_domain)
     assert any('ranges of 9 target images without their labels' in note for note in done.notes)
     import onnx
 
     model = onnx.load(path)
+    assert {each.domain: each.version for each in model.opset_import}[''] == 19
     kinds = [node.op_type for node in model.graph.node]
     assert kinds.count('QuantizeLinear') > 5
     assert {prop.key for prop in model.metadata_props} >= {'classes', 'input', 'provenance'}
@@ -295,8 +298,20 @@ def test_bad_requests_are_refused(user, tmp_path):
         export_model(user.cfg, user.weights, format='onxx')
     with pytest.raises(ValueError, match='int8 is written by onnxruntime'):
         export_model(user.cfg, user.weights, format='torchscript', precision='int8')
-    with pytest.raises(ValueError, match=r'\.onnx file'):
+    with pytest.raises(ValueError, match=r'\.onnx file.*give .*a\.onnx'):
         export_model(user.cfg, user.weights, tmp_path / 'a.pt')
+    with pytest.raises(ValueError, match='opset is the version'):
+        export_model(user.cfg, user.weights, format='timm', opset=18)
+    # A folder of someone's is no place for a format that is a folder of its own.
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'thesis.tex').write_text('years of work')
+    with pytest.raises(ValueError, match=r'there with thesis\.tex: give a new one'):
+        export_model(user.cfg, user.weights, tmp_path / 'mine', 'mmpretrain')
+    with pytest.raises(ValueError, match=r'give .*model\.onnx'):
+        export_model(user.cfg, user.weights, tmp_path / 'mine')
+    (tmp_path / 'a.md').write_text('license: mit')
+    with pytest.raises(ValueError, match='there is a card'):
+        export_model(user.cfg, user.weights, tmp_path / 'a.onnx', card=True)
     other = config(user.folder, {**MODEL, 'neck': None})
     other.model.head = dict(type='LinearClsHead', num_classes=4)
     with pytest.raises(ValueError, match='does not fit'):

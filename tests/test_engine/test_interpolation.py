@@ -10,17 +10,10 @@ from mmengine.runner import Runner
 
 from tests.forked import run_tool
 from tests.toy import target, toy_config, train
-from tl_plugin.engine.interpolation import (
-    LABEL_FREE,
-    Interpolation,
-    Point,
-    Soup,
-    checkpoint_weights,
-    choose,
-    plain_model_config,
-)
+from tl_plugin.engine.interpolation import Interpolation, Soup, plain_model_config
+from tl_plugin.engine.interpolation_choice import LABEL_FREE, Point, choose
 from tl_plugin.functional import average_weights, interpolate_weights
-from tl_plugin.reliability.checkpoints import read_whole
+from tl_plugin.reliability.checkpoints import checkpoint_weights, read_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAINS = {

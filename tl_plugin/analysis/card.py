@@ -177,14 +177,15 @@ def _what(metadata: Mapping[str, Any], rung: Mapping | None) -> str:
 
 
 def _paper(overlay: Path) -> str:
-    """Return what the overlay's heading says of its paper."""
+    """Return what the overlay's heading says of its paper, '' where it has none."""
     found = re.search(
         r'^# Paper +(.+?)^# \S|^# Paper +(.+?)^[^#]',
         overlay.read_text(encoding='utf-8'),
         re.M | re.S,
     )
     text = (found[1] or found[2]) if found else ''
-    return ' '.join(line.lstrip('# ').strip() for line in text.splitlines()).strip()
+    text = ' '.join(line.lstrip('# ').strip() for line in text.splitlines()).strip()
+    return '' if text.startswith('None') else text
 
 
 def _data(datasets: Mapping[str, Any], checkpoint: str | Path, results: Mapping | None) -> str:

@@ -21,8 +21,8 @@ from mmengine.runner import Runner
 from tl_plugin.datasets import DegradeQuality
 from tl_plugin.datasets.degrade_quality import CORRUPTIONS, MAX_SEVERITY
 from tl_plugin.datasets.wrappers import inner_datasets
-from tl_plugin.engine.interpolation import checkpoint_weights
 from tl_plugin.engine.loops.domain_eval_loop import evaluate
+from tl_plugin.reliability.checkpoints import checkpoint_weights
 from tl_plugin.reliability.files import read_json, write_json, write_whole
 from tl_plugin.reliability.fingerprint import fingerprint
 from tl_plugin.reporting.plots import plot_corruptions

@@ -19,9 +19,9 @@ from tl_plugin.analysis.corruption_curves import (
     write_curves,
 )
 from tl_plugin.analysis.features import build_model
-from tl_plugin.engine.interpolation import checkpoint_weights
 from tl_plugin.engine.layers import LayerMap
 from tl_plugin.launch.runs import build_runner, load_config, prepare_test
+from tl_plugin.reliability.checkpoints import checkpoint_weights
 from tl_plugin.reliability.files import read_json, write_json
 from tl_plugin.reliability.fingerprint import fingerprint
 from tl_plugin.stack.options import type_name

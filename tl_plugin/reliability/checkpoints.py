@@ -16,6 +16,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from tl_plugin.stack.foreign_weights import extraction_command, find_weights
@@ -198,6 +199,30 @@ def weights_of(content: Any, path: str | Path) -> dict[str, Tensor]:
             f'{path} holds no weights: no tensor is among {", ".join(map(str, state)) or "nothing"}'
         )
     return found
+
+
+def checkpoint_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Read a classifier's weights and the ``meta`` of its checkpoint.
+
+    Args:
+        path: A checkpoint of mmengine, on disk or at any address that it reads.
+
+    Returns:
+        The ``state_dict`` and the ``meta``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no weights.
+    """
+    if '://' not in str(path) and not Path(path).is_file():
+        raise FileNotFoundError(f'no checkpoint at {Path(path).absolute()}')
+    checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+    if 'state_dict' not in checkpoint:
+        raise ValueError(
+            f'{path} holds no state_dict but {", ".join(map(str, list(checkpoint)[:5]))}: expected '
+            'a checkpoint of mmengine'
+        )
+    return checkpoint['state_dict'], checkpoint.get('meta', {})
 
 
 def read_whole(path: str | Path) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ from tl_plugin.evaluation.calibration import Calibration, calibration_path
 from tl_plugin.reliability.class_sets import dataset_classes, has_several_labels
 from tl_plugin.reliability.files import read_json, write_text
 from tl_plugin.reliability.fingerprint import fingerprint
-from tl_plugin.stack.messages import did_you_mean, short_list
+from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.stack.options import type_name
 from tl_plugin.stack.protocol import TARGET
 
@@ -35,22 +33,12 @@ from .images import (
     test_pipeline,
 )
 from .network import Network, Reference, Trained, load_trained
+from .places import FORMATS, WEIGHTS, card_path, check_place, default_path, place, place_standalone
 from .preprocessing import Pipeline, Preprocessing, read_pipeline
 
-#: Formats of weights alone, for the libraries of these names.
-WEIGHTS = {
-    'safetensors': '.safetensors',
-    'timm': '',
-    'torchvision': '.safetensors',
-    'mmpretrain': '',
-}
-FORMATS = (*GRAPHS, *WEIGHTS)
-#: What lies in the folder of a format that is one.
-FOLDER_FILES = {'config.json', 'model.safetensors', 'config.py', 'model.pth'}
 #: Format -> what loads it, where its name doesn't say.
 LIBRARIES = {'torch_export': 'pytorch', 'torchscript': 'pytorch'}
 PRECISIONS = ('fp32', 'fp16', 'int8')
-STANDALONE = Path(__file__).with_name('predict_folder.py')
 
 
 @dataclass(frozen=True)
@@ -142,8 +130,8 @@ def export_model(
         DisagreementError: If the file predicts something else than the checkpoint.
     """
     _check_arguments(format, precision, preprocessing, opset)
-    target = Path(out or _default_path(checkpoint, format, precision))
-    _check_place(target, format, card)
+    target = Path(out or default_path(checkpoint, format, precision))
+    check_place(target, format, card)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place, so that it gets there by a change of its name, and is refused at once where
     # nothing can be written.
@@ -170,11 +158,11 @@ def export_model(
         check_agreement(found, bits=16 if precision == 'fp16' else 32)
         for line in [*found.lines(), *notes]:
             say(line)
-        files = [_place(written, target)]
+        files = [place(written, target)]
     if format == 'onnx' and preprocessing and standalone:
-        files.append(_place_standalone(target))
+        files.append(place_standalone(target))
     if card:
-        path = _card_path(target)
+        path = card_path(target)
         datasets = {name: build_dataset(loader) for name, loader in source.loaders.items()}
         names = [file.name for file in files]
         lines = [*found.lines(), *notes]
@@ -186,35 +174,6 @@ def export_model(
         write_text(path, text)
         files.append(path)
     return Exported(files, found, notes)
-
-
-def _card_path(target: Path) -> Path:
-    return target.with_name(f'{target.stem}.md')
-
-
-def _check_place(target: Path, format: str, card: bool) -> None:
-    """Refuse a place where what is written would be of another kind than what is there.
-
-    Raises:
-        ValueError: If it is one.
-    """
-    ending = GRAPHS.get(format) or WEIGHTS[format]
-    if ending and (target.is_dir() or target.suffix != ending):
-        name = target / f'model{ending}' if target.is_dir() else target.with_suffix(ending)
-        raise ValueError(f'{format} is written to a {ending} file, got {target}: give {name}')
-    if not ending and target.exists():
-        # It is replaced as a whole: nothing but what an export wrote may be inside.
-        others = ['a file'] if target.is_file() else sorted(set(os.listdir(target)) - FOLDER_FILES)
-        if others:
-            raise ValueError(
-                f'{format} is written to a folder of its own, and {target} is there with '
-                f'{short_list(others, 3)}: give a new one'
-            )
-    if card and _card_path(target).exists():
-        raise ValueError(
-            f'there is a card at {_card_path(target)}, perhaps with fields that someone has filled '
-            'in: move it, or write to another name'
-        )
 
 
 def _check_arguments(
@@ -424,32 +383,3 @@ def _with_input(
     given.update(size=size, any_number=any_number)
     steps = [f'{type(step).__name__}{tuple(step)}' for step in pipeline.steps]
     return {**metadata, 'input': given, 'steps': steps, 'precision': precision}
-
-
-def _default_path(checkpoint: str | Path, format: str, precision: str) -> Path:
-    path = Path(checkpoint)
-    suffix = '' if precision == 'fp32' else f'_{precision}'
-    ending = GRAPHS.get(format) or (WEIGHTS[format] or f'_{format}')
-    return path.with_name(f'{path.stem}{suffix}{ending}')
-
-
-def _place(written: Path, target: Path) -> Path:
-    """Move what was checked to its place."""
-    for path in [written, *written.glob('*')]:
-        if path.is_file():
-            path.chmod(0o644)  # some writers let nobody else read
-    if written.is_dir():
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(written, target)
-        return target
-    for part in written.parent.glob(f'{written.name}*'):
-        # A large ONNX file keeps its weights in a second one.
-        os.replace(part, target.with_name(part.name))
-    return target
-
-
-def _place_standalone(target: Path) -> Path:
-    path = target.with_name(f'{target.stem}_predict.py')
-    shutil.copyfile(STANDALONE, path)
-    return path

@@ -13,9 +13,10 @@ from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
 from tl_plugin.analysis.features import build_model
-from tl_plugin.engine.interpolation import checkpoint_weights, plain_model_config
+from tl_plugin.engine.interpolation import plain_model_config
 from tl_plugin.engine.layers import LayerMap
 from tl_plugin.launch.config_types import importable
+from tl_plugin.reliability.checkpoints import checkpoint_weights
 from tl_plugin.reliability.class_sets import has_several_labels
 from tl_plugin.stack.messages import short_list
 from tl_plugin.stack.protocol import SOURCE, TARGET, announce_domain

@@ -37,8 +37,9 @@ EXTENSIONS = (
     '.jp2',
     '.avif',
 )
-#: Images at a time, where the file takes several.
-BATCH = 32
+#: Images at a time, where the file takes several, and their pixels together: photographs of a
+#: camera would fill the memory of a small device.
+BATCH, PIXELS = 32, 32 * 512 * 512
 
 
 class Classifier:
@@ -111,7 +112,8 @@ def find_images(places):
     found = []
     for place in map(Path, places):
         if place.is_dir():
-            inside = sorted(path for path in place.rglob('*') if path.is_file())
+            # A link to nowhere is named as what can't be read.
+            inside = sorted(path for path in place.rglob('*') if not path.is_dir())
             found += [
                 path
                 for path in inside
@@ -147,7 +149,8 @@ def label(classifier, paths, top_k):
             waiting = []
             yield [path, '', *[''] * 2 * top_k, f'{type(error).__name__}: {error}']
             continue
-        if len(waiting) == classifier.at_once or (waiting and waiting[0][1].shape != pixels.shape):
+        most = min(classifier.at_once, max(1, PIXELS // (pixels.shape[0] * pixels.shape[1])))
+        if len(waiting) >= most or (waiting and waiting[0][1].shape != pixels.shape):
             yield from _rows(classifier, waiting, top_k)
             waiting = []
         waiting.append((path, pixels))

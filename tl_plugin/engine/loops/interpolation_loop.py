@@ -10,21 +10,13 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.registry import LOOPS
 
-from tl_plugin.reliability.checkpoints import resumes
+from tl_plugin.reliability.checkpoints import checkpoint_weights, resumes
 from tl_plugin.reliability.ranks import on_main_process
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.protocol import SOURCE, TARGET
 
-from ..interpolation import (
-    ALPHAS,
-    LABEL_FREE,
-    Interpolation,
-    Soup,
-    check_rule,
-    checkpoint_weights,
-    choose,
-    write_interpolation,
-)
+from ..interpolation import ALPHAS, Interpolation, Soup
+from ..interpolation_choice import LABEL_FREE, check_rule, choose, write_interpolation
 from ..monitors import Monitor
 
 
@@ -86,7 +78,7 @@ class InterpolationLoop(NoTrainingLoop):
         target_dataloader: Target images for batch statistics; what it leaves out is inherited from
             ``train_dataloader``. Defaults to None, none.
         alphas: Weights of the one adapted model, in [0, 1]. Defaults to None, 0, 0.1, ... 1.
-        rule: See :func:`~tl_plugin.engine.interpolation.choose`. Defaults to 'budget'.
+        rule: See :func:`~tl_plugin.engine.interpolation_choice.choose`. Defaults to 'budget'.
         budget: Points of source accuracy that may be lost. Defaults to 1.
         statistics: See :class:`~tl_plugin.engine.interpolation.Interpolation`. Defaults to None.
         statistics_images: Maximum number of images of each domain. Defaults to 1000.
