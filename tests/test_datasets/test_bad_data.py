@@ -102,3 +102,11 @@ def test_joined_data_sets_with_other_classes_are_refused(wrapped, others, how, t
     for part in parts:  # the fix
         part['metainfo'] = dict(classes=['circle', 'line', 'square'])
     assert len(build(**config)) == 24 * (3 if wrapped else 1)
+
+
+def test_a_folder_of_images_without_class_folders_is_told_how_to_read_it(tmp_path):
+    (tmp_path / '1.JPG').touch()
+    for key in ('data_root', 'data_prefix'):
+        inner = {'type': 'CustomDataset', key: str(tmp_path), 'pipeline': []}
+        with pytest.raises(ValueError, match='outside class folders: with_label=False reads them'):
+            build(type='RepeatDataset', times=2, dataset=inner)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 from mmpretrain.registry import MODELS, OPTIMIZERS
 
 from tl_plugin.intake.config_writer import even_batches
@@ -26,6 +28,9 @@ MISTAKES = {
     "argument: 'in_channels'": lambda: MODELS.build(dict(type='LinearClsHead', num_classes=2)),
     'Invalid learning rate': lambda: OPTIMIZERS.build(
         dict(type='SGD', lr=-1, params=[torch.ones(1)])
+    ),
+    "argument 'max_epoch'": lambda: Runner.build_train_loop(
+        Mock(), dict(by_epoch=True, max_epoch=3)
     ),
     'exceeds the length of list': lambda: _options(dict(a=[1]), {'a.7': 2}),
     "'/nowhere/data'": Path('/nowhere/data').read_bytes,

@@ -330,3 +330,14 @@ def test_one_process_is_left_alone(tmp_path):
     cfg = prepare(toy_config(tmp_path))
     assert 'model_wrapper_cfg' not in cfg and not cpu_launch.runs_on_cpus(cfg)
     cpu_launch.leave_cpu_group()
+
+
+def test_a_target_that_the_loop_does_not_read_is_refused_with_the_place_where_it_belongs(tmp_path):
+    options = {'train_cfg.target_dataloader.dataset.data_root': 'data/target'}
+    cfg = load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py', ['adabn'], options)
+    with pytest.raises(
+        ValueError, match=r'write custom_hooks\.AdaBNHook\.target_dataloader instead'
+    ):
+        prepare(cfg, work_dir=tmp_path)
+    cfg = load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py', ['adabn', 'dann'], options)
+    prepare(cfg, work_dir=tmp_path)

@@ -7,6 +7,7 @@ without saying where they were when one doesn't fit.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -21,6 +22,7 @@ from mmpretrain.registry import DATASETS
 from tl_plugin.stack.messages import short_list
 from tl_plugin.stack.options import type_name
 
+from .folders import is_image_name
 from .wrappers import inner_configs, wrapped
 
 #: How to fix a data set whose folders are mistaken for classes; an option follows.
@@ -209,13 +211,26 @@ def _explain(config: dict, error: Exception) -> None:
         _check_annotations(inner, error)
     # How mmengine and mmpretrain say that there is no image.
     if 'need at least one array to concatenate' in str(error) or 'Found 0 files' in str(error):
-        described = ' or '.join(map(describe_data, inner_configs(config)))
-        raise ValueError(f'the data set has no images: {described}') from error
+        raise ValueError(no_images(config)) from error
     if isinstance(error, AssertionError) and 'subfolders' in str(error):
         for inner in inner_configs(config):
             _check_folders(inner, error)
     if 'meta information' in str(error) or 'of classes in the' in str(error):
         _check_joined(config, error)
+
+
+def no_images(config: dict) -> str:
+    """Say that a data set has no images, and how to read a folder that has some outside classes.
+
+    Args:
+        config: Its config.
+    """
+    inner = inner_configs(config)
+    message = f'the data set has no images: {" or ".join(map(describe_data, inner))}'
+    for root in (str(one.get('data_root') or one.get('data_prefix') or '') for one in inner):
+        if os.path.isdir(root) and any(map(is_image_name, os.listdir(root))):
+            message += f'. {root} has images outside class folders: with_label=False reads them'
+    return message
 
 
 def _check_folders(config: dict, error: Exception) -> None:

@@ -34,6 +34,7 @@ from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.stack.options import type_name
 from tl_plugin.strategies import apply_strategies, configs_dir
 
+from .checks import check_target_is_read
 from .cluster import VARIABLES, set_variables
 from .config_types import importable
 from .cpu import join_cpu_group, naming_synchronised_norms, runs_on_cpus, wrap_for_cpus
@@ -177,6 +178,7 @@ def prepare(
         FileNotFoundError: If the checkpoint to resume from isn't there.
     """
     _prepare_run(cfg, work_dir, launcher)
+    check_target_is_read(cfg)
     if not validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if amp:

@@ -13,7 +13,7 @@ from mmengine.dist import get_dist_info
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader, IterableDataset
 
-from tl_plugin.datasets.bad_data import describe_data, naming_bad_data
+from tl_plugin.datasets.bad_data import naming_bad_data, no_images
 
 from .bad_images import Fault, FaultyBatch, TolerantCollate, read_or_replace
 from .seeds import ORDER, SOURCE_STREAM, seed_generators, seeds_at, seeds_from, stem_from
@@ -50,8 +50,7 @@ def build_loader(runner: Any, loader: Any, domain: str, seed_offset: int = 0) ->
     except ValueError as error:
         raise ValueError(f'the {domain} data: {error}') from error
     if hasattr(built.dataset, '__len__') and len(built.dataset) == 0:
-        described = describe_data(loader['dataset'])
-        raise ValueError(f'the {domain} data: the data set has no images: {described}')
+        raise ValueError(f'the {domain} data: {no_images(loader["dataset"])}')
     return built
 
 

@@ -14,13 +14,13 @@ from types import CodeType
 
 import mmengine
 from mmengine.registry import build_functions
+from mmengine.runner import runner
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _MMENGINE = Path(mmengine.__file__).resolve().parent
 #: Folders of the code whose errors are written for users.
 _FOR_USERS = (_PACKAGE, _PACKAGE.parent / 'tools', _MMENGINE / 'config', _MMENGINE / 'registry')
-
-_BUILDING = build_functions.__file__
+_BUILDING = (build_functions.__file__, runner.__file__)
 
 
 def is_mistake(error: BaseException) -> bool:
@@ -39,14 +39,16 @@ def is_mistake(error: BaseException) -> bool:
     places = list(_places(error))
     if not places or isinstance(error, (AssertionError, NotImplementedError)):
         return False
-    building = any(code.co_filename == _BUILDING for code, _ in places)
+    building = any(c.co_filename in _BUILDING and c.co_name.startswith('build') for c, _ in places)
     if building and isinstance(error, TypeError) and 'argument' in str(error):
         return True
     code, instruction = places[-1]
     if code.co_code[instruction] != dis.opmap['RAISE_VARARGS']:
         return False
     file = Path(code.co_filename).resolve()
-    return building or any(file.is_relative_to(folder) for folder in _FOR_USERS)
+    if building and isinstance(error, (ValueError, TypeError, KeyError)):
+        return True
+    return any(file.is_relative_to(folder) for folder in _FOR_USERS)
 
 
 def _places(error: BaseException) -> Iterator[tuple[CodeType, int]]:
