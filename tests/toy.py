@@ -57,6 +57,8 @@ class ToyDataset(BaseDataset):
                 item['gt_label'] = (label * 2 + 1) % 3
             elif self.labels == 'some':  # every other image has one
                 item['gt_label'] = -1 if index % 2 else label
+            elif self.labels == 'gaps' and index % 2 == 0:  # the others have no entry at all
+                item['gt_label'] = label
             items.append(item)
         return items
 

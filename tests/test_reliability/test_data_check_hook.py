@@ -219,6 +219,30 @@ def test_one_target_image_beside_the_source(dsbn, tmp_path):
             run_it()
 
 
+@pytest.mark.parametrize(
+    ('labels', 'message', 'mended'),
+    [
+        ('gaps', r'6 of its 12 images have no label.* class -1 and measure', 'some'),
+        ('none', r'none of its 12 images has a label, and Accuracy needs labels', 'none'),
+    ],
+)
+def test_validation_without_labels_is_refused_before_training(labels, message, mended, tmp_path):
+    with pytest.raises(ValueError, match=f'^val_dataloader: {message}') as error:
+        run(tmp_path, {'val_dataloader.dataset.labels': labels})
+    assert not list(tmp_path.glob('*.pth'))
+    key, cure = str(error.value).rsplit(': ', 1)[1].split('=', 1)
+    evaluator = eval(cure)  # what the message says, as it would be written in a config
+    options = {'val_dataloader.dataset.labels': mended, key: {'_delete_': True, **evaluator}}
+    found = run(tmp_path, options).message_hub.log_scalars
+    assert ('val/accuracy/top1' if labels == 'gaps' else 'val/label_free/entropy') in found
+
+
+def test_validation_images_of_no_class_are_counted_in_the_log(tmp_path):
+    run(tmp_path, {'val_dataloader.dataset.labels': 'some'})
+    (log,) = tmp_path.glob('*/*.log')
+    assert '6 of the 12 images of val_dataloader have the class -1' in log.read_text()
+
+
 def test_folders_and_classes_of_the_config(tmp_path):
     for name in ('cat', 'dog'):
         (tmp_path / 'data' / name).mkdir(parents=True)

@@ -17,6 +17,7 @@ from tl_plugin.datasets.bad_data import build_named_dataset
 from tl_plugin.datasets.wrappers import image_infos
 from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.reliability.data_identity import check_source_and_target
+from tl_plugin.reliability.missing_labels import check_labels_known, needs_labels
 from tl_plugin.stack.options import type_name
 from tl_plugin.stack.protocol import SOURCE, TARGET
 
@@ -167,6 +168,10 @@ def _count(cfg: Config, split: str) -> Count | None:
     dataset = build_domain_dataset(cfg, TARGET, split)
     if not hasattr(dataset, 'get_data_info'):
         return Count(len(dataset), len(dataset))  # not one of mmengine's: unknown
+    # Some without any are refused, whatever measures them.
+    check_labels_known(
+        f'{split}_cfg.dataloaders.{TARGET}', dataset, (), f'{split}_cfg.evaluators.{TARGET}'
+    )
     labels = (dataset.get_data_info(index).get('gt_label') for index in range(len(dataset)))
     return Count(sum(map(_is_label, labels)), len(dataset))
 
@@ -258,8 +263,8 @@ def _gives_score(metric: Any) -> bool:
 
 
 def _needs_labels(metric: Any) -> bool:
-    """Return whether a metric needs labels: all of mmpretrain do, others may not."""
+    """Return whether a metric, or its config, needs labels."""
     kind = metric.get('type') if isinstance(metric, Mapping) else type(metric)
     if isinstance(kind, str):
         kind = METRICS.get(kind)
-    return getattr(kind, '__module__', '').startswith('mmpretrain.')
+    return needs_labels(kind)

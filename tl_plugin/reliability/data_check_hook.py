@@ -19,6 +19,7 @@ from tl_plugin.stack.protocol import SOURCE
 from .batches import DROP_LAST, SingleImageGuard, domain_batches, name_of_sample
 from .class_sets import check_classes, check_one_hot, check_width, dataset_classes, num_classes
 from .data_identity import check_source_free, check_trained
+from .missing_labels import check_labels_known
 from .replayable_loader import is_endless, train_loaders
 
 
@@ -29,7 +30,8 @@ class DataCheckHook(Hook):
     These are: a training loader without a batch; classes of training, validation and test data (of
     each domain), of the head and of a checkpoint to test, that differ in names or order; labels
     out of the head's range; one-hot labels (mixup) of another number of classes than the
-    head's; batches of one image that BatchNorm can't train on. Class sets are compared where data
+    head's; batches of one image that BatchNorm can't train on; images without labels that are
+    measured by labels. Class sets are compared where data
     sets name their classes. In validation and test an unknown label may be -1. Images that are
     in both training and validation data are counted in the log; without source images, the
     validation's domain ``source`` must not be the target.
@@ -70,6 +72,7 @@ class DataCheckHook(Hook):
             check_width(name, classes, runner.model)
             if len(self._trained) == num_classes(runner.model):
                 check_classes('the checkpoint', self._trained, name, classes)
+        _check_labels_known(runner.test_loop, 'test')
 
     def before_train(self, runner: Runner) -> None:
         """Look for a last batch of one image.
@@ -135,6 +138,7 @@ class DataCheckHook(Hook):
             for name, dataset in _evaluated(runner._val_loop, 'val_dataloader', 'val_cfg'):
                 check_width(name, dataset_classes(dataset), runner.model)
                 check_classes('train_dataloader', trained, name, dataset_classes(dataset))
+            _check_labels_known(runner._val_loop, 'val')
             self._check_identity(runner)
 
     def _check_identity(self, runner: Runner) -> None:
@@ -153,6 +157,18 @@ def _evaluated(loop: Any, stock: str, key: str) -> Iterator[tuple[str, Any]]:
     for name, (loader, _) in getattr(loop, 'domains', {'': (loop.dataloader, None)}).items():
         here = stock if name in ('', 'source') else f'{key}.dataloaders.{name}'
         yield here, loader.dataset
+
+
+def _check_labels_known(loop: Any, stage: str) -> None:
+    domains = getattr(loop, 'domains', {'': (loop.dataloader, loop.evaluator)})
+    for name, (loader, evaluator) in domains.items():
+        stock = name in ('', SOURCE)
+        check_labels_known(
+            f'{stage}_dataloader' if stock else f'{stage}_cfg.dataloaders.{name}',
+            loader.dataset,
+            evaluator.metrics,
+            f'{stage}_evaluator' if stock else f'{stage}_cfg.evaluators.{name}',
+        )
 
 
 def _datasets(runner: Runner) -> dict[str, Any]:
