@@ -139,7 +139,7 @@ def test_a_fold_of_images_in_memory_keeps_its_images_and_numbers():
     assert [i.label for i in again.items] == [
         names[found.get_data_info(n)['gt_label']] for n in range(23)
     ]
-    # What was corrected once is numbered anew.
+    # What was corrected once is numbered again.
     correct_config(cfg, read_corrections_of({'train/5': None}))
     assert (build(cfg.train_dataloader.dataset)[5]['inputs'] == plain[7]['inputs']).all()
 

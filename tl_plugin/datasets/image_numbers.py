@@ -14,8 +14,8 @@ from .wrappers import image_infos, inner_datasets, locate, wrapped
 class ImageNumbers:
     """A number for each image of some data sets: the same in every batch, pass and process.
 
-    Images are told by their path or, where the data set holds the pixels, by their place in it. An
-    image that is repeated has one number.
+    Images are identified by their path or, where the data set holds the pixels, by their place in
+    it. An image that is repeated has one number.
 
     Args:
         datasets: Domain -> a built data set, perhaps one that wraps others.
@@ -34,7 +34,7 @@ class ImageNumbers:
 
     @property
     def keys(self) -> list[tuple]:
-        """What the images are told by, in the order of their numbers."""
+        """What identifies the images, in the order of their numbers."""
         return list(self._numbers)
 
     def __len__(self) -> int:
@@ -83,14 +83,14 @@ def _value(values: Mapping[tuple, Any], sample: Any) -> Any:
     if found is None:
         raise ValueError(
             f'an image of the {domain} with img_path={path!r} and sample_idx='
-            f'{sample.get("sample_idx")!r} is none of the {len(values)} training images: they '
-            'are told by these two, so end the pipeline in PackInputs with its default meta_keys'
+            f'{sample.get("sample_idx")!r} is none of the {len(values)} training images, which '
+            'these two identify: end the pipeline in PackInputs with its default meta_keys'
         )
     return found
 
 
 def keyed_images(dataset: Any, domain: str) -> Iterator[tuple[tuple, dict]]:
-    """Yield what each image is told by, and what the data set records of it.
+    """Yield what identifies each image, and what the data set records of it.
 
     Args:
         dataset: A built data set, perhaps one that wraps others.
@@ -122,7 +122,7 @@ def keyed_images(dataset: Any, domain: str) -> Iterator[tuple[tuple, dict]]:
 
 
 def identity(dataset: Any, index: int) -> dict:
-    """Return what a data sample of an image records to be told by: its place.
+    """Return by which fields a data sample identifies its image: its place.
 
     Args:
         dataset: A built data set, perhaps one that wraps others.

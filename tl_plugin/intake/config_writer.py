@@ -125,14 +125,7 @@ def write_config(
         return dataset_config(whole, items, data.classes, pipeline, list_file, labels)
 
     def loader(content: dict, shuffle: bool) -> dict:
-        return dict(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            sampler=dict(type='DefaultSampler', shuffle=shuffle),
-            collate_fn=dict(type='default_collate'),
-            dataset=content,
-        )
+        return loader_config(content, batch_size, shuffle, num_workers)
 
     cfg.model, cfg.data_preprocessor = choice.model, choice.data_preprocessor
     cfg.load_from, cfg.randomness = None, dict(seed=seed, deterministic=False)
@@ -216,6 +209,25 @@ def _enough_epochs(number: int, ladder: dict, epochs: int) -> dict:
     )
     rungs = [rung for rung in DEFAULT_RUNGS if rung.data == LABELLED_TARGET]
     return {rung.name: dict(options={**rung.options, **options}) for rung in rungs}
+
+
+def loader_config(dataset: dict, batch_size: int, shuffle: bool, num_workers: int = 2) -> dict:
+    """Return the config of a loader.
+
+    Args:
+        dataset: Config of the data set.
+        batch_size: Images of a batch.
+        shuffle: Whether the order is drawn.
+        num_workers: Processes that load images. Defaults to 2.
+    """
+    return dict(
+        batch_size=batch_size,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        sampler=dict(type='DefaultSampler', shuffle=shuffle),
+        collate_fn=dict(type='default_collate'),
+        dataset=dataset,
+    )
 
 
 def dataset_config(

@@ -27,6 +27,7 @@ from .config_writer import (
     evaluation,
     even_batches,
     labelled_share,
+    loader_config,
     stock_config,
 )
 from .images import TRAIN
@@ -104,11 +105,11 @@ def config_from_checkpoint(
     written.load_from, written.randomness = str(path), dict(seed=seed, deterministic=False)
     # Another checkpoint under the same name is another ladder.
     written.weights_of_load_from = weights
-    written.train_dataloader = _loader(dataset(TRAIN, False, train), size, shuffle=True)
+    written.train_dataloader = loader_config(dataset(TRAIN, False, train), size, shuffle=True)
     for split in EVALUATION_LOOPS:
         known = labelled_share(data.split(split), classes)
         stock = dataset(split, False, test, '_images')
-        written[f'{split}_dataloader'] = _loader(stock, size, shuffle=False)
+        written[f'{split}_dataloader'] = loader_config(stock, size, shuffle=False)
         loop = evaluation(split, known, dataset(split, known > 0, test))
         written[f'{split}_cfg'] = {**loop, 'source': False}
         written[f'{split}_evaluator'] = dict(type='Accuracy', topk=(1,))
@@ -130,17 +131,6 @@ def _note(path: Path) -> list[str]:
         f'There are no source images: of the source is known what {path.name} and the files beside '
         'it hold. How much of it a rung forgets is not measured.'
     ]
-
-
-def _loader(dataset: dict, batch_size: int, shuffle: bool, workers: int = 2) -> dict:
-    return dict(
-        batch_size=batch_size,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        sampler=dict(type='DefaultSampler', shuffle=shuffle),
-        collate_fn=dict(type='default_collate'),
-        dataset=dataset,
-    )
 
 
 def _check_model(cfg: Config, path: Path) -> tuple[tuple[str, ...], str]:

@@ -90,7 +90,7 @@ def _without_images(value: Any) -> Any:
     if isinstance(value, dict):
         if any(map(_is_image, value)):
             return {}
-        # In memory an image is told by its place, and no name of a file gives it away.
+        # In memory an image is identified by its place, and no name of a file gives it away.
         lists = dict(labelled_target=None)
         if type_name(value) == 'CorrectedLabels':
             lists['changes'] = []

@@ -44,7 +44,7 @@ def _model(configs=None, moved=True, **changes):
 
 
 def _remember(model):
-    """Begin anew to remember images."""
+    """Begin again to remember images."""
     images = ToyDataset(size=12)
     for memory in model.memories().values():
         memory.remember(ImageNumbers(dict(source=images, target=images)))

@@ -31,8 +31,8 @@ class LabelWeightsHook(Hook):
     another one since, counts as right; the log says how many. Weights have mean 1 over the images.
 
     Args:
-        file: The table. Images are told by their path, or ``train/0`` where the data set holds the
-            pixels.
+        file: The table. Images are identified by their path, or ``train/0`` where the data set
+            holds the pixels.
 
     Raises:
         ValueError: If no file is given, it isn't such a table, no image of the training is in it,

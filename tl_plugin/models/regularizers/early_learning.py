@@ -18,7 +18,7 @@ class EarlyLearningRegularizer(Regularizer):
 
     Liu et al., "Early-Learning Regularization Prevents Memorization of Noisy Labels", NeurIPS 2020,
     arXiv 2007.00151. Each image has a target, the moving average of the predictions for it, see
-    :func:`tl_plugin.functional.early_learning_targets`. Images are told by what they are, see
+    :func:`tl_plugin.functional.early_learning_targets`. Images are identified by what they are, see
     :class:`ImageNumbers`; every process keeps the targets of all, which are in the checkpoint: as
     many numbers as images times classes. Needs an :class:`ImageMemoryHook`.
 
