@@ -9,7 +9,7 @@ from mmengine.config import Config
 from tl_plugin.analysis.advice import worse_statistics
 from tl_plugin.analysis.diagnose import _add_rungs
 from tl_plugin.analysis.quality_gap import quality_gap
-from tl_plugin.ladder.rungs import read_rungs
+from tl_plugin.ladder.selection import read_rungs
 from tl_plugin.strategies import describe
 
 

@@ -14,7 +14,7 @@ from tl_plugin.intake.backbone_choice import choose_model
 from tl_plugin.intake.config_writer import config_from_data, write_config
 from tl_plugin.intake.prepared import prepare_data
 from tl_plugin.ladder.ready_config import ready_config
-from tl_plugin.ladder.rungs import read_rungs
+from tl_plugin.ladder.selection import read_rungs
 from tl_plugin.ladder.target_labels import build_domain_dataset
 from tl_plugin.launch.runs import build_runner, load_config, prepare
 

@@ -5,7 +5,7 @@ from mmengine.config import Config
 
 from tests.test_ladder.conftest import ROOT
 from tl_plugin.ladder.ready_config import ready_config
-from tl_plugin.ladder.rungs import read_rungs
+from tl_plugin.ladder.selection import read_rungs
 
 DIGITS = ROOT / 'configs' / 'digits'
 RUNGS = ['source_only', 'feature_extraction', 'fine_tune', 'dann', 'dann_pseudo_label']

@@ -23,7 +23,7 @@ from tl_plugin.ladder.recommend import recommend
 from tl_plugin.ladder.records import RungResult
 from tl_plugin.ladder.results import read_results
 from tl_plugin.ladder.run_ladder import run_ladder
-from tl_plugin.ladder.rungs import read_rungs
+from tl_plugin.ladder.selection import read_rungs
 from tl_plugin.launch.runs import load_config
 
 NAMES = ('red', 'green', 'blue')

@@ -4,7 +4,8 @@ from mmengine.config import Config
 from tests.test_ladder.conftest import ROOT, write_tiny
 from tl_plugin.ladder.jobs import plan
 from tl_plugin.ladder.ready_config import check_measures_target, content_key, place, ready_config
-from tl_plugin.ladder.rungs import Rung, read_rungs
+from tl_plugin.ladder.rungs import Rung
+from tl_plugin.ladder.selection import read_rungs
 from tl_plugin.launch.runs import load_config
 
 

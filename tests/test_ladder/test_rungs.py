@@ -1,7 +1,8 @@
 import pytest
 
 from tl_plugin.ladder.run_ladder import names_weights
-from tl_plugin.ladder.rungs import Rung, below, read_rungs, select_rungs
+from tl_plugin.ladder.rungs import Rung
+from tl_plugin.ladder.selection import below, read_rungs, select_rungs
 
 SETTINGS = dict(
     target_dataloader=dict(dataset=dict(split='train')),

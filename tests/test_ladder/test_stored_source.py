@@ -2,11 +2,14 @@
 
 import json
 
+import mmpretrain
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 
+from tests.folders import CLASSES, make_folders
+from tests.journeys.walk import THIN_RESNET
 from tests.test_ladder.conftest import ROOT
 from tl_plugin.evaluation.calibration import fit_calibration, outputs_path
 from tl_plugin.evaluation.source_reference import SourceReference, as_npz, outputs_of
@@ -14,7 +17,8 @@ from tl_plugin.intake.source_free import config_from_checkpoint
 from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.ready_config import ready_config
 from tl_plugin.ladder.run_ladder import why_unfit
-from tl_plugin.ladder.rungs import SOURCE_FREE_RUNGS, Rung, read_rungs
+from tl_plugin.ladder.rungs import SOURCE_FREE_RUNGS, Rung
+from tl_plugin.ladder.selection import read_rungs
 from tl_plugin.ladder.stored_source import read_stored
 from tl_plugin.launch.runs import load_config
 
@@ -77,3 +81,21 @@ def test_a_checkpoint_of_another_config_is_refused_before_anything_is_written(tm
     with pytest.raises(ValueError, match='of another model than the config'):
         config_from_checkpoint(config, tmp_path / 'model.pth', tmp_path, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
+
+
+def test_labels_that_a_checkpoint_without_names_cannot_know_are_refused_with_the_cure(tmp_path):
+    config = tmp_path / 'model.py'
+    config.write_text(THIN_RESNET.replace('in_channels=64', 'in_channels=64, num_classes=3'))
+    model = mmpretrain.get_model(str(config), device='cpu')
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
+    images = make_folders(tmp_path / 'images', 12)
+    given = config, tmp_path / 'model.pth', images, tmp_path / 'out'
+    with pytest.raises(ValueError, match='which of its 3 outputs these are: name them') as error:
+        config_from_checkpoint(*given)
+    assert not (tmp_path / 'out').exists() and '--unlabelled' in str(error.value)
+    notes = load_config(config_from_checkpoint(*given, unlabelled=True)).ladder.notes
+    assert any('names the 3 classes: they are called 0, 1, 2' in note for note in notes)
+    names = f'test_dataloader = dict(dataset=dict(metainfo=dict(classes={CLASSES})))\n'
+    config.write_text(config.read_text() + names)
+    found = load_config(config_from_checkpoint(*given))
+    assert tuple(found.test_dataloader.dataset.metainfo.classes) == CLASSES

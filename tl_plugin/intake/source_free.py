@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from .config_writer import (
     loader_config,
     stock_config,
 )
-from .images import TRAIN
+from .images import TRAIN, DomainImages
 from .prepared import prepare_target
 from .trained_model import (
     class_names,
@@ -80,9 +81,11 @@ def config_from_checkpoint(
     """
     cfg = load_config(config)
     path = Path(checkpoint).expanduser().absolute()
-    classes, weights = _check_model(cfg, path)
+    classes, named, weights = _check_model(cfg, path)
     images = read_data(target)
     images = without_labels(images) if unlabelled else images
+    if not named:
+        _check_numbers(images, classes, path)
     if images.datasets:
         raise ValueError(
             f'{target} is a config: without source images give those of the target as a folder or '
@@ -116,7 +119,9 @@ def config_from_checkpoint(
     target_train = dataset(TRAIN, False, train)
     target_train.pop('pipeline')  # inherited from whichever loader it is merged over
     written.ladder = dict(
-        source_free=True, target_dataloader=dict(dataset=target_train), notes=[*notes, *_note(path)]
+        source_free=True,
+        target_dataloader=dict(dataset=target_train),
+        notes=[*notes, *_notes(path, classes, named)],
     )
     imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
     names = dict.fromkeys([*imports['imports'], 'tl_plugin'])
@@ -126,15 +131,36 @@ def config_from_checkpoint(
     return folder / CONFIG_NAME
 
 
-def _note(path: Path) -> list[str]:
-    return [
+def _notes(path: Path, classes: Sequence[str], named: bool) -> list[str]:
+    notes = [
         f'There are no source images: of the source is known what {path.name} and the files beside '
         'it hold. How much of it a rung forgets is not measured.'
     ]
+    if not named:
+        notes.append(
+            f'Neither {path.name} nor its config names the {len(classes)} classes: they are called '
+            f'{short_list(classes)}.'
+        )
+    return notes
 
 
-def _check_model(cfg: Config, path: Path) -> tuple[tuple[str, ...], str]:
-    """Check that a checkpoint is of a config; return its classes and the hash of its weights."""
+def _check_numbers(images: DomainImages, classes: Sequence[str], path: Path) -> None:
+    """Refuse labels of a target that can't be those of a model whose classes have no names."""
+    if images.classes and not {*images.classes} & {*classes}:
+        raise ValueError(
+            f'the target has the classes {short_list(images.classes)}, and neither {path} nor its '
+            f'config says which of its {len(classes)} outputs these are: name them in the config '
+            'in the order of its training, test_dataloader = dict(dataset=dict(metainfo=dict('
+            'classes=[...]))), or leave labels and folder names out: --unlabelled'
+        )
+
+
+def _check_model(cfg: Config, path: Path) -> tuple[tuple[str, ...], bool, str]:
+    """Check that a checkpoint is of a config.
+
+    Returns:
+        Its classes, whether these are names and not numbers, and the hash of its weights.
+    """
     if not path.is_file():
         raise FileNotFoundError(f'no checkpoint at {path}')
     content = read_whole(path)
@@ -164,7 +190,7 @@ def _check_model(cfg: Config, path: Path) -> tuple[tuple[str, ...], str]:
             f'neither {path} nor its config names classes: give test_dataloader.dataset '
             'metainfo=dict(classes=[...])'
         )
-    return classes or tuple(map(str, range(width))), weights_fingerprint(model)
+    return classes or tuple(map(str, range(width))), bool(classes), weights_fingerprint(model)
 
 
 def _plain_model(cfg: Config) -> dict:

@@ -126,7 +126,7 @@ def plan(
 
     Args:
         cfg: The base config of the ladder.
-        rungs: From :func:`tl_plugin.ladder.rungs.select_rungs`.
+        rungs: From :func:`tl_plugin.ladder.selection.select_rungs`.
         seeds: Each rung is run once for each of them.
         work_dir: Folder of the whole ladder; a run's is ``<work_dir>/<rung>/seed_<seed>``.
         budget_source: Points of source accuracy that a rung may lose. Defaults to None: rungs that

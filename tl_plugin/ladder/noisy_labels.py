@@ -31,7 +31,8 @@ from tl_plugin.reporting.progress import progress
 
 from .ready_config import content_key, ready_config
 from .recommend import BASELINE, CLEANED, ROBUST
-from .rungs import Rung, read_rungs
+from .rungs import Rung
+from .selection import read_rungs
 
 RECORD_NAME = 'source_labels.json'
 #: Images of the sample: at least, of each class, and at most.

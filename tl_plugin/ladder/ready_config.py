@@ -18,14 +18,7 @@ from tl_plugin.stack.options import type_name
 from tl_plugin.stack.protocol import TARGET
 from tl_plugin.strategies import apply_strategies
 
-from .rungs import (
-    ALL,
-    LABELLED_TARGET,
-    SOURCE_AND_LABELLED,
-    SOURCE_AND_TARGET,
-    TWO_MODELS,
-    Rung,
-)
+from .rungs import ALL, LABELLED_TARGET, SOURCE_AND_LABELLED, SOURCE_AND_TARGET, TWO_MODELS, Rung
 
 CONFIG_NAME = 'config.py'
 PREDICTIONS_NAME = 'predictions.pkl'

@@ -28,7 +28,8 @@ from .ready_config import check_measures_target
 from .records import LadderResults
 from .report import REPORT_NAME, make_report
 from .results import RESULTS_NAME, collect
-from .rungs import Rung, read_rungs, select_rungs
+from .rungs import Rung
+from .selection import read_rungs, select_rungs
 from .stored_source import read_stored
 from .table import print_table
 from .target_labels import (

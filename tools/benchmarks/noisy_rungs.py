@@ -136,7 +136,7 @@ def measure(cfg, weights, seed, folder):
     """Train source_only and the rungs that are added; return the accuracy of each."""
     from tl_plugin.ladder.noisy_labels import add_label_rungs
     from tl_plugin.ladder.ready_config import ready_config
-    from tl_plugin.ladder.rungs import read_rungs
+    from tl_plugin.ladder.selection import read_rungs
     from tl_plugin.launch.runs import build_runner, prepare
 
     # What the ladder does by itself, and whatever that is, both rungs.

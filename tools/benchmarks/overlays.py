@@ -17,7 +17,7 @@ from statistics import fmean
 import harness
 
 from tl_plugin.ladder.ready_config import ready_config
-from tl_plugin.ladder.rungs import read_rungs
+from tl_plugin.ladder.selection import read_rungs
 from tl_plugin.launch.runs import build_runner, load_config, prepare
 
 #: Overlay -> what it is compared with.
