@@ -18,11 +18,11 @@ from tl_plugin.ladder.records import (
 )
 from tl_plugin.ladder.report import (
     SampleImages,
-    confusion_counts,
     is_bgr,
     label_names,
     make_report,
 )
+from tl_plugin.ladder.rung_plots import confusion_counts
 from tl_plugin.ladder.target_labels import build_domain_dataset
 from tl_plugin.reliability.files import write_json
 from tl_plugin.reporting import plots

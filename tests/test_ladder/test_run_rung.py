@@ -6,9 +6,9 @@ from mmengine.config import Config
 from torch import nn
 
 from tests.toy import toy_config, train
+from tl_plugin.ladder.kept_layers import compare_layers
 from tl_plugin.ladder.records import Predictions
 from tl_plugin.ladder.run_rung import (
-    compare_layers,
     count_parameters,
     final_validation,
     gather_predictions,

@@ -297,7 +297,7 @@ def mean_kept_layers(found: Sequence[KeptLayers | None]) -> KeptLayers | None:
     """Average the comparison with the source model over the seeds that have one.
 
     Args:
-        found: One for each seed, see :func:`tl_plugin.ladder.run_rung.compare_layers`.
+        found: One for each seed, see :func:`tl_plugin.ladder.kept_layers.compare_layers`.
 
     Returns:
         None where no seed was compared.
