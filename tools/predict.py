@@ -7,7 +7,6 @@ import sys
 from argparse import Namespace
 
 from arguments import Parser, add_config_arguments
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from tl_plugin.launch.cpu import leave_cpu_group
 from tl_plugin.launch.mistakes import run_main
@@ -67,7 +66,6 @@ def parse_args() -> Namespace:
     return parser.parse_args()
 
 
-@record
 def main() -> None:
     """Run the tool."""
     args = parse_args()

@@ -8,7 +8,6 @@ from pathlib import Path
 from arguments import Parser, add_config_arguments, add_launch_arguments, parse
 from mmengine.dist import is_main_process
 from mmengine.fileio import dump
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from tl_plugin.analysis.corruption_curves import (
     allow_corruptions,
@@ -74,7 +73,6 @@ def parse_args() -> Namespace:
     return args
 
 
-@record
 def main() -> None:
     """Run the tool."""
     args = parse_args()

@@ -11,7 +11,6 @@ from arguments import (
     add_launch_arguments,
     parse,
 )
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.intake.label_corrections import correct_config, read_corrections, write_record
@@ -49,7 +48,6 @@ def parse_args() -> Namespace:
     return parse(parser)
 
 
-@record
 def main() -> None:
     """Run the tool."""
     args = parse_args()

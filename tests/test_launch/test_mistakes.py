@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
@@ -38,11 +39,15 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize('message', MISTAKES)
-def test_a_mistake_ends_with_its_message_and_code_2(message, capsys):
+def test_a_mistake_ends_with_its_message_and_code_2(message, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'error.json'))
     with pytest.raises(SystemExit) as ended:
         run_main(MISTAKES[message])
     said = capsys.readouterr().err
     assert ended.value.code == 2 and ': error: ' in said and message in said
+    recorded = json.loads((tmp_path / 'error.json').read_text())['message']
+    assert message.strip("'") in recorded['message'], 'torchrun shows it'
+    assert 'Traceback' not in recorded['extraInfo']['py_callstack']
     assert 'Traceback' not in said and not said.partition('error: ')[2].startswith('"')
 
 

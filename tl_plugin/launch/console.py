@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(command, rest)
     else:
         hint = did_you_mean(command, [*TOOLS, *lists])
-        sys.exit(f'tl-plugin has no command {command!r}.{hint}\n\n{_usage()}')
+        print(f'{_usage()}\n\ntl-plugin: error: no command {command!r}.{hint}', file=sys.stderr)
+        sys.exit(2)
 
 
 _LISTS = {

@@ -6,11 +6,15 @@ import os
 import sys
 from collections.abc import Callable
 
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
 from tl_plugin.stack.mistakes import is_mistake
 
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a tool, and exit with its code; with 2 and a message where the user made a mistake.
+
+    One of several processes also leaves its error where ``torchrun`` looks for it.
 
     Args:
         main: The tool. Returns its exit code, or None if the program is to go on.
@@ -18,10 +22,16 @@ def run_main(main: Callable[[], int | None]) -> None:
     Raises:
         Exception: Its own, where that is a defect of a program.
     """
+    errors = get_error_handler()
+    errors.initialize()
     try:
         code = main()
     except Exception as error:
-        if not is_mistake(error):
+        mistake = is_mistake(error)
+        if mistake:
+            error.__traceback__, error.__suppress_context__, error.__cause__ = None, True, None
+        errors.record_exception(error)
+        if not mistake:
             raise
         # A KeyError shows its message as Python would write it in a program.
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
