@@ -185,7 +185,7 @@ class TestTransform:
     @pytest.mark.parametrize(
         ('options', 'message'),
         [
-            (dict(corruptions=['fog']), 'got fog'),
+            (dict(corruptions=['glitter']), 'got glitter'),
             (dict(severity=6), 'from 0 to 5'),
             (dict(severity=(3, 2)), 'from 0 to 5'),
             (dict(severity='high'), "or 'mixed', got 'high'"),
