@@ -34,7 +34,10 @@ def test_features_are_what_timm_gives_its_own_classifier(name, size):
     torch.manual_seed(0)
     backbone = PooledTimmBackbone(name).eval()
     reference = timm.create_model(name).eval()
-    missing, unexpected = reference.load_state_dict(backbone.timm_model.state_dict(), strict=False)
+    state = backbone.timm_model.state_dict()
+    # Some of timm's releases leave a classifier without classes instead of none.
+    state = {key: value for key, value in state.items() if value.numel()}
+    missing, unexpected = reference.load_state_dict(state, strict=False)
     assert not unexpected
     assert {key.split('.')[0] for key in missing} <= {'fc', 'head', 'head_dist', 'classifier'}
     images = torch.rand(2, 3, size, size)
@@ -50,6 +53,8 @@ def test_features_are_what_timm_gives_its_own_classifier(name, size):
     'name, width', [('qwen3_vit_88m_enc', 1024), ('mobilenetv5_300m_enc', 2048)]
 )
 def test_features_that_timm_does_not_pool_are_averaged(name, width):
+    if name not in timm.list_models():
+        pytest.skip(f'timm {timm.__version__} has no {name}')
     with torch.device('meta'):
         assert PooledTimmBackbone(name).num_features == width
 
