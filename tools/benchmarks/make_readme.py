@@ -44,7 +44,10 @@ BENCHMARKS = {
         'crops, both chosen on cartoon -> photo',
         None,
     ),
-    'pacs_pairs': ("self_training on PACS, against the best of TLlib's DANN, CDAN and MCC", None),
+    'pacs_pairs': (
+        "frozen_alignment on all pairs of PACS, against the best of TLlib's DANN, CDAN and MCC",
+        None,
+    ),
     'recommendations': ('recommended rung against the best by labels; 64 pixels, few epochs', None),
     'without_labels': (
         'models on frozen features chosen without target labels, and their expected accuracy',
