@@ -48,6 +48,11 @@ BENCHMARKS = {
         "frozen_alignment on all pairs of PACS, against the best of TLlib's DANN, CDAN and MCC",
         None,
     ),
+    'frozen_neighbours': (
+        'labels of frozen_alignment that spread to neighbours, against none: how many is chosen '
+        'without the pair whose row it is, by target and source accuracy together',
+        None,
+    ),
     'recommendations': ('recommended rung against the best by labels; 64 pixels, few epochs', None),
     'without_labels': (
         'models on frozen features chosen without target labels, and their expected accuracy',

@@ -46,7 +46,7 @@ def features_of(model, dataset):
 
 
 def test_only_the_last_layer_changes_and_it_is_the_fitted_one(tmp_path, start):
-    runner = train(config(tmp_path, start))
+    runner = train(config(tmp_path, start, {'train_cfg.neighbours': 5}))
     assert (runner.epoch, runner.iter) == (1, 0)
     before, path = read_whole(start)['state_dict'], tmp_path / 'epoch_1.pth'
     after = read_whole(path)['state_dict']

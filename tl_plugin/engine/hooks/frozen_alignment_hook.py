@@ -42,8 +42,8 @@ class FrozenAlignmentHook(Hook):
             to 100%.
         inverse_penalty: C of the logistic regression. Defaults to 10.
         neighbours: Of each target image, to which pseudo-labels are spread after the rounds, see
-            :func:`tl_plugin.functional.frozen_alignment`; 0 where the target's classes are of very
-            unequal frequency. Defaults to 5.
+            :func:`tl_plugin.functional.frozen_alignment`. Defaults to 0, not at all; the
+            overlay frozen_alignment says what 10 gains and costs.
         mirror: Whether features are the mean over an image and its mirror image. Defaults to True.
         pipeline: Transforms of the images. Defaults to None: those of ``test_dataloader``, or else
             ``val_dataloader``, or else of the training.
@@ -62,7 +62,7 @@ class FrozenAlignmentHook(Hook):
         share: float = 0.6,
         shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0),
         inverse_penalty: float = 10.0,
-        neighbours: int = 5,
+        neighbours: int = 0,
         mirror: bool = True,
         pipeline: list | None = None,
     ) -> None:

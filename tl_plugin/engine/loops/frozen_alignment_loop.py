@@ -35,8 +35,8 @@ class FrozenAlignmentLoop(NoTrainingLoop):
             surest first. Defaults to 20% to 100%; ``[]`` for no round.
         inverse_penalty: C of the logistic regression. Defaults to 10.
         neighbours: Of each target image, to which pseudo-labels are spread after the rounds, see
-            :func:`tl_plugin.functional.frozen_alignment`; 0 where the target's classes are of very
-            unequal frequency. Defaults to 5.
+            :func:`tl_plugin.functional.frozen_alignment`. Defaults to 0, not at all; the
+            overlay frozen_alignment says what 10 gains and costs.
         mirror: Whether features are the mean over an image and its mirror image, which costs
             another pass. Defaults to True.
         pipeline: Transforms of the images. Defaults to None: those of ``test_dataloader``, or else
@@ -55,7 +55,7 @@ class FrozenAlignmentLoop(NoTrainingLoop):
         target_dataloader: Any = None,
         shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0),
         inverse_penalty: float = 10.0,
-        neighbours: int = 5,
+        neighbours: int = 0,
         mirror: bool = True,
         pipeline: list | None = None,
     ) -> None:
