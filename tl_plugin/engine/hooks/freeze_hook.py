@@ -34,10 +34,10 @@ class FreezeHook(Hook):
 
     Args:
         layers: Depths to freeze: ``3``, ``':-1'`` (all but neck and head), ``'0:4'``, or a list
-            of these.
-        patterns: Regular expressions, searched for in parameter names.
+            of these. Defaults to None, none by depth.
+        patterns: Regular expressions, searched for in parameter names. Defaults to None.
         modules: Class names of modules: ``'BatchNorm2d'``. What any of the three selects is
-            frozen.
+            frozen. Defaults to None.
         norm: ``'eval'`` keeps the running statistics of frozen norm layers, ``'train'`` lets them
             follow the data. Defaults to ``'eval'``.
         norm_affine: ``'trained'`` goes on training the affine weights of norm layers in the

@@ -46,8 +46,9 @@ class GradualUnfreezeHook(FreezeHook):
               time the metric hasn't improved for ``patience`` validations.
         layers: Depths that are frozen at the start. Defaults to ``':-1'``, all but neck and
             head, where patterns and modules are not given either.
-        patterns: Regular expressions over parameter names to freeze at the start.
-        modules: Class names of modules to freeze at the start.
+        patterns: Regular expressions over parameter names to freeze at the start. Defaults to
+            None.
+        modules: Class names of modules to freeze at the start. Defaults to None.
         warmup_iters: Iterations in which the learning rate of newly trained layers grows
             linearly to what the schedulers say. Needs optimizer groups per layer. Defaults to 0.
         norm: As in :class:`FreezeHook`. Defaults to ``'eval'``.

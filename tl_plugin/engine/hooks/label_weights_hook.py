@@ -32,7 +32,7 @@ class LabelWeightsHook(Hook):
 
     Args:
         file: The table. Images are identified by their path, or ``train/0`` where the data set
-            holds the pixels.
+            holds the pixels. Defaults to None, which is refused with the command that writes one.
 
     Raises:
         ValueError: If no file is given, it isn't such a table, no image of the training is in it,

@@ -144,9 +144,10 @@ def AdaptationTrainLoop(
         runner: The runner.
         dataloader: The source: the config's ``train_dataloader``.
         target_dataloader: The target. What it doesn't set is inherited from ``train_dataloader``,
-            key by key, see :func:`inherit_dataloader`.
-        max_epochs: Length in epochs, to train by epoch.
-        max_iters: Length in iterations, to train by iteration.
+            key by key, see :func:`inherit_dataloader`. Defaults to None, which is refused.
+        max_epochs: Length in epochs, to train by epoch. Defaults to None.
+        max_iters: Length in iterations, to train by iteration; one of the two has to be given.
+            Defaults to None.
         strong_view: Transforms of a second, strongly augmented view of each target image, for
             alignments that compare the two (:class:`PseudoLabelAlignment`). It goes through the
             target pipeline too. Defaults to None, one view.

@@ -218,8 +218,8 @@ def CachedFeatureTrainLoop(
     Args:
         runner: The runner.
         dataloader: The config's ``train_dataloader``.
-        max_epochs: Train by epoch, for so many.
-        max_iters: Or by iteration, for so many.
+        max_epochs: Train by epoch, for so many. Defaults to None.
+        max_iters: Or by iteration, for so many. Defaults to None.
         views: How many times each image goes through the training pipeline; epoch by epoch, they
             take turns. Defaults to 1.
         cache_dir: Folder of all caches; None is ``feature_cache`` in the work folder.

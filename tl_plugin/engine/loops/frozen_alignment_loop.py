@@ -30,7 +30,7 @@ class FrozenAlignmentLoop(NoTrainingLoop):
         runner: The runner.
         dataloader: The source: the config's ``train_dataloader``.
         target_dataloader: The target; what it leaves out is inherited from ``train_dataloader``.
-            Its labels are never read.
+            Its labels are never read. Defaults to None, which is refused.
         shares: Share of each predicted class that each round of pseudo-labels learns from, the
             surest first. Defaults to 20% to 100%; ``[]`` for no round.
         inverse_penalty: C of the logistic regression. Defaults to 10.

@@ -74,7 +74,7 @@ class InterpolationLoop(NoTrainingLoop):
         runner: A runner for both models' config, whose validation is a ``DomainValLoop``.
         dataloader: The config's ``train_dataloader``: source images for batch statistics.
         adapted: Checkpoint of the adapted model, or several of models that started from the source
-            model.
+            model. Defaults to None, which is refused.
         target_dataloader: Target images for batch statistics; what it leaves out is inherited from
             ``train_dataloader``. Defaults to None, none.
         alphas: Weights of the one adapted model, in [0, 1]. Defaults to None, 0, 0.1, ... 1.

@@ -52,8 +52,9 @@ def SourceFreeTrainLoop(
     Args:
         runner: The runner.
         dataloader: The target: the config's ``train_dataloader``.
-        max_epochs: Length in epochs, to train by epoch.
-        max_iters: Length in iterations, to train by iteration.
+        max_epochs: Length in epochs, to train by epoch. Defaults to None.
+        max_iters: Length in iterations, to train by iteration; one of the two has to be given.
+            Defaults to None.
         strong_view: See :func:`AdaptationTrainLoop`. Defaults to None.
         **kwargs: ``val_begin``, ``val_interval``, ``dynamic_intervals``, as in mmengine's loops.
 

@@ -21,7 +21,7 @@ class InverseDecayLR(LRSchedulerMixin, _ParamScheduler):
         alpha: Factor of the progress. Defaults to 10, as in the paper.
         beta: The exponent. Defaults to 0.75, as in the paper.
         begin: Step at which p is 0. Defaults to 0.
-        end: Step at which p is 1; the runner fills in the end of training.
+        end: Step at which p is 1; the runner fills in the end of training. Defaults to no end.
         last_step: For resuming without a state. Defaults to -1.
         by_epoch: Whether a step is an epoch. Defaults to True.
         verbose: Whether to print the rate at each step. Defaults to False.
