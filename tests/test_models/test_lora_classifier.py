@@ -150,6 +150,18 @@ def test_training_moves_adapters_and_head_alone_and_resumes_to_the_bit(tmp_path)
         assert torch.equal(state_of(other.model)[name], new['state_dict'][name])
 
 
+def test_averages_resume_to_the_bit(tmp_path):
+    """EMAHook exchanges its weights with the model's in a checkpoint; both have adapters."""
+    hooks = [*HOOKS, dict(type='EMAHook', momentum=0.5)]
+    twice = dict(train_cfg=dict(max_epochs=2, val_interval=2))
+    runner_of(tmp_path / 'whole', hooks, **twice).train()
+    start = dict(load_from=str(tmp_path / 'whole/epoch_1.pth'), resume=True)
+    runner_of(tmp_path / 'resumed', hooks, **start, **twice).train()
+    one, other = (read_whole(tmp_path / run / 'epoch_2.pth') for run in ('whole', 'resumed'))
+    for key in ('state_dict', 'ema_state_dict'):
+        torch.testing.assert_close(one[key], other[key], rtol=0, atol=0)
+
+
 def test_the_overlay_trains_and_refuses_what_it_cannot(tmp_path):
     with pytest.raises(ValueError, match='the other strategy first'):
         toy_config(tmp_path, ['lora', 'dann'])

@@ -165,6 +165,19 @@ def adapter_state(model: nn.Module, whole: bool = False) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+def set_layers(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Set adapted layers to what :func:`adapter_state` returned with ``whole=True``.
+
+    Args:
+        model: A copy of the model that it is of.
+        state: Name -> weight or adapter.
+    """
+    for name, module in adapted_modules(model).items():
+        for key in ('weight', A, B):
+            getattr(module, key).copy_(state[f'{name}.{key}'])
+
+
+@torch.no_grad()
 def load_adapters(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Put adapters beside a model's weights.
 

@@ -6,10 +6,11 @@ import io
 from pathlib import Path
 
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
+from torch import Tensor, nn
 
 from tl_plugin.reliability.checkpoints import (
     ADAPTERS,
@@ -23,7 +24,7 @@ from tl_plugin.reliability.ranks import on_main_process
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
 
-from ..low_rank import adapted_modules, adapter_state, load_adapters
+from ..low_rank import adapted_modules, adapter_state, load_adapters, set_layers
 
 _STATE = 'lora'
 
@@ -52,6 +53,7 @@ class LoRAHook(Hook):
         if adapters is not None and not Path(adapters).is_file():
             raise FileNotFoundError(f'LoRAHook: no adapters at {Path(adapters).absolute()}')
         self.adapters = adapters
+        self._saved: list[dict[str, Tensor]] = []
 
     def before_run(self, runner: Runner) -> None:
         """Refuse a model without adapters."""
@@ -62,27 +64,34 @@ class LoRAHook(Hook):
             )
 
     def before_train(self, runner: Runner) -> None:
-        """Start from a file of adapters."""
-        layers = adapted_modules(unwrap(runner.model))
+        """Start from a file of adapters, or go on with those of the checkpoint."""
+        models = _models(runner)
+        layers = adapted_modules(models[0])
         if not any(part.requires_grad for m in layers.values() for part in (m.lora_a, m.lora_b)):
             raise ValueError(
                 f'LoRAHook: the adapters of all {len(layers)} layers are frozen, so that lora '
                 'would do nothing: leave out what freezes them, such as the strategy '
                 'feature_extraction, or leave out lora'
             )
-        if self.adapters is not None and not resumes(runner):
+        if resumes(runner):
+            # Now that all is loaded: before, an EMAHook exchanges weights in the checkpoint.
+            for model, state in zip(models, self._saved):
+                set_layers(model, state)
+        elif self.adapters is not None:
             content = torch.load(self.adapters, map_location='cpu', weights_only=True)
-            load_adapters(unwrap(runner.model), weights_of(content, self.adapters))
+            load_adapters(models[0], weights_of(content, self.adapters))
+            for average in models[1:]:
+                set_layers(average, adapter_state(models[0], whole=True))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Save adapters and weights apart."""
-        state = adapter_state(unwrap(runner.model), whole=True)
+        """Save adapters and weights apart, of the model and of its averages."""
+        state = [adapter_state(model, whole=True) for model in _models(runner)]
         save_hook_state(checkpoint, _STATE, state)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Give a resumed run both as they were."""
+        """Keep both for a resumed run."""
         if resumes(runner):
-            checkpoint['state_dict'].update(saved_hook_state(checkpoint, _STATE) or {})
+            self._saved = saved_hook_state(checkpoint, _STATE) or []
 
     def after_train(self, runner: Runner) -> None:
         """Write the adapters alone."""
@@ -94,3 +103,9 @@ class LoRAHook(Hook):
         on_main_process(lambda: write_whole(path, content.getvalue()))
         count = sum(value.numel() for value in state.values())
         print_log(f'LoRA: {count:,} weights of adapters are in {path}.', logger='current')
+
+
+def _models(runner: Runner) -> list[nn.Module]:
+    """Return the model, and its averages."""
+    averages = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
+    return [unwrap(runner.model), *averages]
