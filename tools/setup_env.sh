@@ -107,7 +107,7 @@ choose_stack() {
     local found=
     if is_there onedl-mmengine || is_there onedl-mmpretrain; then
         found=onedl
-    elif is_there mmengine || is_there mmpretrain; then
+    elif is_there mmengine || is_there mmengine-lite || is_there mmpretrain; then
         found=openmmlab
     fi
     STACK=${STACK:-${found:-openmmlab}}
@@ -119,7 +119,7 @@ choose_stack() {
     [ -z "$found" ] || [ "$found" = "$STACK" ] ||
         fail "$(prefix) has the packages of $found, whose files those of $STACK would overwrite:" \
             'remove them first, or take another environment:' \
-            "  $PYTHON -m pip uninstall -y mmengine mmpretrain onedl-mmengine onedl-mmpretrain"
+            "  $PYTHON -m pip uninstall -y mmengine mmengine-lite mmpretrain onedl-mmengine onedl-mmpretrain"
 }
 
 prefix() { "$PYTHON" -c 'import sys; print(sys.prefix)'; }
@@ -169,8 +169,8 @@ install() {
         # Full mmcv and mmcv-lite install the same files: whoever has the full one keeps it.
         if is_there mmcv || is_there onedl-mmcv; then
             extras=$(without_lite "$extras")
-        elif [ "$STACK" = onedl ]; then
-            # mmcv-lite asks for OpenMMLab's mmengine, whose files would overwrite the fork's.
+        elif [ "$STACK" = onedl ] || has_lite_engine; then
+            # mmcv-lite asks for OpenMMLab's mmengine, whose files would overwrite those of others.
             extras=$(without_lite "$extras")
             say 'Installing mmcv-lite'
             read -ra lite <<<"$(requirements LITE)"
@@ -178,16 +178,29 @@ install() {
             "${pip[@]}" addict pyyaml yapf Pillow opencv-python-headless
         fi
     fi
+    if has_lite_engine; then
+        # The stack's mmengine would overwrite its files. It says less of what it needs.
+        extras=$(sed -E 's/,?openmmlab$//' <<<"$extras")
+        say 'Installing mmpretrain beside mmengine-lite'
+        read -ra others <<<"$(requirements STACKS | grep -v '^mmengine' | tr '\n' ' ')"
+        "${pip[@]}" "${others[@]}" opencv-python-headless
+    fi
     say "Installing mmpretrain ($STACK) and this package"
-    "${pip[@]}" --no-build-isolation -e "${ROOT}[$extras]"
+    "${pip[@]}" --no-build-isolation -e "$ROOT${extras:+[$extras]}"
 }
+
+# OpenMMLab's mmengine without what training alone needs, which also comes as the module mmengine.
+has_lite_engine() { is_there mmengine-lite && ! is_there mmengine; }
 
 without_lite() { sed -E 's/(^|,)lite(,|$)/\1/; s/,$//' <<<"$1"; }
 
-# requirements NAME: what tl_plugin/_requirements.py lists under a name, a line each.
+# requirements NAME: what tl_plugin/_requirements.py lists under a name, or of a stack, a line each.
 requirements() {
-    "$PYTHON" -c 'import runpy, sys; print(*runpy.run_path(sys.argv[1])[sys.argv[2]], sep="\n")' \
-        "$ROOT/tl_plugin/_requirements.py" "$1"
+    "$PYTHON" -c '
+import runpy, sys
+found = runpy.run_path(sys.argv[1])[sys.argv[2]]
+print(*(found[sys.argv[3]] if isinstance(found, dict) else found), sep="\n")' \
+        "$ROOT/tl_plugin/_requirements.py" "$1" "$STACK"
 }
 
 is_there() {

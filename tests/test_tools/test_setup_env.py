@@ -176,6 +176,7 @@ PIP = """
 is_there() { [[ " $THERE " == *" $1 "* ]]; }
 requirements() {
     if [ "$1" = LITE ]; then echo 'mmcv-lite>=2'
+    elif [ "$1" = STACKS ]; then printf '%s\\n' 'mmengine>=0.10' 'mmpretrain>=1.2'
     else printf '%s\\n' 'numpy>=1' 'torch>=2.6' 'torchvision>=0.21'; fi
 }
 PYTHON=pip_of
@@ -195,6 +196,8 @@ TORCH = '<torch>=2.6><torchvision>=0.21>'
         ('lite', 'true', 'openmmlab', '', '<torchvision>=0.21><--index-url>', '[lite,openmmlab]>'),
         ('lite,test', 'false', 'onedl', '', TORCH, '[test,onedl]>'),
         ('lite', 'false', 'onedl', 'onedl-mmcv', TORCH, '[onedl]>'),
+        ('lite', 'false', 'openmmlab', 'mmengine-lite', TORCH, '>'),
+        ('lite,test', 'false', 'openmmlab', 'mmengine-lite mmcv', TORCH, '[test]>'),
     ],
 )
 def test_each_stack_comes_with_its_own_and_a_full_mmcv_stays(
@@ -208,9 +211,10 @@ def test_each_stack_comes_with_its_own_and_a_full_mmcv_stays(
     assert torch in calls[1]
     assert calls[-1].startswith(f'<--no-build-isolation><-e><{checkout}')
     assert calls[-1].endswith(package)
-    # mmcv-lite would bring OpenMMLab's mmengine, and its files over the fork's.
+    # mmcv-lite would bring mmengine, and its files over the fork's or mmengine-lite's.
     alone = [call for call in calls if call.startswith('<--no-deps><mmcv-lite')]
-    assert len(alone) == (stack == 'onedl' and not there)
+    assert len(alone) == ((stack == 'onedl' and not there) or there == 'mmengine-lite')
+    assert any(call.startswith('<mmpretrain>=1.2') for call in calls) == ('mmengine-lite' in there)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +224,7 @@ def test_each_stack_comes_with_its_own_and_a_full_mmcv_stays(
         ('', '--stack onedl', 'onedl'),
         ('', '--stack=onedl', 'onedl'),
         ('mmengine', '', 'openmmlab'),
+        ('mmengine-lite', '', 'openmmlab'),
         ('onedl-mmpretrain', '', 'onedl'),
         ('onedl-mmengine mmengine', '', 'onedl'),
     ],
