@@ -101,7 +101,7 @@ def _measured(rung: RungResult, names: Sequence[str]) -> Curves:
         list(one.corruptions) == list(names) for one in found.domains.values()
     ):
         return found
-    print(f'Testing {rung.name} under {len(names)} corruptions.', flush=True)
+    print(f'Testing {rung.name} under {", ".join(names)}.', flush=True)
     cfg = load_config(rung.config)
     cfg.log_level = 'WARNING'
     prepare_test(cfg, rung.checkpoint, work_dir=Path(rung.checkpoint).with_name('corruptions'))

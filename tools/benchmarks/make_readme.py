@@ -58,6 +58,11 @@ BENCHMARKS = {
         'models on frozen features chosen without target labels, and their expected accuracy',
         None,
     ),
+    'whole_rungs': (
+        'the default rungs of whole ladders chosen without target labels, and their expected '
+        'accuracy; short training on 320 images a domain, 96 pixels, digits 64',
+        None,
+    ),
     'label_errors': (
         "wrong labels put in, found and counted, against cleanlab's ranking of the same "
         'probabilities',
@@ -96,6 +101,11 @@ BENCHMARKS = {
         None,
     ),
 }
+#: Those that another one's options measure.
+PARTS = dict(
+    without_labels='recommendations.py --no-target-labels',
+    whole_rungs='recommendations.py --no-target-labels --whole-rungs',
+)
 MEASURABLE = [name for name, (_, arguments) in BENCHMARKS.items() if arguments is not None]
 
 HEAD = """# Benchmarks
@@ -314,7 +324,8 @@ def section(name, path):
     """Write the part of one benchmark: what, by which command, on what, and its lines."""
     text = [f'## {name}\n', f'{BENCHMARKS[name][0][0].upper()}{BENCHMARKS[name][0][1:]}.\n']
     if not path.is_file():
-        return '\n'.join([*text, f'    python tools/benchmarks/{name}.py\n', 'Not measured yet.\n'])
+        tool = PARTS.get(name, f'{name}.py')
+        return '\n'.join([*text, f'    python tools/benchmarks/{tool}\n', 'Not measured yet.\n'])
     result = json.loads(path.read_text(encoding='utf-8'))
     command = ' '.join(['python', f'tools/benchmarks/{name}.py', *(BENCHMARKS[name][1] or ['...'])])
     place = result.get('machine') or result.get('device') or 'this machine'

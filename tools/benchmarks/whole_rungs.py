@@ -154,8 +154,7 @@ def read(work_dir: Path, pairs: Sequence[str]):
     done = [name for name in ORDER if name in pairs]
     folders = {name: folder_of(name, work_dir) for name in done}
     found = [judge(n, at) for n, at in folders.items() if (at / 'ladder/results.json').is_file()]
-    if found:
-        yield summary([row for row, _ in found], {row['pair']: own for row, own in found})
+    yield summary([row for row, _ in found], {row['pair']: own for row, own in found})
 
 
 def summary(rows: list[dict], models: dict[str, dict[str, choices.Model]]) -> dict:
@@ -222,18 +221,9 @@ def lines(found: dict) -> list[dict]:
     told += [
         line(f'{name}: not measured') for name in ORDER if name not in {r['pair'] for r in rows}
     ]
-    lost = [behind(row, row['recommended']) for row in rows]
-    nothing = [behind(row, choices.BASELINE) for row in rows]
-    told.append(
-        line(
-            f'recommended, points behind the best rung (within 2 on {sum(v <= 2 for v in lost)} of '
-            f'{len(rows)} pairs, more than 1 below doing nothing on '
-            f'{sum(a > b + 1 for a, b in zip(lost, nothing))}), against doing nothing',
-            fmean(lost),
-            fmean(nothing),
-            'points',
-        )
-    )
+    if not rows:
+        return told
+    told.append(_chosen(rows))
     known = [
         (one['expected'] - one['accuracy'], one['interval'], one['accuracy'])
         for row in rows
@@ -272,6 +262,24 @@ def lines(found: dict) -> list[dict]:
         for name, one in found['rungs'].items()
     ]
     return [*told, *_candidates(found)]
+
+
+def _chosen(rows: list[dict]) -> dict:
+    """Return the line on how far the recommended rungs are behind the best."""
+    lost, nothing = (
+        [behind(row, name) for row, name in zip(rows, names)]
+        for names in ([row['recommended'] for row in rows], [choices.BASELINE] * len(rows))
+    )
+    near = sum(value <= NEAR for value in lost)
+    below = sum(ours > theirs + 1 for ours, theirs in zip(lost, nothing))
+    return dict(
+        what=f'recommended, points behind the best rung (within {NEAR:.0f} on {near} of '
+        f'{len(rows)} pairs, more than 1 below doing nothing on {below}), against doing nothing',
+        ours=fmean(lost),
+        plain=fmean(nothing),
+        unit='points',
+        ratio=None,
+    )
 
 
 def _candidates(found: dict) -> list[dict]:
