@@ -40,9 +40,45 @@ STACK_SUBSET = (
 )
 
 
+#: Files that take longest, to begin with: left for the end, one of them would keep one process busy
+#: and all others waiting. pytest-xdist would begin with the files of many tests.
+LONGEST = (
+    'test_package.py',
+    'journeys',
+    'test_ladder/test_tool.py',
+    'test_apis',
+    'test_ladder/test_any_data.py',
+    'test_combinations.py',
+    'test_tools',
+    'test_launch/test_nodes.py',
+    'test_simulated_gpu.py',
+    'test_configs.py',
+    'test_ladder',
+    'test_strategies.py',
+    'test_reliability',
+    'test_intake',
+    'test_analysis',
+    'test_engine/test_loops',
+)
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False
+
+
+def _turn(item):
+    """When a test begins: by the first of LONGEST that its file is, or is in."""
+    if not item.path.is_relative_to(HERE):
+        return len(LONGEST)
+    place = item.path.relative_to(HERE)
+    names = {place.as_posix(), *(parent.as_posix() for parent in place.parents)}
+    return next((n for n, name in enumerate(LONGEST) if name in names), len(LONGEST))
+
+
 # Before pytest looks at `-m`.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    items.sort(key=_turn)
     for item in items:
         if not item.path.is_relative_to(HERE):
             continue

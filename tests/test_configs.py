@@ -1,9 +1,6 @@
 """The configs that people copy are small, build, and train by mmpretrain's own tool."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import mmpretrain
@@ -13,6 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
+from tests.distributed import run_program
 from tl_plugin.strategies import configs_dir
 
 LEAVES = sorted((configs_dir() / 'class_folders').glob('*.py'))
@@ -82,20 +80,18 @@ def test_mmpretrains_own_train_tool_runs_a_leaf(data, tmp_path):
     """What `mim train mmpretrain CONFIG` calls."""
     options = {**LOCAL, 'train_cfg.max_epochs': 1, 'default_hooks.logger.interval': 1}
     options.update({'param_scheduler': None, 'model.backbone.pretrained': False})
-    command = [
-        sys.executable,
-        str(STOCK_TRAIN),
-        str(configs_dir() / 'class_folders' / LEAF_FOR_MIM),
+    code, said = run_program(
+        STOCK_TRAIN,
+        configs_dir() / 'class_folders' / LEAF_FOR_MIM,
         '--work-dir',
-        str(tmp_path),
+        tmp_path,
         '--no-pin-memory',
         '--no-persistent-workers',
         '--cfg-options',
         *(f'{key}={value}' for key, value in options.items()),
-    ]
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run(command, cwd=data, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+        cwd=data,
+    )
+    assert code == 0, said[-3000:]
     assert (tmp_path / 'epoch_1.pth').is_file()
     log = next(tmp_path.glob('*/vis_data/scalars.json')).read_text()
     for name in ('loss_dann', 'dann_accuracy', 'dann_reversal_weight', 'target/accuracy/top1'):

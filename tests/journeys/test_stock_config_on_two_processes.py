@@ -120,7 +120,8 @@ def tested(walked):
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(walked):
-    assert 'epoch_1.pth' in walked.said and 'Resum' in walked.said
+    assert 'Resuming from' in walked.said and 'epoch_1.pth' in walked.said
+    assert 'accuracy/top1' in walked.said
     states = [
         torch.load(walked.folder / run / 'epoch_2.pth', weights_only=True)['state_dict']
         for run in ('whole', 'stopped')
@@ -131,6 +132,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights(walked):
         assert torch.equal(value, states[1][name]), name
     first = torch.load(walked.folder / 'whole' / 'epoch_1.pth', weights_only=True)['state_dict']
     assert not torch.equal(first['head.fc.weight'], states[0]['head.fc.weight'])
+    # 48 images on 2 processes, 8 a batch.
+    meta = torch.load(walked.folder / 'stopped' / 'epoch_2.pth', weights_only=True)['meta']
+    assert meta['iter'] == 2 * 3
 
 
 def test_accuracy_is_the_share_of_right_predictions(tested):

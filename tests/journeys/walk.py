@@ -15,6 +15,7 @@ import cv2
 import mmpretrain
 import numpy as np
 
+from tests.distributed import run_program
 from tests.forked import is_tool, run_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,8 +81,9 @@ def run(*command: Any, cwd: Path) -> str:
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable}
     # The tools of a checkout find the package beside them, those of mmpretrain an installed one.
     env['PYTHONPATH'] = str(ROOT)
-    if Path(command[0]).name.startswith('python') and is_tool(command[1]):
-        code, said = run_tool(*command[1:], cwd=cwd, env=env)
+    if Path(command[0]).name.startswith('python') and Path(command[1]).suffix == '.py':
+        start = run_tool if is_tool(command[1]) else run_program
+        code, said = start(*command[1:], cwd=cwd, env=env)
         assert code == 0, f'{shlex.join(map(str, command))}\n{said}'
         return said
     done = subprocess.run(

@@ -55,7 +55,10 @@ def test_for_a_target_the_source_is_degraded_and_weighted(user, tmp_path, monkey
     assert found.calibration.reference.to_json() == plain.reference.to_json()
 
 
-def test_a_ladder_calibrates_what_it_recommends_and_never_fails_by_it(user, tmp_path, capsys):
+def test_a_ladder_calibrates_what_it_recommends_and_never_fails_by_it(
+    user, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr('tl_plugin.apis.calibration_images.MATCHED', 8)
     weights = tmp_path / 'model.pth'
     weights.write_bytes(user.weights.read_bytes())
     cfg = load_config(user.config)

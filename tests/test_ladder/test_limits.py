@@ -1,5 +1,4 @@
 import json
-import re
 
 import pytest
 
@@ -78,22 +77,3 @@ def test_the_climb_stops_where_it_is_enough(tmp_path):
     assert 'Not climbed: dann: source_only reaches the 0.1% asked for' in output
     assert results['recommendation']['rung'] == 'source_only'
     assert 'Take source_only.' in output
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('how', [['--jobs', '1'], ['--devices', '0', '1']])
-def test_one_rung_after_the_other_reaches_what_several_at_once_do(climbed, tmp_path, how):
-    rungs = ['--rungs', *RUNGS[1:]]
-    # Without GPUs the two names only say how many runs may go on at once.
-    code, output = run_tool(climbed.config, '--work-dir', tmp_path, *rungs, *how)
-    assert code == 0, output
-    results = json.loads((tmp_path / 'results.json').read_text())
-    for now, then in zip(results['rungs'], climbed.results['rungs']):
-        assert now['name'] == then['name']
-        assert now['domains'] == then['domains']
-
-
-def test_all_others_begin_when_the_first_rung_has_ended(climbed):
-    lines = climbed.output.splitlines()
-    events = [line for line in lines if re.search(r': starting$|% in \d+ s$', line)]
-    assert [line.endswith('starting') for line in events[:4]] == [True, False, True, True]

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +12,9 @@ from tests.test_ladder.test_labels import climb_here, write_config
 from tests.toy import toy_config
 from tl_plugin.analysis.label_records import LabelFinding, LabelReport
 from tl_plugin.evaluation.intervals import Estimate
-from tl_plugin.ladder import few_labels, noisy_labels
+from tl_plugin.ladder import noisy_labels
 from tl_plugin.ladder import run_ladder as module
-from tl_plugin.ladder.few_labels import few_labels_in_words, notes_on_few_labels
-from tl_plugin.ladder.jobs import plan
+from tl_plugin.ladder.few_labels import few_labels_in_words
 from tl_plugin.ladder.noisy_labels import add_label_rungs
 from tl_plugin.ladder.ready_config import ready_config
 from tl_plugin.ladder.recommend import recommend
@@ -24,7 +22,6 @@ from tl_plugin.ladder.records import RungResult
 from tl_plugin.ladder.results import read_results
 from tl_plugin.ladder.run_ladder import run_ladder
 from tl_plugin.ladder.selection import read_rungs
-from tl_plugin.launch.runs import load_config
 
 NAMES = ('red', 'green', 'blue')
 SIZE = 150
@@ -203,34 +200,3 @@ def test_few_target_labels_are_warned_of_beyond_the_errors_of_the_source_model()
     assert few_labels_in_words(noisy, None) == []
     noisy = LabelReport(**{**vars(noisy), 'rate': rate})
     assert few_labels_in_words(noisy, None)[0].startswith('About 20% of the 200 target labels')
-
-
-def test_the_source_model_of_a_climb_judges_the_few_labels(climbed, tmp_path, monkeypatch):
-    cfg = load_config(climbed.config)
-    rungs = read_rungs(cfg.ladder)
-    jobs = plan(cfg, [rungs['source_only'], rungs['fine_tune']], [0], climbed.work_dir)
-    seen = []
-    words = few_labels.few_labels_in_words
-    monkeypatch.setattr(
-        few_labels, 'few_labels_in_words', lambda *found: seen.append(found) or words(*found)
-    )
-    notes_on_few_labels(cfg, jobs, tmp_path)
-    ((report, accuracy),) = seen
-    assert accuracy == jobs[0].result().validation['target/accuracy/top1']
-    assert report.images == len(report.findings) > 0 and report.rate is None
-    doubted = {one.file for one in report.flagged()}
-    # All labels are such as the model would not give.
-    few = cfg.ladder.labelled_target_dataloader
-    others = [
-        [int(one.file.split('/')[1]), str((int(one.given) + 1) % 10)]
-        for one in report.findings
-        if one.file not in doubted
-    ]
-    full = few_labels.inherit_dataloader(cfg.train_dataloader, few, 'few', labelled=True)
-    few.dataset = dict(type='CorrectedLabels', dataset=full['dataset'], changes=others)
-    few.dataset['_delete_'] = True
-    monkeypatch.setattr(few_labels, 'few_labels_in_words', lambda found, _: words(found, 60.0))
-    (note,) = notes_on_few_labels(cfg, jobs, tmp_path)
-    assert f'{report.images} of the {report.images} target labels' in note
-    assert notes_on_few_labels(cfg, jobs[:1], tmp_path) == []
-    assert notes_on_few_labels(Config(), [SimpleNamespace(rung=rungs['fine_tune'])], tmp_path) == []

@@ -6,6 +6,7 @@ import signal
 import time
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +15,13 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from tests.pages import Page, check_that_it_stands_alone, numbers
 from tests.test_ladder.conftest import RUNGS, run_tool, start_tool, write_tiny
+from tl_plugin.ladder import few_labels
+from tl_plugin.ladder.few_labels import notes_on_few_labels
+from tl_plugin.ladder.jobs import plan
 from tl_plugin.ladder.run_ladder import run_ladder
+from tl_plugin.ladder.selection import read_rungs
 from tl_plugin.launch.console import tool_command
+from tl_plugin.launch.runs import load_config
 from tl_plugin.reliability.checkpoints import newest_whole_checkpoint
 
 # Long enough to be interrupted.
@@ -81,6 +87,56 @@ def test_the_table_and_the_last_lines(climbed):
     card = (climbed.work_dir / 'card.md').read_text()
     rung = climbed.results['recommendation']['rung']
     assert f'It is the rung `{rung}` of a ladder.' in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('how', [['--jobs', '1'], ['--devices', '0', '1']])
+def test_one_rung_after_the_other_reaches_what_several_at_once_do(climbed, tmp_path, how):
+    rungs = ['--rungs', *RUNGS[1:]]
+    # Without GPUs the two names only say how many runs may go on at once.
+    code, output = run_tool(climbed.config, '--work-dir', tmp_path, *rungs, *how)
+    assert code == 0, output
+    results = json.loads((tmp_path / 'results.json').read_text())
+    for now, then in zip(results['rungs'], climbed.results['rungs']):
+        assert now['name'] == then['name']
+        assert now['domains'] == then['domains']
+
+
+def test_all_others_begin_when_the_first_rung_has_ended(climbed):
+    lines = climbed.output.splitlines()
+    events = [line for line in lines if re.search(r': starting$|% in \d+ s$', line)]
+    assert [line.endswith('starting') for line in events[:4]] == [True, False, True, True]
+
+
+def test_the_source_model_of_a_climb_judges_the_few_labels(climbed, tmp_path, monkeypatch):
+    cfg = load_config(climbed.config)
+    rungs = read_rungs(cfg.ladder)
+    jobs = plan(cfg, [rungs['source_only'], rungs['fine_tune']], [0], climbed.work_dir)
+    seen = []
+    words = few_labels.few_labels_in_words
+    monkeypatch.setattr(
+        few_labels, 'few_labels_in_words', lambda *found: seen.append(found) or words(*found)
+    )
+    notes_on_few_labels(cfg, jobs, tmp_path)
+    ((report, accuracy),) = seen
+    assert accuracy == jobs[0].result().validation['target/accuracy/top1']
+    assert report.images == len(report.findings) > 0 and report.rate is None
+    doubted = {one.file for one in report.flagged()}
+    # All labels are such as the model would not give.
+    few = cfg.ladder.labelled_target_dataloader
+    others = [
+        [int(one.file.split('/')[1]), str((int(one.given) + 1) % 10)]
+        for one in report.findings
+        if one.file not in doubted
+    ]
+    full = few_labels.inherit_dataloader(cfg.train_dataloader, few, 'few', labelled=True)
+    few.dataset = dict(type='CorrectedLabels', dataset=full['dataset'], changes=others)
+    few.dataset['_delete_'] = True
+    monkeypatch.setattr(few_labels, 'few_labels_in_words', lambda found, _: words(found, 60.0))
+    (note,) = notes_on_few_labels(cfg, jobs, tmp_path)
+    assert f'{report.images} of the {report.images} target labels' in note
+    assert notes_on_few_labels(cfg, jobs[:1], tmp_path) == []
+    assert notes_on_few_labels(Config(), [SimpleNamespace(rung=rungs['fine_tune'])], tmp_path) == []
 
 
 def test_finished_rungs_are_kept_and_a_changed_one_is_run_again(climbed):
