@@ -21,8 +21,13 @@ STOCK_CONFIGS = {
     'shufflenet_v2/shufflenet-v2-1x_16xb64_in1k.py': 64,
     'poolformer/poolformer-s12_32xb128_in1k.py': 64,
 }
-# Two that take long are cut down to fewer of the same layers.
+# Those that take long, or that every overlay trains, are cut down to fewer or thinner layers.
 THINNED = {
+    'resnet/resnet18_8xb16_cifar10.py': {
+        'model.backbone.base_channels': 16,
+        'model.backbone.stem_channels': 16,
+        'model.head.in_channels': 128,
+    },
     'deit/deit-tiny_4xb256_in1k.py': {
         'model.backbone.img_size': 64,
         'model.backbone.arch': dict(

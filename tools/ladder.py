@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 import signal
 import sys
@@ -240,6 +241,8 @@ def main() -> int:
     from tl_plugin.ladder.limits import Limits
     from tl_plugin.ladder.run_ladder import run_ladder
 
+    # What is imported stays; each data set that is built would search it for garbage.
+    gc.freeze()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if args.config is None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -162,23 +163,15 @@ def test_table_of_a_stock_config_with_strategies():
     assert table.splitlines()[0] == 'ImageClassifier SwinTransformer'
 
 
-def test_the_tool_prints_json_alone():
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / 'tools' / 'show_layers.py'),
-            'mmpretrain::resnet/resnet18_8xb16_cifar10.py',
-            '--strategy',
-            'feature_extraction',
-            '--json',
-            '--cfg-options',
-            'model.head.num_classes=3',
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    report = json.loads(done.stdout)
+def test_the_tool_prints_json_alone(monkeypatch, capfd):
+    tool = ROOT / 'tools' / 'show_layers.py'
+    config = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+    given = ['--strategy', 'feature_extraction', '--json', '--cfg-options']
+    monkeypatch.syspath_prepend(str(tool.parent))
+    monkeypatch.setattr(sys, 'argv', [str(tool), config, *given, 'model.head.num_classes=3'])
+    with contextlib.suppress(SystemExit):
+        runpy.run_path(str(tool), run_name='__main__')
+    report = json.loads(capfd.readouterr().out)
     assert report['totals']['trained'] == 512 * 3 + 3
     assert (
         torch.tensor([layer['weights'] for layer in report['layers']]).sum()

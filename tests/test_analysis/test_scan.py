@@ -29,9 +29,15 @@ def items(tmp_path_factory):
     return [ImageItem(str(path)) for path in sorted(folder.iterdir())]
 
 
-def test_processes_find_what_one_finds_in_order(items):
+@pytest.fixture(scope='module')
+def alone(items):
+    """What one process finds."""
+    return scan(items, 1)
+
+
+def test_processes_find_what_one_finds_in_order(items, alone):
     counts = []
-    alone, together = scan(items, 1), scan(items, 2, counts.append)
+    together = scan(items, 2, counts.append)
     assert alone == together
     assert sum(counts) == len(items) == 3 * CHUNK + len(FAULTS)
     for item, record in zip(items, together):
@@ -81,17 +87,16 @@ class DeadlyItem(ImageItem):
         pass
 
 
-def test_a_file_that_kills_its_reader_is_named_and_the_others_go_on(items):
+def test_a_file_that_kills_its_reader_is_named_and_the_others_go_on(items, alone):
     deadly = (3, len(items) - 5)
     given = [
         DeadlyItem(item.name) if number in deadly else item for number, item in enumerate(items)
     ]
-    expected = scan(items, 1)
     for number, record in enumerate(scan(given, 2)):
         if number in deadly:
             assert record.faults == ('crashed_reader',)
         else:
-            assert record == expected[number]
+            assert record == alone[number]
 
 
 def test_no_images_are_no_records():

@@ -30,7 +30,17 @@ PIPELINE = [
 ]
 MODEL = dict(
     type='AdaptationClassifier',
-    backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=4, stem_channels=4),
+    # Two stages of four: exporting takes long by the layer.
+    backbone=dict(
+        type='ResNet_CIFAR',
+        depth=18,
+        base_channels=4,
+        stem_channels=4,
+        num_stages=2,
+        strides=(1, 2),
+        dilations=(1, 1),
+        out_indices=(1,),
+    ),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=3),
     alignments=dict(dann=dict(type='DANNHead')),

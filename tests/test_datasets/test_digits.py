@@ -1,6 +1,4 @@
 import hashlib
-import subprocess
-import sys
 import time
 from itertools import combinations
 
@@ -15,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits, load_sample_images
 
 import tl_plugin  # noqa: F401  (registers the dataset)
+from tests.distributed import run_program
 from tl_plugin.datasets.digits import CONDITIONS, SPLIT_SIZES, DigitsDataset, degrade, render
 
 
@@ -104,18 +103,17 @@ def places_of(image, scan, photo):
     return np.argwhere(equal)
 
 
-def test_the_same_image_every_time_in_every_process():
+def test_the_same_image_every_time_in_every_process(tmp_path):
     code = (
         'import hashlib; from tl_plugin.datasets.digits import DigitsDataset;'
         "d = DigitsDataset('field', 'few', severity=4, seed=7);"
         "images = b''.join(d.get_data_info(i)['img'].tobytes() for i in range(50));"
         'print(hashlib.md5(images).hexdigest())'
     )
-    other_process = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True
-    )
+    (tmp_path / 'other.py').write_text(code)
+    ended, said = run_program(tmp_path / 'other.py')
     here = hashlib.md5(images('field', 'few', severity=4, seed=7).tobytes()).hexdigest()
-    assert other_process.stdout.split()[-1] == here
+    assert ended == 0 and said.split()[-1] == here
 
 
 def test_seed_changes_images_and_no_split():

@@ -1,12 +1,11 @@
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.forked import run_tool
 from tl_plugin.datasets import MNISTM, RepeatChannels
 from tl_plugin.datasets.mnist_m import blend_into_photographs, load_photographs
 
@@ -69,11 +68,9 @@ def made(tmp_path):
         _write_idx(mnist / f'{name}-labels-idx1-ubyte', (np.arange(count) % 10).astype(np.uint8))
     for index in range(10):  # a photograph is known by its grey
         Image.fromarray(np.full((30, 30, 3), index, np.uint8)).save(photos / f'{index}.png')
-    command = [sys.executable, str(TOOL), '--mnist', str(mnist), '--photographs', str(photos)]
-    done = subprocess.run(
-        [*command, '--out', str(tmp_path / 'out')], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    out = tmp_path / 'out'
+    code, said = run_tool(TOOL, '--mnist', mnist, '--photographs', photos, '--out', out)
+    assert code == 0, said
     return tmp_path / 'out'
 
 

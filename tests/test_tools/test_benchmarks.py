@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.forked import run_tool
 
 BENCHMARKS = Path(__file__).parents[2] / 'tools' / 'benchmarks'
 
 
 def run(name, *arguments):
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / name), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    code, said = run_tool(BENCHMARKS / name, *arguments)
+    assert code == 0, said[-2000:]
+    return said
 
 
 def test_optimizer_step(tmp_path):

@@ -103,6 +103,8 @@ def _give_target(ready: Config, loader: dict, source_free: bool | None) -> None:
     hooks = [hook for hook in _hooks(ready) if type_name(hook) in TARGET_HOOKS]
     for hook in hooks:
         hook.setdefault('target_dataloader', loader)
+        if type_name(hook) == 'AdaBNHook':
+            hook.setdefault('report_before', False)  # source_only has measured that
     if not hooks or type_name(ready.train_cfg) in TARGET_LOOPS:
         ready.merge_from_dict({'train_cfg': {'target_dataloader': loader}})
 

@@ -6,6 +6,7 @@ from mmpretrain.registry import DATASETS
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import loader, stock_config, toy_config, train
 from tl_plugin.engine.batch_statistics import norm_layers
+from tl_plugin.engine.hooks import adabn_hook
 from tl_plugin.reliability.checkpoints import read_whole
 
 TARGET = dict(dataset=dict(labels='true', shift=0.6, size=12, seed=7))
@@ -64,6 +65,31 @@ def _first_mean(runner):
     images = torch.cat([torch.stack(list(batch['inputs'])) for batch in batches])
     inputs = runner.model.data_preprocessor(dict(inputs=images))['inputs']
     return runner.model.backbone.conv1(inputs).detach().mean((0, 2, 3))
+
+
+def test_a_run_without_training_adapts_once_and_still_knows_what_was_before(
+    tmp_path, checkpoint, monkeypatch
+):
+    plain = _tester(tmp_path / 'plain', checkpoint, ()).test()
+    calls = []
+    estimate = adabn_hook.estimate_batch_statistics
+    monkeypatch.setattr(
+        adabn_hook, 'estimate_batch_statistics', lambda *args: calls.append(1) or estimate(*args)
+    )
+    runner = _tester(tmp_path / 'run', checkpoint, ('adabn', 'no_training'))
+    runner.train()
+    trained = {name: value.clone() for name, value in runner.model.state_dict().items()}
+    found = runner.test()
+    assert len(calls) == 1 and found['target/accuracy/top1'] > plain['target/accuracy/top1']
+    assert {name: found[f'before_adabn/{name}'] for name in plain} == plain
+    assert all(torch.equal(trained[name], v) for name, v in runner.model.state_dict().items())
+    # Other weights get statistics of their own.
+    runner.model.backbone.conv1.weight.data.mul_(2)
+    runner.test()
+    torch.testing.assert_close(
+        norm_layers(runner.model)['backbone.bn1'].running_mean,
+        2 * trained['backbone.bn1.running_mean'],
+    )
 
 
 def test_a_loader_of_its_own_and_part_of_it(tmp_path, checkpoint):

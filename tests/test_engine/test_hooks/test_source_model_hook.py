@@ -1,7 +1,5 @@
 """What the run remembers of the model that it began with: when, where, and that it comes back."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import mmpretrain
@@ -9,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.distributed import run_distributed
+from tests.distributed import run_distributed, run_program
 from tests.tiny_runs import CPU_MODEL_WRAPPER
 from tests.toy import target, toy_config, train
 from tl_plugin.reliability.checkpoints import read_whole
@@ -79,9 +77,8 @@ def test_a_published_model_carries_none_of_it(source, tmp_path):
     plain = set(_weights(source)['state_dict'])
     assert set(_weights(adapted)['state_dict']) == plain
     tool = Path(mmpretrain.__file__).parent / '.mim/tools/model_converters/publish_model.py'
-    command = [sys.executable, str(tool), str(adapted), str(tmp_path / 'out.pth')]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    code, said = run_program(tool, adapted, tmp_path / 'out.pth')
+    assert code == 0, said[-2000:]
     published = _weights(next(tmp_path.glob('out*.pth')))
     assert set(published) <= {'meta', 'state_dict'} and set(published['state_dict']) == plain
 

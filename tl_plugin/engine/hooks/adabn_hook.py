@@ -10,10 +10,12 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tl_plugin.evaluation.metrics import add_metrics
 from tl_plugin.reliability.data_identity import check_evaluated, check_inherited, check_trained
+from tl_plugin.reliability.fingerprint import fingerprint
 from tl_plugin.reliability.replayable_loader import build_loader
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
@@ -33,7 +35,7 @@ class AdaBNHook(Hook):
     what makes the domains differ is partly in the statistics of the layers, and these need no
     labels and no training. ``tools/test.py`` with it evaluates an adapted source checkpoint; in
     training the statistics are taken before each validation and at the end, so that checkpoints
-    written then have them.
+    written then have them; a test of the same weights takes no others.
 
     Logs ``before_adabn/<metric>`` beside each metric.
 
@@ -67,6 +69,8 @@ class AdaBNHook(Hook):
         self.report_before = report_before
         self._before: dict[str, float] = {}
         self._loader: DataLoader | None = None
+        self._adapted = ''
+        self._source: list[tuple[Tensor, Tensor]] = []
 
     def before_train(self, runner: Runner) -> None:
         """Refuses what it can't do before hours of training."""
@@ -117,10 +121,24 @@ class AdaBNHook(Hook):
 
     def _adapt(self, runner: Runner, loop: Any) -> None:
         model = unwrap(runner.model)
+        layers = list(norm_layers(model).values())
+        known = self._adapted and _state(model) == self._adapted
+        target = _statistics(layers) if known else None
+        if target is None:
+            self._source = _statistics(layers)
+        else:
+            _set_statistics(layers, self._source)
         self._before = {}
         if self.report_before and loop is not None:
             found = evaluate(runner, loop)
             self._before = {f'before_adabn/{name}': value for name, value in found.items()}
+        if target is None:
+            self._estimate(runner, model, loop)
+        else:
+            _set_statistics(layers, target)
+        self._adapted = _state(model)
+
+    def _estimate(self, runner: Runner, model: nn.Module, loop: Any) -> None:
         batches = islice(self._target(runner, loop), self.max_batches)
         count = estimate_batch_statistics(
             model,
@@ -163,3 +181,19 @@ class AdaBNHook(Hook):
             trained = runner.train_dataloader.dataset
             check_trained(trained, 'the target images of AdaBNHook', loader.dataset)
         return loader
+
+
+def _statistics(layers: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor]]:
+    return [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
+
+
+def _set_statistics(
+    layers: Sequence[nn.Module], statistics: Sequence[tuple[Tensor, Tensor]]
+) -> None:
+    for layer, (mean, variance) in zip(layers, statistics):
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(variance)
+
+
+def _state(model: nn.Module) -> str:
+    return fingerprint({name: value.cpu() for name, value in model.state_dict().items()})
