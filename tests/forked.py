@@ -55,10 +55,29 @@ def run_tool(
     Returns:
         Its exit code, negative for a signal, and what it wrote on both channels.
     """
-    told = [str(cwd or os.getcwd()), dict(env or os.environ), str(program), *map(str, arguments)]
     with tempfile.NamedTemporaryFile() as log:
-        code = _server().start([json.dumps(told)], Path(log.name)).wait()
+        code = start_tool(program, *arguments, log=Path(log.name), cwd=cwd, env=env).wait()
         return code, Path(log.name).read_text(encoding='utf-8', errors='replace')
+
+
+def start_tool(
+    program: Any,
+    *arguments: Any,
+    log: Path,
+    cwd: Any = None,
+    env: Mapping[str, str] | None = None,
+) -> warm.WarmProcess:
+    """Start a tool, see :func:`run_tool`.
+
+    Args:
+        program: Its path.
+        *arguments: Of its command line.
+        log: File for all that it prints.
+        cwd: Where. Defaults to None, here.
+        env: Its environment. Defaults to None, this one.
+    """
+    told = [str(cwd or os.getcwd()), dict(env or os.environ), str(program), *map(str, arguments)]
+    return _server().start([json.dumps(told)], log)
 
 
 @functools.cache

@@ -245,7 +245,11 @@ def test_few_overlays_are_left_out():
 def _train_one_step(path, folder, names):
     for name in names:
         cfg = stock_config(
-            path, folder / name, [name], THINNED.get(path), image_size=STOCK_CONFIGS[path]
+            path,
+            folder / name,
+            [name],
+            image_size=STOCK_CONFIGS[path],
+            network=THINNED.get(path),
         )
         runner = train(cfg)
         assert runner.iter == 1, name

@@ -150,9 +150,14 @@ def stock_config(
     strategies: tuple[str, ...] = (),
     options: dict | None = None,
     image_size: int = 224,
+    network: dict | None = None,
 ) -> Config:
-    """Any of mmpretrain's ImageNet or CIFAR configs with one step's worth of toy data."""
+    """Any of mmpretrain's ImageNet or CIFAR configs with one step's worth of toy data.
+
+    ``network`` changes it before the strategies, ``options`` after them.
+    """
     cfg = read_stock(path)
+    cfg.merge_from_dict(copy.deepcopy(network or {}))
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         # No class names, for the head keeps its thousand classes.
         cfg[key] = loader(2, size=2, image_size=image_size, metainfo=dict(classes=()))

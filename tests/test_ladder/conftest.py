@@ -1,9 +1,6 @@
 """A ladder whose runs take seconds, climbed once for all tests that look at what came of it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -61,17 +58,6 @@ def write_tiny(folder, extra=''):
     path = Path(folder) / 'tiny.py'
     path.write_text(TINY + extra)
     return path
-
-
-def start_tool(*arguments, tool='ladder.py'):
-    """Start a tool as a user does; its output is one text."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
 
 
 def run_tool(*arguments, tool='ladder.py'):

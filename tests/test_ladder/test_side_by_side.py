@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.test_ladder.conftest import run_tool, start_tool, write_tiny
+from tests.forked import start_tool
+from tests.test_ladder.conftest import ROOT, run_tool, write_tiny
 from tl_plugin.ladder import capacity
 from tl_plugin.ladder.capacity import Capacity, Usage, own_usage, runs_that_pay, threads_of_a_run
 from tl_plugin.ladder.climb import climb
@@ -302,19 +303,20 @@ def test_a_killed_ladder_leaves_no_run_behind(tmp_path):
     work = tmp_path / 'work'
     long = 'train_cfg = dict(max_epochs=500)\nparam_scheduler = dict(T_max=500)\n'
     config = write_tiny(tmp_path, long)
-    process = start_tool(config, '--work-dir', work, '--rungs', 'source_only', '--jobs', '2')
+    arguments = [config, '--work-dir', work, '--rungs', 'source_only', '--jobs', '2']
+    process = start_tool(ROOT / 'tools' / 'ladder.py', *arguments, log=tmp_path / 'log')
     progress = work / 'source_only' / 'seed_0' / 'progress.json'
     deadline = time.monotonic() + 200
     while not progress.is_file() or json.loads(progress.read_text())['iteration'] < 4:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
     deadline, seen = time.monotonic() + 60, None
     while (now := progress.read_text()) != seen:
         assert time.monotonic() < deadline
         seen = now
-        time.sleep(3)
+        time.sleep(1.5)  # written twice a second
 
 
 @pytest.mark.slow

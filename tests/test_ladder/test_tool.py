@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import time
 from itertools import product
 from pathlib import Path
@@ -13,8 +12,9 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner
 
+from tests.forked import start_tool
 from tests.pages import Page, check_that_it_stands_alone, numbers
-from tests.test_ladder.conftest import RUNGS, run_tool, start_tool, write_tiny
+from tests.test_ladder.conftest import ROOT, RUNGS, run_tool, write_tiny
 from tl_plugin.ladder import few_labels
 from tl_plugin.ladder.few_labels import notes_on_few_labels
 from tl_plugin.ladder.jobs import plan
@@ -25,7 +25,7 @@ from tl_plugin.launch.runs import load_config
 from tl_plugin.reliability.checkpoints import newest_whole_checkpoint
 
 # Long enough to be interrupted.
-LONG = 'train_cfg = dict(max_epochs=25)\nparam_scheduler = dict(T_max=25)\n'
+LONG = 'train_cfg = dict(max_epochs=15)\nparam_scheduler = dict(T_max=15)\n'
 
 
 def test_results_of_all_rungs(climbed):
@@ -292,13 +292,14 @@ def test_an_interrupted_rung_goes_on_where_it_was(tmp_path):
     """Ended from outside after a checkpoint, with the newest one cut off."""
     config, work_dir = write_tiny(tmp_path, LONG), tmp_path / 'work'
     folder = work_dir / 'source_only' / 'seed_0'
-    process = start_tool(config, '--work-dir', work_dir, '--rungs', 'source_only')
+    known = [config, '--work-dir', work_dir, '--rungs', 'source_only']
+    process = start_tool(ROOT / 'tools' / 'ladder.py', *known, log=tmp_path / 'log')
     deadline = time.monotonic() + 200
     while not (folder / 'epoch_3.pth').exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    process.terminate()
     assert process.wait() == 143
     assert not (folder / 'result.json').exists()
     newest = max(folder.glob('*.pth'), key=lambda path: path.stat().st_mtime)
@@ -308,11 +309,11 @@ def test_an_interrupted_rung_goes_on_where_it_was(tmp_path):
     # Its process has gone too: nothing has been written since.
     assert newest.stat().st_size == 1000
 
-    code, output = run_tool(config, '--work-dir', work_dir, '--rungs', 'source_only')
+    code, output = run_tool(*known)
     assert code == 0, output
     log = (folder / 'console.log').read_text()
     assert f'resumed epoch: {int(resumed.stem.split("_")[1])}' in log
-    assert json.loads((folder / 'result.json').read_text())['epochs'] == 25
+    assert json.loads((folder / 'result.json').read_text())['epochs'] == 15
 
 
 def test_a_mistake_in_the_config_is_told_before_anything_is_trained(tmp_path):

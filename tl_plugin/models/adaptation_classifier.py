@@ -107,10 +107,11 @@ class AdaptationClassifier(TrainingSignals, ImageClassifier):
     ) -> None:
         backbone = build_module(backbone)
         neck = build_module(fit_neck(neck, backbone))
+        head, feats = fit_head(head, backbone, neck)
         super().__init__(
             backbone=backbone,
             neck=neck,
-            head=fit_head(head, backbone, neck),
+            head=head,
             pretrained=pretrained,
             train_cfg=train_cfg,
             data_preprocessor=domain_preprocessor(data_preprocessor),
@@ -137,7 +138,7 @@ class AdaptationClassifier(TrainingSignals, ImageClassifier):
         if norm_eval:
             self.backbone.norm_eval = True  # where mmpretrain's backbones have it, too
         self.dsbn = DomainSpecificBatchNorm(self) if domain_specific_bn else None
-        self.alignments = Alignments(alignments or {}, self)
+        self.alignments = Alignments(alignments or {}, self, feats)
         self.regularizers = Regularizers(regularizers or {}, taken=('cls', *self.alignments))
         check_head(self.head, {**self.alignments, **self.regularizers})
         self._interpolates = interpolates(self)

@@ -43,25 +43,30 @@ def domain_preprocessor(cfg: Any) -> Any:
     return cfg
 
 
-def fit_head(head: Any, backbone: nn.Module, neck: nn.Module | None) -> Any:
-    """Fill in ``in_channels`` of a head, or raise an error if the given one doesn't fit."""
+def fit_head(head: Any, backbone: nn.Module, neck: nn.Module | None) -> tuple[Any, Any]:
+    """Fill in ``in_channels`` of a head, or raise an error if the given one doesn't fit.
+
+    Returns:
+        The head; and what the head gets for a batch of two, of which shapes alone are known, or
+        None where nothing had to be run for it.
+    """
     if not isinstance(head, dict):
-        return head
+        return head, None
     head_class = MODELS.get(head['type']) if isinstance(head['type'], str) else head['type']
     parameters = inspect.signature(head_class).parameters if head_class else {}
     if 'in_channels' not in parameters:
-        return head
-    width = _feature_width(backbone, neck)
-    given = head.get('in_channels')
+        return head, None
+    feats, given = _features(backbone, neck), head.get('in_channels')
+    width = _width(feats)
     if given is None:
-        return {**head, 'in_channels': width}
+        return {**head, 'in_channels': width}, feats
     if isinstance(given, int) and given != width:
         raise ValueError(
             f'head.in_channels is {given}, but {type(backbone).__name__}'
             f'{" with " + type(neck).__name__ if neck is not None else ""} outputs features of '
             f'width {width}: set in_channels={width}, or leave it out'
         )
-    return head
+    return head, feats
 
 
 def fit_neck(neck: Any, backbone: nn.Module) -> Any:
@@ -71,12 +76,15 @@ def fit_neck(neck: Any, backbone: nn.Module) -> Any:
     kind = MODELS.get(neck['type']) if isinstance(neck['type'], str) else neck['type']
     if not getattr(kind, 'fits_backbone', False):
         return neck
-    return {**neck, 'in_channels': _feature_width(backbone, None)}
+    return {**neck, 'in_channels': _width(_features(backbone, None))}
 
 
-def _feature_width(backbone: nn.Module, neck: nn.Module | None) -> int:
+def _features(backbone: nn.Module, neck: nn.Module | None) -> Any:
     stages = nn.Sequential(backbone, *([neck] if neck is not None else []))
-    feats = dry_run(stages, lambda network, inputs: network(inputs))
+    return dry_run(stages, lambda network, inputs: network(inputs))
+
+
+def _width(feats: Any) -> int:
     last = last_output(feats)
     return last.shape[channel_dim(last)]
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from tl_plugin.engine.layers.dry_run import dry_run
+from tl_plugin.engine.layers.dry_run import dry_run, hollow_copy
 
 from ..joint_batch import SOURCE, TARGET, TARGET_STRONG
 from ..loss_dict import LossDict
@@ -20,15 +23,19 @@ class Alignments(LossDict):
     Args:
         configs: Name -> config of an :class:`Alignment`; None switches one off.
         classifier: The :class:`AdaptationClassifier`, whose widths they are built for.
+        feats: What ``extract_feat`` gives for a batch of two, of which shapes alone are read.
+            Defaults to None: it is run for them.
 
     Raises:
         ValueError: If a name can't be one, or the classifier's head has no ``pre_logits``.
         TypeError: If one is no alignment.
     """
 
-    def __init__(self, configs: dict[str, dict | None], classifier: nn.Module) -> None:
+    def __init__(
+        self, configs: dict[str, dict | None], classifier: nn.Module, feats: Any = None
+    ) -> None:
         super().__init__(
-            'model.alignments', configs, Alignment, defaults=lambda: _widths(classifier)
+            'model.alignments', configs, Alignment, defaults=lambda: _widths(classifier, feats)
         )
 
     def adversaries(self) -> dict[str, AdversarialAlignment]:
@@ -167,16 +174,27 @@ class Alignments(LossDict):
         return found
 
 
-def _widths(classifier: Any) -> dict[str, int]:
+def _widths(classifier: Any, feats: Any) -> dict[str, int]:
     head = classifier.head
     if not hasattr(head, 'pre_logits'):
         raise ValueError(
             f'alignments read head.pre_logits(features), which {type(head).__name__} '
             'has not; use a head that derives from mmpretrain ClsHead'
         )
-    features = dry_run(classifier, lambda model, x: model.features_of(model.extract_feat(x)))
+    features = _shape(classifier, feats, lambda model, feats: model.features_of(feats))
     num_classes = getattr(head, 'num_classes', None)
     if not num_classes:
-        logits = dry_run(classifier, lambda model, x: model.logits_of(model.extract_feat(x)))
-        num_classes = logits.shape[1]
-    return {'in_features': features.shape[1], 'num_classes': num_classes}
+        num_classes = _shape(classifier, feats, lambda model, feats: model.logits_of(feats))[1]
+    return {'in_features': features[1], 'num_classes': num_classes}
+
+
+def _shape(classifier: Any, feats: Any, head: Callable[[Any, Any], Tensor]) -> torch.Size:
+    """Return the shape of what the head makes of features; run all the network if it has to be."""
+    if feats is not None:
+        # Copying takes as long as running.
+        alone = copy.copy(classifier)
+        alone._modules = {**classifier._modules, 'backbone': nn.Identity(), 'neck': None}
+        with contextlib.suppress(Exception), hollow_copy(alone) as hollow:
+            given = tree_map(lambda one: torch.empty(one.shape, dtype=one.dtype), feats)
+            return head(hollow, given).shape
+    return dry_run(classifier, lambda model, x: head(model, model.extract_feat(x))).shape
