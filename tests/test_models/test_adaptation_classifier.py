@@ -249,3 +249,34 @@ def test_channels_last_changes_nothing_but_the_layout():
         # One stride apart: the channels of a pixel lie beside each other.
         assert (weight.stride(1) == 1) == (model is last)
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize('bottleneck', [False, True])
+def test_losses_that_reach_no_trained_weight_are_named_once(bottleneck, monkeypatch):
+    said = []
+    where = 'tl_plugin.models.idle_losses.print_log'
+    monkeypatch.setattr(where, lambda text, **_: said.append(text.partition(':')[0]))
+    changes = dict(
+        neck=dict(type='BottleneckNeck', out_channels=8),
+        head=dict(type='LinearClsHead', num_classes=3),
+    )
+    model = _model(
+        alignments=dict(
+            dan=dict(type='DANAlignment'), mcc=dict(type='MCCAlignment'), **copy.deepcopy(DANN)
+        ),
+        regularizers=dict(bss=dict(type='BSSRegularizer')),
+        **(changes if bottleneck else {}),
+    )
+    model.backbone.requires_grad_(False)
+    losses = model.loss(_inputs(8), _samples(8, num_target=4))
+    model.loss(_inputs(8), _samples(8, num_target=4))
+    assert said == ([] if bottleneck else ['dan, bss, dann'])
+
+    # They do nothing indeed: without the others, the head's gradient is that of all of them.
+    gradients = []
+    for names in (['cls', 'mcc'], ['cls', 'mcc', 'dan', 'dann', 'bss']):
+        loss = sum(losses[f'loss_{name}'] for name in names)
+        weights = [v for k, v in model.named_parameters() if k.startswith(('neck', 'head'))]
+        gradients.append(torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True))
+    same = all(torch.equal(one, other) for one, other in zip(*gradients))
+    assert same != bottleneck

@@ -28,6 +28,7 @@ from .fitting import (
     fit_neck,
     interpolates,
 )
+from .idle_losses import warn_of_idle_losses
 from .joint_batch import SOURCE, TARGET, TARGET_STRONG, JointBatch
 from .regularizers import Regularizers
 from .regularizers.regularizers import Maps
@@ -126,7 +127,7 @@ class AdaptationClassifier(TrainingSignals, ImageClassifier):
             raise ValueError(f'sharpness_rho must be 0 or more, got {sharpness_rho!r}')
         self.feature_stage = feature_stage
         self.sharpness_rho = sharpness_rho
-        self._second_passes_are_checked = False
+        self._is_checked = False
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self._domain = TARGET
@@ -320,9 +321,8 @@ class AdaptationClassifier(TrainingSignals, ImageClassifier):
         """
         batch = JointBatch.of(data_samples)
         self.check_domains(batch.rows)
-        if not self._second_passes_are_checked:
+        if not self._is_checked:
             check_second_passes(self)
-            self._second_passes_are_checked = True
         with self.regularizers.reading(self) as maps:
             feats = self._extract(inputs, batch, maps)
         between = self._interpolated_logits(inputs, feats, batch)
@@ -331,6 +331,9 @@ class AdaptationClassifier(TrainingSignals, ImageClassifier):
         if self.alignments:
             losses.update(self._alignment_losses(inputs, feats, batch, between))
         losses.update(self.regularizers(self, inputs, feats, maps, batch))
+        if not self._is_checked:
+            warn_of_idle_losses(self, feats, losses)
+            self._is_checked = True
         if self._measures_health and self.alignments and torch.is_grad_enabled():
             losses.update(gradient_ratios(self.adversaries(), feats, losses))
         if self.sharpness_rho and task and torch.is_grad_enabled():
