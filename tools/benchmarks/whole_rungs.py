@@ -164,7 +164,7 @@ def summary(rows: list[dict], models: dict[str, dict[str, choices.Model]]) -> di
     }
     scores = {pair: choices.scores_of(own, ()) for pair, own in models.items()}
     found = dict(images=SPLITS, epochs=EPOCHS, rows=rows, rungs=standing(rows))
-    if len(rows) > 1:  # what is fitted is judged on a pair that was left out
+    if len(rows) > 2:  # lines are fitted to the other pairs, and their spread to the rest of those
         found['choice'] = choices.judge_choice(scores, accuracy)
         found['expected'] = choices.judge_expected(models, accuracy)
     return found
