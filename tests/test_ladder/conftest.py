@@ -7,8 +7,9 @@ import pytest
 
 from tests import forked
 from tl_plugin.ladder.jobs import plan
-from tl_plugin.ladder.records import FailedRun, KeptLayers, RunResult
+from tl_plugin.ladder.records import FailedRun
 from tl_plugin.ladder.results import collect
+from tl_plugin.ladder.run_records import KeptLayers, RunResult
 from tl_plugin.ladder.selection import read_rungs, select_rungs
 from tl_plugin.launch.runs import load_config
 from tl_plugin.reliability.files import write_json

@@ -9,7 +9,7 @@ from tests.test_ladder.conftest import write_tiny
 from tl_plugin.ladder.climb import Run, finish
 from tl_plugin.ladder.jobs import failure_reason, failure_report, make_folder, plan
 from tl_plugin.ladder.launchers import arguments_of
-from tl_plugin.ladder.records import RunResult
+from tl_plugin.ladder.run_records import RunResult
 from tl_plugin.ladder.selection import read_rungs, select_rungs
 from tl_plugin.launch.console import tool_command
 from tl_plugin.launch.runs import load_config

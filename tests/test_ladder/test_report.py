@@ -9,19 +9,14 @@ from mmengine.config import Config
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from tl_plugin.ladder.records import (
-    DomainResult,
-    FailedRun,
-    LadderResults,
-    Predictions,
-    RungResult,
-)
+from tl_plugin.ladder.records import DomainResult, FailedRun, LadderResults, RungResult
 from tl_plugin.ladder.report import (
     SampleImages,
     is_bgr,
     label_names,
     make_report,
 )
+from tl_plugin.ladder.run_records import Predictions
 from tl_plugin.ladder.rung_plots import confusion_counts
 from tl_plugin.ladder.target_labels import build_domain_dataset
 from tl_plugin.reliability.files import write_json

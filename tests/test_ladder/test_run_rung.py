@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.toy import toy_config, train
 from tl_plugin.ladder.kept_layers import compare_layers
-from tl_plugin.ladder.records import Predictions
+from tl_plugin.ladder.run_records import Predictions
 from tl_plugin.ladder.run_rung import (
     count_parameters,
     final_validation,

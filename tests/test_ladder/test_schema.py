@@ -10,15 +10,14 @@ from jsonschema import Draft202012Validator, ValidationError
 import tl_plugin.ladder
 from tl_plugin.ladder.jobs import plan
 from tl_plugin.ladder.records import (
-    SCHEMA_VERSION,
     DomainResult,
     FailedRun,
-    KeptLayers,
     LadderResults,
     Recommendation,
     RungResult,
 )
 from tl_plugin.ladder.results import collect, read_results
+from tl_plugin.ladder.run_records import SCHEMA_VERSION, KeptLayers
 from tl_plugin.ladder.rungs import DATA_NEEDS
 from tl_plugin.reliability.files import write_json
 

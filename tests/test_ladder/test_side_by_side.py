@@ -16,7 +16,7 @@ from tl_plugin.ladder.climb import climb
 from tl_plugin.ladder.jobs import plan
 from tl_plugin.ladder.launchers import ThisMachine
 from tl_plugin.ladder.limits import Limits
-from tl_plugin.ladder.records import RunResult, time_waited
+from tl_plugin.ladder.run_records import RunResult, time_waited
 from tl_plugin.ladder.selection import read_rungs, select_rungs
 from tl_plugin.ladder.warm import WarmServer
 from tl_plugin.launch.runs import load_config

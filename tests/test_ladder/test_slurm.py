@@ -12,7 +12,7 @@ from tl_plugin.ladder import slurm
 from tl_plugin.ladder.climb import climb
 from tl_plugin.ladder.jobs import plan
 from tl_plugin.ladder.limits import Limits
-from tl_plugin.ladder.records import RunResult
+from tl_plugin.ladder.run_records import RunResult
 from tl_plugin.ladder.selection import read_rungs, select_rungs
 from tl_plugin.ladder.slurm import Slurm
 from tl_plugin.launch.runs import load_config

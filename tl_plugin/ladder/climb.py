@@ -16,7 +16,8 @@ from .capacity import Usage
 from .jobs import Job, failure_reason, failure_report, prepare_folder
 from .launchers import Launcher, Process, ThisMachine
 from .progress import read_progress
-from .records import FailedRun, time_waited
+from .records import FailedRun
+from .run_records import time_waited
 
 POLL_SECONDS = 0.2
 

@@ -18,7 +18,7 @@ from tl_plugin.reliability.files import read_json, write_json
 from .progress import PROGRESS_NAME, Progress, read_progress
 from .ready_config import CONFIG_NAME, content_key, place, ready_config
 from .recommend import BASELINE
-from .records import RunResult
+from .run_records import RunResult
 from .run_rung import RESULT_NAME
 from .rung_data import changed_data, data_hashes
 from .rungs import LABELLED_TARGET, STEP_IMAGES, TWO_MODELS, Rung

@@ -15,7 +15,7 @@ from tl_plugin.evaluation.predictions import domain_loader
 from tl_plugin.evaluation.similarity import compare
 from tl_plugin.stack.model_wrappers import unwrap
 
-from .records import DOMAINS, KeptLayers
+from .run_records import DOMAINS, KeptLayers
 
 #: Images of each domain and layers that are compared: what bounds the cost.
 NUM_IMAGES, MAX_LAYERS, BATCH_SIZE = 256, 12, 32

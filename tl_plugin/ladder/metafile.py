@@ -16,8 +16,8 @@ from .jobs import Job
 from .progress import read_scalars
 from .ready_config import check_measures_target, content_key
 from .recommend import TARGET_ACCURACY, TARGET_SCORE
-from .records import RunResult
 from .results import commit, machine, versions
+from .run_records import RunResult
 from .run_rung import RESULT_NAME
 from .rungs import Rung
 from .target_labels import count_target_labels, measure_by_labels

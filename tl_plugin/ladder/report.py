@@ -18,8 +18,9 @@ from tl_plugin.reporting.page import render_page, thumbnail
 from tl_plugin.stack.protocol import TARGET
 
 from .recommend import BASELINE, TARGET_ACCURACY, TARGET_SCORE
-from .records import DOMAINS, LadderResults, Predictions, RungResult
+from .records import LadderResults, RungResult
 from .results import read_predictions
+from .run_records import DOMAINS, Predictions
 from .rung_plots import AllPredictions, rung_plots
 from .table import columns, has_accuracy, interval_note, notes
 from .target_labels import build_domain_dataset

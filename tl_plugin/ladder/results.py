@@ -29,17 +29,8 @@ from tl_plugin.stack.protocol import TARGET
 from .capacity import threads_of_a_run
 from .jobs import Job
 from .recommend import BASELINE, TARGET_ACCURACY, TARGET_VOTE, recommend, why_none
-from .records import (
-    DOMAINS,
-    NOT_ESTIMATED,
-    DomainResult,
-    FailedRun,
-    KeptLayers,
-    LadderResults,
-    Predictions,
-    RungResult,
-    RunResult,
-)
+from .records import DomainResult, FailedRun, LadderResults, RungResult
+from .run_records import DOMAINS, NOT_ESTIMATED, KeptLayers, Predictions, RunResult
 from .run_rung import OUTPUTS_NAME, PREDICTIONS_JSON
 
 RESULTS_NAME = 'results.json'

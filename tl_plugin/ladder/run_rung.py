@@ -48,7 +48,7 @@ from .capacity import own_usage
 from .kept_layers import compare_layers
 from .progress import ProgressHook, read_progress, read_scalars
 from .ready_config import CONFIG_NAME, PREDICTIONS_NAME, start_from
-from .records import Predictions, RunResult
+from .run_records import Predictions, RunResult
 from .shared_copies import shared_copies
 from .stored_source import NOT_KEPT, read_stored
 

@@ -14,7 +14,8 @@ from tl_plugin.reporting import plots
 
 from .progress import read_scalars
 from .recommend import BASELINE, SOURCE_ACCURACY, TARGET_ACCURACY, TARGET_SCORE
-from .records import DOMAINS, Predictions, RungResult
+from .records import RungResult
+from .run_records import DOMAINS, Predictions
 
 #: A confusion matrix of more classes can't be read, and shows :data:`FEW_CLASSES` of them.
 MOST_CLASSES, FEW_CLASSES = 100, 20

@@ -11,13 +11,8 @@ from tl_plugin.reporting.tables import make_table
 from tl_plugin.stack.protocol import TARGET
 
 from .recommend import BASELINE, TARGET_ACCURACY
-from .records import (
-    CONFIDENT,
-    NOT_ESTIMATED,
-    DomainResult,
-    LadderResults,
-    RungResult,
-)
+from .records import DomainResult, LadderResults, RungResult
+from .run_records import CONFIDENT, NOT_ESTIMATED
 
 #: Stands for an unknown figure.
 UNKNOWN = 'not known'

@@ -41,8 +41,9 @@ from tl_plugin.engine.layers import LayerMap
 from tl_plugin.evaluation.validators import validator_scores
 from tl_plugin.functional.validators import soft_neighborhood_density
 from tl_plugin.intake.images import ImageItem
-from tl_plugin.ladder.records import DomainResult, LadderResults, Predictions, RungResult
+from tl_plugin.ladder.records import DomainResult, LadderResults, RungResult
 from tl_plugin.ladder.report import make_report
+from tl_plugin.ladder.run_records import Predictions
 from tl_plugin.ladder.table import markdown_table
 from tl_plugin.models.alignments import DomainBatch
 from tl_plugin.reliability.replayable_loader import Draws, ReplayableLoader
