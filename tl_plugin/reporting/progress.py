@@ -61,6 +61,7 @@ class ProgressDisplay:
                 self._bars.console.print(f'{label}: {text}', highlight=False, markup=False)
         elif self.total is not None:
             self._print(label, text)
+            self._text[label] = 'starting'
 
     def update(self, label: str, text: str, completed: int = 0, total: int = 0) -> None:
         """Show how far a task is.
