@@ -129,6 +129,22 @@ class _Options(DictAction):
             parser.error(f'{option_string} {" ".join(values)}: {error}')
 
 
+def count(text: str) -> int:
+    """Read a number of at least 1, as the ``type`` of an argument."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'expected a number of at least 1, got {text}')
+    return number
+
+
+def seed(text: str) -> int:
+    """Read the seed of a random generator, as the ``type`` of an argument."""
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f'expected a number from 0 to 2**32 - 1, got {text}')
+    return number
+
+
 def add_config_arguments(parser: Parser) -> None:
     """Add the config, its strategies and single options."""
     parser.add_argument('config', help='config file, or package::path of one in a package')
@@ -188,7 +204,9 @@ def add_data_arguments(parser: Parser, required: bool, backbone: str) -> None:
         help='network (timm:NAME, torchvision:NAME, mmpretrain:NAME or a config) ' + backbone,
     )
     parser.add_argument('--checkpoint', help='local weights of the backbone')
-    parser.add_argument('--image-size', type=int, help="side of its images; by default the model's")
+    parser.add_argument(
+        '--image-size', type=count, help="side of its images; by default the model's"
+    )
 
 
 def add_labels_argument(parser: Parser) -> None:

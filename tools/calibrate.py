@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from arguments import Parser, add_config_arguments
+from arguments import Parser, add_config_arguments, count, seed
 
 from tl_plugin.launch.mistakes import run_main
 
@@ -26,10 +26,10 @@ def parse_args() -> Namespace:
         'the source are degraded until their quality is that of these',
     )
     parser.add_argument(
-        '--max-images', type=int, default=3000, help='of each domain (default: 3000)'
+        '--max-images', type=count, default=3000, help='of each domain (default: 3000)'
     )
     parser.add_argument('--out', help='by default NAME.calibration.json beside the checkpoint')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=seed, default=0)
     return parser.parse_args()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from arguments import Parser
+from arguments import Parser, count, seed
 
 from tl_plugin.launch.mistakes import run_main
 
@@ -31,13 +31,15 @@ def parse_args():
         'are compared, in place of a trained model',
     )
     parser.add_argument('--checkpoint', help='local weights of the backbone')
-    parser.add_argument('--image-size', type=int, help="side of its images; by default the model's")
+    parser.add_argument(
+        '--image-size', type=count, help="side of its images; by default the model's"
+    )
     parser.add_argument(
         '--beside', metavar='DATA', help='another domain, whose copies with other labels are found'
     )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/check_labels'))
-    parser.add_argument('--processes', type=int, help='that read images; by default all cores')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--processes', type=count, help='that read images; by default all cores')
+    parser.add_argument('--seed', type=seed, default=0)
     args = parser.parse_args()
     if (args.config is None) != (args.model is None):
         parser.error('a trained model is CONFIG and CHECKPOINT, both')

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-import arguments  # noqa: F401  (finds the package beside a checkout's tools)
+from arguments import count, seed
 
 from tl_plugin.launch.mistakes import run_main
 
@@ -22,7 +22,7 @@ def parse_args():
     parser.add_argument('data', help='folder, annotation file or mmpretrain config')
     parser.add_argument('out', type=Path, help='new folder')
     parser.add_argument('--corruptions', nargs='+', help='by default all that DegradeQuality has')
-    parser.add_argument('--num-corruptions', type=int, default=2, help='that each image gets')
+    parser.add_argument('--num-corruptions', type=count, default=2, help='that each image gets')
     parser.add_argument('--severity', type=float, help='0 to 5; by default mixed, 1 to 5 by image')
     parser.add_argument(
         '--held-out', type=float, metavar='SHARE', help='degrade this share of each class alone'
@@ -36,7 +36,7 @@ def parse_args():
         help='of wrong labels: any other class (the default), the next class by name, or one that '
         'follows from what the image shows',
     )
-    parser.add_argument('--seed', type=int, default=0, help='draws images, corruptions and labels')
+    parser.add_argument('--seed', type=seed, default=0, help='draws images, corruptions and labels')
     args = parser.parse_args()
     if args.kind and args.label_noise is None:
         parser.error('--kind is the kind of --label-noise: give its share too, --label-noise 0.2')

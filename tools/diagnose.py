@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from arguments import add_data_arguments, add_labels_argument
+from arguments import add_data_arguments, add_labels_argument, count, seed
 
 from tl_plugin.launch.mistakes import run_main
 
@@ -34,11 +34,11 @@ def parse_args():
     )
     add_labels_argument(parser)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/diagnose'))
-    parser.add_argument('--processes', type=int, help='that read images; by default all cores')
+    parser.add_argument('--processes', type=count, help='that read images; by default all cores')
     parser.add_argument(
-        '--max-images', type=int, default=1500, help='of each domain whose features are computed'
+        '--max-images', type=count, default=1500, help='of each domain whose features are computed'
     )
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=seed, default=0)
     args = parser.parse_args()
     if args.reference is not None:
         others = (args.config, args.source, args.backbone, args.target_labels, args.image_size)

@@ -10,7 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arguments import Parser, add_data_arguments, add_labels_argument
+from arguments import Parser, add_data_arguments, add_labels_argument, seed
 from mmengine.config import Config, DictAction
 
 from tl_plugin.launch.mistakes import run_main
@@ -46,7 +46,7 @@ def parse_args() -> Namespace:
         help='a first look within minutes, beside --source and --target: small images, a last '
         'layer on frozen features, the cheapest rungs; says what the full climb would cost',
     )
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='runs of each rung')
+    parser.add_argument('--seeds', nargs='+', type=seed, default=[0], help='runs of each rung')
     parser.add_argument('--work-dir', type=Path, help='folder of all runs, results and report')
     parser.add_argument(
         '--cfg-options',

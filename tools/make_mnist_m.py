@@ -6,8 +6,8 @@ import argparse
 import io
 from pathlib import Path
 
-import arguments  # noqa: F401  (finds the package beside a checkout's tools)
 import numpy as np
+from arguments import seed
 
 from tl_plugin.launch.mistakes import run_main
 
@@ -27,7 +27,7 @@ def parse_args():
         'folder is kept for it, so that no photograph is in both splits',
     )
     parser.add_argument('--out', type=Path, default=Path('data/mnist_m'), help='where to write')
-    parser.add_argument('--seed', type=int, default=0, help='draws the patches')
+    parser.add_argument('--seed', type=seed, default=0, help='draws the patches')
     return parser.parse_args()
 
 
@@ -46,14 +46,14 @@ def main():
             'train': [photo for i, photo in enumerate(photographs) if i % 5],
             'test': photographs[::5],
         }
-    for seed, (split, photos) in enumerate(parts.items(), start=2 * args.seed):
+    for number, (split, photos) in enumerate(parts.items(), start=2 * args.seed):
         # mmpretrain's MNIST goes by test_mode; its split alone always reads the train images.
         test = split == 'test'
         data = MNIST(data_root=str(args.mnist), split=split, test_mode=test, download=False)
         items = [data.get_data_info(index) for index in range(len(data))]
         digits = np.stack([np.asarray(item['img']) for item in items])
         labels = np.array([item['gt_label'] for item in items])
-        images = blend_into_photographs(digits, photos, seed)
+        images = blend_into_photographs(digits, photos, number)
         content = io.BytesIO()
         np.savez(content, images=images, labels=labels)
         write_whole(args.out / f'{split}.npz', content.getbuffer())

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-import arguments  # noqa: F401  (finds the package beside a checkout's tools)
+from arguments import seed
 
 from tl_plugin.launch.mistakes import run_main
 
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
         nargs='*',
         help='its configs, without .py; without any, only the table is written',
     )
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0], help='runs of each config')
+    parser.add_argument('--seeds', nargs='+', type=seed, default=[0], help='runs of each config')
     parser.add_argument('--work-dir', type=Path, help='by default work_dirs/measure/<folder>')
     parser.add_argument(
         '--again', action='store_true', help='also run what is in the metafile already'

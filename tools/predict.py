@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from argparse import Namespace
 
-from arguments import Parser, add_config_arguments
+from arguments import Parser, add_config_arguments, seed
 
 from tl_plugin.launch.cpu import leave_cpu_group
 from tl_plugin.launch.mistakes import run_main
@@ -62,7 +62,7 @@ def parse_args() -> Namespace:
     )
     parser.add_argument('--overwrite', action='store_true', help='replace a finished --out')
     parser.add_argument('--amp', action='store_true', help='predict in mixed precision')
-    parser.add_argument('--seed', type=int, default=0, help='of the choice of images to label')
+    parser.add_argument('--seed', type=seed, default=0, help='of the choice of images to label')
     return parser.parse_args()
 
 

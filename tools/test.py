@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from arguments import Parser, add_config_arguments, add_launch_arguments, parse
+from arguments import Parser, add_config_arguments, add_launch_arguments, count, parse
 from mmengine.dist import is_main_process
 from mmengine.fileio import dump
 
@@ -38,7 +38,7 @@ def parse_args() -> Namespace:
     parser.add_argument('--amp', action='store_true', help='predict in mixed precision')
     parser.add_argument('--show-dir', help='folder for images of predictions')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--interval', type=int, default=1, help='show every n-th image')
+    parser.add_argument('--interval', type=count, default=1, help='show every n-th image')
     parser.add_argument(
         '--wait-time', type=float, default=2, help='seconds that every window stays'
     )

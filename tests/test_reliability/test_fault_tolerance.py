@@ -67,6 +67,9 @@ def test_where_a_run_starts_is_checked_before_anything_is_built(tmp_path):
         build_runner(prepare(toy_config(tmp_path, options={'load_from': f'{tmp_path}/bad.pth'})))
     with pytest.raises(BrokenCheckpointError, match=r'other\.pth does not say at which iteration'):
         prepare(toy_config(tmp_path), resume=str(tmp_path / 'other.pth'))
+    (tmp_path / 'last_checkpoint').write_text('other.pth')
+    with pytest.raises(ValueError, match=r'folder of a run: name one of bad\.pth, other\.pth'):
+        build_runner(prepare(toy_config(tmp_path, options={'load_from': str(tmp_path)})))
 
 
 def test_nothing_but_metrics_is_logged_of_a_validation(tmp_path):

@@ -95,12 +95,18 @@ def test_a_config_that_is_missing_is_missing(line, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ('option', 'message'),
-    [('alone', "KEY=VALUE, got 'alone'"), ('a=[1,(2', 'a=[1,(2: Imbalanced brackets')],
+    ('tool', 'line', 'message'),
+    [
+        ('train', 'C.py --cfg-options alone', "KEY=VALUE, got 'alone'"),
+        ('train', 'C.py --cfg-options a=[1,(2', 'a=[1,(2: Imbalanced brackets'),
+        ('diagnose', '--source a --target b --image-size 0', 'at least 1, got 0'),
+        ('ladder', 'C.py --seeds 0 -1', 'expected a number from 0 to 2**32 - 1, got -1'),
+        ('degrade', 'a b --num-corruptions two', "invalid count value: 'two'"),
+    ],
 )
-def test_an_option_that_cannot_be_read_is_an_error_of_the_command_line(
-    option, message, monkeypatch, capsys
+def test_a_value_that_cannot_be_used_is_an_error_of_the_command_line(
+    tool, line, message, monkeypatch, capsys
 ):
     with pytest.raises(SystemExit) as ended:
-        _parse('train', f'C.py --cfg-options {option}', monkeypatch)
+        _parse(tool, line, monkeypatch)
     assert ended.value.code == 2 and message in capsys.readouterr().err

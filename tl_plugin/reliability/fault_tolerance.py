@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from tl_plugin.stack.messages import short_list
 from tl_plugin.stack.mistakes import is_mistake
 from tl_plugin.stack.options import type_name
 from tl_plugin.strategies import unite_imports
@@ -121,6 +122,9 @@ def _check_there(path: str | Path, flag: str) -> None:
         others = sorted(other.name for other in path.parent.glob('*.pth'))
         hint = f'; beside it are {", ".join(others)}' if others else ''
         raise FileNotFoundError(f'{flag}: no checkpoint at {path.absolute()}{hint}')
+    if (path / 'last_checkpoint').is_file():  # not in sharded checkpoints, which are folders too
+        inside = short_list(sorted(other.name for other in path.glob('*.pth')))
+        raise ValueError(f'{flag}: {path.absolute()} is the folder of a run: name one of {inside}')
 
 
 def attempt(what: str, make: Callable[[], Any], left_out: dict[str, str] | None = None) -> Any:
