@@ -12,12 +12,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
+from torch import nn
 
 from tests.journeys.walk import SHAPES, write_class_folders
 from tl_plugin.analysis.features import build_model
 from tl_plugin.apis.export import export_model
 from tl_plugin.apis.export.check import DisagreementError, input_batches
+from tl_plugin.apis.export.graphs import write_graph
 from tl_plugin.apis.export.network import Network, load_trained
 
 pytest.importorskip('onnxruntime')
@@ -328,6 +331,21 @@ def test_bad_requests_are_refused(user, tmp_path):
         export_model(other, user.weights)
     with pytest.raises(ValueError, match='is no folder'):
         export_model(user.cfg, user.weights, images=[str(tmp_path / 'none')])
+
+
+def test_attention_over_blocks_is_written_in_its_parts(tmp_path):
+    """As NesT has it: of five dimensions, and ONNX's has four."""
+    import onnxruntime
+
+    class Blocks(nn.Module):
+        def forward(self, images):
+            return F.scaled_dot_product_attention(images, images, images)
+
+    given = torch.randn(2, 2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    assert write_graph(Blocks(), given, False, tmp_path / 'a.onnx', 'onnx', lambda any_number: {})
+    session = onnxruntime.InferenceSession(tmp_path / 'a.onnx')
+    found = session.run(None, {'image': given[:1].numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(found), Blocks()(given[:1]))
 
 
 def test_batches_hold_all_inputs_in_order():

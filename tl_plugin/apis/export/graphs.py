@@ -130,17 +130,13 @@ def _torch_export(network: nn.Module, example: Tensor, dynamic: Any) -> Any:
 
 def _write_onnx(program: Any, path: Path, metadata: Mapping[str, Any], opset: int | None) -> None:
     try:
-        with _quietly():
-            written = torch.onnx.export(
-                program,
-                dynamo=True,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                opset_version=opset,
-                verbose=False,
-            )
-    except Exception as error:
-        raise NotExportableError(_first_lines(error)) from error
+        written = _to_onnx(program, opset)
+    except Exception:
+        # ONNX has attention of 4 dimensions alone: in its parts it is written with any number.
+        try:
+            written = _to_onnx(program.run_decompositions(), opset)
+        except Exception as error:
+            raise NotExportableError(_first_lines(error)) from error
     got = written.model.opset_imports['']
     if opset is not None and got != opset:
         # The exporter logs that it couldn't convert, and leaves the file as it was.
@@ -155,6 +151,18 @@ def _write_onnx(program: Any, path: Path, metadata: Mapping[str, Any], opset: in
     for key, value in metadata.items():
         written.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
     written.save(str(path))
+
+
+def _to_onnx(program: Any, opset: int | None) -> Any:
+    with _quietly():
+        return torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=opset,
+            verbose=False,
+        )
 
 
 def _write_torchscript(
