@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
 from tl_plugin.datasets.bad_data import build_named_dataset
 from tl_plugin.datasets.wrappers import image_infos, inner_configs
 from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.reliability.fingerprint import fingerprint
+from tl_plugin.stack.messages import quiet
 
 #: Options of a data set that name files. Without one the config says all that there is to know.
 _PLACES = ('ann_file', 'data_root', 'data_prefix')
@@ -40,7 +42,9 @@ def data_hashes(ready: Config, known: dict[str, str] | None = None) -> dict[str,
         so are those that can't be read: the run itself says what is wrong with them.
     """
     known, found = {} if known is None else known, {}
-    for where, config in _datasets(ready):
+    with quiet([MMLogger.get_current_instance()]):  # what is inherited is told when a run starts
+        datasets = list(_datasets(ready))
+    for where, config in datasets:
         if any(inner.get(place) for inner in inner_configs(config) for place in _PLACES):
             key = fingerprint(config)
             if key not in known:
