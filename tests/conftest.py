@@ -1,8 +1,9 @@
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
-from tests.distributed import begin_at_once
+from tests.distributed import LIBRARIES, begin_at_once
 
 HERE = Path(__file__).parent
 #: What runs in every environment of `tools/test_stacks.sh`: some of each room, what touches
@@ -94,4 +95,7 @@ def runs_begin_at_once():
     """Run all tests so, see :func:`tests.distributed.begin_at_once`."""
     with pytest.MonkeyPatch.context() as patch:
         begin_at_once(patch.setattr)
+        # A process has one fork server: whoever asks first, it has what takes longest to import.
+        forkserver.set_forkserver_preload(LIBRARIES)
+        patch.setattr(forkserver, 'set_forkserver_preload', lambda names: None)
         yield

@@ -1,7 +1,4 @@
-"""Run functions in several gloo processes, and programs, in forks of a process that has imported.
-
-It has imported what mmengine and mmpretrain bring, and nothing of this package.
-"""
+"""Run a function in several gloo processes on one machine and collect what each returns."""
 
 from __future__ import annotations
 
@@ -9,12 +6,9 @@ import functools
 import multiprocessing
 import os
 import pickle
-import runpy
-import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +19,8 @@ from unittest import mock
 # device_ids unless the config already has that key.
 CPU_MODEL_WRAPPER = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
 
-LIBRARIES = [
+#: What mmengine and mmpretrain import late.
+HOST = [
     'torch.distributed',
     'mmengine.runner',
     'mmpretrain.apis',
@@ -33,6 +28,16 @@ LIBRARIES = [
     'mmpretrain.engine',
     'mmpretrain.evaluation',
     'mmpretrain.models',
+]
+LIBRARIES = [
+    *HOST,
+    'tl_plugin.analysis.scan',
+    'tl_plugin.engine',
+    'tl_plugin.launch.runs',
+    'tl_plugin.models',
+    'tl_plugin.reliability',
+    'tests.tiny_runs',
+    'tests.toy',
 ]
 
 
@@ -57,7 +62,10 @@ def run_distributed(
     Raises:
         RuntimeError: A process failed (its traceback is in the message), died or hung.
     """
-    context = _fork_server()
+    # The fork server imports the libraries once; its children then start in milliseconds. It is
+    # single-threaded, so that forking it is safe where forking the test process would not be.
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(LIBRARIES)
     with tempfile.TemporaryDirectory() as folder:
         processes = [
             context.Process(target=_work, args=(function, args, rank, world_size, folder, timeout))
@@ -68,52 +76,6 @@ def run_distributed(
                 process.start()
         _wait(processes, folder, timeout)
         return [_result(folder, rank, processes[rank]) for rank in range(world_size)]
-
-
-def _fork_server() -> Any:
-    # It imports the libraries once; its children then start in milliseconds. It is single-threaded,
-    # so that forking it is safe where forking the test process would not be.
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(LIBRARIES)
-    return context
-
-
-def run_program(
-    program: Any, *arguments: Any, cwd: Any = None, env: Mapping[str, str] | None = None
-) -> tuple[int, str]:
-    """Run a Python program of somebody else's, such as a tool of mmpretrain, to its end.
-
-    Args:
-        program: Its path.
-        *arguments: Of its command line.
-        cwd: Where. Defaults to None, here.
-        env: Its environment, but for what Python and OpenMP read at their start. Defaults to None,
-            this one.
-
-    Returns:
-        Its exit code, negative for a signal, and what it wrote on both channels.
-    """
-    told = [str(part) for part in (program, *arguments)]
-    with tempfile.NamedTemporaryFile() as log:
-        place, environment = str(cwd or os.getcwd()), dict(env or os.environ)
-        process = _fork_server().Process(target=_be, args=(told, place, environment, log.name))
-        process.start()
-        process.join()
-        return process.exitcode, Path(log.name).read_text(encoding='utf-8', errors='replace')
-
-
-def _be(told: list[str], place: str, environment: dict[str, str], log: str) -> None:
-    """Be a program. It prints where it is told to from here on."""
-    output = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.chdir(place)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = told
-    sys.path[0] = str(Path(place, told[0]).parent)
-    begin_at_once()
-    runpy.run_path(told[0], run_name='__main__')
 
 
 def _wait(processes: list, folder: str, timeout: float) -> None:

@@ -336,19 +336,18 @@ def test_it_trains_resumes_and_interpolates(case, tmp_path):
     expected, found = whole.model.state_dict(), resumed.model.state_dict()
     changed = [name for name, value in expected.items() if not torch.equal(value, found[name])]
     assert not changed
+    start, end = states(first), states(last)
     assert any(
-        not torch.equal(value, start[name])
-        for start in [states(first)]
-        for name, value in expected.items()
-        if name in start
+        not torch.equal(value, start[name]) for name, value in expected.items() if name in start
     )
 
-    between = Interpolation(resumed, states(first), states(last))
+    # An infinite sampler would give the same images again and again.
+    between = Interpolation(resumed, start, end, statistics_images=16)
     statistics = ['interpolated', *(['estimated'] if between.statistics else [])]
     for kind in statistics:
         mixed = between.weights(Point(0.5, 0.0, 0.0, kind))
         name = next(name for name in mixed if name.startswith('head.') and mixed[name].dim() > 1)
-        middle = 0.5 * (states(first)[name] + states(last)[name])
+        middle = 0.5 * (start[name] + end[name])
         torch.testing.assert_close(mixed[name], middle)
         assert all(torch.isfinite(v).all() for v in mixed.values() if v.is_floating_point())
 

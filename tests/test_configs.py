@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
-from tests.distributed import run_program
+from tests.programs import run_program
 from tl_plugin.strategies import configs_dir
 
 LEAVES = sorted((configs_dir() / 'class_folders').glob('*.py'))

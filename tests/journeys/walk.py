@@ -15,8 +15,8 @@ import cv2
 import mmpretrain
 import numpy as np
 
-from tests.distributed import run_program
 from tests.forked import is_tool, run_tool
+from tests.programs import run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 #: The tools that came with mmpretrain.

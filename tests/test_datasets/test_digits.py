@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits, load_sample_images
 
 import tl_plugin  # noqa: F401  (registers the dataset)
-from tests.distributed import run_program
+from tests.programs import run_program
 from tl_plugin.datasets.digits import CONDITIONS, SPLIT_SIZES, DigitsDataset, degrade, render
 
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.forked import run_tool
 from tl_plugin.launch import console
 from tl_plugin.strategies import available_strategies
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def call(*arguments, cwd):
-    """Calls the command in a process of its own and returns it."""
-    command = [sys.executable, '-W', 'ignore', '-m', 'tl_plugin.launch.console', *arguments]
-    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
 
 
 def test_every_tool_has_a_command_or_is_none_of_a_users():
@@ -68,9 +60,10 @@ def test_an_unknown_command_names_the_nearest(capsys):
 
 
 def test_it_runs_a_tool_on_a_config_of_the_package(tmp_path):
-    shown = call('show-layers', 'tl_plugin::digits/source_only.py', cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    assert 'backbone' in shown.stdout
-    wrong = call('train', 'tl_plugin::digits/source_onyl.py', cwd=tmp_path)
-    assert wrong.returncode == 2 and 'source_only.py' in wrong.stderr
-    assert wrong.stderr.startswith('tl-plugin train: error: '), wrong.stderr
+    command = [console.__file__, 'show-layers', 'tl_plugin::digits/source_only.py']
+    code, said = run_tool(*command, cwd=tmp_path)
+    assert code == 0 and 'backbone' in said, said
+    command = [console.__file__, 'train', 'tl_plugin::digits/source_onyl.py']
+    code, said = run_tool(*command, cwd=tmp_path)
+    assert code == 2 and 'source_only.py' in said
+    assert said.startswith('tl-plugin train: error: '), said

@@ -18,6 +18,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch.serialization import get_safe_globals
 
+from tests.programs import run_program
 from tests.toy import STOCK, toy_config, train
 from tl_plugin.reliability.fault_tolerance import make_fault_tolerant
 from tl_plugin.stack.safe_globals import HISTORY_METHODS, checkpoint_globals, safe_globals
@@ -146,8 +147,8 @@ def test_what_the_launch_writes_is_read_by_everybody(tmp_path):
     tool = STOCK.parent / 'tools' / 'model_converters' / 'publish_model.py'
     out = tmp_path / 'published'
     out.mkdir()
-    command = [sys.executable, str(tool), str(path), str(out / 'model.pth')]
-    subprocess.run(command, check=True, capture_output=True)
+    code, said = run_program(tool, path, out / 'model.pth')
+    assert code == 0, said
     (published,) = out.iterdir()
     assert set(torch.load(published)) == {'meta', 'state_dict'}
     options = {'resume': True, 'load_from': str(path)}

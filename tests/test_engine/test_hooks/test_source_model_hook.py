@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.distributed import run_distributed, run_program
+from tests.distributed import run_distributed
+from tests.programs import run_program
 from tests.tiny_runs import CPU_MODEL_WRAPPER
 from tests.toy import target, toy_config, train
 from tl_plugin.reliability.checkpoints import read_whole
