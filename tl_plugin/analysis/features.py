@@ -44,7 +44,8 @@ def build_model(cfg: Config, weights: bool = True) -> torch.nn.Module:
             model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
         if not weights:
             leave_out_weights(model)
-            return MODELS.build(model)
+            with quiet([MMLogger.get_current_instance()]):  # TIMMBackbone lists its stages
+                return MODELS.build(model)
         built = MODELS.build(model)
     announce_checkpoint(built, cfg.get('load_from'))
     # mmengine logs each single weight that it initialises.
