@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
 
+from tests.forked import run_tool
 from tl_plugin.reliability.checkpoints import (
     BrokenCheckpointError,
     check_resumable,
@@ -121,7 +120,7 @@ def _full(*_):
     raise OSError(28, 'the disk is full')
 
 
-def test_a_kill_in_the_middle_leaves_the_old_file_and_a_leftover(tmp_path):
+def test_a_kill_in_the_middle_leaves_the_old_file_and_a_leftover(tmp_path, tmp_path_factory):
     path = tmp_path / 'epoch_1.pth'
     path.write_bytes(b'old')
     code = (
@@ -130,7 +129,9 @@ def test_a_kill_in_the_middle_leaves_the_old_file_and_a_leftover(tmp_path):
         'os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n'
         'write_whole(sys.argv[1], b"new")\n'
     )
-    assert subprocess.run([sys.executable, '-c', code, str(path)], check=False).returncode == -9
+    program = tmp_path_factory.mktemp('program') / 'killed.py'
+    program.write_text(code)
+    assert run_tool(program, path)[0] == -9
     assert path.read_bytes() == b'old'
     assert len(list(tmp_path.iterdir())) == 2
     assert len(remove_leftovers(tmp_path)) == 1
