@@ -20,6 +20,8 @@
 #        num_sources      number of sources, which are then classified one by one
 # Options of AdaptationClassifier (model.*)
 #        domain_specific_bn  True normalises each domain by its own batch, False both by one
+#        norm_eval  True keeps the backbone's running statistics; no cure for an adversary that swings:
+#                   tried with MCC, both domains fell (configs/pacs/README.md)
 # Options of AdversaryMonitorHook (custom_hooks), which says by name when it goes wrong
 #        interval, patience, limits; backoff=0.5 lets it weaken the adversary, None only warns
 # Several sources    train_dataloader.dataset=dict(type='SeveralSources', datasets=[...])
