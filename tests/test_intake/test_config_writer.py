@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from mmengine.config import Config
 from PIL import Image
 
 from tl_plugin.intake.any_data import read_data
-from tl_plugin.intake.backbone_choice import choose_model
+from tl_plugin.intake.backbone_choice import check_weights, choose_model
 from tl_plugin.intake.config_writer import config_from_data, write_config
 from tl_plugin.intake.prepared import prepare_data
 from tl_plugin.ladder.ready_config import ready_config
@@ -268,3 +269,20 @@ def test_weights_that_are_of_no_use_are_refused_before_any_run(folders, weights,
     with pytest.raises(ValueError, match='does not fit ResNet'):
         config_from_data(*given, 'timm:test_resnet', tmp_path, checkpoint=str(weights))
     assert not (tmp_path / 'config.py').is_file()
+
+
+def test_weights_of_a_backbone_alone_and_of_a_parallel_model_fit_a_config(folders, tmp_path):
+    given = [str(folders / 'source'), str(folders / 'target')]
+    stock = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
+    state = torchvision.models.resnet18().state_dict()
+    for prefix in ('', 'module.', 'backbone.', 'module.backbone.'):
+        torch.save({f'{prefix}{name}': value for name, value in state.items()}, tmp_path / 'w.pth')
+        choice = choose_model(stock, 3, str(tmp_path / 'w.pth'))
+        assert choice.model['backbone']['init_cfg']['prefix'] == prefix.rstrip('.')
+        check_weights(choice)
+    torch.save(
+        {'bn1.weight': torch.zeros(1), 'bn1.num_batches_tracked': torch.tensor(0)},
+        tmp_path / 'w.pth',
+    )
+    with pytest.raises(ValueError, match='fits ResNet: the network has conv1'):
+        config_from_data(*given, stock, tmp_path / 'c', checkpoint=str(tmp_path / 'w.pth'))

@@ -56,10 +56,11 @@ def test_a_mistake_ends_with_its_message_and_code_2(message, capsys, tmp_path, m
     [
         lambda: even_batches(5, 'two', least=1),  # raised by Python, in the code of the package
         lambda: {}['key'],
+        lambda: Config({}).model,
     ],
 )
 def test_a_defect_keeps_its_traceback(defect):
-    with pytest.raises((TypeError, KeyError)):
+    with pytest.raises((TypeError, KeyError, AttributeError)):
         run_main(defect)
 
 

@@ -341,3 +341,16 @@ def test_a_target_that_the_loop_does_not_read_is_refused_with_the_place_where_it
         prepare(cfg, work_dir=tmp_path)
     cfg = load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py', ['adabn', 'dann'], options)
     prepare(cfg, work_dir=tmp_path)
+
+
+def test_configs_that_cannot_train_are_refused_with_what_is_expected(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text('x = (')
+    with pytest.raises(ValueError, match=r'mine\.py is no config in Python'):
+        load_config(path)
+    path.write_text('data = 1')
+    with pytest.raises(ValueError, match=r'mine\.py has no model: expected a config of mmpretrain'):
+        prepare(load_config(path))
+    for key in ('max_epochs', 'val_interval'):
+        with pytest.raises(ValueError, match=f'{key} is 0, expected a number of at least 1'):
+            prepare(toy_config(tmp_path, options={f'train_cfg.{key}': 0}))

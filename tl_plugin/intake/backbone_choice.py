@@ -12,6 +12,9 @@ from mmpretrain.registry import MODELS
 
 from tl_plugin.datasets.wrappers import inner_configs
 from tl_plugin.models.backbones.pooled import check_name
+from tl_plugin.reliability.checkpoints import read_whole, weights_of
+from tl_plugin.reliability.initial_weights import read_pretrained
+from tl_plugin.stack.messages import short_list
 
 FORMS = 'timm:NAME, torchvision:NAME, mmpretrain:NAME or a config (.py, or package::path)'
 DEFAULT_SIZE = 224
@@ -102,7 +105,7 @@ def check_backbone(backbone: str | None, checkpoint: str | None = None) -> None:
 
 
 def check_weights(choice: ModelChoice) -> None:
-    """Load the weights that a backbone of timm or torchvision begins with, once before all runs.
+    """Load the weights that a backbone begins with, once before all runs.
 
     Args:
         choice: The model.
@@ -110,15 +113,30 @@ def check_weights(choice: ModelChoice) -> None:
     Raises:
         ValueError: If they don't fit, or can't be downloaded.
     """
-    if not choice.model['backbone']['type'].startswith('Pooled'):
+    config = choice.model['backbone']
+    init = config.get('init_cfg')
+    local = isinstance(init, dict) and '://' not in str(init.get('checkpoint', '://'))
+    pooled = str(config['type']).startswith('Pooled')
+    if not (local or pooled):
         return
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        backbone = MODELS.build(choice.model['backbone'])
+        backbone = MODELS.build(config)
+    if not pooled:
+        given = read_pretrained(init, '--checkpoint')
+        own = backbone.state_dict()
+        # Counters of batch norms have the same shape everywhere.
+        if not any(n in own and own[n].shape == v.shape and v.ndim for n, v in given.items()):
+            raise ValueError(
+                f'nothing in {init["checkpoint"]} fits {type(backbone).__name__}: the network has '
+                f'{short_list(list(own), 3)}, the file {short_list(list(given), 3)}'
+            )
+        return
     try:
-        backbone.load_initial_weights()
+        if backbone.initial_weights:
+            backbone.load_initial_weights()
     except OSError as error:
         raise ValueError(
-            f'the weights of {choice.model["backbone"]["model_name"]} could not be downloaded: '
+            f'the weights of {config["model_name"]} could not be downloaded: '
             f'{str(error).splitlines()[0]} Give local ones, --checkpoint FILE'
         ) from error
 
@@ -181,9 +199,7 @@ def _from_config(cfg: Config, num_classes: int, checkpoint: str | None) -> Model
         )
     # The checkpoint's own head has other classes: only its backbone is loaded, as `init_cfg`.
     if checkpoint is not None:
-        model['backbone']['init_cfg'] = dict(
-            type='Pretrained', checkpoint=checkpoint, prefix='backbone'
-        )
+        _start_from(checkpoint, model['backbone'])
     # Accuracy among the first five of few classes means nothing.
     model['head'].update(num_classes=num_classes, topk=(1,))
     preprocessor = model.pop('data_preprocessor', None) or cfg.get('data_preprocessor') or {}
@@ -193,3 +209,17 @@ def _from_config(cfg: Config, num_classes: int, checkpoint: str | None) -> Model
         datasets = inner_configs((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
         pipelines.append(copy.deepcopy(datasets[0].get('pipeline')) if datasets else None)
     return ModelChoice(model, preprocessor, DEFAULT_SIZE, *pipelines, cfg=cfg)
+
+
+def _start_from(checkpoint: str, backbone: dict) -> None:
+    """Make a backbone begin with the weights of a checkpoint, which may be a whole classifier's."""
+    if str(backbone['type']).startswith('Pooled'):
+        for key in ('pretrained', 'weights', 'init_cfg'):
+            backbone.pop(key, None)
+        backbone['checkpoint_path'] = checkpoint
+        return
+    backbone['init_cfg'] = init = dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone')
+    if '://' not in checkpoint and Path(checkpoint).is_file():
+        names = weights_of(read_whole(checkpoint), checkpoint)
+        tops = ('backbone', 'module.backbone', 'module')
+        init['prefix'] = next((t for t in tops if any(n.startswith(f'{t}.') for n in names)), '')

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mmengine.config import Config
 
 from tl_plugin.stack.options import type_name
 
 # Loops that read the source alone.
 _STOCK_LOOPS = ('', 'EpochBasedTrainLoop', 'IterBasedTrainLoop')
+
+
+def read_config(path: Path) -> Config:
+    """Read a config file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it is no Python.
+    """
+    try:
+        return Config.fromfile(path)
+    except SyntaxError as error:
+        raise ValueError(f'{path} is no config in Python: {error}') from error
 
 
 def check_target_is_read(cfg: Config) -> None:
@@ -34,3 +51,24 @@ def check_target_is_read(cfg: Config) -> None:
         f'train_cfg.target_dataloader is set, but {type_name(loop) or "the training loop"} reads '
         f'the source alone: {fix}'
     )
+
+
+def check_parts(cfg: Config) -> None:
+    """Refuse a config without a model, or with a loop that would train for no time.
+
+    Args:
+        cfg: A config.
+
+    Raises:
+        ValueError: If that is so.
+    """
+    if 'model' not in cfg:
+        raise ValueError(
+            f'{cfg.filename or "the config"} has no model: expected a config of mmpretrain, with '
+            'model, train_dataloader, train_cfg and optim_wrapper'
+        )
+    loop = cfg.get('train_cfg') or {}
+    for key in ('max_epochs', 'max_iters', 'val_interval'):
+        number = loop.get(key)
+        if isinstance(number, (int, float)) and number < 1:
+            raise ValueError(f'train_cfg.{key} is {number}, expected a number of at least 1')

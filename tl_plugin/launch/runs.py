@@ -34,7 +34,7 @@ from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.stack.options import type_name
 from tl_plugin.strategies import apply_strategies, configs_dir
 
-from .checks import check_target_is_read
+from .checks import check_parts, check_target_is_read, read_config
 from .cluster import VARIABLES, set_variables
 from .config_types import importable
 from .cpu import join_cpu_group, naming_synchronised_norms, runs_on_cpus, wrap_for_cpus
@@ -92,7 +92,7 @@ def load_config(
     Returns:
         The config.
     """
-    cfg = apply_strategies(Config.fromfile(config_file(config)), list(strategies))
+    cfg = apply_strategies(read_config(config_file(config)), list(strategies))
     merge_options(cfg, cfg_options or {})
     return cfg
 
@@ -326,6 +326,7 @@ def _write_config_of_run(runner: Runner, started_from: str | None) -> None:
 
 
 def _prepare_run(cfg: Config, work_dir: str | Path | None, launcher: str) -> None:
+    check_parts(cfg)
     cfg.launcher = launcher
     if work_dir is not None:
         cfg.work_dir = str(work_dir)

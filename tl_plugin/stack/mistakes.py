@@ -45,9 +45,11 @@ def is_mistake(error: BaseException) -> bool:
     code, instruction = places[-1]
     if code.co_code[instruction] != dis.opmap['RAISE_VARARGS']:
         return False
-    file = Path(code.co_filename).resolve()
-    if building and isinstance(error, (ValueError, TypeError, KeyError)):
+    if building and isinstance(error, ValueError):
         return True
+    if code.co_name in ('__missing__', '__getattr__'):
+        return False  # of a ConfigDict, say: `KeyError: 'model'` and no more
+    file = Path(code.co_filename).resolve()
     return any(file.is_relative_to(folder) for folder in _FOR_USERS)
 
 
