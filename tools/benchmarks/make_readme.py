@@ -278,7 +278,7 @@ def _sweep_export(result):
             reasons = [model[f].get('reason') for f in ('onnx', 'torch_export') if f in model]
             reason = model.get('not_built') or next(filter(None, reasons), None)
             if reason:
-                what = f'{library} {name}: {reason}'.replace('|', '/')[:120]
+                what = f'{library} {name}: {reason}'.replace('|', '/')[:200]
                 found.append(dict(what=what, ours=None, plain=None, unit='', ratio=None))
     return found
 
