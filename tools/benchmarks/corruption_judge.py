@@ -26,8 +26,9 @@ from tl_plugin.analysis.corruption_curves import (
     measure_curves,
     summarise,
 )
+from tl_plugin.apis.export.images import build_dataset, test_loaders
 from tl_plugin.datasets.degrade_quality import CORRUPTIONS, DegradeQuality
-from tl_plugin.datasets.wrappers import inner_datasets
+from tl_plugin.datasets.wrappers import inner_configs, with_indices
 from tl_plugin.launch.runs import build_runner, load_config, prepare_test
 from tl_plugin.reporting.progress import progress
 
@@ -109,13 +110,16 @@ def runner_of(folder, images):
     prepare_test(cfg, str(checkpoint), work_dir=folder / 'judged')
     allow_corruptions(cfg)
     # Workers would be started for each of some hundred evaluations of a few images.
-    for loader in (cfg.test_dataloader, *cfg.test_cfg.dataloaders.values()):
+    domains = [cfg.test_dataloader, *cfg.test_cfg.dataloaders.values()]
+    for loader in domains:
         loader.num_workers = 0
+    # In the config, since a sampler that is built already would go on to draw from all images.
+    for loader, whole in zip(domains, test_loaders(cfg).values()):
+        count = len(build_dataset(whole))
+        places = np.linspace(0, count - 1, min(count, images)).astype(int).tolist()
+        (inner,) = inner_configs(loader.dataset)
+        inner.update(with_indices(inner, places))
     runner = build_runner(cfg)
-    for loader, _ in runner.test_loop.domains.values():
-        for dataset in inner_datasets(loader.dataset):
-            count = len(dataset)
-            dataset.get_subset_(np.linspace(0, count - 1, min(count, images)).astype(int).tolist())
     runner.load_or_resume()
     return runner
 
