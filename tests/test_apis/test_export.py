@@ -224,6 +224,7 @@ def test_stock_mmpretrain_loads_what_is_published(user, tmp_path):
     done = export_model(cfg, weights, tmp_path / 'published', 'mmpretrain', num_images=2)
     assert max(done.agreement.pipeline_difference.values()) < 1e-5
     (folder,) = done.files
+    assert f"get_model('{folder}/config.py'" in ' '.join(done.notes)
     assert 'tl_plugin' not in (folder / 'config.py').read_text()
     content = torch.load(folder / 'model.pth', weights_only=True)
     assert set(content) == {'meta', 'state_dict'}

@@ -350,7 +350,7 @@ def test_configs_that_cannot_train_are_refused_with_what_is_expected(tmp_path):
         load_config(path)
     path.write_text('data = 1')
     with pytest.raises(ValueError, match=r'mine\.py has no model: expected a config of mmpretrain'):
-        prepare(load_config(path))
+        load_config(path)
     for key in ('max_epochs', 'val_interval'):
         with pytest.raises(ValueError, match=f'{key} is 0, expected a number of at least 1'):
             prepare(toy_config(tmp_path, options={f'train_cfg.{key}': 0}))

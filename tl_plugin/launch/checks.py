@@ -53,6 +53,22 @@ def check_target_is_read(cfg: Config) -> None:
     )
 
 
+def check_model(cfg: Config) -> None:
+    """Refuse a config without a model.
+
+    Args:
+        cfg: A config.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if 'model' not in cfg:
+        raise ValueError(
+            f'{cfg.filename or "the config"} has no model: expected a config of mmpretrain, with '
+            'model, train_dataloader, train_cfg and optim_wrapper'
+        )
+
+
 def check_parts(cfg: Config) -> None:
     """Refuse a config without a model, or with a loop that would train for no time.
 
@@ -62,11 +78,7 @@ def check_parts(cfg: Config) -> None:
     Raises:
         ValueError: If that is so.
     """
-    if 'model' not in cfg:
-        raise ValueError(
-            f'{cfg.filename or "the config"} has no model: expected a config of mmpretrain, with '
-            'model, train_dataloader, train_cfg and optim_wrapper'
-        )
+    check_model(cfg)
     loop = cfg.get('train_cfg') or {}
     for key in ('max_epochs', 'max_iters', 'val_interval'):
         number = loop.get(key)

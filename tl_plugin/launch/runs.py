@@ -34,7 +34,7 @@ from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.stack.options import type_name
 from tl_plugin.strategies import apply_strategies, configs_dir
 
-from .checks import check_parts, check_target_is_read, read_config
+from .checks import check_model, check_parts, check_target_is_read, read_config
 from .cluster import VARIABLES, set_variables
 from .config_types import importable
 from .cpu import join_cpu_group, naming_synchronised_norms, runs_on_cpus, wrap_for_cpus
@@ -91,9 +91,13 @@ def load_config(
 
     Returns:
         The config.
+
+    Raises:
+        ValueError: If the file is no config, or the config has no model.
     """
     cfg = apply_strategies(read_config(config_file(config)), list(strategies))
     merge_options(cfg, cfg_options or {})
+    check_model(cfg)
     return cfg
 
 

@@ -156,6 +156,8 @@ def export_model(
             )
         notes += _adaptation_notes(source.cfg)
         check_agreement(found, bits=16 if precision == 'fp16' else 32)
+        # They say how to load what lies at the target's place in a moment.
+        notes = [note.replace(str(written), str(target)) for note in notes]
         for line in [*found.lines(), *notes]:
             say(line)
         files = [place(written, target)]
@@ -165,7 +167,8 @@ def export_model(
         path = card_path(target)
         datasets = {name: build_dataset(loader) for name, loader in source.loaders.items()}
         names = [file.name for file in files]
-        lines = [*found.lines(), *notes]
+        # A card travels with the files, and names no place on this machine.
+        lines = [*found.lines(), *(note.replace(str(target), target.name) for note in notes)]
         weights = fingerprint(source.trained.weights)
         library = LIBRARIES.get(format, format)
         text = write_card(

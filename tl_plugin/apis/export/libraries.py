@@ -61,7 +61,7 @@ def write_timm(
     path.mkdir()
     (path / 'config.json').write_text(json.dumps(about, indent=2) + '\n', encoding='utf-8')
     save(state, path / 'model.safetensors', texts(metadata))
-    return [f"timm.create_model('local-dir:{path.name}', pretrained=True) loads it."]
+    return [f"timm.create_model('local-dir:{path}', pretrained=True) loads it."]
 
 
 def timm_weights(trained: Trained) -> tuple[str, dict, State]:

@@ -67,8 +67,8 @@ def write_mmpretrain(
     torch.save(dict(meta=meta, state_dict=weights), buffer)
     (path / 'model.pth').write_bytes(buffer.getvalue())
     return [
-        f"mmpretrain.get_model('{path.name}/config.py', pretrained='{path.name}/model.pth') loads "
-        'it; the checkpoint has weights, class names and its origin, and nothing else.'
+        f"mmpretrain.get_model('{path}/config.py', pretrained='{path}/model.pth') loads it; the "
+        'checkpoint has weights, class names and its origin, and nothing else.'
     ]
 
 
