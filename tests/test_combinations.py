@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmpretrain.registry import MODELS
 
-from tests.toy import loader
+from tests.toy import fresh_name, loader
 from tl_plugin.engine.interpolation import Interpolation
 from tl_plugin.engine.interpolation_choice import Point
 from tl_plugin.launch.runs import build_runner, prepare
@@ -306,7 +306,7 @@ def make_config(case: dict, folder) -> Config:
             work_dir=str(folder),
             visualizer=None,
             log_level='WARNING',
-            experiment_name=f'case_{folder.name}_{torch.rand(1).item()}',
+            experiment_name=fresh_name('case'),
         ),
         format_python_code=False,
     )

@@ -9,7 +9,7 @@ import torch
 from mmengine.runner import Runner
 
 from tests.forked import run_tool
-from tests.toy import target, toy_config, train
+from tests.toy import fresh_name, target, toy_config, train
 from tl_plugin.engine.interpolation import Interpolation, Soup, plain_model_config
 from tl_plugin.engine.interpolation_choice import LABEL_FREE, Point, choose
 from tl_plugin.functional import average_weights, interpolate_weights
@@ -38,7 +38,7 @@ def checkpoints(tmp_path_factory):
 
 def _interpolation(checkpoints, folder, options=None, **kwargs):
     cfg = plain_model_config(_config(folder, **(options or {})))
-    cfg.experiment_name = f'interpolation_{torch.rand(1).item()}'
+    cfg.experiment_name = fresh_name('interpolation')
     weights = [checkpoint_weights(path)[0] for path in checkpoints]
     return Interpolation(Runner.from_cfg(cfg), *weights, **kwargs)
 
@@ -119,7 +119,7 @@ class TestSweep:
         ]
         for point, path in zip(points, checkpoints):
             cfg = _config(tmp_path, load_from=str(path))
-            cfg.experiment_name = f'test_{torch.rand(1).item()}'
+            cfg.experiment_name = fresh_name('test')
             found = Runner.from_cfg(cfg).test()  # here the test images are the validation images
             assert point.source == found['source/accuracy/top1']
             assert point.target == found['target/accuracy/top1']
@@ -195,7 +195,7 @@ class TestSoup:
 
     def _soup(self, checkpoints, folder, **options):
         cfg = plain_model_config(_config(folder))
-        cfg.experiment_name = f'soup_{torch.rand(1).item()}'
+        cfg.experiment_name = fresh_name('soup')
         source, adapted = (checkpoint_weights(path)[0] for path in checkpoints)
         models = {'tuned': {name: adapted[name] for name in source}}
         for name, factor in (('mild', 0.5), ('bad', -1.0)):

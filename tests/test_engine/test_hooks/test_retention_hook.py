@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
-from tests.toy import toy_config, train
+from tests.toy import fresh_name, toy_config, train
 from tl_plugin.engine.hooks import RetentionHook
 from tl_plugin.functional import prediction_flips
 from tl_plugin.reliability.checkpoints import read_whole
@@ -85,7 +85,7 @@ def test_what_is_logged_is_what_testing_the_checkpoints_gives(source, tmp_path):
 def _predict(path, folder):
     """A checkpoint's predictions of the source images, by mmengine's test loop alone."""
     cfg = toy_config(folder, options={'load_from': str(path), 'test_dataloader.dataset.size': 13})
-    cfg.experiment_name = f'predict_{torch.rand(1).item()}'
+    cfg.experiment_name = fresh_name('predict')
     runner = Runner.from_cfg(cfg)
     runner.load_or_resume()
     model, labels = runner.model.eval(), []

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from tests.toy import ToyDataset, toy_config, train
+from tests.toy import ToyDataset, fresh_name, toy_config, train
 from tl_plugin.launch.runs import build_runner, prepare_test
 from tl_plugin.reliability.checkpoints import read_whole
 
@@ -27,7 +27,7 @@ def start(tmp_path_factory):
 
 def streamed(folder, start, strategy, options=None):
     cfg = toy_config(folder, [strategy], {**OPTIONS, **(options or {})})
-    cfg.experiment_name = f'tta_{torch.rand(1).item()}'
+    cfg.experiment_name = fresh_name('tta')
     runner = build_runner(prepare_test(cfg, start, work_dir=folder))
     return runner, runner.test()
 
