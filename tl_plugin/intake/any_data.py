@@ -50,7 +50,9 @@ def read_data(given: str | Path, every_file: bool = False) -> DomainImages:
     """
     path = Path(given)
     if '::' in str(given) or path.suffix == '.py':
-        cfg = _data_config(str(given))
+        from tl_plugin.launch.runs import load_data_config
+
+        cfg = load_data_config(str(given))
         return read_datasets(_dataset_configs(cfg, str(given)), cfg, str(given))
     if not path.exists():
         raise FileNotFoundError(
@@ -107,8 +109,9 @@ def read_both_domains(given: str | Path) -> dict[str, DomainImages]:
         ValueError: If the config has no target.
     """
     from tl_plugin.engine.loops.inherit import inherit_dataloader
+    from tl_plugin.launch.runs import load_data_config
 
-    cfg = _data_config(given)
+    cfg = load_data_config(given)
     loops = {split: cfg.get(f'{split}_cfg') or {} for split in SPLITS}
     unlabelled = (cfg.get('ladder') or {}).get('target_dataloader')
     loaders = {
@@ -249,14 +252,6 @@ def read_datasets(datasets: dict[str, dict], cfg: Config, given: str) -> DomainI
     # Without labels the names are those of another domain, inherited.
     classes = (classes or tuple(sorted(labels))) if labels else ()
     return DomainImages(given, tuple(items), classes, parts, sizes, tuple(notes))
-
-
-def _data_config(given: str) -> Config:
-    """Read a config of data, which need have no model."""
-    from tl_plugin.launch.checks import read_config
-    from tl_plugin.launch.runs import config_file
-
-    return read_config(config_file(given))
 
 
 def _dataset_configs(cfg: Config, given: str) -> dict[str, dict]:

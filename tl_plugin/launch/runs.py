@@ -101,6 +101,15 @@ def load_config(
     return cfg
 
 
+def load_data_config(config: str | Path) -> Config:
+    """Read a config for its data alone; it need have no model.
+
+    Args:
+        config: A path or ``package::path``, see :func:`config_file`.
+    """
+    return read_config(config_file(config))
+
+
 def merge_options(cfg: Config, options: dict) -> None:
     """Merge single settings into a config, those of a hook by the hook's class.
 
