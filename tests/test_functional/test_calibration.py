@@ -51,7 +51,7 @@ def test_where_all_are_right_the_temperature_stays_finite():
 
 
 def test_a_temperature_is_shrunk_by_how_far_it_varies_between_resamples():
-    logits, labels = overconfident(60, factor=1.3)
+    logits, labels = overconfident(60, factor=2.0)
 
     def logarithm(chosen):
         rows, known = logits[chosen].double().numpy(), labels[chosen].numpy()

@@ -67,7 +67,7 @@ class PooledTimmBackbone(PooledBackbone):
         # 'hf-hub:' and 'local-dir:' names say where the architecture is written.
         self._options = dict(model_name=model_name, in_chans=in_channels, num_classes=0, **kwargs)
         self._checkpoint_path = checkpoint_path
-        self.timm_model = timm.create_model(**self._options)
+        self.timm_model = _without_classes(timm.create_model(**self._options))
         self.settle('pretrained=True' if pretrained else str(checkpoint_path))
 
     def load_initial_weights(self) -> None:
@@ -84,7 +84,7 @@ class PooledTimmBackbone(PooledBackbone):
 
         # Each architecture has its own conversion of files in timm, hence a second model.
         with torch.random.fork_rng(devices=[]):
-            pretrained = timm.create_model(**self._options, pretrained=True)
+            pretrained = _without_classes(timm.create_model(**self._options, pretrained=True))
         self.timm_model.load_state_dict(pretrained.state_dict())
 
     def network(self) -> nn.Module:
@@ -106,6 +106,16 @@ class PooledTimmBackbone(PooledBackbone):
             last = str(getattr(self.timm_model, 'output_fmt', 'NCHW')) == 'NHWC'
             return features.mean((1, 2) if last else (2, 3))
         return features
+
+
+def _without_classes(model: nn.Module) -> nn.Module:
+    """Take away a classifier of no classes.
+
+    Up to timm 1.0.30, networks of InceptionNeXt are built with one, whose output is empty.
+    """
+    if not all(parameter.numel() for parameter in model.parameters()):
+        model.reset_classifier(0)
+    return model
 
 
 def _check_arguments(model_name: str, pretrained: bool, checkpoint_path: str, kwargs: dict) -> None:
