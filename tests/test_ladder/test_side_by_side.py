@@ -135,7 +135,7 @@ IN_ORDER = ['source_only', 'adabn', 'fine_tune', 'joint_training', 'dann', 'self
         (1, {}, [*IN_ORDER, 'interpolation']),
         # Two epochs on source and target, three on both and strong views.
         (3, {}, [*IN_ORDER[:3], 'self_training', 'dann', 'joint_training', 'interpolation']),
-        # What may end the climb shall find the cheap ones done.
+        # Where the climb may end early, the cheap ones come first.
         (3, dict(until=99), [*IN_ORDER, 'interpolation']),
     ],
 )

@@ -220,19 +220,19 @@ def test_one_target_image_beside_the_source(dsbn, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('labels', 'message', 'mended'),
+    ('labels', 'message', 'repaired'),
     [
         ('gaps', r'6 of its 12 images have no label.* class -1 and measure', 'some'),
         ('none', r'none of its 12 images has a label, and Accuracy needs labels', 'none'),
     ],
 )
-def test_validation_without_labels_is_refused_before_training(labels, message, mended, tmp_path):
+def test_validation_without_labels_is_refused_before_training(labels, message, repaired, tmp_path):
     with pytest.raises(ValueError, match=f'^val_dataloader: {message}') as error:
         run(tmp_path, {'val_dataloader.dataset.labels': labels})
     assert not list(tmp_path.glob('*.pth'))
     key, cure = str(error.value).rsplit(': ', 1)[1].split('=', 1)
     evaluator = eval(cure)  # what the message says, as it would be written in a config
-    options = {'val_dataloader.dataset.labels': mended, key: {'_delete_': True, **evaluator}}
+    options = {'val_dataloader.dataset.labels': repaired, key: {'_delete_': True, **evaluator}}
     found = run(tmp_path, options).message_hub.log_scalars
     assert ('val/accuracy/top1' if labels == 'gaps' else 'val/label_free/entropy') in found
 
