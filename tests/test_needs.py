@@ -9,7 +9,7 @@ from mmengine.config import Config
 from tests.folders import WRAPPERS, build, folder, make_folders
 from tl_plugin.datasets.wrappers import image_infos
 from tl_plugin.engine.loops.inherit import inherit_dataloader, unlabelled_dataloader
-from tl_plugin.launch.runs import merge_options
+from tl_plugin.launch.configs import merge_options
 from tl_plugin.strategies import apply_strategies
 
 OVERLAYS = Path(__file__).resolve().parents[1] / 'configs' / 'strategies'

@@ -110,7 +110,7 @@ from importlib.metadata import version
 from pathlib import Path
 import tl_plugin
 from mmengine.config import Config
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 from tl_plugin.strategies import available_strategies
 assert Path(tl_plugin.__file__).parents[1] == Path(sys.argv[1]), tl_plugin.__file__
 Path('mine.py').write_text("_base_ = 'tl_plugin::strategies/fine_tune.py'")

@@ -39,7 +39,7 @@ def main() -> None:
     from mmengine.logging import MMLogger
 
     from tl_plugin.apis import calibrate
-    from tl_plugin.launch.runs import load_config
+    from tl_plugin.launch.configs import load_config
 
     MMLogger.get_instance('calibrate', log_level='WARNING')
     found = calibrate(

@@ -90,7 +90,7 @@ def main() -> None:
     # Keep log lines out of what is said.
     with contextlib.redirect_stdout(sys.stderr):
         from tl_plugin.apis.export import export_model
-        from tl_plugin.launch.runs import load_config
+        from tl_plugin.launch.configs import load_config
 
         cfg = load_config(args.config, args.strategy, args.cfg_options)
     done = export_model(

@@ -91,7 +91,8 @@ def main() -> None:
 
         from tl_plugin.engine.interpolation import Interpolation, Soup, plain_model_config
         from tl_plugin.engine.interpolation_choice import choose, write_interpolation
-        from tl_plugin.launch.runs import build_runner, load_config, prepare
+        from tl_plugin.launch.configs import load_config
+        from tl_plugin.launch.runs import build_runner, prepare
         from tl_plugin.reliability.checkpoints import checkpoint_weights
         from tl_plugin.reliability.files import write_whole
         from tl_plugin.reporting.progress import progress

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from arguments import Parser, add_data_arguments, add_labels_argument, seed
 from mmengine.config import Config, DictAction
 
+from tl_plugin.launch.configs import default_work_dir
 from tl_plugin.launch.mistakes import run_main
-from tl_plugin.launch.runs import default_work_dir
 
 if TYPE_CHECKING:
     from tl_plugin.ladder.launchers import Launcher

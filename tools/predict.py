@@ -74,7 +74,7 @@ def main() -> None:
 
     from tl_plugin.apis import Settings, predict
     from tl_plugin.apis.printing import print_summary
-    from tl_plugin.launch.runs import load_config
+    from tl_plugin.launch.configs import load_config
 
     MMLogger.get_instance('predict', log_level='WARNING')
     settings = Settings(

@@ -29,7 +29,7 @@ def main() -> None:
         from rich.console import Console
 
         from tl_plugin.analysis.layer_table import layer_report, layer_table
-        from tl_plugin.launch.runs import load_config
+        from tl_plugin.launch.configs import load_config
 
         MMLogger.get_instance('show_layers', log_level='WARNING')
         report = layer_report(load_config(args.config, args.strategy, args.cfg_options))

@@ -18,9 +18,10 @@ from tl_plugin.analysis.corruption_curves import (
     write_curves,
 )
 from tl_plugin.datasets.bad_data import naming_bad_data
+from tl_plugin.launch.configs import default_work_dir, load_config
 from tl_plugin.launch.cpu import leave_cpu_group
 from tl_plugin.launch.mistakes import run_main
-from tl_plugin.launch.runs import build_runner, default_work_dir, load_config, prepare_test
+from tl_plugin.launch.runs import build_runner, prepare_test
 
 
 def parse_args() -> Namespace:

@@ -14,9 +14,10 @@ from arguments import (
 
 from tl_plugin.datasets.bad_data import naming_bad_data
 from tl_plugin.intake.label_corrections import correct_config, read_corrections, write_record
+from tl_plugin.launch.configs import default_work_dir, load_config
 from tl_plugin.launch.cpu import leave_cpu_group
 from tl_plugin.launch.mistakes import run_main
-from tl_plugin.launch.runs import build_runner, default_work_dir, load_config, prepare
+from tl_plugin.launch.runs import build_runner, prepare
 from tl_plugin.reliability.ranks import naming_lost_ranks
 
 

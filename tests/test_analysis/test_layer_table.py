@@ -18,7 +18,7 @@ from tests.tiny_runs import TINY_RESNET, TINY_VIT, tiny_config
 from tl_plugin.analysis.features import build_model
 from tl_plugin.analysis.layer_table import layer_report, layer_table
 from tl_plugin.engine.layers import LayerMap
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 from tl_plugin.reporting.tables import table_text
 
 ROOT = Path(__file__).parents[2]

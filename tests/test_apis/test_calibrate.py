@@ -12,7 +12,7 @@ from tl_plugin.apis import calibrate, calibrate_run, predict
 from tl_plugin.evaluation.calibration import calibration_path
 from tl_plugin.ladder.records import LadderResults, Recommendation, RungResult
 from tl_plugin.ladder.run_ladder import calibrate_recommended
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 
 
 @pytest.fixture(scope='module')

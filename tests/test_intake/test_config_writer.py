@@ -17,7 +17,8 @@ from tl_plugin.intake.prepared import prepare_data
 from tl_plugin.ladder.ready_config import ready_config
 from tl_plugin.ladder.selection import read_rungs
 from tl_plugin.ladder.target_labels import build_domain_dataset
-from tl_plugin.launch.runs import build_runner, load_config, prepare
+from tl_plugin.launch.configs import load_config
+from tl_plugin.launch.runs import build_runner, prepare
 
 BLACK = np.zeros((24, 24, 3))
 COLOURS = dict(blue=(0, 0, 1), green=(0, 1, 0), red=(1, 0, 0))

@@ -11,7 +11,7 @@ from tl_plugin.ladder.records import FailedRun
 from tl_plugin.ladder.results import collect
 from tl_plugin.ladder.run_records import KeptLayers, RunResult
 from tl_plugin.ladder.selection import read_rungs, select_rungs
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 from tl_plugin.reliability.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from tests.test_ladder.conftest import run_tool, write_tiny
 from tl_plugin.ladder import quick
 from tl_plugin.ladder.quick import check_has_weights, quick_side
 from tl_plugin.ladder.run_ladder import choose_rungs
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 
 COLOURS = dict(blue=(30, 30, 200), green=(30, 200, 30), red=(200, 30, 30))
 

@@ -11,8 +11,8 @@ from tl_plugin.ladder.jobs import failure_reason, failure_report, make_folder, p
 from tl_plugin.ladder.launchers import arguments_of
 from tl_plugin.ladder.run_records import RunResult
 from tl_plugin.ladder.selection import read_rungs, select_rungs
+from tl_plugin.launch.configs import load_config
 from tl_plugin.launch.console import tool_command
-from tl_plugin.launch.runs import load_config
 from tl_plugin.reliability.files import write_json
 from tl_plugin.reporting.progress import ProgressDisplay
 

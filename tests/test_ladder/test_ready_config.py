@@ -6,7 +6,7 @@ from tl_plugin.ladder.jobs import plan
 from tl_plugin.ladder.ready_config import check_measures_target, content_key, place, ready_config
 from tl_plugin.ladder.rungs import Rung
 from tl_plugin.ladder.selection import read_rungs
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 
 
 @pytest.fixture

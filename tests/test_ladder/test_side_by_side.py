@@ -19,7 +19,7 @@ from tl_plugin.ladder.limits import Limits
 from tl_plugin.ladder.run_records import RunResult, time_waited
 from tl_plugin.ladder.selection import read_rungs, select_rungs
 from tl_plugin.ladder.warm import WarmServer
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 from tl_plugin.reliability.files import write_json
 from tl_plugin.reporting.progress import ProgressDisplay
 

@@ -20,7 +20,7 @@ from tl_plugin.ladder.run_ladder import why_unfit
 from tl_plugin.ladder.rungs import SOURCE_FREE_RUNGS, Rung
 from tl_plugin.ladder.selection import read_rungs
 from tl_plugin.ladder.stored_source import read_stored
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 
 
 def test_what_a_calibration_kept_counts_for_its_own_weights_alone(tmp_path):

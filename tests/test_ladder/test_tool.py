@@ -20,8 +20,8 @@ from tl_plugin.ladder.few_labels import notes_on_few_labels
 from tl_plugin.ladder.jobs import plan
 from tl_plugin.ladder.run_ladder import run_ladder
 from tl_plugin.ladder.selection import read_rungs
+from tl_plugin.launch.configs import load_config
 from tl_plugin.launch.console import tool_command
-from tl_plugin.launch.runs import load_config
 from tl_plugin.reliability.checkpoints import newest_whole_checkpoint
 
 # Long enough to be interrupted.

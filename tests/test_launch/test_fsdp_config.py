@@ -11,7 +11,8 @@ from mmengine.config import Config
 
 from tests.distributed import run_distributed
 from tests.tiny_runs import TINY_VIT, tiny_config
-from tl_plugin.launch.runs import build_runner, load_config, prepare
+from tl_plugin.launch.configs import load_config
+from tl_plugin.launch.runs import build_runner, prepare
 from tl_plugin.strategies import configs_dir
 
 LEAF = configs_dir() / 'class_folders' / 'vit-base-p16_fine-tune_fsdp.py'

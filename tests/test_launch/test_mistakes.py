@@ -14,8 +14,8 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS, OPTIMIZERS
 
 from tl_plugin.intake.config_writer import even_batches
+from tl_plugin.launch.configs import load_config
 from tl_plugin.launch.mistakes import run_main
-from tl_plugin.launch.runs import load_config
 
 
 def _options(config, options):

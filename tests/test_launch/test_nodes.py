@@ -15,7 +15,8 @@ from mmengine.config import Config
 from tests.distributed import run_distributed
 from tests.tiny_runs import TINY_RESNET, TINY_VIT, state_of, tiny_config
 from tl_plugin.launch.cluster import set_variables
-from tl_plugin.launch.runs import build_runner, load_config, prepare
+from tl_plugin.launch.configs import load_config
+from tl_plugin.launch.runs import build_runner, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 STRATEGIES = ['dann', 'gradual_unfreeze']

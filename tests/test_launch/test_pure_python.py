@@ -22,7 +22,8 @@ from tl_plugin.ladder.ready_config import content_key, place, ready_config
 from tl_plugin.ladder.rungs import DEFAULT_RUNGS
 from tl_plugin.launch import runs as launch
 from tl_plugin.launch.config_types import importable
-from tl_plugin.launch.runs import build_runner, load_config, prepare, prepare_test
+from tl_plugin.launch.configs import load_config
+from tl_plugin.launch.runs import build_runner, prepare, prepare_test
 from tl_plugin.models import AdaptationClassifier, DomainDataPreprocessor
 from tl_plugin.stack.options import type_name
 from tl_plugin.strategies import apply_strategies

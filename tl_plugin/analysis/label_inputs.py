@@ -18,7 +18,7 @@ from tl_plugin.intake.backbone_choice import check_backbone, choose_model
 from tl_plugin.intake.config_writer import dataset_config, pipelines
 from tl_plugin.intake.degraded_copy import colour_thumbnails
 from tl_plugin.intake.images import DomainImages, ImageItem
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 from tl_plugin.reporting.progress import progress
 from tl_plugin.stack.options import type_name
 

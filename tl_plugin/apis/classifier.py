@@ -97,7 +97,7 @@ def load_classifier(cfg: Config, checkpoint: str | Path, device: str | None = No
     """Build a config's model and load all its weights.
 
     Args:
-        cfg: A config of mmpretrain, out of :func:`tl_plugin.launch.runs.load_config`.
+        cfg: A config of mmpretrain, out of :func:`tl_plugin.launch.configs.load_config`.
         checkpoint: A file.
         device: Defaults to None: the GPU of this process if there is one.
 

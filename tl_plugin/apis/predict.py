@@ -19,7 +19,7 @@ from tl_plugin.evaluation.calibration import Calibration, calibration_path, outp
 from tl_plugin.evaluation.source_reference import SourceReference
 from tl_plugin.functional import free_energy
 from tl_plugin.intake.trained_model import pipeline_config
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 from tl_plugin.reliability.files import read_json
 from tl_plugin.reliability.fingerprint import fingerprint
 from tl_plugin.reliability.ranks import on_all_ranks, on_main_process

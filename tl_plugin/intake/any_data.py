@@ -50,7 +50,7 @@ def read_data(given: str | Path, every_file: bool = False) -> DomainImages:
     """
     path = Path(given)
     if '::' in str(given) or path.suffix == '.py':
-        from tl_plugin.launch.runs import load_data_config
+        from tl_plugin.launch.configs import load_data_config
 
         cfg = load_data_config(str(given))
         return read_datasets(_dataset_configs(cfg, str(given)), cfg, str(given))
@@ -109,7 +109,7 @@ def read_both_domains(given: str | Path) -> dict[str, DomainImages]:
         ValueError: If the config has no target.
     """
     from tl_plugin.engine.loops.inherit import inherit_dataloader
-    from tl_plugin.launch.runs import load_data_config
+    from tl_plugin.launch.configs import load_data_config
 
     cfg = load_data_config(given)
     loops = {split: cfg.get(f'{split}_cfg') or {} for split in SPLITS}

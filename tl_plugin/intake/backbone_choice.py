@@ -59,7 +59,7 @@ def choose_model(backbone: str, num_classes: int, checkpoint: str | None = None)
     if checkpoint is not None and '://' not in checkpoint:
         checkpoint = str(Path(checkpoint).absolute())  # the config is run from other folders, too
     if _is_config(backbone):
-        from tl_plugin.launch.runs import load_config
+        from tl_plugin.launch.configs import load_config
 
         return _from_config(load_config(backbone), num_classes, checkpoint)
     makers = {'timm': _timm, 'torchvision': _torchvision, 'mmpretrain': _mmpretrain}
@@ -82,7 +82,7 @@ def check_backbone(backbone: str | None, checkpoint: str | None = None) -> None:
         return
     library, _, name = backbone.partition(':')
     if _is_config(backbone):
-        from tl_plugin.launch.runs import config_file
+        from tl_plugin.launch.configs import config_file
 
         config_file(backbone)
     elif library not in ('timm', 'torchvision', 'mmpretrain') or not name:

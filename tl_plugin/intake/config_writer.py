@@ -338,7 +338,7 @@ def stock_config(epochs: int) -> Config:
     Args:
         epochs: Of its training.
     """
-    from tl_plugin.launch.runs import config_file
+    from tl_plugin.launch.configs import config_file
 
     cfg = Config.fromfile(config_file(_BASE))
     cfg.merge_from_dict(

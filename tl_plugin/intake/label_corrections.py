@@ -287,7 +287,7 @@ def corrected_config_file(config: str | Path, table: str | Path, folder: Path) -
     Returns:
         The path of the new config. The notes of its ladder say what was changed.
     """
-    from tl_plugin.launch.runs import load_data_config
+    from tl_plugin.launch.configs import load_data_config
 
     cfg, corrections = load_data_config(config), read_corrections(table)
     correct_config(cfg, corrections)

@@ -14,7 +14,7 @@ from mmpretrain.models import ImageClassifier
 from mmpretrain.models.heads import MultiLabelClsHead
 from mmpretrain.registry import MODELS
 
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 from tl_plugin.reliability.checkpoints import read_whole, weights_of
 from tl_plugin.stack.messages import short_list
 from tl_plugin.stack.options import type_name

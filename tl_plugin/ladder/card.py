@@ -20,7 +20,8 @@ from tl_plugin.analysis.corruption_curves import (
 )
 from tl_plugin.analysis.features import build_model
 from tl_plugin.engine.layers import LayerMap
-from tl_plugin.launch.runs import build_runner, load_config, prepare_test
+from tl_plugin.launch.configs import load_config
+from tl_plugin.launch.runs import build_runner, prepare_test
 from tl_plugin.reliability.checkpoints import checkpoint_weights
 from tl_plugin.reliability.files import read_json, write_json
 from tl_plugin.reliability.fingerprint import fingerprint

@@ -16,8 +16,8 @@ from mmpretrain.registry import DATASETS
 from tl_plugin.analysis.features import build_model
 from tl_plugin.datasets.wrappers import inner_configs
 from tl_plugin.intake.backbone_choice import DEFAULT_SIZE
+from tl_plugin.launch.configs import load_config
 from tl_plugin.launch.console import tool_command
-from tl_plugin.launch.runs import load_config
 from tl_plugin.reporting.progress import duration
 from tl_plugin.stack.model_wrappers import evaluating
 

@@ -12,7 +12,8 @@ from mmengine.config import Config, ConfigDict
 
 from tl_plugin.engine.loops import inherit_dataloader
 from tl_plugin.launch.config_types import importable
-from tl_plugin.launch.runs import add_test_metric, merge_options
+from tl_plugin.launch.configs import merge_options
+from tl_plugin.launch.runs import add_test_metric
 from tl_plugin.reliability.files import write_text
 from tl_plugin.stack.options import type_name
 from tl_plugin.stack.protocol import TARGET

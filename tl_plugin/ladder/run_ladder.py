@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from tl_plugin.evaluation.calibration import calibration_path
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 from tl_plugin.reliability.fault_tolerance import attempt
 from tl_plugin.reliability.files import write_json, write_text
 from tl_plugin.reporting.progress import ProgressDisplay

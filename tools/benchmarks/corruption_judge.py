@@ -29,7 +29,8 @@ from tl_plugin.analysis.corruption_curves import (
 from tl_plugin.apis.export.images import build_dataset, test_loaders
 from tl_plugin.datasets.degrade_quality import CORRUPTIONS, DegradeQuality
 from tl_plugin.datasets.wrappers import inner_configs, with_indices
-from tl_plugin.launch.runs import build_runner, load_config, prepare_test
+from tl_plugin.launch.configs import load_config
+from tl_plugin.launch.runs import build_runner, prepare_test
 from tl_plugin.reporting.progress import progress
 
 SIDE = 224

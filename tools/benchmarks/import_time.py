@@ -18,7 +18,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
-from tl_plugin.launch.runs import config_file, load_config
+from tl_plugin.launch.configs import config_file, load_config
 
 STOCK = 'mmpretrain::resnet/resnet50_8xb32_in1k.py'
 PLAIN_IMPORT = 'import mmpretrain'

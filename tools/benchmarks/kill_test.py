@@ -30,7 +30,8 @@ from mmpretrain.utils import register_all_modules
 import tl_plugin.datasets
 import tl_plugin.engine
 import tl_plugin.models  # noqa: F401
-from tl_plugin.launch.runs import build_runner, load_config, prepare
+from tl_plugin.launch.configs import load_config
+from tl_plugin.launch.runs import build_runner, prepare
 from tl_plugin.reliability.checkpoints import (
     BrokenCheckpointError,
     newest_whole_checkpoint,

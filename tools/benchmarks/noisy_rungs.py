@@ -41,7 +41,7 @@ def parse_args():
 
 def lenet(train, test, epochs):
     """Train mmpretrain's LeNet-5, long enough for it to learn wrong labels, too."""
-    from tl_plugin.launch.runs import load_config
+    from tl_plugin.launch.configs import load_config
 
     loader = dict(num_workers=0, persistent_workers=False)
     cfg = load_config('mmpretrain::lenet/lenet5_mnist.py')
@@ -93,7 +93,7 @@ def pacs_photo(args):
     """Photographs and the last layer of EfficientNet-Lite0, as a quick look trains it."""
     from tl_plugin.intake.config_writer import config_from_data
     from tl_plugin.ladder.quick import make_quick
-    from tl_plugin.launch.runs import load_config
+    from tl_plugin.launch.configs import load_config
 
     pacs = args.data_root / 'pacs'
     written = config_from_data(

@@ -18,7 +18,8 @@ import harness
 
 from tl_plugin.ladder.ready_config import ready_config
 from tl_plugin.ladder.selection import read_rungs
-from tl_plugin.launch.runs import build_runner, load_config, prepare
+from tl_plugin.launch.configs import load_config
+from tl_plugin.launch.runs import build_runner, prepare
 
 #: Overlay -> what it is compared with.
 PAIRS = {'dann_sdat': 'dann', 'adamatch': 'pseudo_label', 'aad': 'shot'}

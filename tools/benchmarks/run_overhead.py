@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 from tl_plugin.reliability.checkpoints import read_whole
 from tl_plugin.reliability.fault_tolerance import ADDED, make_fault_tolerant
 

@@ -14,7 +14,7 @@ import torch
 from tl_plugin.analysis.features import build_model
 from tl_plugin.datasets.degrade_quality import CORRUPTIONS, DegradeQuality
 from tl_plugin.datasets.digits import DigitsDataset
-from tl_plugin.launch.runs import load_config
+from tl_plugin.launch.configs import load_config
 
 
 def parse_args():

@@ -102,7 +102,8 @@ def measure(args, kind, way, seed):
     """Train on wrong labels and return the accuracy on clean test images."""
     from mmengine.registry import DefaultScope
 
-    from tl_plugin.launch.runs import build_runner, load_config, prepare
+    from tl_plugin.launch.configs import load_config
+    from tl_plugin.launch.runs import build_runner, prepare
     from tl_plugin.strategies import apply_strategies
 
     cfg, wrong = load_config(args.config), 0

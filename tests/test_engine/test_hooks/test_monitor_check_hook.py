@@ -12,7 +12,7 @@ from mmpretrain.registry import HOOKS, METRICS
 
 from tests.distributed import CPU_MODEL_WRAPPER, run_distributed
 from tests.toy import toy_config, train
-from tl_plugin.launch.runs import merge_options
+from tl_plugin.launch.configs import merge_options
 
 DOMAINS = {
     'val_cfg': dict(

@@ -92,7 +92,7 @@ def export_model(
     to its place if it predicts what the checkpoint does.
 
     Args:
-        cfg: Config of the run, out of :func:`tl_plugin.launch.runs.load_config`.
+        cfg: Config of the run, out of :func:`tl_plugin.launch.configs.load_config`.
         checkpoint: Weights that it trained.
         out: The file, or the folder for 'timm' and 'mmpretrain'. Defaults to None, beside the
             checkpoint.
