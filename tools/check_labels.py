@@ -8,6 +8,7 @@ from pathlib import Path
 from arguments import Parser, count, seed
 
 from tl_plugin.launch.mistakes import run_main
+from tl_plugin.reliability.files import check_folder
 
 
 def parse_args():
@@ -53,6 +54,7 @@ def parse_args():
 def main() -> int:
     """Check the labels and write the report."""
     args = parse_args()
+    check_folder(args.work_dir)
     from mmengine.logging import MMLogger
 
     from tl_plugin.analysis.label_inputs import check_domain

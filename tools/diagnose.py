@@ -8,6 +8,7 @@ from pathlib import Path
 from arguments import add_data_arguments, add_labels_argument, count, seed
 
 from tl_plugin.launch.mistakes import run_main
+from tl_plugin.reliability.files import check_folder
 
 
 def parse_args():
@@ -90,6 +91,7 @@ def compare(args):
 def main():
     """Diagnose, and write findings and report; or compare new images with an earlier diagnosis."""
     args = parse_args()
+    check_folder(args.work_dir)
     if args.reference is not None:
         return compare(args)
     from mmengine.logging import MMLogger

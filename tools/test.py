@@ -22,6 +22,7 @@ from tl_plugin.launch.configs import default_work_dir, load_config
 from tl_plugin.launch.cpu import leave_cpu_group
 from tl_plugin.launch.mistakes import run_main
 from tl_plugin.launch.runs import build_runner, prepare_test
+from tl_plugin.reliability.files import check_folder
 
 
 def parse_args() -> Namespace:
@@ -77,6 +78,8 @@ def parse_args() -> Namespace:
 def main() -> None:
     """Run the tool."""
     args = parse_args()
+    if args.out:
+        check_folder(Path(args.out).parent)
     cfg = load_config(args.config, args.strategy, args.cfg_options)
     in_config = cfg.get('work_dir')
     prepare_test(

@@ -22,6 +22,7 @@ from tl_plugin.apis.export import export_model
 from tl_plugin.apis.export.check import DisagreementError, input_batches
 from tl_plugin.apis.export.graphs import write_graph
 from tl_plugin.apis.export.network import Network, load_trained
+from tl_plugin.apis.export.places import FOLDER_FILES, check_place
 
 pytest.importorskip('onnxruntime')
 
@@ -224,6 +225,7 @@ def test_stock_mmpretrain_loads_what_is_published(user, tmp_path):
     done = export_model(cfg, weights, tmp_path / 'published', 'mmpretrain', num_images=2)
     assert max(done.agreement.pipeline_difference.values()) < 1e-5
     (folder,) = done.files
+    check_place(folder, 'mmpretrain', False)  # the next export may replace it
     assert f"get_model('{folder}/config.py'" in ' '.join(done.notes)
     assert 'tl_plugin' not in (folder / 'config.py').read_text()
     content = torch.load(folder / 'model.pth', weights_only=True)
@@ -242,6 +244,7 @@ def test_timm_loads_the_folder(user, tmp_path):
     import timm
 
     done = export_model(*resnet(user, 'timm'), tmp_path / 'r', 'timm', num_images=2)
+    check_place(done.files[0], 'timm', False)
     model = timm.create_model(f'local-dir:{done.files[0]}', pretrained=True)
     assert model.pretrained_cfg['label_names'] == list(SHAPES) and model.fc.out_features == 3
 
@@ -321,6 +324,13 @@ def test_bad_requests_are_refused(user, tmp_path):
     (tmp_path / 'mine' / 'thesis.tex').write_text('years of work')
     with pytest.raises(ValueError, match=r'there with thesis\.tex: give a new one'):
         export_model(user.cfg, user.weights, tmp_path / 'mine', 'mmpretrain')
+    for format, names in FOLDER_FILES.items():
+        # What a hub or mmpretrain gave, under the names that an export writes.
+        (tmp_path / format).mkdir()
+        for name in names:
+            (tmp_path / format / name).write_text('{"architecture": "resnet18"}')
+        with pytest.raises(ValueError, match=f'there with {names[0]}.*which no export'):
+            export_model(user.cfg, user.weights, tmp_path / format, format)
     with pytest.raises(ValueError, match=r'give .*model\.onnx'):
         export_model(user.cfg, user.weights, tmp_path / 'mine')
     (tmp_path / 'a.md').write_text('license: mit')

@@ -64,6 +64,13 @@ def test_a_defect_keeps_its_traceback(defect):
         run_main(defect)
 
 
+def test_a_traceback_can_be_asked_for(monkeypatch):
+    monkeypatch.setenv('TL_PLUGIN_TRACEBACK', '1')
+    with pytest.raises(FileNotFoundError, match='no config file') as raised:
+        run_main(MISTAKES['no config file at'])
+    assert raised.traceback[-1].name == 'config_file'
+
+
 def test_what_a_tool_returns_is_its_exit_code():
     run_main(lambda: None)
     for code in (0, 3):

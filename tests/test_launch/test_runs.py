@@ -283,3 +283,8 @@ def test_configs_that_cannot_train_are_refused_with_what_is_expected(tmp_path):
     for key in ('max_epochs', 'val_interval'):
         with pytest.raises(ValueError, match=f'{key} is 0, expected a number of at least 1'):
             prepare(toy_config(tmp_path, options={f'train_cfg.{key}': 0}))
+    wrong = toy_config(tmp_path, options={'optim_wrapper.optimizer.type': 'SDG'})
+    with pytest.raises(ValueError, match=r"type is 'SDG', and no optimizer .* Did you mean 'SGD'"):
+        prepare(wrong)
+    wrong.optim_wrapper.optimizer.type = 'torch.optim.SGD'
+    prepare(wrong)

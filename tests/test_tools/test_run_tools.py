@@ -248,3 +248,21 @@ def test_slurm_gets_what_openmmlab_gives_it(tool, option, tmp_path):
     assert lines[8:12] == ['--quotatype=spot', '--exclusive', 'python', '-u']
     arguments = [str(ROOT / 'tools' / f'{tool}.py'), 'a.py', option, 'fourth']
     assert lines[12:] == [*filter(None, arguments), '--launcher', 'slurm', '--amp']
+
+
+@pytest.mark.parametrize(
+    ('tool', 'arguments', 'option', 'name'),
+    [
+        ('diagnose.py', ['--source', 'none', '--target', 'none'], '--work-dir', ''),
+        ('diagnose.py', ['--reference', 'none', '--target', 'none'], '--work-dir', ''),
+        ('check_labels.py', ['none'], '--work-dir', ''),
+        ('test.py', ['none.py', 'none.pth'], '--out', 'results.pkl'),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_read(
+    tool, arguments, option, name, tmp_path
+):
+    (tmp_path / 'file').touch()
+    place = tmp_path / 'file' / 'folder'
+    code, said = run_tool(ROOT / 'tools' / tool, *arguments, option, place / name, cwd=tmp_path)
+    assert code == 2 and f"error: [Errno 20] Not a directory: '{place}'" in said, said

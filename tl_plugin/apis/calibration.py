@@ -19,7 +19,7 @@ from tl_plugin.evaluation.calibration import (
 from tl_plugin.evaluation.feature_reference import fit_reference
 from tl_plugin.evaluation.source_reference import SourceReference, as_npz, source_reference
 from tl_plugin.functional import shrunk_temperature
-from tl_plugin.reliability.files import write_json, write_whole
+from tl_plugin.reliability.files import check_folder, write_json, write_whole
 from tl_plugin.reporting.progress import progress
 from tl_plugin.stack.protocol import TARGET
 
@@ -96,6 +96,8 @@ def calibrate(
             f'--strategy {" ".join(strategy)} adapts to a target: give --target IMAGES'
         )
     classifier = load_classifier(configured(config, strategy), checkpoint)
+    path = Path(out) if out else calibration_path(classifier.checkpoint)
+    check_folder(path.parent)
     notes: list[str] = []
     images = source_images(classifier, max_images)
     if target is not None:
@@ -132,7 +134,6 @@ def calibrate(
             f'The temperature stays at 1: {calibration.images} validation images do not tell it '
             'from that, and one that was fitted to them would follow chance.'
         )
-    path = Path(out) if out else calibration_path(classifier.checkpoint)
     write_json(path, calibration.to_json())
     kept = outputs_path(path)
     if outputs is None:

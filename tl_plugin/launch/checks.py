@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmengine.config import Config
+from mmpretrain.registry import OPTIMIZERS
 
+from tl_plugin.stack.messages import did_you_mean
 from tl_plugin.stack.options import type_name
 
 # Loops that read the source alone.
@@ -70,7 +72,7 @@ def check_model(cfg: Config) -> None:
 
 
 def check_parts(cfg: Config) -> None:
-    """Refuse a config without a model, or with a loop that would train for no time.
+    """Refuse a config without a model, with an unknown optimizer, or that trains for no time.
 
     Args:
         cfg: A config.
@@ -84,3 +86,11 @@ def check_parts(cfg: Config) -> None:
         number = loop.get(key)
         if isinstance(number, (int, float)) and number < 1:
             raise ValueError(f'train_cfg.{key} is {number}, expected a number of at least 1')
+    optimizer = ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('type')
+    if isinstance(optimizer, str) and OPTIMIZERS.get(optimizer) is None:
+        # mmengine looks at its arguments before it finds that there is none.
+        known = [*OPTIMIZERS.module_dict, *OPTIMIZERS.parent.module_dict]
+        raise ValueError(
+            f'optim_wrapper.optimizer.type is {optimizer!r}, and no optimizer has this name.'
+            f'{did_you_mean(optimizer, known)}'
+        )

@@ -14,7 +14,9 @@ from tl_plugin.stack.mistakes import is_mistake
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a tool, and exit with its code; with 2 and a message where the user made a mistake.
 
-    One of several processes also leaves its error where ``torchrun`` looks for it.
+    One of several processes also leaves its error where ``torchrun`` looks for it. With
+    ``TL_PLUGIN_TRACEBACK=1`` in the environment, each error keeps its traceback: where an error
+    that this package raises is no mistake of the user's, it shows the defect.
 
     Args:
         main: The tool. Returns its exit code, or None if the program is to go on.
@@ -27,7 +29,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except Exception as error:
-        mistake = is_mistake(error)
+        mistake = os.environ.get('TL_PLUGIN_TRACEBACK') != '1' and is_mistake(error)
         if mistake:
             error.__traceback__, error.__suppress_context__, error.__cause__ = None, True, None
         errors.record_exception(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,20 @@ def write_whole(path: str | Path, content: bytes) -> None:
     """
     with writing_whole(path) as temporary:
         temporary.write_bytes(content)
+
+
+def check_folder(folder: str | Path) -> None:
+    """Make a folder and check that files can be written there, before long work begins.
+
+    Args:
+        folder: Where results go later.
+
+    Raises:
+        OSError: If they can't be; names the folder.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder):
+        pass
 
 
 def _sync_folder(folder: Path) -> None:

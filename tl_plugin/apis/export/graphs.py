@@ -131,12 +131,13 @@ def _torch_export(network: nn.Module, example: Tensor, dynamic: Any) -> Any:
 def _write_onnx(program: Any, path: Path, metadata: Mapping[str, Any], opset: int | None) -> None:
     try:
         written = _to_onnx(program, opset)
-    except Exception:
+    except Exception as whole:
         # ONNX has attention of 4 dimensions alone: in its parts it is written with any number.
         try:
             written = _to_onnx(program.run_decompositions(), opset)
         except Exception as error:
-            raise NotExportableError(_first_lines(error)) from error
+            reasons = dict.fromkeys([_first_lines(whole), _first_lines(error)])
+            raise NotExportableError('; in its parts: '.join(reasons)) from error
     got = written.model.opset_imports['']
     if opset is not None and got != opset:
         # The exporter logs that it couldn't convert, and leaves the file as it was.

@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from tl_plugin.reliability.checkpoints import checkpoint_weights
+from tl_plugin.reliability.files import read_json
 from tl_plugin.stack.messages import short_list
 
 from .graphs import GRAPHS
@@ -19,7 +21,10 @@ WEIGHTS = {
 }
 FORMATS = (*GRAPHS, *WEIGHTS)
 #: What lies in the folder of a format that is one.
-FOLDER_FILES = {'config.json', 'model.safetensors', 'config.py', 'model.pth'}
+FOLDER_FILES = {
+    'timm': ['config.json', 'model.safetensors'],
+    'mmpretrain': ['config.py', 'model.pth'],
+}
 STANDALONE = Path(__file__).with_name('predict_folder.py')
 
 
@@ -48,7 +53,10 @@ def check_place(target: Path, format: str, card: bool) -> None:
         raise ValueError(f'{format} is written to a {ending} file, got {target}: give {name}')
     if not ending and target.exists():
         # It is replaced as a whole: nothing but what an export wrote may be inside.
-        others = ['a file'] if target.is_file() else sorted(set(os.listdir(target)) - FOLDER_FILES)
+        found = ['a file'] if target.is_file() else sorted(os.listdir(target))
+        others = sorted(set(found) - set(FOLDER_FILES[format]))
+        if not others and found and not _is_export(target, format):
+            others = [f'{short_list(found)}, which no export of tl_plugin wrote']
         if others:
             raise ValueError(
                 f'{format} is written to a folder of its own, and {target} is there with '
@@ -59,6 +67,16 @@ def check_place(target: Path, format: str, card: bool) -> None:
             f'there is a card at {card_path(target)}, perhaps with fields that someone has filled '
             'in: move it, or write to another name'
         )
+
+
+def _is_export(folder: Path, format: str) -> bool:
+    """Return whether an export wrote the files in a folder, and nobody else."""
+    try:
+        if format == 'timm':
+            return 'tl_plugin' in (read_json(folder / 'config.json') or {})
+        return 'provenance' in checkpoint_weights(folder / 'model.pth')[1]
+    except (ValueError, FileNotFoundError):
+        return False
 
 
 def place(written: Path, target: Path) -> Path:
