@@ -175,6 +175,8 @@ class TestErrors:
         [
             (['label_smoothing', 'robust_loss'], r"both set model.head.loss.type, to 'LabelSmooth"),
             (['sar', 'tent'], r"both set model.test_time.method, to 'sar' and 'tent'"),
+            (['adabn', 'frozen_alignment'], "'adabn' replaces these: take one of the two"),
+            (['self_training', 'adabn'], 'fits the last layer to features'),
             (['dann', 'no_training'], r"both set train_cfg.type, to 'AdaptationTrainLoop'"),
             (['dann_schedule', 'frozen_alignment'], 'both set param_scheduler'),
             (['frozen_alignment', 'robust_loss'], 'no training step, so that robust_loss would'),
