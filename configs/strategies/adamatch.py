@@ -15,7 +15,8 @@
 #        logit_interpolation     False saves a pass over the source images
 #        class_balanced          True: each predicted class counts alike
 #        threshold, relative, ramp, loss_weight, and train_cfg.strong_view: see pseudo_label.py
-# Note   In the paper the source comes in a strong view, too; here as train_dataloader augments it.
+# Note   In the paper the source comes in a strong view, too; here as train_dataloader augments it,
+#        or in the strong one instead: train_cfg.strong_source=True.
 #        On the digits 2 points above pseudo_label (mean of 3 seeds): tools/benchmarks/overlays.py.
 _base_ = 'pseudo_label.py'
 

@@ -1,9 +1,10 @@
 # Self-training that begins with frozen alignment: its surest labels first, then a mean teacher's.
 #
 # What   Before training, the last layer is fitted to source and target features of the frozen network,
-#        as frozen_alignment does, and stays as it is. Then the layers below it learn: source labels;
-#        the surest target images of each predicted class, in a weak and a strong view; and, as
-#        training goes on, the predictions of a slow average of the model, as far as it is confident.
+#        as frozen_alignment does, and stays as it is. Then the layers below it learn: source labels
+#        in a strong view, which changes colours and textures and keeps shapes; the surest target
+#        images of each predicted class, in a weak and a strong view; and, as training goes on, the
+#        predictions of a slow average of the model, as far as it is confident.
 #        Predictions are certain one by one and diverse together (information maximization). Batch
 #        norms of the backbone keep their running statistics.
 # When   No target labels, and general features (ImageNet weights); where a source model is wrong on
@@ -13,7 +14,8 @@
 # Paper  Lee, "Pseudo-Label", ICML workshop 2013; Zou et al., "Unsupervised Domain Adaptation for
 #        Semantic Segmentation via Class-Balanced Self-Training", ECCV 2018, arXiv 1810.07911;
 #        Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017, arXiv
-#        1703.01780; Liang et al., "SHOT", ICML 2020, arXiv 2002.08546 (fixed last layer).
+#        1703.01780; Liang et al., "SHOT", ICML 2020, arXiv 2002.08546 (fixed last layer); Xu et
+#        al., "Random Convolutions", ICLR 2021, arXiv 2007.13003 (strong view).
 # Needs  The target images; what isn't set here is inherited from train_dataloader:
 #        train_cfg.target_dataloader.dataset.data_root=data/target/train
 # Options of FrozenAlignmentHook (custom_hooks.FrozenAlignmentHook.*)
@@ -24,7 +26,8 @@
 #        loss_weight       weight of the loss
 #        of InformationMaximization (model.alignments.information_maximization.*)
 #        diversity_weight  less than 1 where the target's classes are unequal
-#        of the strong view (train_cfg.strong_view): any list of transforms
+#        of the strong view (train_cfg.strong_view): any list of transforms;
+#        train_cfg.strong_source=False keeps the source's images as train_dataloader gives them
 # Note   A neck with weights that nobody trained is refused: model.neck=None, or load_from.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
@@ -47,7 +50,9 @@ train_cfg = dict(
             magnitude_level=9,
             magnitude_std=0.5,
         ),
+        dict(type='RandomConvolution'),
     ],
+    strong_source=True,
 )
 custom_hooks = [
     dict(type='FrozenAlignmentHook'),

@@ -8,6 +8,7 @@ from tests.folders import WRAPPERS, folder
 from tests.toy import target, toy_config, train
 from tl_plugin.datasets.wrappers import inner_configs
 from tl_plugin.engine.loops import add_strong_view
+from tl_plugin.engine.loops.inherit import augment_further
 from tl_plugin.models import Alignment
 
 
@@ -52,6 +53,24 @@ def test_both_views_go_through_the_network_with_the_source(tmp_path, collate):
     assert runner.message_hub.get_scalar('train/loss_views').current() > 0
 
 
+def test_the_source_comes_in_a_strong_view_alone_where_asked(tmp_path):
+    RecordViews.seen.clear()
+    options = {
+        **target(size=6),
+        'train_cfg.strong_view': [dict(type='Brighten')],
+        'train_cfg.strong_source': True,
+        'model.alignments': dict(_delete_=True, views=dict(type='RecordViews')),
+        'custom_hooks': [],
+    }
+    train(toy_config(tmp_path, ['dann'], options, max_epochs=1))
+    for source, weak, _ in RecordViews.seen:
+        assert torch.allclose(source, source[:1].expand_as(source), atol=1e-5)
+        assert not torch.allclose(weak, weak[:1].expand_as(weak), atol=1e-5)
+    with pytest.raises(ValueError, match=r'strong_source=True .* give these'):
+        options.pop('train_cfg.strong_view')
+        train(toy_config(tmp_path / 'none', ['dann'], options, max_epochs=1))
+
+
 PACK = dict(type='PackInputs')
 
 
@@ -67,6 +86,11 @@ PACK = dict(type='PackInputs')
 def test_what_cannot_have_two_views(pipeline, transforms, message):
     with pytest.raises(ValueError, match=message):
         add_strong_view(dict(dataset=dict(pipeline=pipeline)), transforms)
+
+
+def test_a_source_that_cannot_be_augmented_further():
+    with pytest.raises(ValueError, match=r'strong_source needs a source pipeline .* got Flip'):
+        augment_further(dict(dataset=dict(pipeline=[dict(type='Flip')])), [dict(type='Brighten')])
 
 
 def test_the_config_stays_as_it_is():
@@ -87,4 +111,8 @@ def test_the_pipeline_inside_of_a_wrapper_gets_it(kind):
     (inner,) = inner_configs(views['dataset'])
     kinds = [step['type'] for step in inner['pipeline']]
     assert kinds == ['LoadImageFromFile', 'MultiView', 'PackInputs']
+    assert config == dict(dataset=WRAPPERS[kind](folder('t')))
+    (inner,) = inner_configs(augment_further(config, [dict(type='Brighten')])['dataset'])
+    kinds = [step['type'] for step in inner['pipeline']]
+    assert kinds[0] == 'LoadImageFromFile' and kinds[-2:] == ['Brighten', 'PackInputs']
     assert config == dict(dataset=WRAPPERS[kind](folder('t')))

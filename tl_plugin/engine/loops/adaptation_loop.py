@@ -26,7 +26,7 @@ from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import check_option
 from tl_plugin.stack.protocol import adaptation_model
 
-from .inherit import add_strong_view, inherit_dataloader
+from .inherit import add_strong_view, augment_further, inherit_dataloader
 from .paired_loader import PairedLoader
 
 _STOCK = inspect.signature(EpochBasedTrainLoop.__init__).parameters
@@ -109,9 +109,10 @@ class _Paired(_Adaptation):
         dataloader: Any,
         target_dataloader: Any,
         strong_view: Sequence[dict] | None = None,
+        strong_source: bool = False,
         **kwargs: Any,
     ) -> None:
-        pair = _pair(runner, dataloader, target_dataloader, strong_view)
+        pair = _pair(runner, dataloader, target_dataloader, strong_view, strong_source)
         super().__init__(runner, pair, **kwargs)
 
 
@@ -133,6 +134,7 @@ def AdaptationTrainLoop(
     max_epochs: int | None = None,
     max_iters: int | None = None,
     strong_view: Sequence[dict] | None = None,
+    strong_source: bool = False,
     **kwargs: Any,
 ) -> Union[AdaptationEpochTrainLoop, AdaptationIterTrainLoop]:
     """Train on one labelled source batch and one target batch per iteration.
@@ -151,6 +153,9 @@ def AdaptationTrainLoop(
         strong_view: Transforms of a second, strongly augmented view of each target image, for
             alignments that compare the two (:class:`PseudoLabelAlignment`). It goes through the
             target pipeline too. Defaults to None, one view.
+        strong_source: Whether the source's images, which have one view, go through the transforms
+            of ``strong_view``, too, after their own pipeline: what is learned from their labels
+            then depends less on their style. Defaults to False.
         **kwargs: ``val_begin``, ``val_interval``, ``dynamic_intervals``, as in mmengine's loops.
 
     Returns:
@@ -158,25 +163,32 @@ def AdaptationTrainLoop(
 
     Raises:
         ValueError: If there is no target, a domain has no images, both are the same images, the two
-            domains' classes or the head's differ, or not exactly one of ``max_epochs``
-            and ``max_iters`` is given.
+            domains' classes or the head's differ, not exactly one of ``max_epochs`` and
+            ``max_iters`` is given, or ``strong_source`` has no transforms or a loader that is
+            built already.
         NotImplementedError: With a ``FlexibleRunner``.
     """
     check_length('AdaptationTrainLoop', max_epochs, max_iters, **kwargs)
     refuse_strategies('AdaptationTrainLoop', runner)
+    data = (runner, dataloader, target_dataloader, strong_view, strong_source)
     if max_epochs is not None:
-        return AdaptationEpochTrainLoop(
-            runner, dataloader, target_dataloader, strong_view, max_epochs=max_epochs, **kwargs
-        )
-    return AdaptationIterTrainLoop(
-        runner, dataloader, target_dataloader, strong_view, max_iters=max_iters, **kwargs
-    )
+        return AdaptationEpochTrainLoop(*data, max_epochs=max_epochs, **kwargs)
+    return AdaptationIterTrainLoop(*data, max_iters=max_iters, **kwargs)
 
 
-def _pair(runner: Any, source: Any, target: Any, strong_view: Any) -> PairedLoader:
+def _pair(
+    runner: Any, source: Any, target: Any, strong_view: Any, strong_source: bool
+) -> PairedLoader:
     target = target_config(source, target)
     if strong_view is not None:
         target = add_strong_view(target, strong_view)
+    if strong_source:
+        if strong_view is None or not isinstance(source, dict):
+            raise ValueError(
+                "train_cfg.strong_source=True sends the source's images through the transforms of "
+                'train_cfg.strong_view, too: give these, and train_dataloader as a config'
+            )
+        source = augment_further(source, strong_view)
     return pair_loaders(runner, source, target)
 
 

@@ -282,13 +282,40 @@ def add_strong_view(loader: dict, transforms: Sequence[dict]) -> dict:
     return loader
 
 
-def _two_views(pipeline: list[dict], transforms: Sequence[dict]) -> list[dict]:
+def augment_further(loader: dict, transforms: Sequence[dict]) -> dict:
+    """Let the images of a source loader go through further transforms, before they are packed.
+
+    Args:
+        loader: Loader config whose dataset, or each one inside of it, has a pipeline that ends in
+            packing.
+        transforms: Configs of the transforms.
+
+    Returns:
+        A new loader config.
+
+    Raises:
+        ValueError: If the pipeline isn't of that form.
+    """
+    loader = plain_copy(loader)
+    for dataset in inner_configs(loader.get('dataset')) or [{}]:
+        pipeline = list(dataset.get('pipeline') or [])
+        _check_pipeline(pipeline, 'strong_source', 'source')
+        dataset['pipeline'] = [*pipeline[:-1], *plain_copy(list(transforms)), pipeline[-1]]
+    return loader
+
+
+def _check_pipeline(pipeline: list[dict], option: str, domain: str) -> list[str]:
     kinds = [type_name(step) for step in pipeline]
     if not kinds or not kinds[-1].startswith('Pack') or 'MultiView' in kinds:
         raise ValueError(
-            'train_cfg.strong_view needs a target pipeline that ends in PackInputs and has no '
+            f'train_cfg.{option} needs a {domain} pipeline that ends in PackInputs and has no '
             f'MultiView yet, got {" -> ".join(kinds) or "none"}'
         )
+    return kinds
+
+
+def _two_views(pipeline: list[dict], transforms: Sequence[dict]) -> list[dict]:
+    kinds = _check_pipeline(pipeline, 'strong_view', 'target')
     first = 1 if kinds[0].startswith('Load') else 0
     weak, pack = pipeline[first:-1], pipeline[-1]
     views = dict(type='MultiView', num_views=[1, 1], transforms=[weak, [*weak, *transforms]])
