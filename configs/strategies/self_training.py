@@ -27,7 +27,8 @@
 #        of InformationMaximization (model.alignments.information_maximization.*)
 #        diversity_weight  less than 1 where the target's classes are unequal
 #        of the strong view (train_cfg.strong_view): any list of transforms;
-#        train_cfg.strong_source=False keeps the source's images as train_dataloader gives them
+#        train_cfg.strong_source=False keeps the source's images as train_dataloader gives them;
+#        optim_wrapper.clip_grad.max_norm  of the gradient
 # Note   A neck with weights that nobody trained is refused: model.neck=None, or load_from.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
@@ -54,6 +55,9 @@ train_cfg = dict(
     ],
     strong_source=True,
 )
+# A fitted layer has large weights for features that vary little. Without a limit, the first steps
+# on images that changed that much took the network to one class for all.
+optim_wrapper = dict(clip_grad=dict(max_norm=5.0))
 custom_hooks = [
     dict(type='FrozenAlignmentHook'),
     dict(type='FreezeHook', patterns=[r'^head\.']),
