@@ -1,15 +1,18 @@
 import signal
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from tests.folders import folder, make_folders, make_list
 from tests.test_ladder.conftest import write_tiny
-from tl_plugin.ladder.climb import Run, finish
+from tl_plugin.ladder.climb import Climb, Run, climb, finish
 from tl_plugin.ladder.jobs import failure_reason, failure_report, make_folder, plan
 from tl_plugin.ladder.launchers import arguments_of
+from tl_plugin.ladder.ready_config import place
 from tl_plugin.ladder.run_records import RunResult
+from tl_plugin.ladder.run_rung import run_rung
 from tl_plugin.ladder.selection import read_rungs, select_rungs
 from tl_plugin.launch.configs import load_config
 from tl_plugin.launch.console import tool_command
@@ -139,3 +142,29 @@ def test_a_result_of_another_config_is_no_result(job):
     write_json(result, {**RunResult(job.key).to_json(), 'schema_version': 0})
     with pytest.raises(ValueError, match=r'result\.json has schema_version 0, .*delete the folder'):
         job.result()
+
+
+def test_what_an_ended_process_left_unmeasured_is_measured_later_without_training(
+    tmp_path, monkeypatch
+):
+    cfg = load_config(write_tiny(tmp_path))
+    job = plan(cfg, [read_rungs(cfg.ladder)['source_only']], [0], tmp_path / 'work')[0]
+    make_folder(job)
+    place(job.ready, job.folder, None)
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr('tl_plugin.ladder.run_rung.expect', killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_rung(job.folder, job.key)
+    before = job.result()
+    assert before.ended_early and before.accuracy['source'] is not None
+    trained = Path(before.checkpoint).stat().st_mtime_ns
+    assert climb([job], ProgressDisplay(1)) == ([], {})
+    after = job.result()
+    assert not after.ended_early and after.expected is not None
+    assert (after.accuracy, after.iterations) == (before.accuracy, before.iterations)
+    assert Path(after.checkpoint).stat().st_mtime_ns == trained
+    assert Climb([job], ProgressDisplay(1))._settle(job), 'nothing is left to do'

@@ -73,7 +73,8 @@ class Climb:
         self._running: list[Run] = []
         self._begun: set[str] = set()
         self._judged: dict[tuple[str, int], str | None] = {}
-        self._results = {job.id: result for job in jobs if (result := job.result())}
+        known = ((job.id, job.result()) for job in jobs)
+        self._results = {name: found for name, found in known if found and not found.ended_early}
         self._waited_before = time_waited(self._results.values())
         self._started = time.monotonic()
         self.failures: dict[tuple[str, int], FailedRun] = {}

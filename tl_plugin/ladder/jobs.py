@@ -184,6 +184,8 @@ def make_folder(job: Job) -> str:
         job.folder.mkdir()
         if others := changed_data((owner or {}).get('data'), job.data):
             changed = f'other images in {", ".join(others)}; the run on those before is now {old}'
+    # A run that ended before all was measured leaves one.
+    (job.folder / RESULT_NAME).unlink(missing_ok=True)
     about = {'rung': job.rung.name, 'seed': job.seed, 'key': job.key, 'data': dict(job.data)}
     write_json(job.folder / JOB_NAME, about)
     # Of an interrupted attempt only the time it took counts.

@@ -23,6 +23,8 @@ DOMAINS = (SOURCE, TARGET)
 CONFIDENT = 0.9
 #: Why a run has no expected accuracy that was never asked for.
 NOT_ESTIMATED = 'it was not estimated'
+#: Why a run is without an extra whose measurement its process didn't live to finish.
+ENDED = 'the run ended while it was measured'
 
 
 def check_schema_version(content: Mapping, what: str) -> None:
@@ -196,6 +198,11 @@ class RunResult:
     kept_layers: KeptLayers | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether its process ended before all was measured: another one does the rest."""
+        return ENDED in self.left_out.values()
 
     def in_words(self) -> str:
         """Return the accuracy on each domain as text, for a line on the terminal."""

@@ -12,7 +12,7 @@ import datetime
 import os
 import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ from .capacity import own_usage
 from .kept_layers import compare_layers
 from .progress import ProgressHook, read_progress, read_scalars
 from .ready_config import CONFIG_NAME, PREDICTIONS_NAME, start_from
-from .run_records import Predictions, RunResult
+from .run_records import ENDED, Predictions, RunResult
 from .shared_copies import shared_copies
 from .stored_source import NOT_KEPT, read_stored
 
@@ -132,15 +132,19 @@ def run_rung(
         finished=_now(),
         left_out=left_out,
     )
-    # The result comes first: what follows may fail, and even end the process.
-    write_json(folder / RESULT_NAME, result.to_json())
-    expected = attempt(EXPECTED, lambda: expect(runner, tested, folder, shared), left_out)
-    result = replace(result, expected=expected, seconds=round(progress.elapsed, 1), finished=_now())
-    write_json(folder / RESULT_NAME, result.to_json())
+    extras: dict[str, tuple[str, Callable[[], Any]]] = dict(
+        expected=(EXPECTED, partial(expect, runner, tested, folder, shared))
+    )
     if source_model:
-        kept = attempt(KEPT_LAYERS, lambda: compare_layers(runner, source_model), left_out)
+        extras['kept_layers'] = (KEPT_LAYERS, partial(compare_layers, runner, source_model))
+    # The result comes first: what follows may fail, and even end the process.
+    left_out.update((what, ENDED) for what, _ in extras.values())
+    write_json(folder / RESULT_NAME, result.to_json())
+    for name, (what, make) in extras.items():
+        del left_out[what]
+        found = attempt(what, make, left_out)
         result = replace(
-            result, kept_layers=kept, seconds=round(progress.elapsed, 1), finished=_now()
+            result, **{name: found}, seconds=round(progress.elapsed, 1), finished=_now()
         )
         write_json(folder / RESULT_NAME, result.to_json())
 

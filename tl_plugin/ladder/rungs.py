@@ -245,12 +245,14 @@ DEFAULT_RUNGS = (
     ),
     Rung(
         'self_training',
-        strategies=('quality_matched', 'pseudo_label'),
+        strategies=('quality_matched', 'self_training'),
         data=ALL,
         start='source_only',
-        about='Uses all data: source images, most of them degraded until they look like the '
-        "target's, labelled target images, if there are some, and the model's own confident "
-        'predictions on the unlabelled ones as labels of strongly augmented copies.',
+        about='Uses all data: strongly augmented source images, most of them degraded until they '
+        "look like the target's, labelled target images, if there are some, and labels that it "
+        'gives the unlabelled ones: at first those of a last layer fitted as in frozen_alignment, '
+        'then those of a slow average of itself.',
+        prefers_own_weights=True,
     ),
     Rung(
         'interpolation',

@@ -36,6 +36,7 @@ LOOKED_AT = {
     ),
     'from_frozen+self_training': (
         'photo -> art_painting',
+        'photo -> cartoon',
         'art_painting -> cartoon',
         'cartoon -> art_painting',
     ),
