@@ -73,8 +73,8 @@ def convolve(image: np.ndarray, weight: np.ndarray, share: float) -> np.ndarray:
 
     Args:
         image: ``(H, W, C)`` or ``(H, W)``, uint8.
-        weight: Of a convolution from C to C channels, ``(C, C, k, k)``; its scale drops out if
-            ``share`` is 0. He et al.'s initialisation scales it before the image is mixed in.
+        weight: Of a convolution from C to C channels, ``(C, C, k, k)``, in multiples of one over
+            the square root of an output's number of inputs.
         share: Of the image in the mixture, 0 to 1.
 
     Returns:
