@@ -57,7 +57,7 @@ train_cfg = dict(
 )
 # A fitted layer has large weights for features that vary little. Without a limit, the first steps
 # on images that changed that much took the network to one class for all.
-optim_wrapper = dict(clip_grad=dict(max_norm=5.0))
+optim_wrapper = dict(clip_grad=dict(max_norm=10.0))
 custom_hooks = [
     dict(type='FrozenAlignmentHook'),
     dict(type='FreezeHook', patterns=[r'^head\.']),
