@@ -276,6 +276,7 @@ TARGET = dict(dataset=dict(seed=1))
             ),
         ),
         st.tuples(st.just('strong_view'), st.one_of(WORD, st.integers(), st.just([]), st.just({}))),
+        st.tuples(st.just('strong_source'), st.one_of(WORD, st.integers(), st.just(True))),
         st.tuples(WORD.map('x_{}'.format), st.integers()),
     )
 )

@@ -166,9 +166,11 @@ def AdaptationTrainLoop(
             domains' classes or the head's differ, not exactly one of ``max_epochs`` and
             ``max_iters`` is given, or ``strong_source`` has no transforms or a loader that is
             built already.
+        TypeError: If ``strong_source`` is neither True nor False.
         NotImplementedError: With a ``FlexibleRunner``.
     """
     check_length('AdaptationTrainLoop', max_epochs, max_iters, **kwargs)
+    check_option('AdaptationTrainLoop', 'strong_source', strong_source, 'bool')
     refuse_strategies('AdaptationTrainLoop', runner)
     data = (runner, dataloader, target_dataloader, strong_view, strong_source)
     if max_epochs is not None:
