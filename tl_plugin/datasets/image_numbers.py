@@ -40,16 +40,17 @@ class ImageNumbers:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def of(self, samples: Iterable[Any]) -> list[int]:
+    def of(self, samples: Iterable[Any], domain: str | None = None) -> list[int]:
         """Return the numbers of some images.
 
         Args:
             samples: Data samples of a batch.
+            domain: Their domain. Defaults to None, what each says.
 
         Raises:
             ValueError: If one isn't of these data sets.
         """
-        return [_value(self._numbers, sample) for sample in samples]
+        return [_value(self._numbers, sample, domain) for sample in samples]
 
 
 class ImageWeights:
@@ -74,8 +75,8 @@ class ImageWeights:
         return [_value(self._weights, sample) for sample in samples]
 
 
-def _value(values: Mapping[tuple, Any], sample: Any) -> Any:
-    domain, path = sample.get('domain', 'source'), sample.get('img_path')
+def _value(values: Mapping[tuple, Any], sample: Any, domain: str | None = None) -> Any:
+    domain, path = domain or sample.get('domain', 'source'), sample.get('img_path')
     found = None if path is None else values.get((domain, str(path)))
     if found is None:
         place = sample.get('source_index') or 0, sample.get('sample_idx')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from tl_plugin.datasets.image_numbers import ImageNumbers
 from tl_plugin.functional import FrozenAlignment, frozen_alignment
 from tl_plugin.reliability.class_sets import has_several_labels, num_classes
 from tl_plugin.reporting.progress import progress
@@ -24,12 +26,12 @@ class FittedLayer(NamedTuple):
     Attributes:
         classifier: The linear classifier of standardized features.
         probabilities: Of the target's images, (N, K).
-        indices: ``sample_idx`` of each of them, (N,), -1 where the data give none.
+        numbers: The number of each of them, (N,); -1 where nobody asked for it.
     """
 
     classifier: FrozenAlignment
     probabilities: Tensor
-    indices: Tensor
+    numbers: Tensor
 
 
 @torch.no_grad()
@@ -39,6 +41,7 @@ def fit_last_layer(
     source_loader: Any,
     target_loader: Any,
     mirror: bool = True,
+    numbers: ImageNumbers | None = None,
     **options: Any,
 ) -> FittedLayer:
     """Compute the features of all images, fit, and set the last layer.
@@ -49,6 +52,7 @@ def fit_last_layer(
         source_loader: Reads each source image once, in order.
         target_loader: Reads each target image once, in order. Labels are never read.
         mirror: Whether features are the mean over an image and its mirror image. Defaults to True.
+        numbers: Of the target images. Defaults to None.
         **options: ``shares``, ``inverse_penalty`` and ``neighbours``, see
             :func:`tl_plugin.functional.frozen_alignment`.
 
@@ -59,8 +63,12 @@ def fit_last_layer(
         ValueError: If the head has no linear layer with a bias on ``head.pre_logits``, or a source
             image has no single label.
     """
-    source, labels = _read(model, source_loader, SOURCE, mirror)
-    target, indices = _read(model, target_loader, TARGET, mirror)
+    source, labels = _read(model, source_loader, SOURCE, mirror, _labels)
+
+    def number(samples: Sequence[Any]) -> list[int]:
+        return [-1] * len(samples) if numbers is None else numbers.of(samples, TARGET)
+
+    target, numbered = _read(model, target_loader, TARGET, mirror, number)
     found = frozen_alignment(source, labels, target, num_classes(model), **options)
     layer = _last_linear(model, source.shape[1])
     for value, new in zip((layer.weight, layer.bias), found.linear_layer(target)):
@@ -74,7 +82,7 @@ def fit_last_layer(
         f'images a class {counts}.',
         logger='current',
     )
-    return FittedLayer(found, layer(target).softmax(1), indices)
+    return FittedLayer(found, layer(target).softmax(1), numbered)
 
 
 def check_model(strategy: str, runner: Any, model: Any) -> None:
@@ -106,9 +114,14 @@ def check_model(strategy: str, runner: Any, model: Any) -> None:
         )
 
 
-def _read(model: Any, loader: Any, domain: str, mirror: bool) -> tuple[Tensor, Tensor]:
-    """Return features of all images, in order, and labels of the source's, indices of others."""
-    number = _label if domain == SOURCE else _index
+def _read(
+    model: Any,
+    loader: Any,
+    domain: str,
+    mirror: bool,
+    read_samples: Callable[[Sequence[Any]], list[int]],
+) -> tuple[Tensor, Tensor]:
+    """Return features of all images, in order, and what is read of their samples."""
     features, numbers = [], []
     announce_domain(model, domain)
     with evaluating(model), progress(f'features of the {domain}', len(loader)) as advance:
@@ -118,7 +131,7 @@ def _read(model: Any, loader: Any, domain: str, mirror: bool) -> tuple[Tensor, T
             if mirror:
                 found = (found + _features(model, images.flip(-1))) / 2
             features.append(found.float())
-            numbers += [number(sample) for sample in batch['data_samples']]
+            numbers += read_samples(batch['data_samples'])
             advance(1)
     announce_domain(model, TARGET)
     rows = torch.cat(features)
@@ -132,6 +145,10 @@ def _features(model: Any, images: Tensor) -> Tensor:
     return leaves[-1]
 
 
+def _labels(samples: Sequence[Any]) -> list[int]:
+    return [_label(sample) for sample in samples]
+
+
 def _label(sample: Any) -> int:
     label = sample.get('gt_label')
     if label is None or label.numel() != 1 or int(label) < 0:
@@ -141,10 +158,6 @@ def _label(sample: Any) -> int:
             'unlabelled images as train_cfg.target_dataloader'
         )
     return int(label)
-
-
-def _index(sample: Any) -> int:
-    return sample.get('sample_idx', -1)
 
 
 def _last_linear(model: Any, width: int) -> nn.Linear:

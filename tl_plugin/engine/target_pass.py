@@ -8,8 +8,10 @@ import torch
 from mmengine.runner import Runner
 from torch import Tensor
 
+from tl_plugin.datasets.image_numbers import ImageNumbers
 from tl_plugin.stack.gather import gather_ranks
 from tl_plugin.stack.model_wrappers import evaluating, unwrap
+from tl_plugin.stack.protocol import TARGET
 
 from .loops.inherit import inherit_dataloader, plain_pass, unlabelled_dataloader
 
@@ -24,7 +26,8 @@ class TargetPass:
             ``val_dataloader``, or else of the training.
 
     Raises:
-        ValueError: If the training has no target images.
+        ValueError: If the training has no target images, or they can't be told apart, see
+            :class:`~tl_plugin.datasets.image_numbers.ImageNumbers`.
     """
 
     def __init__(self, runner: Runner, who: str, pipeline: list | None = None) -> None:
@@ -36,43 +39,36 @@ class TargetPass:
         else:
             cfg = unlabelled_dataloader(cfg, 'train_dataloader')
         cfg = plain_pass(runner.cfg, cfg, pipeline)
-        self.runner, self.who = runner, who
+        self.runner = runner
         self.loader = runner.build_dataloader(cfg, seed=runner.seed)
+        self.numbers = ImageNumbers({TARGET: self.loader.dataset})
 
     @torch.no_grad()
     def __call__(self) -> tuple[Tensor, Tensor]:
         """Run the model over them.
 
         Returns:
-            Features, (n, D), and scores, (n, K), by index in the target data set.
+            Features, (n, D), and scores, (n, K), by the images' :attr:`numbers`.
 
         Raises:
-            ValueError: If the target images have no index.
+            ValueError: If the target images can't be identified.
         """
         model = unwrap(self.runner.model)
         with evaluating(model):
-            parts = [_predict(model, batch) for batch in self.loader]
-        indices, *found = (gather_ranks(torch.cat(part)) for part in zip(*parts))
-        size = len(self.loader.dataset)
-        if int(indices.min()) < 0 or int(indices.max()) >= size or len(indices.unique()) != size:
-            raise ValueError(
-                f'{self.who} tells images by their sample_idx, which here is no number '
-                'from 0 to the length of the data set: use one BaseDataset as the target, not '
-                'several joined, and PackInputs with its default meta_keys'
-            )
-        # Processes get a few images twice to have equal shares.
-        place = indices.new_empty(size)
-        place[indices] = torch.arange(len(indices), device=indices.device)
+            parts = [self._predict(model, batch) for batch in self.loader]
+        numbers, *found = (gather_ranks(torch.cat(part)) for part in zip(*parts))
+        # Processes get a few images twice to have equal shares, and data sets may repeat them.
+        place = numbers.new_empty(len(self.numbers))
+        place[numbers] = torch.arange(len(numbers), device=numbers.device)
         features, logits = (rows[place] for rows in found)
         return features, logits
 
-
-def _predict(model: Any, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
-    indices = [sample.get('sample_idx', -1) for sample in batch['data_samples']]
-    data = model.data_preprocessor(dict(target=batch), False)
-    feats = model.extract_feat(data['inputs'])
-    features = model.features_of(feats)
-    return torch.tensor(indices, device=features.device), features, model.logits_of(feats)
+    def _predict(self, model: Any, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
+        numbers = self.numbers.of(batch['data_samples'], TARGET)
+        data = model.data_preprocessor(dict(target=batch), False)
+        feats = model.extract_feat(data['inputs'])
+        features = model.features_of(feats)
+        return torch.tensor(numbers, device=features.device), features, model.logits_of(feats)
 
 
 def target_loader(runner: Runner, who: str) -> Any:

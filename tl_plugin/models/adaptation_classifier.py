@@ -413,11 +413,11 @@ class AdaptationClassifier(TrainingSignals, ImageClassifier):
             images = self.alignments.mask(inputs[batch.rows_of(TARGET)])
             fields['masked_logits'] = second_pass(self, 'scores_of', images)
         if self._pseudo_labels is not None:
-            fields['pseudo_labels'] = self._pseudo_labels[batch.target_indices].to(inputs.device)
+            fields['pseudo_labels'] = self._pseudo_labels[self._numbers_of(batch)].to(inputs.device)
         if self._memory is not None and self.alignments.num_neighbours:
-            indices = torch.tensor(batch.target_indices, device=inputs.device)
-            self._memory.update(indices, target.features, target.logits)
-            fields['neighbours'] = self._memory.neighbours(indices, self.alignments.num_neighbours)
+            numbers = torch.tensor(self._numbers_of(batch), device=inputs.device)
+            self._memory.update(numbers, target.features, target.logits)
+            fields['neighbours'] = self._memory.neighbours(numbers, self.alignments.num_neighbours)
         return fields
 
     def features_of(self, feats: Any) -> Tensor:

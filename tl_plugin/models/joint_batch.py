@@ -88,11 +88,6 @@ class JointBatch(Sequence):
         found = [sample.get('source_index') for sample in self.samples[self.rows_of(SOURCE)]]
         return found if found and None not in found else None
 
-    @cached_property
-    def target_indices(self) -> list[int]:
-        """Index of each target image in the target data set."""
-        return [sample.sample_idx for sample in self.samples[self.rows_of(TARGET)]]
-
     def labelled_samples(self) -> list[DataSample]:
         """Return the samples of the labelled rows, with one kind of label.
 

@@ -9,8 +9,10 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from tl_plugin.datasets.image_numbers import ImageWeights
+from tl_plugin.datasets.image_numbers import ImageNumbers, ImageWeights
+from tl_plugin.stack.protocol import TARGET
 
+from .joint_batch import JointBatch
 from .neighbour_memory import NeighbourMemory
 from .regularizers import Regularizer
 
@@ -25,6 +27,7 @@ class TrainingSignals:
     class_weights: Tensor | None = None
     forget_rate: Tensor | None = None
     _image_weights: ImageWeights | None = None
+    _target_numbers: ImageNumbers | None = None
     _pseudo_labels: Tensor | None = None
     _memory: NeighbourMemory | None = None
 
@@ -73,20 +76,22 @@ class TrainingSignals:
         """Return the regularizers that remember something of each training image, by name."""
         return {name: each for name, each in self.regularizers.items() if each.remembers_images}
 
-    def set_pseudo_labels(self, labels: Tensor | None) -> None:
+    def set_pseudo_labels(self, labels: Tensor | None, numbers: ImageNumbers) -> None:
         """Set pseudo-labels of target images, for alignments that read them.
 
         Args:
-            labels: By index in the target data set, -1 for none; None removes them.
+            labels: By the image's number, -1 for none; None removes them.
+            numbers: Of the target images.
         """
-        self._pseudo_labels = labels
+        self._pseudo_labels, self._target_numbers = labels, numbers
 
-    def set_neighbour_memory(self, state: Mapping[str, Tensor]) -> None:
+    def set_neighbour_memory(self, state: Mapping[str, Tensor], numbers: ImageNumbers) -> None:
         """Set features and predictions of all target images, for alignments that read neighbours.
 
         Args:
-            state: ``features`` of length 1, (n, D), and ``probabilities``, (n, K), by index in the
-                target data set.
+            state: ``features`` of length 1, (n, D), and ``probabilities``, (n, K), by the image's
+                number.
+            numbers: Of the target images.
 
         Raises:
             ValueError: If there are fewer images than an alignment compares each one with.
@@ -99,6 +104,11 @@ class TrainingSignals:
             )
         device = next(self.parameters()).device
         self._memory = NeighbourMemory(**{name: v.to(device) for name, v in state.items()})
+        self._target_numbers = numbers
+
+    def _numbers_of(self, batch: JointBatch) -> list[int]:
+        """Return the numbers of a batch's target images."""
+        return self._target_numbers.of(batch.samples[batch.rows_of(TARGET)], TARGET)
 
     def neighbour_memory(self) -> dict[str, Tensor] | None:
         """Return what :meth:`set_neighbour_memory` continues with; None where it wasn't called."""

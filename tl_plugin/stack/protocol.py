@@ -75,11 +75,11 @@ class AdaptationModel(Protocol):
     def memories(self) -> Mapping[str, Any]:
         """Return the losses that remember something of each training image, by name."""
 
-    def set_pseudo_labels(self, labels: Tensor | None) -> None:
-        """Set the labels of target images, by index in the target data set."""
+    def set_pseudo_labels(self, labels: Tensor | None, numbers: Any) -> None:
+        """Set the labels of target images, by their numbers."""
 
-    def set_neighbour_memory(self, state: Mapping[str, Tensor]) -> None:
-        """Set features and predictions of all target images, by index in the target data set."""
+    def set_neighbour_memory(self, state: Mapping[str, Tensor], numbers: Any) -> None:
+        """Set features and predictions of all target images, by their numbers."""
 
     def neighbour_memory(self) -> dict[str, Tensor] | None:
         """Return what they are now, None where nobody has set them."""

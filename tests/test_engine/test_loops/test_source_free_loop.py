@@ -177,5 +177,5 @@ def test_what_it_refuses(tmp_path, checkpoint):
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[part, part])
     cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    with pytest.raises(ValueError, match='use one BaseDataset as the target'):
+    with pytest.raises(ValueError, match='Join them by SeveralSources'):
         train(cfg)

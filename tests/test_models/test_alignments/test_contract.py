@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -275,9 +276,11 @@ def _classifier(name, **kwargs):
         )
     )
     model.set_progress(0.5)
-    model.set_pseudo_labels(torch.arange(4) % CLASSES)
+    numbers = Mock(of=lambda samples, domain: [sample.sample_idx for sample in samples])
+    model.set_pseudo_labels(torch.arange(4) % CLASSES, numbers)
     model.set_neighbour_memory(
-        dict(features=torch.eye(6, 32), probabilities=torch.full((6, CLASSES), 1 / CLASSES))
+        dict(features=torch.eye(6, 32), probabilities=torch.full((6, CLASSES), 1 / CLASSES)),
+        numbers,
     )
     return model
 

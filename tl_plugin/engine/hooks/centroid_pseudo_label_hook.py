@@ -37,7 +37,7 @@ class CentroidPseudoLabelHook(Hook):
             ``test_dataloader``, or else ``val_dataloader``, or else of the training.
 
     Raises:
-        ValueError: If an argument is out of its range, or the target images have no index.
+        ValueError: If an argument is out of its range, or the target images can't be told apart.
     """
 
     # After the model has its weights and before the epoch's first step.
@@ -61,7 +61,7 @@ class CentroidPseudoLabelHook(Hook):
         """Build the loader; a resumed run continues with its labels."""
         model = require_adaptation_model(runner.model, 'CentroidPseudoLabelHook')
         self._images = TargetPass(runner, 'CentroidPseudoLabelHook', self.pipeline)
-        model.set_pseudo_labels(self._labels)
+        model.set_pseudo_labels(self._labels, self._images.numbers)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Labels before an epoch, in a loop by epoch."""
@@ -96,7 +96,7 @@ class CentroidPseudoLabelHook(Hook):
         features, logits = self._images()
         labels = centroid_pseudo_labels(features, logits.softmax(dim=1), self.rounds)
         before, self._labels = self._labels, labels.cpu()
-        unwrap(runner.model).set_pseudo_labels(self._labels)
+        unwrap(runner.model).set_pseudo_labels(self._labels, self._images.numbers)
         if before is not None:
             changed = (before != self._labels).float().mean().item()
             runner.message_hub.update_scalar('train/pseudo_labels_changed', changed)

@@ -11,12 +11,13 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
+from tl_plugin.datasets.image_numbers import ImageNumbers
 from tl_plugin.functional import check_rounds, surest_of_each_class
 from tl_plugin.reliability.checkpoints import resumes, save_hook_state, saved_hook_state
 from tl_plugin.reliability.replayable_loader import build_loader
 from tl_plugin.stack.model_wrappers import unwrap
 from tl_plugin.stack.options import checked
-from tl_plugin.stack.protocol import require_adaptation_model
+from tl_plugin.stack.protocol import TARGET, require_adaptation_model
 
 from ..frozen_alignment import FittedLayer, check_model, fit_last_layer
 from ..loops.adaptation_loop import target_config
@@ -50,7 +51,7 @@ class FrozenAlignmentHook(Hook):
 
     Raises:
         ValueError: If an argument is out of its range, the model's last layer can't be fitted, the
-            training has no pair of domains, or the target images have no index.
+            training has no pair of domains, or the target images can't be told apart.
     """
 
     # After the model has its weights and before hooks that keep a copy of them.
@@ -82,12 +83,14 @@ class FrozenAlignmentHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Fit and label, unless the run is resumed."""
         model = require_adaptation_model(runner.model, 'FrozenAlignmentHook')
+        source, target = (build_loader(runner, cfg, name) for name, cfg in self._loaders(runner))
+        numbers = ImageNumbers({TARGET: target.dataset})
         if self._labels is None:
             check_model('self_training', runner, unwrap(model))
-            loaders = [build_loader(runner, cfg, name) for name, cfg in self._loaders(runner)]
-            found = fit_last_layer(type(self).__name__, unwrap(model), *loaders, **self.options)
-            self._labels = self._choose(found)
-        model.set_pseudo_labels(self._labels)
+            name, options = type(self).__name__, self.options
+            found = fit_last_layer(name, unwrap(model), source, target, numbers=numbers, **options)
+            self._labels = self._choose(found, len(numbers))
+        model.set_pseudo_labels(self._labels, numbers)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save the labels in the checkpoint."""
@@ -114,22 +117,15 @@ class FrozenAlignmentHook(Hook):
             for name, cfg in (('source', source), ('target', target))
         ]
 
-    def _choose(self, found: FittedLayer) -> Tensor:
-        """Return the label of each target image by its index, -1 for those that get none."""
-        indices = found.indices.cpu()
-        if int(indices.min()) < 0 or len(indices.unique()) != len(indices):
-            raise ValueError(
-                'FrozenAlignmentHook tells target images by their sample_idx, and here some have '
-                'none or the same: use one data set as the target, not several joined or repeated, '
-                'and PackInputs with its default meta_keys'
-            )
-        probabilities = found.probabilities.cpu()
+    def _choose(self, found: FittedLayer, count: int) -> Tensor:
+        """Return the label of each target image by its number, -1 for those that get none."""
+        numbers, probabilities = found.numbers.cpu(), found.probabilities.cpu()
         kept = surest_of_each_class(probabilities, self.share)
-        labels = torch.full((int(indices.max()) + 1,), -1)
-        labels[indices[kept]] = probabilities.argmax(1)[kept]
+        labels = torch.full((count,), -1)
+        labels[numbers[kept]] = probabilities.argmax(1)[kept]
         counts = labels[labels >= 0].bincount(minlength=probabilities.shape[1]).tolist()
         print_log(
-            f'FrozenAlignmentHook: {len(kept)} of {len(indices)} target images have a '
+            f'FrozenAlignmentHook: {int((labels >= 0).sum())} of {count} target images have a '
             f'pseudo-label; images a class {counts}.',
             logger='current',
         )

@@ -31,7 +31,7 @@ class NeighbourMemoryHook(Hook):
             ``val_dataloader``, or else of the training.
 
     Raises:
-        ValueError: If the target images have no index, or are fewer than the neighbours.
+        ValueError: If the target images can't be told apart, or are fewer than the neighbours.
     """
 
     @checked
@@ -49,7 +49,7 @@ class NeighbourMemoryHook(Hook):
             state = dict(
                 features=F.normalize(features.float()), probabilities=logits.float().softmax(1)
             )
-        model.set_neighbour_memory(state)
+        model.set_neighbour_memory(state, images.numbers)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save the memory in the checkpoint."""
