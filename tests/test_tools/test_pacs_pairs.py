@@ -73,7 +73,7 @@ def test_a_run_that_is_measured_is_kept_and_the_others_go_on(monkeypatch, tmp_pa
     monkeypatch.setattr(pacs_pairs, 'TLLIB', kept)
     monkeypatch.setattr(pacs_pairs, 'PACS', tmp_path)
     monkeypatch.setattr(pacs_pairs.subprocess, 'run', run)
-    pacs_pairs.measure(Namespace(ours='frozen_alignment', tllib='T', seeds=[0, 1]))
+    pacs_pairs.measure(Namespace(ours=['frozen_alignment'], tllib='T', seeds=[0, 1]))
     ours = [one for one in asked if one[2] == 'measure']
     assert {one[:2] for one in ours} == {*pacs_pairs.PAIRS} - {('photo', 'cartoon')}
     theirs = [one[:4] + (one[-1],) for one in asked if one[2] == 'tllib_accuracy']

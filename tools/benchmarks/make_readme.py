@@ -45,7 +45,8 @@ BENCHMARKS = {
         None,
     ),
     'pacs_pairs': (
-        "frozen_alignment on all pairs of PACS, against the best of TLlib's DANN, CDAN and MCC",
+        'frozen_alignment and self_training on all pairs of PACS, against the best of '
+        "TLlib's DANN, CDAN and MCC",
         None,
     ),
     'frozen_neighbours': (

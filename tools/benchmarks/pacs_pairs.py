@@ -1,4 +1,4 @@
-"""Measures an overlay and TLlib's DANN, CDAN and MCC on all six pairs of three PACS domains.
+"""Measures overlays and TLlib's DANN, CDAN and MCC on all six pairs of three PACS domains.
 
 Same network, weights, images and iterations, no target label, accuracy at the last iteration: ours
 by tools/measure.py, which keeps its runs in configs/pacs/metafile.yml, TLlib's by
@@ -8,7 +8,7 @@ ours was written, and what isn't measured. frozen_alignment has no chance in it:
 one, and it is compared with each seed of theirs.
 
     python tools/benchmarks/pacs_pairs.py --tllib ../TLlib --seeds 0 1 2
-    python tools/benchmarks/pacs_pairs.py --ours from_frozen+self_training --table
+    python tools/benchmarks/pacs_pairs.py --table
 """
 
 import argparse
@@ -48,7 +48,7 @@ METHODS = ('mcc', 'dann', 'cdan')
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--ours', default='frozen_alignment', help='see tools/measure.py')
+    parser.add_argument('--ours', nargs='+', default=list(LOOKED_AT), help='see tools/measure.py')
     parser.add_argument('--tllib', type=Path, help='its checkout; without one, ours alone')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--table', action='store_true', help='measure nothing, read what is there')
@@ -72,13 +72,15 @@ def measured(ours):
 
 
 def measure(args):
-    methods = ('ours', *(METHODS if args.tllib else ()))
+    methods = (*args.ours, *(METHODS if args.tllib else ()))
     for seed, method, (source, target) in itertools.product(args.seeds, methods, PAIRS):
-        known = measured(args.ours).get((method, f'{source} -> {target}'), {})
-        if seed in known or (known and method == 'ours' and args.ours in WITHOUT_CHANCE):
+        ours = method in args.ours
+        key = ('ours' if ours else method, f'{source} -> {target}')
+        known = measured(method).get(key, {})
+        if seed in known or (known and method in WITHOUT_CHANCE):
             continue
-        command = ['measure.py', PACS, args.ours, '--seeds', seed]
-        if method != 'ours':
+        command = ['measure.py', PACS, method, '--seeds', seed]
+        if not ours:
             tool = 'benchmarks/tllib_accuracy.py'
             command = [tool, method, '--tllib', args.tllib, '--seed', seed]
         env = {**os.environ, 'PACS_SOURCE': source, 'PACS_TARGET': target}
@@ -123,7 +125,12 @@ def main():
     args = parse_args()
     if not args.table:
         measure(args)
-    harness.write(dict(ours=args.ours, lines=lines(measured(args.ours), args.ours)), args)
+    rows = [
+        {**row, 'what': f'{ours}, {row["what"]}'}
+        for ours in args.ours
+        for row in lines(measured(ours), ours)
+    ]
+    harness.write(dict(ours=args.ours, lines=rows), args)
 
 
 if __name__ == '__main__':
