@@ -1,16 +1,17 @@
 """A corruption is described by its figures, also where only some images have it."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mmengine.config import Config
 
-from tl_plugin.analysis.advice import worse_statistics
+from tl_plugin.analysis.advice import _without_labels, worse_statistics
 from tl_plugin.analysis.diagnose import _add_rungs
 from tl_plugin.analysis.quality_gap import quality_gap
 from tl_plugin.ladder.selection import read_rungs
-from tl_plugin.strategies import describe
+from tl_plugin.strategies import available_strategies, describe
 
 
 def worse(name, source, target):
@@ -38,6 +39,16 @@ def test_a_corruption_of_all_images_is_described_by_the_median():
     (sentence,) = worse('noise', source, source + 3)
     assert f'typically {np.median(source) + 3:.3g} against {np.median(source):.3g}' in sentence
     assert worse('noise', source, source - 3) == []
+
+
+@pytest.mark.parametrize('shift', [0.0, 0.5])
+def test_without_labels_self_training_comes_first(shift):
+    classifier = SimpleNamespace(target_shares=(0.5, 0.5), label_shift=shift)
+    reasons = []
+    advised = _without_labels(SimpleNamespace(classifier=classifier), reasons)
+    assert advised[0] == 'self_training' and {*advised} <= {*available_strategies()}
+    assert ('dann' in advised) == (not shift), 'it would mix up classes of other frequencies'
+    assert all(word in reasons[0] for word in ('elf-training', 'MCC', 'DANN'))
 
 
 def test_the_ladder_tries_what_was_recommended(tmp_path):
