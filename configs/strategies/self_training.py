@@ -9,7 +9,8 @@
 #        norms of the backbone keep their running statistics.
 # When   No target labels, and general features (ImageNet weights); where a source model is wrong on
 #        most of the target and pseudo_label or mean_teacher have nothing right to begin with.
-#        It can end below frozen_alignment, where it begins: compare the two.
+#        Where frozen_alignment, with which it begins, is right on nearly all of the target already
+#        (PACS art to photo), it can end a little below it, and keeps more of the source.
 #        Give the backbone its weights: `load_from`, or `init_cfg` / `checkpoint_path` in the backbone.
 # Paper  Lee, "Pseudo-Label", ICML workshop 2013; Zou et al., "Unsupervised Domain Adaptation for
 #        Semantic Segmentation via Class-Balanced Self-Training", ECCV 2018, arXiv 1810.07911;
