@@ -22,7 +22,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.optim import AmpOptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, Registry
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -365,15 +365,15 @@ class EachPrecisionOptimWrapper(AmpOptimWrapper):
 def watched_steps(placement: _Placement) -> Iterator[Counter]:
     """Refuse waits for the GPU in training steps and in the package's hooks around them.
 
-    What reads values back on purpose is let through: mmengine's logging, torch's gradient scaler
-    and the hooks in :data:`READING`.
+    What reads values back on purpose is let through: mmengine's logging, also that of the norm of
+    a gradient that it clips, torch's gradient scaler and the hooks in :data:`READING`.
 
     Yields:
         How many steps each model class has taken.
     """
     steps = Counter()
     call_hook, scaler = Runner.call_hook, torch.amp.GradScaler
-    train_step, optimizer_step = BaseModel.train_step, scaler._maybe_opt_step
+    train_step = BaseModel.train_step
 
     @contextmanager
     def watching(active: bool) -> Iterator[None]:
@@ -396,14 +396,18 @@ def watched_steps(placement: _Placement) -> Iterator[Counter]:
             with watching(ours and type(hook).__name__ not in READING):
                 getattr(hook, fn_name)(runner, **kwargs)
 
-    def unwatched(*args: Any, **kwargs: Any) -> Any:
-        with watching(False):
-            return optimizer_step(*args, **kwargs)
+    def unwatched(function: Callable) -> Callable:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with watching(False):
+                return function(*args, **kwargs)
+
+        return call
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BaseModel, 'train_step', step)
         patch.setattr(Runner, 'call_hook', hooks)
-        patch.setattr(scaler, '_maybe_opt_step', unwatched)
+        patch.setattr(scaler, '_maybe_opt_step', unwatched(scaler._maybe_opt_step))
+        patch.setattr(OptimWrapper, '_clip_grad', unwatched(OptimWrapper._clip_grad))
         yield steps
 
 
