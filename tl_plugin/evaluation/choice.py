@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .intervals import resample_counts
@@ -86,6 +87,22 @@ def shared_confidence(probabilities: Tensor) -> Tensor:
     """
     others = (probabilities.sum(0) - probabilities) / max(len(probabilities) - 1, 1)
     return (probabilities * others).sum(2)
+
+
+def mutual_agreement(probabilities: Tensor) -> Tensor:
+    """Return which share of the others predicts the class that each model predicts.
+
+    Unlike :func:`shared_confidence`, it doesn't depend on how long the models were trained, which
+    makes them surer.
+
+    Args:
+        probabilities: (M, N, K).
+
+    Returns:
+        (M, N), in [0, 1].
+    """
+    predicted = F.one_hot(probabilities.argmax(2), probabilities.shape[2])
+    return shared_confidence(predicted.to(probabilities))
 
 
 #: What votes. tools/benchmarks/recommendations.py --no-target-labels compares 63 votes over eight

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .choice import shared_confidence
+from .choice import mutual_agreement
 from .expected_accuracy import LEAST_IMAGES, ExpectedAccuracy
 
-#: The log-odds of accuracy on a line over those of shared confidence, and how far off it is on
+#: The log-odds of accuracy on a line over those of mutual agreement, and how far off it is on
 #: pairs of domains that it wasn't fitted to, as a standard deviation. All three are what
 #: tools/benchmarks/recommendations.py --no-target-labels --whole-rungs found on the default rungs
 #: of eight pairs, and stand in its results.
-SLOPE, SHIFT, SPREAD = 1.31, 0.96, 0.6
+SLOPE, SHIFT, SPREAD = 1.01, -0.05, 0.67
 #: Two models share one number, whichever of them is right.
 LEAST_MODELS = 3
 #: A normal deviate: 90% intervals.
@@ -27,9 +27,9 @@ LEAST_SHARE = 0.02
 def shared_accuracy(models: Mapping[str, Tensor]) -> dict[str, ExpectedAccuracy]:
     """Estimate how many images each of several models predicts right, without labels or a source.
 
-    Models that were adapted in different ways make different mistakes: how likely a model is to
-    name the class that the others do (:func:`~tl_plugin.evaluation.choice.shared_confidence`) tells
-    of its accuracy (Jiang et al., ICLR 2022, arXiv 2106.13799; Baek et al., "Agreement-on-the-Line:
+    Models that were adapted in different ways make different mistakes: how often a model names the
+    class that the others do (:func:`~tl_plugin.evaluation.choice.mutual_agreement`) tells of its
+    accuracy (Jiang et al., ICLR 2022, arXiv 2106.13799; Baek et al., "Agreement-on-the-Line:
     Predicting the Performance of Neural Networks under Distribution Shift", NeurIPS 2022, arXiv
     2206.13089). Models that share their mistakes come out too high.
 
@@ -53,7 +53,7 @@ def shared_accuracy(models: Mapping[str, Tensor]) -> dict[str, ExpectedAccuracy]
         reason = f'{images} target images are too few, it takes {LEAST_IMAGES}'
     if reason:
         return {name: ExpectedAccuracy(None, reason=reason, images=images) for name in models}
-    shared = shared_confidence(torch.stack([one.float() for one in models.values()])).mean(1)
+    shared = mutual_agreement(torch.stack([one.float() for one in models.values()])).mean(1)
     return {name: _estimate(value, images) for name, value in zip(models, shared.tolist())}
 
 
@@ -63,7 +63,7 @@ def _estimate(shared: float, images: int) -> ExpectedAccuracy:
     # What other images of the same domain would give, in log-odds too.
     sampling = 1 / (images * value * (1 - value))
     reach = _REACH * math.sqrt(SPREAD**2 + sampling)
-    found = dict(shared_confidence=shared)
+    found = dict(mutual_agreement=shared)
     return ExpectedAccuracy(
         value, _share(centre - reach), _share(centre + reach), None, images, found, found
     )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tl_plugin.evaluation.choice import SCORES, Vote, shared_confidence
+from tl_plugin.evaluation.choice import SCORES, Vote, mutual_agreement
 from tl_plugin.evaluation.choice import vote as ladder_vote
 from tl_plugin.evaluation.expected_accuracy import expected_accuracy, raw_estimates
 from tl_plugin.evaluation.shared_accuracy import log_odds
@@ -255,7 +255,7 @@ def judge_choice(
 
 
 def fit_line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Fit slope and intercept of the log-odds of accuracy over those of shared confidence."""
+    """Fit slope and intercept of the log-odds of accuracy over those of mutual agreement."""
     shared, truth = (np.array([log_odds(value) for value in part]) for part in zip(*points))
     slope, shift = np.polyfit(shared, truth, 1)
     return float(slope), float(shift)
@@ -277,7 +277,7 @@ def judge_shared(models: Mapping[str, Mapping[str, Model]], accuracy: Mapping) -
     """
     points = {}
     for pair, own in models.items():
-        together = shared_confidence(torch.stack([model.test for model in own.values()]))
+        together = mutual_agreement(torch.stack([model.test for model in own.values()]))
         truth = [accuracy[pair][name] / 100 for name in own]
         points[pair] = list(zip(together.mean(1).tolist(), truth))
 

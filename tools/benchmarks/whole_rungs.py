@@ -313,7 +313,7 @@ def _candidates(found: dict) -> list[dict]:
         )
         for row in choice['rows']
     ]
-    what = 'expected accuracy, shared confidence on a line that was fitted to the other pairs'
+    what = 'expected accuracy, mutual agreement on a line that was fitted to the other pairs'
     told.append(
         dict(
             what=f'{what}: mean error; intervals hold in {shared["intervals_hold"]:.0%}',

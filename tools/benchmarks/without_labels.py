@@ -355,12 +355,12 @@ def lines(found: dict) -> list[dict]:
     shared = expected['shared']
     rows += [
         line(
-            'expected accuracy, shared confidence as it is: mean error over '
+            'expected accuracy, mutual agreement as it is: mean error over '
             f'{expected["models"]} models',
             shared['plain_error'],
         ),
         line(
-            'expected accuracy, shared confidence on a line that was fitted to the other pairs: '
+            'expected accuracy, mutual agreement on a line that was fitted to the other pairs: '
             f'mean error; 90% intervals hold in {shared["intervals_hold"]:.0%} and are '
             f'{shared["mean_width"]:.0f} points wide',
             shared['error'],
