@@ -82,6 +82,13 @@ def test_images_that_cannot_be_told_apart_are_refused(method, tmp_path, start):
         run(method, joined, tmp_path, start)
 
 
+def test_images_that_others_stand_in_for_are_missed(tmp_path, start, monkeypatch):
+    """As for one that can't be read: nothing is known of it, and nothing may be made up."""
+    monkeypatch.setattr(ImageNumbers, 'of', lambda self, samples, domain=None: [0] * len(samples))
+    with pytest.raises(ValueError, match=r'needs all 9 target images, .* in place of 8'):
+        run('shot', TOY, tmp_path, start)
+
+
 def test_a_domain_can_be_given_where_samples_have_none():
     from mmpretrain.structures import DataSample
 

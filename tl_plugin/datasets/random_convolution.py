@@ -32,6 +32,7 @@ class RandomConvolution(BaseTransform):
 
     Raises:
         ValueError: If an argument is out of its range.
+        TypeError: In a pipeline, if the image isn't uint8.
 
     Example:
         >>> image = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
@@ -45,7 +46,8 @@ class RandomConvolution(BaseTransform):
             raise ValueError(f'RandomConvolution: prob must be in [0, 1], got {prob}')
         if not kernel_sizes or not all(size > 0 and size % 2 for size in kernel_sizes):
             raise ValueError(
-                f'RandomConvolution: kernel_sizes must be odd numbers, got {list(kernel_sizes)}'
+                f'RandomConvolution: kernel_sizes must be odd numbers of at least 1, '
+                f'got {list(kernel_sizes)}'
             )
         self.prob = prob
         self.kernel_sizes = tuple(kernel_sizes)

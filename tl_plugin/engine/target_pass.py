@@ -39,7 +39,7 @@ class TargetPass:
         else:
             cfg = unlabelled_dataloader(cfg, 'train_dataloader')
         cfg = plain_pass(runner.cfg, cfg, pipeline)
-        self.runner = runner
+        self.runner, self.who = runner, who
         self.loader = runner.build_dataloader(cfg, seed=runner.seed)
         self.numbers = ImageNumbers({TARGET: self.loader.dataset})
 
@@ -51,12 +51,18 @@ class TargetPass:
             Features, (n, D), and scores, (n, K), by the images' :attr:`numbers`.
 
         Raises:
-            ValueError: If the target images can't be identified.
+            ValueError: If the target images can't be identified, or some are not read.
         """
         model = unwrap(self.runner.model)
         with evaluating(model):
             parts = [self._predict(model, batch) for batch in self.loader]
         numbers, *found = (gather_ranks(torch.cat(part)) for part in zip(*parts))
+        missing = len(self.numbers) - len(numbers.unique())
+        if missing:
+            raise ValueError(
+                f'{self.who} needs all {len(self.numbers)} target images, and a pass gave '
+                f'others in place of {missing}: leave images that cannot be read out of the data'
+            )
         # Processes get a few images twice to have equal shares, and data sets may repeat them.
         place = numbers.new_empty(len(self.numbers))
         place[numbers] = torch.arange(len(numbers), device=numbers.device)

@@ -23,7 +23,7 @@ DOMAINS = (SOURCE, TARGET)
 CONFIDENT = 0.9
 #: Why a run has no expected accuracy that was never asked for.
 NOT_ESTIMATED = 'it was not estimated'
-#: Why a run is without an extra whose measurement its process didn't live to finish.
+#: Why a run is without an extra: its process ended before that was measured.
 ENDED = 'the run ended while it was measured'
 
 

@@ -29,7 +29,7 @@ DATA_NEEDS = {
 
 #: Kind of data -> images that a step takes the time of for each image of its source batch, where
 #: it isn't one: the target's, and their strong views. In quickstart's climb, a step with these
-#: takes twice as long as one on source and target.
+#: takes two to three times as long as one on source and target.
 STEP_IMAGES = {SOURCE_AND_TARGET: 2, ALL: 4}
 
 #: Strategies that have no effect on a network without batch norm.

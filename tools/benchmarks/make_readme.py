@@ -54,7 +54,11 @@ BENCHMARKS = {
         'without the pair whose row it is, by target and source accuracy together',
         None,
     ),
-    'recommendations': ('recommended rung against the best by labels; 64 pixels, few epochs', None),
+    'recommendations': (
+        'recommended rung against the best by labels; 64 pixels, few epochs; self_training is what '
+        'the rung was before, pseudo_label on the source model',
+        None,
+    ),
     'without_labels': (
         'models on frozen features chosen without target labels, and their expected accuracy',
         None,
