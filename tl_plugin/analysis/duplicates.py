@@ -17,8 +17,9 @@ HASH_DISTANCE = 10
 #: Correlation of the thumbnails of near duplicates.
 CORRELATION = 0.985
 _ROWS = 512
-#: Of the tree of thumbnails; more of them cost more than they tell apart.
-_DIMENSIONS = 8
+#: Of the tree of thumbnails. In 8, a sixth of a million pictures have more than _NEIGHBOURS others
+#: near them, and all of these are compared with each other; in 12, none.
+_DIMENSIONS = 12
 _NEIGHBOURS = 32
 
 
@@ -119,6 +120,9 @@ def _join_similar(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
 
     count = len(hashes)
     points = _principal_components(thumbnails)
+    # Asked in the order in which they lie in the tree, a million points take a third of the time.
+    order = cKDTree(points).indices
+    points = points[order]
     tree = cKDTree(points)
     ranks = range(1, min(_NEIGHBOURS + 1, count) + 1)
     reach = np.sqrt(2 - 2 * CORRELATION) + 1e-4
@@ -126,13 +130,13 @@ def _join_similar(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     for start in range(0, count, _ROWS):
         distances, near = tree.query(points[start : start + _ROWS], ranks, 0, 2, reach)
         found = np.isfinite(distances)
-        crowded.append(start + np.flatnonzero(found[:, -1]))
-        rows = start + np.nonzero(found)[0]
-        pairs.append(_alike(rows, near[found], hashes, thumbnails))
+        crowded.append(order[start + np.flatnonzero(found[:, -1])])
+        rows = order[start + np.nonzero(found)[0]]
+        pairs.append(_alike(rows, order[near[found]], hashes, thumbnails))
     groups = _join(np.arange(count), *np.concatenate(pairs, axis=1))
     if count <= _NEIGHBOURS:
         return groups
-    many = np.concatenate(crowded)
+    many = np.sort(np.concatenate(crowded))
     bits, pixels = _signs(hashes[many]), _unit(thumbnails[many])
     for start in range(0, len(many), _ROWS):
         rows = slice(start, start + _ROWS)

@@ -51,3 +51,31 @@ def effective_classes(counts: Tensor) -> Tensor:
     """
     shares = counts / counts.sum().clamp(min=1e-12)
     return torch.special.entr(shares).sum().exp()
+
+
+def alike_neighbours(classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many more neighbours in a row have one class than in a random order of the row.
+
+    The runs test for several classes: a run ends where the class changes (Wald and Wolfowitz, "On a
+    Test Whether Two Samples Are from the Same Population", 1940; Mood, "The Distribution Theory of
+    Runs", 1940, both in the Annals of Mathematical Statistics). The number divided by the square
+    root of its variance is about a standard normal deviate if the order is random.
+
+    Args:
+        classes: The class of each in the row, (N,), integers from 0.
+
+    Returns:
+        The number of neighbours alike minus the expected one, and its variance, both 0-d.
+
+    Example:
+        >>> found, variance = alike_neighbours(torch.arange(40) // 10)
+        >>> float(found), bool(found > 5 * variance.sqrt())
+        (27.0, True)
+    """
+    count, sizes = len(classes), classes.bincount().float()
+    if count < 2:
+        return sizes.new_zeros(()), sizes.new_zeros(())
+    squares, cubes = sizes.pow(2).sum(), sizes.pow(3).sum()
+    alike = (classes[1:] == classes[:-1]).sum()
+    variance = squares * (squares + count * (count + 1)) - 2 * count * cubes - count**3
+    return alike - (squares / count - 1), (variance / (count**2 * (count - 1))).clamp(min=0)

@@ -372,7 +372,7 @@ def costs(args, folder):
     few = [count for count in args.images if count <= 10**5]
     yield 'images, soft neighborhood density', few, density, 1
     yield 'classes, all validators of 2,000 images', args.classes, validators, 1
-    yield 'images, finding near duplicates', few, duplicates, 1
+    yield 'images, finding near duplicates', args.images, duplicates, 1
 
 
 def main():

@@ -16,10 +16,11 @@ data/pacs128, data/mnist/MNIST/raw and the same weights:
 
     python tools/benchmarks/recommendations.py --no-target-labels
 
-With --whole-rungs, the default rungs are trained on these pairs by the ladder itself, see
-whole_rungs.py:
+With --whole-rungs, rungs are trained on these pairs by the ladder itself, the default ones where
+none is named, without target labels or with 5 of each class, see whole_rungs.py:
 
     python tools/benchmarks/recommendations.py --no-target-labels --whole-rungs
+    python tools/benchmarks/recommendations.py --whole-rungs
 """
 
 from __future__ import annotations
@@ -98,23 +99,24 @@ def parse_args():
         help='judge choices and expected accuracy where no target image has a label',
     )
     parser.add_argument(
-        '--whole-rungs', action='store_true', help='with --no-target-labels: climb whole ladders'
+        '--whole-rungs', action='store_true', help='climb whole ladders on the eight pairs'
     )
-    parser.add_argument('--data', type=Path, default=Path('data'), help='for --no-target-labels')
+    parser.add_argument('--rungs', nargs='+', default=[], help='with --whole-rungs: these alone')
+    parser.add_argument('--data', type=Path, default=Path('data'), help='of the eight pairs')
     parser.add_argument(
         '--weights',
         type=Path,
         default=Path('data/weights/tf_efficientnet_lite0.pth'),
-        help='for --no-target-labels',
+        help='for the eight pairs',
     )
     harness.add_out(parser)
     args = parser.parse_args()
-    known = pairs.PAIRS if args.no_target_labels else PAIRS
+    known = pairs.PAIRS if args.no_target_labels or args.whole_rungs else PAIRS
     args.pairs = args.pairs or list(known)
     if unknown := [name for name in args.pairs if name not in known]:
         parser.error(f'--pairs: invalid choice {unknown[0]!r}; there are {", ".join(known)}')
-    if args.whole_rungs and not args.no_target_labels:
-        parser.error('--whole-rungs goes with --no-target-labels')
+    if args.rungs and not args.whole_rungs:
+        parser.error('--rungs goes with --whole-rungs')
     return args
 
 
@@ -127,15 +129,18 @@ def measure_without_labels(args):
 
 
 def measure_whole_rungs(args):
-    """Climb ladders without a target label; write what was found when a pair is finished."""
+    """Climb whole ladders; write what was found when a pair is finished."""
     import whole_rungs
 
-    work_dir = (args.work_dir / 'whole_rungs').absolute()
+    labelled = not args.no_target_labels
+    work_dir = (args.work_dir / ('labelled_rungs' if labelled else 'whole_rungs')).absolute()
     if args.table:
         sys.argv.remove('--table')
-        found = whole_rungs.read(work_dir, args.pairs)
+        found = whole_rungs.read(work_dir, args.pairs, labelled)
     else:
-        found = whole_rungs.measure(work_dir, args.data, args.weights, args.pairs)
+        found = whole_rungs.measure(
+            work_dir, args.data, args.weights, args.pairs, labelled, args.rungs
+        )
     for so_far in found:
         harness.write({**so_far, 'lines': whole_rungs.lines(so_far)}, args)
 
@@ -258,7 +263,7 @@ def lines(rows):
 
 def main():
     args = parse_args()
-    if args.no_target_labels:
+    if args.whole_rungs or args.no_target_labels:
         (measure_whole_rungs if args.whole_rungs else measure_without_labels)(args)
         return
     if not args.table:

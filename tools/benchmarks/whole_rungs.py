@@ -1,8 +1,9 @@
-"""Choosing and judging whole rungs without target labels: the ladder, climbed on eight pairs.
+"""Whole rungs on eight pairs of domains: the ladder, climbed with few target labels or with none.
 
-Part of recommendations.py, which runs it by --no-target-labels --whole-rungs. The ladder gets
+Part of recommendations.py, which runs it by --whole-rungs. With --no-target-labels the ladder gets
 images of the target in one folder, with numbers for names; their classes lie in another file, which
-the judgement alone reads. A ladder that was stopped goes on, and a finished one is kept.
+the judgement alone reads. Otherwise it gets class folders, and trains on LABELS of each class. A
+ladder that was stopped goes on, and a finished one is kept.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from tl_plugin.reliability.files import read_json, write_json
 #: Images of a split: training is short, and the judge, for whom images cost little, has many.
 SPLITS = dict(source=dict(train=320, val=120, test=120), target=dict(train=320, val=120, test=400))
 EPOCHS, NETWORK = 6, 'timm:tf_efficientnet_lite0'
+#: Labels of each class of the target, where it has some.
+LABELS = 5
 #: Points within which rungs count as equally good.
 NEAR = 2.0
 #: Digits first: their images are small.
@@ -39,8 +42,8 @@ def folder_of(pair: str, work_dir: Path) -> Path:
     return work_dir / ''.join(c if c.isalnum() else '_' for c in pair)
 
 
-def write_images(pair: str, data: Path, folder: Path) -> None:
-    """Write a pair's images: the source's in class folders, the target's without their classes."""
+def write_images(pair: str, data: Path, folder: Path, labelled: bool) -> None:
+    """Write a pair's images in class folders; an unlabelled target's in one folder."""
     if (folder / _LABELS).is_file():
         return
     labels = {}
@@ -52,7 +55,7 @@ def write_images(pair: str, data: Path, folder: Path) -> None:
             for number in range(count):
                 image, label = next(found)
                 place = folder / 'images' / domain / split
-                place /= f'class {label}' if domain == 'source' else ''
+                place /= f'class {label}' if labelled or domain == 'source' else ''
                 place.mkdir(parents=True, exist_ok=True)
                 path = place / f'{number:03}.png'
                 cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
@@ -61,17 +64,21 @@ def write_images(pair: str, data: Path, folder: Path) -> None:
     write_json(folder / _LABELS, labels)
 
 
-def climb(pair: str, data: Path, weights: Path, folder: Path) -> bool:
-    """Climb the default rungs on a pair; return whether there are results."""
+def climb(
+    pair: str, data: Path, weights: Path, folder: Path, labelled: bool, rungs: Sequence[str]
+) -> bool:
+    """Climb rungs, the default ones if none is named; return whether there are results."""
     ladder = folder / 'ladder'
     if not (ladder / 'results.json').is_file():
-        write_images(pair, data, folder)
+        write_images(pair, data, folder, labelled)
         loaders = [f'{split}_dataloader' for split in ('train', 'val', 'test')]
         options = [f'{name}.num_workers=0' for name in loaders]
         options += [f'{name}.persistent_workers=False' for name in loaders]
         images = [f'--{name}={folder / "images" / name}' for name in SPLITS]
         command = [
-            *(sys.executable, str(_TOOL), *images, '--unlabelled', '--backbone', NETWORK),
+            *(sys.executable, str(_TOOL), *images, '--backbone', NETWORK),
+            *(['--target-labels', str(LABELS)] if labelled else ['--unlabelled']),
+            *(['--rungs', *rungs] if rungs else []),
             *('--checkpoint', str(weights), '--image-size', str(side_of(PAIRS[pair][0]))),
             *('--jobs', '1', '--work-dir', str(ladder), '--cfg-options'),
             *(f'train_cfg.max_epochs={EPOCHS}', *options),
@@ -81,13 +88,46 @@ def climb(pair: str, data: Path, weights: Path, folder: Path) -> bool:
     return (ladder / 'results.json').is_file()
 
 
+def results_of(folder: Path) -> dict:
+    """Read what a ladder found."""
+    return json.loads((folder / 'ladder/results.json').read_text(encoding='utf-8'))
+
+
+def about(pair: str, results: dict) -> dict:
+    """Return what a ladder says of a pair."""
+    advice = results['recommendation']
+    return dict(
+        pair=pair,
+        recommended=advice['rung'],
+        measure=advice['measure'],
+        ahead=advice['ahead'],
+        left_out=results['left_out'],
+        failures=[one['name'] for one in results['failures']],
+        commit=results['commit'],
+    )
+
+
+def read_labelled(pair: str, folder: Path) -> dict:
+    """Return what a ladder with few target labels found: its test images have labels."""
+    results = results_of(folder)
+    rungs = {
+        rung['name']: dict(
+            accuracy=rung['domains']['target']['accuracy'],
+            source=rung['domains']['source']['accuracy'],
+            seconds=rung['seconds'],
+        )
+        for rung in results['rungs']
+    }
+    return {**about(pair, results), 'rungs': rungs}
+
+
 def judge(pair: str, folder: Path) -> tuple[dict, dict[str, choices.Model]]:
     """Compare what a ladder says of a pair with the target's labels.
 
     Returns:
         What was found, and the rungs' models.
     """
-    results = json.loads((folder / 'ladder/results.json').read_text(encoding='utf-8'))
+    results = results_of(folder)
     labels = json.loads((folder / _LABELS).read_text(encoding='utf-8'))
     listed = (folder / 'ladder/lists/target_test.txt').read_text(encoding='utf-8').splitlines()
     truth = np.array([labels['/'.join(Path(line).parts[-2:])] for line in listed])
@@ -104,20 +144,11 @@ def judge(pair: str, folder: Path) -> tuple[dict, dict[str, choices.Model]]:
             source=rung['domains']['source']['accuracy'],
             seconds=rung['seconds'],
         )
-    advice = results['recommendation']
-    chosen = results['rungs'][[one['name'] for one in results['rungs']].index(advice['rung'])]
-    row = dict(
-        pair=pair,
-        recommended=advice['rung'],
-        measure=advice['measure'],
-        ahead=advice['ahead'],
-        rungs=rungs,
-        calibration=calibration(chosen['checkpoint'], models[advice['rung']], truth),
-        left_out=results['left_out'],
-        failures=[one['name'] for one in results['failures']],
-        commit=results['commit'],
-    )
-    return row, models
+    row = about(pair, results)
+    name = row['recommended']
+    (chosen,) = (one for one in results['rungs'] if one['name'] == name)
+    found = calibration(chosen['checkpoint'], models[name], truth)
+    return {**row, 'rungs': rungs, 'calibration': found}, models
 
 
 def calibration(checkpoint: str, model: choices.Model, truth: np.ndarray) -> dict | None:
@@ -138,33 +169,40 @@ def behind(row: dict, rung: str) -> float:
     return round(max(accuracies.values()) - accuracies[rung], 2)
 
 
-def measure(work_dir: Path, data: Path, weights: Path, pairs: Sequence[str]):
+def measure(
+    work_dir: Path,
+    data: Path,
+    weights: Path,
+    pairs: Sequence[str],
+    labelled: bool,
+    rungs: Sequence[str] = (),
+):
     """Climb pair by pair, and yield what was found, as far as it is known by then."""
-    rows, models = [], {}
     for pair in (name for name in ORDER if name in pairs):
-        folder = folder_of(pair, work_dir)
-        if climb(pair, data, weights, folder):
-            row, models[pair] = judge(pair, folder)
-            rows.append(row)
-            yield summary(rows, models)
+        if climb(pair, data, weights, folder_of(pair, work_dir), labelled, rungs):
+            yield from read(work_dir, pairs, labelled)
 
 
-def read(work_dir: Path, pairs: Sequence[str]):
+def read(work_dir: Path, pairs: Sequence[str], labelled: bool):
     """Judge what is finished, and yield it."""
-    done = [name for name in ORDER if name in pairs]
-    folders = {name: folder_of(name, work_dir) for name in done}
-    found = [judge(n, at) for n, at in folders.items() if (at / 'ladder/results.json').is_file()]
+    folders = {name: folder_of(name, work_dir) for name in ORDER if name in pairs}
+    done = {n: at for n, at in folders.items() if (at / 'ladder/results.json').is_file()}
+    if labelled:
+        yield summary([read_labelled(name, folder) for name, folder in done.items()], {})
+        return
+    found = [judge(name, folder) for name, folder in done.items()]
     yield summary([row for row, _ in found], {row['pair']: own for row, own in found})
 
 
 def summary(rows: list[dict], models: dict[str, dict[str, choices.Model]]) -> dict:
     """Return what was found on all pairs."""
-    accuracy = {
-        row['pair']: {name: one['accuracy'] for name, one in row['rungs'].items()} for row in rows
-    }
-    scores = {pair: choices.scores_of(own, ()) for pair, own in models.items()}
     found = dict(images=SPLITS, epochs=EPOCHS, rows=rows, rungs=standing(rows))
-    if len(rows) > 2:  # lines are fitted to the other pairs, and their spread to the rest of those
+    if len(models) > 2:  # lines are fitted to the others, and their spread to the rest of those
+        accuracy = {
+            row['pair']: {name: one['accuracy'] for name, one in row['rungs'].items()}
+            for row in rows
+        }
+        scores = {pair: choices.scores_of(own, ()) for pair, own in models.items()}
         found['choice'] = choices.judge_choice(scores, accuracy)
         found['expected'] = choices.judge_expected(models, accuracy)
     return found
@@ -228,7 +266,7 @@ def lines(found: dict) -> list[dict]:
         (one['expected'] - one['accuracy'], one['interval'], one['accuracy'])
         for row in rows
         for one in row['rungs'].values()
-        if one['expected'] is not None
+        if one.get('expected') is not None
     ]
     if known:
         held = sum(low <= truth <= high for _, (low, high), truth in known) / len(known)
@@ -240,7 +278,7 @@ def lines(found: dict) -> list[dict]:
                 unit='points',
             )
         )
-    errors = [row['calibration'] for row in rows if row['calibration']]
+    errors = [row['calibration'] for row in rows if row.get('calibration')]
     if errors:
         told.append(
             line(

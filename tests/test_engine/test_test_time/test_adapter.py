@@ -2,17 +2,20 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from tl_plugin.engine.test_time import TestTimeAdapter, TestTimeOptions
-from tl_plugin.functional import effective_classes, reliable_entropy
+from tl_plugin.functional import alike_neighbours, effective_classes, reliable_entropy
 
 K = 3
 NORMS = {
     'batch': lambda: nn.BatchNorm2d(4),
+    'batch and more': lambda: BatchNormAct2d(4, act_layer=nn.Tanh),
     'layer': lambda: nn.LayerNorm([4, 8, 8]),
     'group': lambda: nn.GroupNorm(2, 4),
 }
@@ -29,7 +32,7 @@ class Net(nn.Module):
         )
         for value in self.norm.parameters():
             nn.init.uniform_(value, 0.5, 1.5)
-        if kind == 'batch':
+        if kind.startswith('batch'):
             self.norm.running_mean.uniform_(-0.5, 0.5)
             self.norm.running_var.uniform_(0.5, 2)
 
@@ -61,6 +64,7 @@ def by_hand(net, batches, lr=0.05, momentum=0.9, margin=1.0, rho=0.0, prior=0.0)
         var = share * hidden.var((0, 2, 3), correction=0) + (1 - share) * old[1]
         normed = (hidden - mean[:, None, None]) / (var[:, None, None] + net.norm.eps).sqrt()
         normed = normed * net.norm.weight[:, None, None] + net.norm.bias[:, None, None]
+        normed = net.norm.act(normed) if isinstance(net.norm, BatchNormAct2d) else normed
         return net.fc(F.relu(normed).mean((2, 3)))
 
     def entropy(logits):
@@ -174,8 +178,22 @@ def test_images_of_one_class_are_left_to_the_source_model():
     # Its classes are others than those of the stream so far, but for a new stream they are fine.
     assert torch.equal(it(mixed), net(mixed)) and not it.events['steps']
     it = adapter(net, method='sar', margin=1.0)
-    it(mixed)
+    # In an order by class, they are a part of a stream that nobody has shuffled.
+    assert torch.equal(it(mixed), net(mixed)) and not it.events['steps']
+    it = adapter(net, method='sar', margin=1.0)
+    it(mixed[torch.randperm(len(mixed), generator=torch.Generator().manual_seed(0))])
     assert it.events['steps'] == 1
+
+
+def test_neighbours_alike_are_as_many_as_in_random_orders():
+    rng = np.random.default_rng(0)
+    row = np.repeat(np.arange(5), [3, 9, 12, 1, 15])
+    orders = (rng.permutation(row) for _ in range(20_000))
+    alike = [(order[1:] == order[:-1]).sum() for order in orders]
+    found, variance = alike_neighbours(torch.from_numpy(row))
+    assert float(found) == pytest.approx(len(row) - 5 - np.mean(alike), abs=0.1)
+    assert float(variance) == pytest.approx(np.var(alike), rel=0.05)
+    assert alike_neighbours(torch.tensor([3])) == (0, 0)
 
 
 def test_single_images_stand_beside_the_last_ones_or_are_refused():

@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from tl_plugin.functional import (
+    alike_neighbours,
     ascent_steps,
     effective_classes,
     marginal_entropy,
@@ -26,6 +27,9 @@ from ..batch_statistics import norm_layers
 from ..layers import LayerMap
 from .batch_norms import moments_of, normalising_by_batch, parameters_of_norms
 from .options import TestTimeOptions
+
+#: A normal deviate that a random order exceeds once in a hundred batches.
+_BY_CHANCE = 2.33
 
 
 class TestTimeAdapter:
@@ -184,12 +188,19 @@ class TestTimeAdapter:
         """Whether the statistics of a batch stand for the domain: its classes are those of all.
 
         In a stream that nobody has shuffled, a batch is of few classes, and of others than the
-        batches before it.
+        batches before it. Where the source model is often wrong, its predictions hide that; but
+        neighbours are predicted alike more often than by chance.
         """
         if self.options.guard != 'source':
             return True
-        counts = source.argmax(1).bincount(minlength=source.shape[1]).float()
-        all_reduce(counts)
+        predicted = source.argmax(1)
+        counts = predicted.bincount(minlength=source.shape[1]).float()
+        order = torch.stack(alike_neighbours(predicted))
+        for value in (counts, order):
+            all_reduce(value)
+        alike, variance = order.tolist()
+        if alike > _BY_CHANCE * variance**0.5:
+            return False
         possible, least = min(len(counts), float(counts.sum())), self.options.min_balance
         if float(effective_classes(counts)) < least * possible:
             return False

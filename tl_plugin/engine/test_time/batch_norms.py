@@ -28,20 +28,31 @@ def normalising_by_batch(
         prior: Number of images that the source's moments are worth; 0 for the batch's alone.
         track: Whether running statistics follow, so that the model predicts alike later.
     """
-    for layer, moments in source.items():
-        vars(layer)['forward'] = _Forward(layer, moments, prior, track)
+    patches = [_Forward(layer, moments, prior, track) for layer, moments in source.items()]
     try:
+        for patch in patches:
+            vars(patch.layer)['forward'] = patch
         yield
     finally:
-        for layer in source:
-            del vars(layer)['forward']
+        for patch in patches:
+            del vars(patch.layer)['forward']
+            vars(patch.layer).update(patch.kept)
 
 
 class _Forward:
+    """The forward of a batch norm by the statistics of its input.
+
+    The layer's own forward does the rest, which may be more than a norm: timm's ``BatchNormAct2d``
+    has the activation, too. It gets inputs that its source statistics normalise to what is wanted.
+    """
+
     def __init__(
         self, layer: _BatchNorm, moments: tuple[Tensor, Tensor], prior: float, track: bool
     ) -> None:
         self.layer, self.moments, self.prior, self.track = layer, moments, prior, track
+        self.plain = layer.forward
+        #: An instance's own forward, which other tools set, too.
+        self.kept = {key: value for key, value in vars(layer).items() if key == 'forward'}
 
     def __call__(self, inputs: Tensor) -> Tensor:
         layer, share = self.layer, len(inputs) / (len(inputs) + self.prior)
@@ -51,11 +62,16 @@ class _Forward:
         if self.track:
             layer.running_mean.lerp_(mean.detach(), _MOMENTUM)
             layer.running_var.lerp_(variance.detach(), _MOMENTUM)
-        scale = (variance + layer.eps).rsqrt()
-        scale = scale if layer.weight is None else scale * layer.weight
-        shift = -mean * scale if layer.bias is None else layer.bias - mean * scale
+        source_mean, source_variance = self.moments
+        scale = ((source_variance + layer.eps) / (variance + layer.eps)).sqrt()
+        shift = source_mean - mean * scale
         shape = [1, -1, *[1] * (inputs.dim() - 2)]
-        return inputs * scale.view(shape) + shift.view(shape)
+        kept = dict(layer._buffers)
+        layer._buffers.update(running_mean=source_mean, running_var=source_variance)
+        try:
+            return self.plain(inputs * scale.view(shape) + shift.view(shape))
+        finally:
+            layer._buffers.update(kept)
 
 
 def moments_of(layers: Mapping[str, _BatchNorm]) -> dict[_BatchNorm, tuple[Tensor, Tensor]]:
