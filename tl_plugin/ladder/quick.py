@@ -35,7 +35,7 @@ _EPOCHS = 20
 #: Forward and backward pass of how many images are timed, and how often.
 _TIMED, _REPEATS = 8, 2
 #: Passes over the validation images that the rungs take which train nothing.
-_PASSES = {'adabn': 2, 'frozen_alignment': 4, 'interpolation': 12, 'adapted_interpolation': 12}
+_PASSES = {'adabn': 2, 'frozen_alignment': 4, 'interpolation': 12}
 
 
 def quick_config(write: Callable[[Path, int | None], Path], folder: Path) -> tuple[Path, list[str]]:

@@ -195,13 +195,14 @@ def _choose_mixed(
     """Select the rungs that give the other models: those asked for, or else those with data."""
 
     def ready(known: Sequence[str]) -> list[str]:
-        lacking = [_missing(rungs[name], settings, not_validated=not_validated) for name in known]
-        return [name for name, reason in zip(known, lacking) if not reason]
+        usual = [name for name in known if rungs[name].by_default]
+        lacking = [_missing(rungs[name], settings, not_validated=not_validated) for name in usual]
+        return [name for name, reason in zip(usual, lacking) if not reason]
 
     asked = [name for name in rung.towards if name in (names or ())]
     towards = (*asked, *ready(rung.towards), *rung.towards)[:1]
     asked = [name for name in rung.ingredients if name in (names or ())]
-    found = asked or ready([name for name in rung.ingredients if rungs[name].by_default])
+    found = asked or ready(rung.ingredients)
     return dataclasses.replace(rung, towards=towards, ingredients=found or rung.ingredients)
 
 

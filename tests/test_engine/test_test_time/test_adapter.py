@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
@@ -119,6 +120,28 @@ def test_it_is_the_method_of_the_paper(kind, options):
     assert torch.equal(net.conv.weight, Net(kind).conv.weight)
     assert torch.equal(net.fc.weight, Net(kind).fc.weight)
     assert all(value.requires_grad and value.grad is None for value in net.parameters())
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'tf_efficientnet_lite0',
+        'regnety_002',
+        'mobilenetv3_small_050',
+        'resnet10t',
+        'vit_tiny_patch16_224',
+    ],
+)
+def test_real_networks_predict_as_the_source_where_nothing_is_learned(name):
+    torch.manual_seed(0)
+    options = dict(img_size=64) if name.startswith('vit') else {}
+    net = timm.create_model(name, num_classes=K, **options).eval()
+    batch = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        net.train()(torch.randn(8, 3, 64, 64))  # running statistics that differ from the first
+        expected = net.eval()(batch)
+    it = adapter(net, method='sar', guard='none', lr=0.0, prior=1e9, depth=1.0)
+    torch.testing.assert_close(it(batch), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_resets_give_back_the_source_model_to_the_bit():
