@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import http.server
 import importlib.util
@@ -15,10 +16,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, runner
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
+from torch import nn
 
 from tl_plugin.stack import check as stack
 
@@ -285,3 +288,26 @@ def test_rooms_register_in_registries_that_were_asked_before():
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_synchronised_norms_keep_the_activations_of_timm():
+    """mmengine's own conversion drops them; what it does with other norms stays."""
+    torch.manual_seed(0)
+    net = timm.create_model('regnetx_002', num_classes=3)
+    with torch.no_grad():
+        net(torch.randn(4, 3, 32, 32))
+        expected = net.eval()(batch := torch.randn(2, 3, 32, 32))
+        plain = runner.convert_sync_batchnorm.plain(copy.deepcopy(net))
+        assert not torch.allclose(plain(batch), expected, atol=1e-3)
+        found = runner.convert_sync_batchnorm(net, 'torch')
+        torch.testing.assert_close(found.eval()(batch), expected)
+    norms = [type(layer) for layer in found.modules() if isinstance(layer, nn.SyncBatchNorm)]
+    assert len(norms) > 10 and not any(
+        isinstance(layer, nn.BatchNorm2d) for layer in found.modules()
+    )
+    usual = runner.convert_sync_batchnorm(nn.Sequential(nn.BatchNorm2d(3)))
+    assert type(usual[0]) is nn.SyncBatchNorm
+    stack.repair_stack()  # again
+    assert not hasattr(runner.convert_sync_batchnorm.plain, 'plain')
+    with pytest.raises(ValueError, match=r"'mmcv' would drop the activation of .*sync_bn='torch'"):
+        runner.convert_sync_batchnorm(timm.create_model('regnetx_002'), 'mmcv')

@@ -4,7 +4,8 @@ A stack that is too old or incomplete raises one error that names every problem 
 that fixes it. mmengine, mmpretrain and mmcv are looked up as modules: they come as OpenMMLab's
 distributions or as the forks of them that are maintained today. What is repaired here: checkpoints
 of mmengine load under torch's safe default, ``_base_ = 'tl_plugin::strategies/dann.py'`` works in
-any config, with any setuptools, and mmcv shifts hues under numpy 2.
+any config, with any setuptools, mmcv shifts hues under numpy 2, and ``sync_bn`` keeps the
+activations of timm's norms.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def repair_stack() -> None:
     serve_installed_paths()
     register_config_scope()
     repair_hue()
+    keep_activations_of_norms()
 
 
 def check_stack() -> None:
@@ -185,6 +187,38 @@ class _Hue(float):
 
     def __mul__(self, scale: float) -> int:
         return int(float(self) * scale) % 256
+
+
+def keep_activations_of_norms() -> None:
+    """Let ``sync_bn='torch'`` convert timm's ``BatchNormAct2d`` as timm does, with its activation.
+
+    mmengine puts a ``SyncBatchNorm`` in its place, which has none: EfficientNet, RegNet, MobileNet
+    and many others then train without most of their activations, on several GPUs alone.
+    """
+    from mmengine import model
+
+    plain = model.convert_sync_batchnorm
+    if hasattr(plain, 'plain'):
+        return
+
+    def convert_sync_batchnorm(module: Any, implementation: str = 'torch') -> Any:
+        from timm.layers import BatchNormAct2d
+        from timm.layers import convert_sync_batchnorm as convert
+
+        fused = [n for n, layer in module.named_modules() if isinstance(layer, BatchNormAct2d)]
+        if not fused:
+            return plain(module, implementation)
+        if implementation != 'torch':
+            raise ValueError(
+                f'sync_bn={implementation!r} would drop the activation of {fused[0]}, one of '
+                f"{len(fused)} such norm layers of timm: sync_bn='torch' keeps it"
+            )
+        return convert(module)
+
+    convert_sync_batchnorm.plain = plain
+    for name in ('mmengine.model', 'mmengine.runner.runner', 'mmengine._strategy.distributed'):
+        if name in sys.modules:
+            sys.modules[name].convert_sync_batchnorm = convert_sync_batchnorm
 
 
 def _stack_error(problems: list[tuple[str, str]]) -> ImportError:
