@@ -1,25 +1,38 @@
-"""Test-time adaptation on degraded digits, in shuffled and in sorted streams.
+"""Test-time adaptation on targets and corruptions, in shuffled and in sorted streams.
 
 python tools/ladder.py configs/digits/ladder.py --rungs source_only --seeds 0 1 2
 python tools/benchmarks/test_time.py work_dirs/ladder/source_only/seed_*/epoch_20.pth
+
+With the ladders that recommendations.py --no-target-labels --whole-rungs left in a folder, the same
+on the source models of these pairs:
+
+python tools/benchmarks/test_time.py --whole-rungs work_dirs/recommendations/whole_rungs
 """
 
 import argparse
+import json
+from pathlib import Path
 from statistics import fmean
 
+import cv2
 import harness
 import numpy as np
 import torch
+from pairs import PAIRS, side_of
+from whole_rungs import ORDER, folder_of
 
 from tl_plugin.analysis.features import build_model
 from tl_plugin.datasets.degrade_quality import CORRUPTIONS, DegradeQuality
 from tl_plugin.datasets.digits import DigitsDataset
 from tl_plugin.launch.configs import load_config
 
+ORDERS = ('shuffled', 'sorted')
+
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('checkpoints', nargs='+', help='source models of configs/digits')
+    parser.add_argument('checkpoints', nargs='*', help='source models of configs/digits')
+    parser.add_argument('--whole-rungs', type=Path, help='folder of the ladders of eight pairs')
     parser.add_argument('--methods', nargs='+', default=['tent', 'sar'])
     parser.add_argument('--severity', type=int, default=3)
     parser.add_argument('--batch-size', type=int, default=50)
@@ -27,20 +40,78 @@ def parse_args():
     return parser.parse_args()
 
 
-def images_of(name, severity):
-    """Read the 250 test digits: clean, from the field, with one corruption or with all."""
-    dataset = DigitsDataset(quality='field' if name == 'field' else 'clean', split='test')
-    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
-    found = [info['img'] for info in infos]
-    if name not in ('clean', 'field'):
-        chosen = None if name == 'all' else [name]
-        degrade = DegradeQuality(corruptions=chosen, severity=severity, seed=0)
-        found = [
-            degrade(dict(img=image, img_path=f'{number}.png', sample_idx=number))['img']
-            for number, image in enumerate(found)
-        ]
-    images = torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
-    return images, torch.tensor([info['gt_label'] for info in infos])
+def degraded(images, severity, corruptions=None):
+    """Degrade images, by all corruptions where none is named."""
+    change = DegradeQuality(corruptions=corruptions, severity=severity, seed=0)
+    return [
+        change(dict(img=np.ascontiguousarray(image), img_path=f'{number}.png', sample_idx=number))
+        for number, image in enumerate(images)
+    ]
+
+
+def tensors(images, labels):
+    """Return images, (N, 3, H, W), and labels."""
+    images = [image['img'] if isinstance(image, dict) else image for image in images]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+
+
+def with_corruptions(images, labels, severity):
+    """Yield name -> images and labels: with each corruption."""
+    return {
+        name: tensors(degraded(images, severity, [name]), labels) for name in sorted(CORRUPTIONS)
+    }
+
+
+def digits(severity):
+    """Return name -> images and labels of the 250 test digits."""
+
+    def read(quality):
+        dataset = DigitsDataset(quality=quality, split='test')
+        infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+        return [info['img'] for info in infos], [int(info['gt_label']) for info in infos]
+
+    images, labels = read('clean')
+    return {
+        'clean': tensors(images, labels),
+        'field': tensors(*read('field')),
+        'all': tensors(degraded(images, severity), labels),
+        **with_corruptions(images, labels, severity),
+    }
+
+
+def pair_data(folder, side, severity):
+    """Return name -> images and labels of a pair's test images, cut out of the middle."""
+
+    def read(paths):
+        for path in paths:
+            image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+            top, left = ((length - side) // 2 for length in image.shape[:2])
+            yield image[top : top + side, left : left + side]
+
+    known = json.loads((folder / 'labels.json').read_text())
+    target = sorted((folder / 'images/target/test').glob('*.png'))
+    source = sorted((folder / 'images/source').glob('*/*/*.png'))
+    source = [path for path in source if path.parts[-3] != 'train']
+    labels = [int(path.parent.name.split()[-1]) for path in source]
+    images = [*read(source)]
+    return {
+        'target': tensors([*read(target)], [known['/'.join(p.parts[-2:])] for p in target]),
+        'source': tensors(images, labels),
+        **with_corruptions(images, labels, severity),
+    }
+
+
+def cases(args):
+    """Yield what is measured: a name for the rows, a config, a checkpoint and the data."""
+    if args.checkpoints:
+        data = digits(args.severity)
+        for checkpoint in args.checkpoints:
+            yield '', 'configs/digits/source_only.py', checkpoint, data
+    for pair in ORDER if args.whole_rungs else ():
+        folder = folder_of(pair, args.whole_rungs)
+        (run,) = (folder / 'ladder/source_only').glob('seed_0')
+        data = pair_data(folder, side_of(PAIRS[pair][0]), args.severity)
+        yield f'{pair}: ', run / 'config.py', next(run.glob('epoch_*.pth')), data
 
 
 @torch.no_grad()
@@ -54,41 +125,50 @@ def accuracy(model, images, labels, order, batch_size):
     return 100 * right / len(labels)
 
 
+def shown(rows):
+    """Return the rows of the table: of a pair, one for all its corruptions."""
+    found = {}
+    for what, row in rows.items():
+        pair, _, data = what.rpartition(': ')
+        name, order = data.split(', ')
+        name = 'source, each corruption' if pair and name in CORRUPTIONS else name
+        about = f'{pair}: {name}, {order}' if pair else what
+        for method, values in row.items():
+            found.setdefault(about, {}).setdefault(method, []).extend(values)
+    return found
+
+
 def main():
     args = parse_args()
-    data = {
-        name: images_of(name, args.severity) for name in ('clean', 'field', 'all', *CORRUPTIONS)
-    }
     rows = {}
-    for checkpoint in args.checkpoints:
+    for about, config, checkpoint, data in cases(args):
         for method in ('none', *args.methods):
             overlays = [] if method == 'none' else [method]
-            cfg = load_config(
-                'configs/digits/source_only.py', overlays, {'load_from': str(checkpoint)}
-            )
+            cfg = load_config(str(config), overlays, {'load_from': str(checkpoint)})
             model = build_model(cfg)
             start = {name: value.clone() for name, value in model.state_dict().items()}
             for name, (images, labels) in data.items():
                 shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-                for order, rank in (
-                    ('shuffled', shuffled),
-                    ('sorted', labels.argsort(stable=True)),
-                ):
+                for order, rank in zip(ORDERS, (shuffled, labels.argsort(stable=True))):
                     model.load_state_dict(start)
                     if overlays:
                         model.begin_adaptation()
                     found = accuracy(model, images, labels, rank, args.batch_size)
-                    row = rows.setdefault(f'{name}, {order}', {})
+                    row = rows.setdefault(f'{about}{name}, {order}', {})
                     row.setdefault(method, []).append(found)
     worst = {
-        method: min(
-            now - before for row in rows.values() for now, before in zip(row[method], row['none'])
+        f'{method}, {order}': min(
+            now - before
+            for name, row in rows.items()
+            for now, before in zip(row[method], row['none'])
+            if name.endswith(order)
         )
         for method in args.methods
+        for order in ORDERS
     }
     lines = [
         harness.line(f'{method}: {what}', fmean(row[method]), fmean(row['none']), '% right', 1.0)
-        for what, row in rows.items()
+        for what, row in shown(rows).items()
         for method in args.methods
     ]
     harness.write(dict(severity=args.severity, worst_in_points=worst, rows=rows, lines=lines), args)
