@@ -56,8 +56,8 @@ train_cfg = dict(
     ],
     strong_source=True,
 )
-# A fitted layer has large weights for features that vary little. Without a limit, the first steps
-# on images that changed that much took the network to one class for all.
+# The last layer is fitted to images as they are, and the first steps are on images that changed a
+# lot: without a limit, their gradients took the network to one class for all.
 optim_wrapper = dict(clip_grad=dict(max_norm=10.0))
 custom_hooks = [
     dict(type='FrozenAlignmentHook'),

@@ -41,7 +41,7 @@ def test_logistic_regression_is_that_of_scikit_learn(inverse_penalty):
 
 def by_scikit_learn(source, labels, target, shares, c=10.0):
     def unit(x):
-        z = (x - x.mean(0)) / x.std(0)
+        z = (x - x.mean(0)) / np.sqrt(x.var(0) + 0.01 * x.var(0).mean())
         return z / np.linalg.norm(z, axis=1, keepdims=True)
 
     xs, xt, ys = unit(source.double().numpy()), unit(target.double().numpy()), labels.numpy()
@@ -69,6 +69,13 @@ def test_it_is_the_same_method_in_scikit_learn(shares):
     right = (found.pseudo_labels == truth).float().mean()
     plain = logistic_regression(source, labels, K)
     assert right > 0.95 > ((target @ plain.T).argmax(1) == truth).float().mean()
+
+
+def test_a_feature_that_hardly_varies_gets_no_weight_of_hundreds():
+    source, labels, target, _ = domains()
+    source[:, 3], target[:, 3] = source[:, 3] / 1e3, target[:, 3] / 1e3
+    weight, _ = frozen_alignment(source, labels, target, K).linear_layer(target)
+    assert weight.abs()[:, 3].max() < 10 * weight.abs().max(0).values.median()
 
 
 def test_the_folded_layer_gives_the_same_classes_on_raw_features():

@@ -12,13 +12,19 @@ from torch import Tensor
 from .label_propagation import balance_classes, propagate_labels
 from .precision import full_precision
 
+#: Share of the mean variance of the features that is added to the variance of each.
+SHRINKAGE = 0.01
+
 
 class Standardization(NamedTuple):
     """Mean and inverse standard deviation of each feature of one domain.
 
     Attributes:
         mean: (D,).
-        inverse: (D,); 0 for a feature that is the same in all images, which says nothing.
+        inverse: (D,); 0 for a feature that is the same in all images, which says nothing. The
+            variance of the others is taken for larger by :data:`SHRINKAGE` of the mean variance:
+            one that hardly varies would get a weight of hundreds, so that an image in which it
+            does outweighs all others.
     """
 
     mean: Tensor
@@ -29,12 +35,13 @@ class Standardization(NamedTuple):
         """Measure the features of a domain, (N, D), N at least 2.
 
         >>> Standardization.of(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
-        Standardization(mean=tensor([2., 5.]), inverse=tensor([1., 0.]))
+        Standardization(mean=tensor([2., 5.]), inverse=tensor([0.9975, 0.0000]))
         """
-        mean, deviation = features.mean(0), features.std(0, correction=0)
+        mean, variance = features.mean(0), features.var(0, correction=0)
         # The last digits of float32 vary, too, with the size of a batch.
-        varies = deviation > 1e-5 * features.square().mean(0).sqrt()
-        return cls(mean, torch.where(varies, 1 / deviation, 0.0))
+        varies = variance > 1e-10 * features.square().mean(0)
+        shrunk = variance + SHRINKAGE * variance.mean()
+        return cls(mean, torch.where(varies, shrunk.rsqrt(), 0.0))
 
     def __call__(self, features: Tensor) -> Tensor:
         """Standardize features, (N, D)."""
