@@ -25,9 +25,6 @@ LABELLED_RUNGS = [
     'source_only',
     'feature_extraction',
     'fine_tune',
-    'surgical_fine_tune',
-    'auto_rgn',
-    'fine_tune_l2_sp',
     'joint_training',
 ]
 
@@ -56,7 +53,8 @@ def test_default_rungs_in_order_of_cost():
         'interpolation',
         'soup',
     ]
-    optional = ['quality_matched', 'linear_probe_then_fine_tune', 'lora', 'dann']
+    optional = ['quality_matched', 'linear_probe_then_fine_tune', 'surgical_fine_tune']
+    optional += ['auto_rgn', 'fine_tune_l2_sp', 'lora', 'dann']
     optional += ['dann_retention', 'interpolation', 'soup']
     assert [rung.name for rung in rungs.values() if not rung.by_default] == optional
     # Only those that say so get target labels.
@@ -102,7 +100,7 @@ def test_a_soup_is_made_of_what_is_asked_for_or_has_data():
     assert chosen[-1].mixed_with == ('dann',)  # lora is no ingredient
     few = dict(labelled_target_dataloader=SETTINGS['labelled_target_dataloader'])
     chosen, _ = select_rungs(read_rungs(few), ['soup'], few)
-    tuned = ('fine_tune', 'surgical_fine_tune', 'auto_rgn', 'fine_tune_l2_sp', 'joint_training')
+    tuned = ('fine_tune', 'joint_training')
     assert chosen[-1].mixed_with == tuned and names(chosen) == ['source_only', *tuned, 'soup']
     with pytest.raises(ValueError, match=r"'soup' can't .* it builds on fine_tune"):
         select_rungs(read_rungs({}), ['soup'], {})
