@@ -128,3 +128,29 @@ def test_whole_rungs_are_judged_by_labels_that_no_rung_saw(tmp_path):
     (expected,) = [v for what, v in told.items() if what.startswith('expected accuracy of 3')]
     assert expected[0] == pytest.approx(20 / 3)
     assert sum('not measured' in what for what in told) == 7
+
+
+def test_whole_rungs_with_labels_are_judged_by_test_accuracy(tmp_path):
+    place = (
+        tmp_path / 'labelled_rungs' / ''.join(c if c.isalnum() else '_' for c in PAIR) / 'ladder'
+    )
+    place.mkdir(parents=True)
+    accuracies = dict(source_only=40.0, fine_tune=61.0, joint_training=60.0)
+    rungs = [
+        dict(
+            name=name, seconds=9.0, domains=dict(target=dict(accuracy=on), source=dict(accuracy=90))
+        )
+        for name, on in accuracies.items()
+    ]
+    advice = dict(rung='joint_training', measure='target/accuracy/top1', ahead=None)
+    results = dict(rungs=rungs, recommendation=advice, left_out={}, failures=[], commit='abc')
+    (place / 'results.json').write_text(json.dumps(results))
+    out = tmp_path / 'table.json'
+    options = ('--whole-rungs', '--table', '--work-dir', str(tmp_path), '--out', str(out))
+    run('recommendations.py', *options)
+    found = json.loads(out.read_text())
+    assert found['rungs']['fine_tune']['best'] == 1 and found['rungs']['source_only']['near'] == 0
+    told = {line['what']: (line['ours'], line['plain']) for line in found['lines']}
+    (chosen,) = [v for what, v in told.items() if what.startswith('recommended, points behind')]
+    assert chosen == (1.0, 21.0)
+    assert not any('expected accuracy' in what for what in told)

@@ -236,8 +236,8 @@ DEFAULT_RUNGS = (
         strategies=('dann',),
         data=SOURCE_AND_TARGET,
         start='source_only',
-        # tools/benchmarks/README.md#whole_rungs: never best on eight pairs without target labels,
-        # 19 points behind on average.
+        # tools/benchmarks/README.md#candidate_rungs: never best on eight pairs without target
+        # labels, 22 points behind on average.
         by_default=False,
         about='Learns features that work on source and target alike, without target labels.',
     ),

@@ -70,6 +70,15 @@ BENCHMARKS = {
         'accuracy; short training on 320 images a domain, 96 pixels, digits 64',
         None,
     ),
+    'candidate_rungs': (
+        'the rungs that were climbed by default before, on these pairs, without target labels; the '
+        'other interpolation is towards self_training',
+        None,
+    ),
+    'labelled_rungs': (
+        'rungs of whole ladders with 5 labels of each class of the target, on these pairs',
+        None,
+    ),
     'label_errors': (
         "wrong labels put in, found and counted, against cleanlab's ranking of the same "
         'probabilities',
@@ -112,6 +121,8 @@ BENCHMARKS = {
 PARTS = dict(
     without_labels='recommendations.py --no-target-labels',
     whole_rungs='recommendations.py --no-target-labels --whole-rungs',
+    candidate_rungs='recommendations.py --no-target-labels --whole-rungs --rungs ...',
+    labelled_rungs='recommendations.py --whole-rungs',
 )
 MEASURABLE = [name for name, (_, arguments) in BENCHMARKS.items() if arguments is not None]
 
