@@ -8,7 +8,7 @@
 # the Python to make .venv with, --cpu takes PyTorch without CUDA, a fraction of the download,
 # --stack onedl the maintained forks of mmengine and mmpretrain.
 # It climbs a selection of the rungs, one of each kind: the first result comes within a minute, the
-# last within four on two cores that have nothing else to do. All rungs take
+# last within four on two cores that have nothing else to do. The default rungs take
 # python tools/ladder.py configs/digits/ladder.py
 # A second call reuses what is there: the environment, and every rung that was finished.
 set -euo pipefail

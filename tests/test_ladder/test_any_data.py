@@ -14,6 +14,7 @@ from tests.test_ladder.conftest import run_tool, write_tiny
 from tl_plugin.ladder import quick
 from tl_plugin.ladder.quick import check_has_weights, quick_side
 from tl_plugin.ladder.run_ladder import choose_rungs
+from tl_plugin.ladder.selection import read_rungs
 from tl_plugin.launch.configs import load_config
 
 COLOURS = dict(blue=(30, 30, 200), green=(30, 200, 30), red=(200, 30, 30))
@@ -124,7 +125,7 @@ def test_the_cost_of_a_climb_grows_with_its_epochs(tmp_path, monkeypatch):
     rungs = {rung.name: rung for rung in choose_rungs(cfg)[1]}
     alone = quick.cost_of_climb(cfg, [rungs['source_only']], 32)
     assert alone == pytest.approx(2 * 32 * 0.03 + 2 * 50 * 0.01 + 2 * 50 * 0.01)
-    dann = quick.cost_of_climb(cfg, [rungs['source_only'], rungs['dann']], 32)
+    dann = quick.cost_of_climb(cfg, [rungs['source_only'], read_rungs(cfg.ladder)['dann']], 32)
     assert dann - alone == pytest.approx(2 * 64 * 0.03 + 2 * 50 * 0.01 + 2 * 50 * 0.01)
 
 
