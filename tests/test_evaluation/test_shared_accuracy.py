@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 from tl_plugin.evaluation import shared_accuracy as module
 from tl_plugin.evaluation.shared_accuracy import shared_accuracy
 
-RESULTS = Path(__file__).resolve().parents[2] / 'tools/benchmarks/results/whole_rungs.json'
+RESULTS = Path(__file__).resolve().parents[2] / 'tools/benchmarks/results/candidate_rungs.json'
 
 
 def models(count, images=200):

@@ -69,7 +69,8 @@ def test_limits_out_of_range(wrong):
 
 def test_the_climb_stops_where_it_is_enough(tmp_path):
     config = write_tiny(tmp_path)
-    code, output = run_tool(config, '--work-dir', tmp_path / 'work', '--until', '0.1')
+    asked = ('--until', '0.1', '--rungs', *RUNGS)
+    code, output = run_tool(config, '--work-dir', tmp_path / 'work', *asked)
     assert code == 0, output
     results = json.loads((tmp_path / 'work' / 'results.json').read_text())
     assert [rung['name'] for rung in results['rungs']] == ['source_only']

@@ -13,8 +13,9 @@ from .expected_accuracy import LEAST_IMAGES, ExpectedAccuracy
 
 #: The log-odds of accuracy on a line over those of mutual agreement, and how far off it is on
 #: pairs of domains that it wasn't fitted to, as a standard deviation. All three are what
-#: tools/benchmarks/recommendations.py --no-target-labels --whole-rungs found on the default rungs
-#: of eight pairs, and stand in its results.
+#: tools/benchmarks/recommendations.py found on eight rungs of eight pairs, in
+#: tools/benchmarks/results/candidate_rungs.json; whole_rungs.json has how far off they are on the
+#: four that are climbed by default.
 SLOPE, SHIFT, SPREAD = 1.01, -0.05, 0.67
 #: Two models share one number, whichever of them is right.
 LEAST_MODELS = 3
