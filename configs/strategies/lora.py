@@ -14,8 +14,9 @@
 #        adapters  a file adapters.pth to start from, beside the weights it was trained beside
 # Note   What trains is a matter of FreezeHook: neck, head and adapters. With 5 labels a class, on three
 #        pairs, it was 1 to 8 points ahead of fine_tune on the target and forgot a third to three fifths
-#        as much of the source (tools/benchmarks/lora.py); after shorter training, on two pairs, 3 points
-#        behind on the target and 2 to 9 ahead on the source (labelled_rungs).
+#        as much of the source (tools/benchmarks/lora.py). From source models of shorter training, on
+#        three pairs, it was 3 points behind to 16 ahead on the target, and 2 to 31 ahead on the source
+#        (labelled_rungs.json beside it).
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(type='LoRAClassifier', lora=dict(rank=8, alpha=16.0))

@@ -148,7 +148,7 @@ DEFAULT_RUNGS = (
         'quality_matched',
         strategies=('quality_matched',),
         data=SOURCE_AND_TARGET,
-        by_default=False,  # self_training, which matches the quality too, was ahead on each pair
+        by_default=False,  # self_training, which matches the quality, too, was ahead on each pair
         about='Trains on source images that are blurred, darkened and so on until they look like '
         "the unlabelled target images. The labels are the source's.",
     ),
@@ -184,7 +184,7 @@ DEFAULT_RUNGS = (
         strategies=('surgical_fine_tune',),
         data=LABELLED_TARGET,
         start='source_only',
-        # tools/benchmarks/README.md#labelled_rungs: on four pairs 5 to 32 points behind fine_tune
+        # tools/benchmarks/README.md#labelled_rungs: on three pairs 4 to 32 points behind fine_tune
         # on the target; it keeps more of the source, and joint_training more still.
         by_default=False,
         about='Trains only the layers nearest to the image on the few target labels, so that they '
