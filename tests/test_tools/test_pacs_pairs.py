@@ -41,12 +41,6 @@ def test_the_best_of_theirs_on_shared_seeds(lines):
     assert alone[f'{second}: ours not measured yet'] is None
 
 
-def test_what_was_looked_at_is_said(lines):
-    for ours, pair in (('frozen_alignment', 'photo -> cartoon'), ('other', 'photo -> cartoon')):
-        row, *_ = lines({('ours', pair): {0: 70.0}, ('mcc', pair): {0: 50.0}}, ours)
-        assert row['what'].endswith('looked at while ours was written') == (ours != 'other')
-
-
 def test_a_run_that_is_measured_is_kept_and_the_others_go_on(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import pacs_pairs
