@@ -269,7 +269,9 @@ DEFAULT_RUNGS = (
         data=TWO_MODELS,
         start='source_only',
         towards=('fine_tune', 'self_training', 'dann'),
-        by_default=False,  # its best point was the adapted model itself where that was good
+        # tools/benchmarks/README.md#candidate_rungs: on each of eight pairs, its best point on the
+        # way to self_training was self_training.
+        by_default=False,
         about='Trains nothing. Mixes the weights of the source model with those of the fine-tuned '
         'one (without target labels: the adapted one), in steps from one to the other, and keeps '
         "the mix that is best on the target's validation images inside the source budget.",
