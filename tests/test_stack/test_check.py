@@ -309,5 +309,17 @@ def test_synchronised_norms_keep_the_activations_of_timm():
     assert type(usual[0]) is nn.SyncBatchNorm
     stack.repair_stack()  # again
     assert not hasattr(runner.convert_sync_batchnorm.plain, 'plain')
-    with pytest.raises(ValueError, match=r"'mmcv' would drop the activation of .*sync_bn='torch'"):
+    with pytest.raises(ValueError, match=r"of stem\.bn, a BatchNormAct2d.*sync_bn='torch' keeps"):
         runner.convert_sync_batchnorm(timm.create_model('regnetx_002'), 'mmcv')
+
+
+def test_other_norms_that_do_more_are_refused():
+    class Leaky(nn.BatchNorm2d):
+        def forward(self, inputs):
+            return nn.functional.leaky_relu(super().forward(inputs))
+
+    with pytest.raises(ValueError, match=r'of 0, a Leaky, .*leave sync_bn out'):
+        runner.convert_sync_batchnorm(nn.Sequential(Leaky(3)))
+    converted = timm.layers.convert_sync_batchnorm(timm.create_model('regnetx_002'))
+    with pytest.raises(ValueError, match=r'of stem\.bn, a SyncBatchNormAct'):
+        runner.convert_sync_batchnorm(converted)

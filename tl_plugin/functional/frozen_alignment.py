@@ -12,7 +12,8 @@ from torch import Tensor
 from .label_propagation import balance_classes, propagate_labels
 from .precision import full_precision
 
-#: Share of the mean variance of the features that is added to the variance of each.
+#: Share of the mean variance of the features that is added to the variance of each: small, for it
+#: only has to bound the weights.
 SHRINKAGE = 0.01
 
 

@@ -205,20 +205,32 @@ def keep_activations_of_norms() -> None:
         from timm.layers import BatchNormAct2d
         from timm.layers import convert_sync_batchnorm as convert
 
-        fused = [n for n, layer in module.named_modules() if isinstance(layer, BatchNormAct2d)]
-        if not fused:
+        kinds = {n: type(layer) for n, layer in module.named_modules() if _does_more(layer)}
+        if not kinds:
             return plain(module, implementation)
-        if implementation != 'torch':
-            raise ValueError(
-                f'sync_bn={implementation!r} would drop the activation of {fused[0]}, one of '
-                f"{len(fused)} such norm layers of timm: sync_bn='torch' keeps it"
-            )
+        for name, kind in kinds.items():
+            if implementation != 'torch' or not issubclass(kind, BatchNormAct2d):
+                cure = 'leave sync_bn out, so that each process normalises by its own batch'
+                if issubclass(kind, BatchNormAct2d):
+                    cure = "sync_bn='torch' keeps its activation"
+                raise ValueError(
+                    f'sync_bn={implementation!r} puts a SyncBatchNorm in the place of {name}, a '
+                    f'{kind.__name__}, which does more than normalise: {cure}'
+                )
         return convert(module)
 
     convert_sync_batchnorm.plain = plain
     for name in ('mmengine.model', 'mmengine.runner.runner', 'mmengine._strategy.distributed'):
         if name in sys.modules:
             sys.modules[name].convert_sync_batchnorm = convert_sync_batchnorm
+
+
+def _does_more(layer: Any) -> bool:
+    """Return whether a layer is a batch norm with a forward that isn't torch's."""
+    from torch.nn.modules import batchnorm
+
+    norm = isinstance(layer, batchnorm._BatchNorm)
+    return norm and type(layer).forward.__module__ != batchnorm.__name__
 
 
 def _stack_error(problems: list[tuple[str, str]]) -> ImportError:

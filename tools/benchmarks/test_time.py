@@ -44,19 +44,18 @@ def degraded(images, severity, corruptions=None):
     """Degrade images, by all corruptions where none is named."""
     change = DegradeQuality(corruptions=corruptions, severity=severity, seed=0)
     return [
-        change(dict(img=np.ascontiguousarray(image), img_path=f'{number}.png', sample_idx=number))
-        for number, image in enumerate(images)
+        change(dict(img=np.ascontiguousarray(image), img_path=f'{n}.png', sample_idx=n))['img']
+        for n, image in enumerate(images)
     ]
 
 
 def tensors(images, labels):
     """Return images, (N, 3, H, W), and labels."""
-    images = [image['img'] if isinstance(image, dict) else image for image in images]
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
 
 def with_corruptions(images, labels, severity):
-    """Yield name -> images and labels: with each corruption."""
+    """Return name of a corruption -> images with it, and labels."""
     return {
         name: tensors(degraded(images, severity, [name]), labels) for name in sorted(CORRUPTIONS)
     }
