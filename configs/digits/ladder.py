@@ -44,6 +44,10 @@ ladder = dict(
                 **few_labels,
             )
         ),
+        # All images in two views: so many epochs are enough.
+        self_training=dict(
+            options=dict(train_cfg=dict(max_epochs=12), param_scheduler=dict(T_max=12))
+        ),
         dann=dict(options=adapted),
         dann_retention=dict(options=adapted),
         dann_pseudo_label=dict(

@@ -30,6 +30,8 @@
 #        of the strong view (train_cfg.strong_view): any list of transforms;
 #        train_cfg.strong_source=False keeps the source's images as train_dataloader gives them;
 #        optim_wrapper.clip_grad.max_norm  of the gradient
+#        of WarmupHook (custom_hooks.WarmupHook.*)
+#        share             of training in which the learning rate grows
 # Note   A neck with weights that nobody trained is refused: model.neck=None, or load_from.
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
@@ -57,9 +59,10 @@ train_cfg = dict(
     strong_source=True,
 )
 # The last layer is fitted to images as they are, and the first steps are on images that changed a
-# lot: without a limit, their gradients took the network to one class for all.
+# lot: without a limit and a warm-up, they took the network to one class for all.
 optim_wrapper = dict(clip_grad=dict(max_norm=10.0))
 custom_hooks = [
     dict(type='FrozenAlignmentHook'),
     dict(type='FreezeHook', patterns=[r'^head\.']),
+    dict(type='WarmupHook'),
 ]

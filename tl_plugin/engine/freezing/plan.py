@@ -13,6 +13,7 @@ from tl_plugin.reporting.tables import make_table, table_text
 from tl_plugin.stack.model_wrappers import parameters
 
 from ..layers import LayerMap
+from ..optimizers.warmup import lower_rates, restore_rates
 from .schedules import Every, Phase, Plateau, Schedule, Time, Until
 from .trainable import optimizers
 
@@ -189,10 +190,7 @@ def times_by_name(phases: Sequence[Phase], schedule: Schedule) -> Mapping[str, s
 class PhaseWarmup:
     """Lower the rate of newly trained groups during an iteration, and restore it after.
 
-    Schedulers compute a rate from the last one, so that whatever lowers it for good compounds
-    with them. Here the groups hold the lowered rate only from ``before_train_iter``, where it is
-    logged, to ``after_train_iter``, before schedulers and checkpoints see it. The factor is a
-    function of the iteration alone, so that a resumed run goes on exactly.
+    The factor is a function of the iteration alone, so that a resumed run goes on exactly.
 
     Args:
         runner: The runner, with its optimizer loaded.
@@ -209,7 +207,6 @@ class PhaseWarmup:
         self, runner: Runner, phases: Sequence[Phase], initially_frozen: Collection[str], iters: int
     ) -> None:
         self.iters = iters
-        self._saved: list[tuple[dict, float]] = []
         values = parameters(runner.model)
         groups = [g for optimizer in optimizers(runner) for g in optimizer.param_groups]
         waiting = {id(values[name]) for name in initially_frozen}
@@ -241,13 +238,9 @@ class PhaseWarmup:
         """
         for groups, start in zip(self.groups, starts):
             if 0 <= iteration - start < self.iters:
-                factor = (iteration - start + 1) / (self.iters + 1)
-                for group in groups:
-                    self._saved.append((group, group['lr']))
-                    group['lr'] = group['lr'] * factor
+                lower_rates(groups, (iteration - start + 1) / (self.iters + 1))
 
     def restore(self) -> None:
         """Give each group its rate back, to the bit."""
-        for group, rate in reversed(self._saved):
-            group['lr'] = rate
-        self._saved.clear()
+        for groups in self.groups:
+            restore_rates(groups)

@@ -22,6 +22,7 @@ from .small_loss_hook import SmallLossHook
 from .source_model_hook import SourceModelHook
 from .test_time_adaptation_hook import TestTimeAdaptationHook
 from .validation_risk_hook import ValidationRiskHook
+from .warmup_hook import WarmupHook
 
 __all__ = [
     'AdaBNHook',
@@ -46,4 +47,5 @@ __all__ = [
     'SourceModelHook',
     'TestTimeAdaptationHook',
     'ValidationRiskHook',
+    'WarmupHook',
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmengine.logging import print_log
-from mmengine.runner import IterBasedTrainLoop, Priority, Runner, get_priority
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS
 
 from tl_plugin.stack.model_wrappers import parameters
@@ -16,6 +16,7 @@ from ..freezing.schedules import Plateau, PlateauState, read_schedule
 from ..freezing.trainable import check_in_optimizer, frozen_here
 from ..layers.selection import LayerSpec
 from ..monitors import Monitor
+from ..optimizers.warmup import check_priority
 from .freeze_hook import FreezeHook
 
 
@@ -104,12 +105,8 @@ class GradualUnfreezeHook(FreezeHook):
         super().before_run(runner)
         if not first or not self.initially_frozen:
             return
-        if self.warmup_iters and get_priority(self.priority) > Priority.HIGHEST.value:
-            raise ValueError(
-                f"GradualUnfreezeHook with warmup_iters needs priority 'HIGHEST', its default, to "
-                'restore the learning rates before schedulers and checkpoints see them; got '
-                f'{self.priority!r}.'
-            )
+        if self.warmup_iters:
+            check_priority(self)
         phases = self.schedule.phases(self.layer_map, sorted(self.initially_frozen))
         length = runner.max_epochs if self.schedule.by_epoch else runner.max_iters
         if self.schedule.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
