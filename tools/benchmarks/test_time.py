@@ -155,6 +155,11 @@ def main():
                     found = accuracy(model, images, labels, rank, args.batch_size)
                     row = rows.setdefault(f'{about}{name}, {order}', {})
                     row.setdefault(method, []).append(found)
+        write(rows, args)  # after each model, for all together take an hour
+
+
+def write(rows, args):
+    """Write what has been measured."""
     worst = {
         f'{method}, {order}': min(
             now - before

@@ -55,7 +55,8 @@ def build_loaders(cfg, seed):
 
 def images_of(batch):
     """Normalised as the config's data preprocessor does it, (N, 3, H, W) in RGB."""
-    return torch.stack(list(batch['inputs'])).float().flip(1).sub(127.5).div(127.5)
+    images = torch.stack(list(batch['inputs'])).float().flip(1).sub(127.5).div(127.5)
+    return images.to(memory_format=torch.channels_last)
 
 
 def labels_of(batch):
@@ -79,7 +80,8 @@ def build_network(cfg):
     backbone.load_state_dict(weights)
     backbone.out_features = backbone.get_classifier().in_features
     backbone.reset_classifier(0, '')
-    return classifier(backbone, CLASSES, bottleneck_dim=WIDTH)
+    network = classifier(backbone, CLASSES, bottleneck_dim=WIDTH)
+    return network.to(memory_format=torch.channels_last)  # as ours, a third faster on a CPU
 
 
 def build_loss(method):
