@@ -96,7 +96,7 @@ from .spectral import (
     largest_singular_values,
     relative_spread,
 )
-from .test_time import alike_neighbours, effective_classes, reliable_entropy
+from .test_time import effective_classes, order_dependence, reliable_entropy
 from .validation_risk import control_variate_risk, density_ratio
 
 __all__ = [
@@ -105,7 +105,6 @@ __all__ = [
     'Flips',
     'FrozenAlignment',
     'Standardization',
-    'alike_neighbours',
     'ascent_steps',
     'attraction_and_dispersion',
     'average_weights',
@@ -167,6 +166,7 @@ __all__ = [
     'minibatch_cka',
     'multilinear_map',
     'num_positions',
+    'order_dependence',
     'prediction_entropy',
     'prediction_flips',
     'propagate_labels',

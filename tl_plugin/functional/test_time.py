@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .precision import full_precision
@@ -53,29 +54,47 @@ def effective_classes(counts: Tensor) -> Tensor:
     return torch.special.entr(shares).sum().exp()
 
 
-def alike_neighbours(classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many more neighbours in a row have one class than in a random order of the row.
+@full_precision
+def order_dependence(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how much more alike the predictions of near images are than in a random order.
 
-    The runs test for several classes: a run ends where the class changes (Wald and Wolfowitz, "On a
-    Test Whether Two Samples Are from the Same Population", 1940; Mood, "The Distribution Theory of
-    Runs", 1940, both in the Annals of Mathematical Statistics). The number divided by the square
-    root of its variance is about a standard normal deviate if the order is random.
+    Mantel's test ("The Detection of Disease Clustering and a Generalized Regression Approach",
+    Cancer Research 27, 1967): the cosine similarities of predictions, summed over pairs that are at
+    most a fifth of the batch apart, with the mean and the variance of that sum over all orders.
+    Predictions are logits without the batch's mean, so that images of one class are alike where
+    the model takes them for different classes, too. The number divided by the square root of its
+    variance is about a standard normal deviate if the order is random.
 
     Args:
-        classes: The class of each in the row, (N,), integers from 0.
+        logits: Of a batch in the order in which it came, (N, K).
 
     Returns:
-        The number of neighbours alike minus the expected one, and its variance, both 0-d.
+        The sum minus its mean, and its variance, both 0-d; 0 for fewer than 5 images.
 
     Example:
-        >>> found, variance = alike_neighbours(torch.arange(40) // 10)
-        >>> float(found), bool(found > 5 * variance.sqrt())
-        (27.0, True)
+        >>> logits = 5 * torch.eye(4)[torch.arange(40) // 10]
+        >>> found, variance = order_dependence(logits)
+        >>> bool(found > 5 * variance.sqrt())
+        True
     """
-    count, sizes = len(classes), classes.bincount().float()
-    if count < 2:
-        return sizes.new_zeros(()), sizes.new_zeros(())
-    squares, cubes = sizes.pow(2).sum(), sizes.pow(3).sum()
-    alike = (classes[1:] == classes[:-1]).sum()
-    variance = squares * (squares + count * (count + 1)) - 2 * count * cubes - count**3
-    return alike - (squares / count - 1), (variance / (count**2 * (count - 1))).clamp(min=0)
+    count = len(logits)
+    if count < 5:
+        return logits.new_zeros(()), logits.new_zeros(())
+    vectors = logits.detach().cpu().double()  # differences of large sums; not every device has it
+    vectors = vectors - vectors.mean(1, keepdim=True)
+    vectors = F.normalize(vectors - vectors.mean(0), dim=1)
+    alike = (vectors @ vectors.T).fill_diagonal_(0)
+    at = torch.arange(count)
+    near = ((at[:, None] - at).abs() <= count // 5).to(alike).fill_diagonal_(0)
+    # Sums, sums of squares, and squares of the sums of rows, for matrices that are symmetric.
+    (s0, s1, s2), (t0, t1, t2) = (
+        (m.sum(), 2 * m.square().sum(), 4 * m.sum(0).square().sum()) for m in (near, alike)
+    )
+    pairs = count * (count - 1)
+    triples = pairs * (count - 2)
+    mean = s0 * t0 / pairs
+    square = s1 * t1 / (2 * pairs)
+    square += (s2 - 2 * s1) * (t2 - 2 * t1) / (4 * triples)
+    square += (s0**2 + s1 - s2) * (t0**2 + t1 - t2) / (triples * (count - 3))
+    found = (near * alike).sum() - mean, (square - mean**2).clamp(min=0)
+    return tuple(value.to(logits) for value in found)

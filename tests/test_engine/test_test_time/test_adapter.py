@@ -11,7 +11,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from tl_plugin.engine.test_time import TestTimeAdapter, TestTimeOptions
-from tl_plugin.functional import alike_neighbours, effective_classes, reliable_entropy
+from tl_plugin.functional import effective_classes, order_dependence, reliable_entropy
 
 K = 3
 NORMS = {
@@ -208,15 +208,25 @@ def test_images_of_one_class_are_left_to_the_source_model():
     assert it.events['steps'] == 1
 
 
-def test_neighbours_alike_are_as_many_as_in_random_orders():
+def test_order_dependence_is_measured_against_random_orders():
     rng = np.random.default_rng(0)
-    row = np.repeat(np.arange(5), [3, 9, 12, 1, 15])
-    orders = (rng.permutation(row) for _ in range(20_000))
-    alike = [(order[1:] == order[:-1]).sum() for order in orders]
-    found, variance = alike_neighbours(torch.from_numpy(row))
-    assert float(found) == pytest.approx(len(row) - 5 - np.mean(alike), abs=0.1)
-    assert float(variance) == pytest.approx(np.var(alike), rel=0.05)
-    assert alike_neighbours(torch.tensor([3])) == (0, 0)
+    logits = rng.normal(size=(40, 5)) + 3 * np.eye(5)[np.repeat(np.arange(5), [3, 9, 12, 1, 15])]
+    vectors = logits - logits.mean(1, keepdims=True)
+    vectors -= vectors.mean(0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    alike = vectors @ vectors.T
+
+    def near(order):
+        at = np.argsort(order)
+        pairs = [(i, j) for i in range(40) for j in range(40) if 0 < abs(at[i] - at[j]) <= 8]
+        return sum(alike[pair] for pair in pairs)
+
+    sums = [near(rng.permutation(40)) for _ in range(2_000)]
+    found, variance = order_dependence(torch.from_numpy(logits))
+    assert float(found) == pytest.approx(near(np.arange(40)) - np.mean(sums), abs=3)
+    assert float(variance) == pytest.approx(np.var(sums), rel=0.1)
+    assert float(found) > 5 * float(variance) ** 0.5
+    assert order_dependence(torch.eye(4)) == (0, 0)
 
 
 def test_single_images_stand_beside_the_last_ones_or_are_refused():

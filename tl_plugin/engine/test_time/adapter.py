@@ -15,10 +15,10 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from tl_plugin.functional import (
-    alike_neighbours,
     ascent_steps,
     effective_classes,
     marginal_entropy,
+    order_dependence,
     prediction_entropy,
     reliable_entropy,
 )
@@ -28,8 +28,9 @@ from ..layers import LayerMap
 from .batch_norms import moments_of, normalising_by_batch, parameters_of_norms
 from .options import TestTimeOptions
 
-#: A normal deviate that a random order exceeds once in a hundred batches.
-_BY_CHANCE = 2.33
+#: A normal deviate that a random order exceeds once in ten batches. To leave such a batch to the
+#: source model costs little; to learn from one in an order by class costs a lot.
+_BY_CHANCE = 1.28
 
 
 class TestTimeAdapter:
@@ -64,6 +65,7 @@ class TestTimeAdapter:
         self._source = [value.detach().clone() for value in self._state()]
         self.events: Counter = Counter()
         self._recent: Tensor | None = None
+        self._order = [0.0, 0.0]
         self._begin_again()
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -108,7 +110,9 @@ class TestTimeAdapter:
         with self._source_in_place(), torch.no_grad():
             everything = self.predict(inputs if images is None else images)
         source = everything[-len(inputs) :]
-        stands = not self.batch_norms or (images is not None and self._is_mixed(everything))
+        stands = not self.batch_norms or (
+            images is not None and self._is_mixed(everything, len(inputs))
+        )
         self._count('source', source)
         if not stands:
             return self._served_by_source(source)
@@ -184,22 +188,24 @@ class TestTimeAdapter:
         kept = max(0.0, 1 - float(new.sum()) / self.options.memory)
         self._counts[whose] = kept * old + new
 
-    def _is_mixed(self, source: Tensor) -> bool:
+    def _is_mixed(self, source: Tensor, new: int) -> bool:
         """Whether the statistics of a batch stand for the domain: its classes are those of all.
 
         In a stream that nobody has shuffled, a batch is of few classes, and of others than the
         batches before it. Where the source model is often wrong, its predictions hide that; but
-        neighbours are predicted alike more often than by chance.
+        those of near images are more alike than by chance, in this batch or in the last ones.
         """
         if self.options.guard != 'source':
             return True
-        predicted = source.argmax(1)
-        counts = predicted.bincount(minlength=source.shape[1]).float()
-        order = torch.stack(alike_neighbours(predicted))
+        counts = source.argmax(1).bincount(minlength=source.shape[1]).float()
+        order = torch.stack(order_dependence(source))
         for value in (counts, order):
             all_reduce(value)
-        alike, variance = order.tolist()
-        if alike > _BY_CHANCE * variance**0.5:
+        # Images that stand beside small batches were counted before.
+        kept = max(0.0, 1 - float(counts.sum()) / self.options.memory) if new == len(source) else 0
+        latest = order.tolist()
+        self._order = [kept * old + now for old, now in zip(self._order, latest)]
+        if any(found > _BY_CHANCE * spread**0.5 for found, spread in (latest, self._order)):
             return False
         possible, least = min(len(counts), float(counts.sum())), self.options.min_balance
         if float(effective_classes(counts)) < least * possible:
