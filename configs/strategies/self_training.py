@@ -12,6 +12,8 @@
 #        Where frozen_alignment, with which it begins, is right on nearly all of the target already
 #        (PACS art to photo), it can end a little below it, and keeps more of the source.
 #        Give the backbone its weights: `load_from`, or `init_cfg` / `checkpoint_path` in the backbone.
+#        Where all it has is a source model that is often wrong, `model.norm_eval=False`: with fixed
+#        batch statistics it can end at one class for all. The ladder's rung sets that itself.
 # Paper  Lee, "Pseudo-Label", ICML workshop 2013; Zou et al., "Unsupervised Domain Adaptation for
 #        Semantic Segmentation via Class-Balanced Self-Training", ECCV 2018, arXiv 1810.07911;
 #        Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017, arXiv

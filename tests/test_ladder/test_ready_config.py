@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from mmengine.config import Config
 
@@ -54,6 +56,14 @@ def test_labelled_target_images_stand_among_those_of_the_source(cfg):
     assert 'target_dataloader' not in without.train_cfg
     cfg.ladder.pop('labelled_target_dataloader')
     assert ready_config(cfg, rung, 0).train_dataloader.dataset == cfg.train_dataloader.dataset
+
+
+def test_self_training_keeps_batch_statistics_where_it_has_general_weights(cfg):
+    rung = read_rungs(cfg.ladder)['self_training']
+    assert ready_config(cfg, rung, 0).model.norm_eval is False
+    assert ready_config(cfg, replace(rung, start=None), 0).model.norm_eval is True
+    mine = dict(model=dict(norm_eval=True))
+    assert ready_config(cfg, replace(rung, options=mine), 0).model.norm_eval is True
 
 
 def test_unlabelled_target_images_go_to_hooks_that_ask_for_them(cfg):

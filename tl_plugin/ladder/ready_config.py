@@ -78,6 +78,8 @@ def ready_config(cfg: Config, rung: Rung, seed: int, budget: float | None = None
         _give_target(ready, _plain(settings.target_dataloader), settings.get('source_free'))
     if budget is not None:
         _set_budget(ready, budget)
+    if rung.start is not None:
+        merge_options(ready, _plain(rung.start_options))
     merge_options(ready, _plain(rung.options))
     ready.merge_from_dict({'randomness': {'seed': seed}})
     return ready
