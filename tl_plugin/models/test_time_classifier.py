@@ -44,9 +44,10 @@ class TestTimeClassifier(AdaptationClassifier):
               et al., NeurIPS 2023, arXiv 2306.05401). Defaults to None.
             - ``guard``: 'none'; 'reset': go back where the adapted model predicts far fewer
               classes than the source model; 'source': that, and leave to the source model batches
-              of few classes, of others than those before, or in an order by class (runs test at
-              1%), whose statistics don't stand for the domain, and all while its predictions tell
-              more of the class (mutual information over the last images) than the adapted ones.
+              of few classes, of others than those before, or in an order by class (Mantel's test
+              at 10%), whose statistics don't stand for the domain, and all while its predictions
+              tell more of the class (mutual information over the last images) than the adapted
+              ones.
               Defaults to 'reset' and 'source'.
             - ``min_balance``: What 'far fewer', 'few' and 'others' are: a share of those that are
               possible. Defaults to 0.5.
