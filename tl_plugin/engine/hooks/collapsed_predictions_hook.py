@@ -19,9 +19,9 @@ from tl_plugin.stack.options import checked
 
 _CURE = (
     'Either the network is dead (the classification loss stays at that of guessing): lower the '
-    'learning rate, warm it up (WarmupHook), clip gradients (optim_wrapper.clip_grad), or let batch '
-    'norms follow the batches (model.norm_eval=False). Or an alignment pulls too hard: '
-    'lower its loss_weight or let it rise (gamma=10.0); entropy_minimization alone ends like this, '
+    'learning rate, warm it up (WarmupHook), clip gradients (optim_wrapper.clip_grad), or let '
+    'batch norms follow the batches (model.norm_eval=False). Or an alignment pulls too hard: lower '
+    'its loss_weight or let it rise (gamma=10.0); entropy_minimization alone ends like this, '
     'information_maximization keeps the classes apart'
 )
 
