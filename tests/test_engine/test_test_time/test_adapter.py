@@ -229,6 +229,20 @@ def test_order_dependence_is_measured_against_random_orders():
     assert order_dependence(torch.eye(4)) == (0, 0)
 
 
+def test_an_order_by_class_shows_where_half_of_the_predictions_are_wrong():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(7), [23, 27, 0, 0, 0, 0, 0])
+    found = dict(ordered=[], shuffled=[])
+    for _ in range(200):
+        logits = rng.normal(size=(50, 7)) + 1.2 * np.eye(7)[labels]
+        for name, order in dict(ordered=np.arange(50), shuffled=rng.permutation(50)).items():
+            excess, variance = order_dependence(torch.from_numpy(logits[order]))
+            found[name].append(float(excess) / float(variance) ** 0.5)
+    assert (logits.argmax(1) == labels).mean() < 0.6
+    assert np.mean(np.array(found['ordered']) > 1.28) > 0.9
+    assert 0.05 < np.mean(np.array(found['shuffled']) > 1.28) < 0.15
+
+
 def test_single_images_stand_beside_the_last_ones_or_are_refused():
     net, whole = Net(), Net()
     batch = images(20)
