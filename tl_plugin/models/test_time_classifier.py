@@ -43,12 +43,11 @@ class TestTimeClassifier(AdaptationClassifier):
             - ``reset_interval``: Go back to the source model every so many batches (RDumb, Press
               et al., NeurIPS 2023, arXiv 2306.05401). Defaults to None.
             - ``guard``: 'none'; 'reset': go back where the adapted model predicts far fewer
-              classes than the source model; 'source': that, and leave to the source model batches
-              of few classes, of others than those before, or in an order by class (Mantel's test
-              at 10%), whose statistics don't stand for the domain, and all while its predictions
-              tell more of the class (mutual information over the last images) than the adapted
-              ones.
-              Defaults to 'reset' and 'source'.
+              classes than the source model; 'source': that, and leave to the source model the
+              first batch, batches of few classes or of others than those before, streams in an
+              order by class (Mantel's test at 10%), whose statistics don't stand for the domain,
+              and all while its predictions tell more of the class (mutual information over the
+              last images) than the adapted ones. Defaults to 'reset' and 'source'.
             - ``min_balance``: What 'far fewer', 'few' and 'others' are: a share of those that are
               possible. Defaults to 0.5.
             - ``memory``: How many of the last images the guard looks at. Defaults to 200.

@@ -65,7 +65,7 @@ class TestTimeAdapter:
         self._source = [value.detach().clone() for value in self._state()]
         self.events: Counter = Counter()
         self._recent: Tensor | None = None
-        self._order = [0.0, 0.0]
+        self._last: Tensor | None = None
         self._begin_again()
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -198,14 +198,17 @@ class TestTimeAdapter:
         if self.options.guard != 'source':
             return True
         counts = source.argmax(1).bincount(minlength=source.shape[1]).float()
-        order = torch.stack(order_dependence(source))
-        for value in (counts, order):
+        last = source[-new:] if self._last is None else torch.cat([self._last, source[-new:]])
+        self._last = last[-max(self.options.memory, 2 * len(source)) :]
+        order = torch.stack([*order_dependence(source), *order_dependence(self._last)])
+        sizes = counts.new_tensor([len(source), len(self._last)])
+        for value in (counts, order, sizes):
             all_reduce(value)
-        # Images that stand beside small batches were counted before.
-        kept = max(0.0, 1 - float(counts.sum()) / self.options.memory) if new == len(source) else 0
-        latest = order.tolist()
-        self._order = [kept * old + now for old, now in zip(self._order, latest)]
-        if any(found > _BY_CHANCE * spread**0.5 for found, spread in (latest, self._order)):
+        here, spread, lately, lately_spread = order.tolist()
+        if here > _BY_CHANCE * spread**0.5 or lately > _BY_CHANCE * lately_spread**0.5:
+            return False
+        # A first batch of one class is like any other, until the next one is of another class.
+        if sizes[1] < 2 * sizes[0]:
             return False
         possible, least = min(len(counts), float(counts.sum())), self.options.min_balance
         if float(effective_classes(counts)) < least * possible:
