@@ -175,6 +175,16 @@ def write(rows, args):
         for what, row in shown(rows).items()
         for method in args.methods
     ]
+    lines += [
+        dict(
+            what=f'{what}: worst against the source model',
+            ours=points,
+            plain=None,
+            unit='points',
+            ratio=None,
+        )
+        for what, points in worst.items()
+    ]
     harness.write(dict(severity=args.severity, worst_in_points=worst, rows=rows, lines=lines), args)
 
 
