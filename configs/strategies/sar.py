@@ -1,8 +1,9 @@
 # SAR: test-time adaptation that learns from certain images alone, and goes back before it collapses.
 #
 # What   As tent, with a sharpness-aware step on images of low entropy, batch statistics that the
-#        source's stand beside, and a reset where the entropy falls too low. The first batch, and all
-#        while the last images are of few classes or in an order by class, the source model predicts.
+#        source's stand beside, and a reset where the entropy falls too low. The first batch (of
+#        small batches, those of two windows), and all while the last images are of few classes or in
+#        an order by class, the source model predicts.
 # When   As tent, in streams that nobody has shuffled, or with small batches.
 # Paper  Niu et al., "Towards Stable Test-Time Adaptation in Dynamic Wild World", ICLR 2023, arXiv
 #        2302.12400; Schneider et al., NeurIPS 2020, arXiv 2006.16971 (the source's statistics).

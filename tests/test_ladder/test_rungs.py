@@ -138,6 +138,19 @@ def test_a_config_changes_rungs_field_by_field_and_adds_its_own():
     assert list(rungs)[-1] == 'gentle'
 
 
+def test_other_strategies_take_none_of_a_rungs_own_options():
+    own = read_rungs({})['self_training']
+    assert own.start_options
+    changed = dict(self_training=dict(strategies=['source_only']))
+    rungs = read_rungs(dict(rungs=changed))
+    assert not rungs['self_training'].start_options and not rungs['self_training'].options
+    options = dict(model=dict(norm_eval=True))
+    changed = dict(self_training=dict(strategies=['self_training'], start_options=options))
+    assert read_rungs(dict(rungs=changed))['self_training'].start_options == options
+    changed = dict(self_training=dict(about='mine'))
+    assert read_rungs(dict(rungs=changed))['self_training'].start_options == own.start_options
+
+
 def test_asking_for_one_rung_brings_those_it_starts_from():
     rungs = read_rungs(SETTINGS)
     chosen, missing = select_rungs(rungs, ['fine_tune'], SETTINGS)

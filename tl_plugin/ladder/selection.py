@@ -20,6 +20,7 @@ def read_rungs(settings: Mapping) -> dict[str, Rung]:
     Args:
         settings: The config's ``ladder``: ``target_dataloader``, ``labelled_target_dataloader``,
             ``rungs``, a dict ``name -> fields of Rung that differ``, where a new name adds a rung,
+            and other strategies replace a rung's options, too,
             ``notes``, sentences on the data that are copied into the results, and ``source_free``,
             whether there are no source images, so that :data:`SOURCE_FREE_RUNGS` take the place of
             the default ones.
@@ -43,7 +44,9 @@ def read_rungs(settings: Mapping) -> dict[str, Rung]:
     for name, changes in (settings.get('rungs') or {}).items():
         _check_names(changes, fields, f'ladder.rungs.{name}')
         if name in rungs:
-            rungs[name] = dataclasses.replace(rungs[name], **changes)
+            # A rung's own options are of its own strategies.
+            own = dict(options={}, start_options={}) if 'strategies' in changes else {}
+            rungs[name] = dataclasses.replace(rungs[name], **{**own, **changes})
         else:
             rungs[name] = Rung(name, **{'strategies': (), **changes})
         _check_strategies(rungs[name], changes.get('strategies', rungs[name].strategies))

@@ -44,15 +44,18 @@ class TestTimeClassifier(AdaptationClassifier):
               et al., NeurIPS 2023, arXiv 2306.05401). Defaults to None.
             - ``guard``: 'none'; 'reset': go back where the adapted model predicts far fewer
               classes than the source model; 'source': that, and leave to the source model the
-              first batch, batches of few classes or of others than those before, streams in an
-              order by class (Mantel's test at 10%), whose statistics don't stand for the domain,
-              and all while its predictions tell more of the class (mutual information over the
-              last images) than the adapted ones. Defaults to 'reset' and 'source'.
+              first images, until twice as many have come as a batch (or its window) has, batches
+              of few classes or of others than those before, streams in an order by class (Mantel's
+              test at 10%), whose statistics don't stand for the domain, and all while its
+              predictions tell more of the class (mutual information over the last images) than the
+              adapted ones. Defaults to 'reset' and 'source'.
             - ``min_balance``: What 'far fewer', 'few' and 'others' are: a share of those that are
               possible. Defaults to 0.5.
             - ``memory``: How many of the last images the guard looks at. Defaults to 200.
-            - ``min_batch``, ``window``: Smaller batches stand beside the last ``window`` images;
-              0 refuses them. Networks without batch norm need neither. Default to 16 and 64.
+            - ``min_batch``, ``window``: Smaller batches stand beside the last ``window`` images,
+              and a step is taken when ``min_batch`` new ones have come; a window of 0 refuses them.
+              Networks without batch norm need no window: there a smaller batch takes a step that
+              is smaller in proportion, as in SAR's own code. Default to 16 and 64.
         **kwargs: As in :class:`AdaptationClassifier`.
 
     Raises:

@@ -60,6 +60,13 @@ def test_the_state_is_dropped_unless_it_is_saved(tmp_path, start):
     assert again.keys() == first.keys()
 
 
+def test_it_says_why_a_single_batch_changes_nothing(tmp_path, start, capfd):
+    streamed(tmp_path, start, 'sar', {'test_dataloader.batch_size': 24})
+    assert 'a first batch is never adapted to; smaller ones' in capfd.readouterr().out
+    streamed(tmp_path, start, 'sar')
+    assert 'never adapted to' not in capfd.readouterr().out
+
+
 def test_a_budget_of_source_accuracy_ends_in_the_source_model(tmp_path, start):
     options = {
         HOOK + 'budget': 0.0,

@@ -264,6 +264,60 @@ def test_single_images_stand_beside_the_last_ones_or_are_refused():
     assert adapter(Net('group'), method='sar', window=0)(batch[:1]).shape == (1, K)
 
 
+@pytest.mark.parametrize('size', [1, 3, 8])
+def test_small_batches_are_learned_from_as_large_ones(size):
+    colours = torch.arange(120) % K
+    colours = colours[torch.randperm(120, generator=torch.Generator().manual_seed(0))]
+    stream = images(120) + 2 * F.one_hot(colours, K)[:, :, None, None]
+
+    def trained():
+        """A model that is right on the stream, and certain."""
+        net = Net()
+        features = []
+        net.norm.momentum = 1.0
+        net.fc.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+        with torch.no_grad():
+            net.train()(stream)
+            means = torch.stack([features[0][colours == k].mean(0) for k in range(K)])
+            means -= means.mean(0)
+            net.fc.weight.copy_(20 * means)
+            net.fc.bias.copy_(-net.fc.weight @ features[0].mean(0))
+        return net
+
+    field = stream / 4  # the source model is right on it, and less certain than it could be
+    it = adapter(trained(), method='sar', min_batch=8, window=16, margin=1.0, lr=0.001)
+    found = torch.cat([it(batch) for batch in field.split(size)])
+    with torch.no_grad():
+        source = trained().eval()(field)
+    assert torch.isclose(found, source).all(1).sum() < 80
+    assert (found.argmax(1) == colours).float().mean() > 0.9
+    assert 5 <= it.events['steps'] <= 120 // 8
+    assert not any(name.startswith('reset') for name in it.events)
+
+
+def test_a_last_small_batch_stands_beside_the_batch_before():
+    net = Net()
+    batches = images(16), images(3, seed=2)
+    it = adapter(net, method='tent', guard='none', min_batch=8, window=12, lr=0.0)
+    found = [it(batch) for batch in batches][1]
+    beside = adapter(Net(), method='tent', guard='none', lr=0.0)
+    beside(batches[0])
+    whole = torch.cat([batches[0][-9:], batches[1]])
+    assert torch.allclose(found, beside(whole)[-3:], atol=1e-5)
+    assert it.events['steps'] == 1
+
+
+@pytest.mark.parametrize('kind', ['layer', 'group'])
+def test_a_single_image_moves_norms_that_need_no_batch_less(kind):
+    nets = Net(kind), Net(kind)
+    image = images(1)
+    adapter(nets[0], method='tent', guard='none', min_batch=16, lr=0.16)(image)
+    adapter(nets[1], method='tent', guard='none', min_batch=1, lr=0.01)(image)
+    for one, other in zip(*(net.norm.parameters() for net in nets)):
+        torch.testing.assert_close(one, other)
+    assert not torch.equal(nets[0].norm.weight, Net(kind).norm.weight)
+
+
 def test_it_runs_in_the_modes_of_prediction():
     expected = adapter(Net(), method='tent')(images())
     for mode in (torch.no_grad(), torch.inference_mode()):

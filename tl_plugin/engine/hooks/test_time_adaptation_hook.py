@@ -154,7 +154,13 @@ class TestTimeAdaptationHook(Hook):
     def _report(self) -> None:
         events = self._model.adapter.events
         found = ', '.join(f'{count:,} {what}' for what, count in events.items())
-        print_log(f'Test-time adaptation: {found}.', logger='current')
+        why = '.'
+        if events['served by the source model'] == events['batches'] == 1:
+            why = (
+                ': a first batch is never adapted to; smaller ones let the later images gain '
+                '(test_dataloader.batch_size=50)'
+            )
+        print_log(f'Test-time adaptation: {found}{why}', logger='current')
 
     def _source_accuracy(self, runner: Runner) -> float:
         loop = runner.test_loop

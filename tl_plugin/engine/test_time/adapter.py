@@ -28,8 +28,8 @@ from ..layers import LayerMap
 from .batch_norms import moments_of, normalising_by_batch, parameters_of_norms
 from .options import TestTimeOptions
 
-#: A normal deviate that a random order exceeds once in ten batches. To leave such a batch to the
-#: source model costs little; to learn from one in an order by class costs a lot.
+#: A normal deviate that a random order exceeds once in ten times, in each of two tests. A batch that
+#: is left to the source model costs little; one in an order by class that is learned from, a lot.
 _BY_CHANCE = 1.28
 
 
@@ -66,6 +66,7 @@ class TestTimeAdapter:
         self.events: Counter = Counter()
         self._recent: Tensor | None = None
         self._last: Tensor | None = None
+        self._new = 0
         self._begin_again()
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -99,6 +100,7 @@ class TestTimeAdapter:
         self._average: float | None = None
         self._counts: dict[str, Tensor] = {}
         self._gain: Tensor | None = None
+        self._told: Tensor | None = None
 
     def _serve(self, inputs: Tensor) -> Tensor:
         options = self.options
@@ -113,10 +115,11 @@ class TestTimeAdapter:
         stands = not self.batch_norms or (
             images is not None and self._is_mixed(everything, len(inputs))
         )
-        self._count('source', source)
+        self._new += self._count('stream', source)
         if not stands:
             return self._served_by_source(source)
         logits = self._learn(images)[-len(inputs) :].detach()
+        self._count('source', source)
         self._count('adapted', logits)
         if self._has_collapsed():
             self.reset('the adapted predictions have collapsed')
@@ -128,8 +131,16 @@ class TestTimeAdapter:
         return logits
 
     def _learn(self, images: Tensor) -> Tensor:
-        """Take one step on the entropy of a batch; return the logits from before it."""
+        """Take one step on the entropy of a batch; return the logits from before it.
+
+        Where the last images stand beside small batches, none is taken until enough new ones have
+        come: a step for each batch would be on the same images again and again.
+        """
         options, weights = self.options, [*self.weights.values()]
+        if self.batch_norms and self._new < options.min_batch:
+            with self._by_batch(track=True), torch.no_grad():
+                return self.predict(images)
+        self._new = 0
         with self._training():
             with self._by_batch(track=True):
                 logits = self.predict(images)
@@ -148,18 +159,22 @@ class TestTimeAdapter:
         return logits
 
     def _gradients(self, entropy: Tensor, kept: Tensor) -> tuple[float, int, list[Tensor]]:
-        """Return the mean entropy of the images that are kept, their number, and its gradients."""
+        """Return the mean entropy of the images that are kept, their number, and its gradients.
+
+        Those of a small batch count in proportion to its size, as in SAR's own code.
+        """
         total = (entropy * kept).sum()
         found = torch.autograd.grad(total, [*self.weights.values()], allow_unused=True)
         gradients = [
             torch.zeros_like(value) if gradient is None else gradient
             for value, gradient in zip(self.weights.values(), found)
         ]
-        sums = torch.stack([total.detach(), kept.sum().to(total)])
+        sums = torch.stack([total.detach(), kept.sum().to(total), total.new_tensor(len(kept))])
         for tensor in (sums, *gradients):
             all_reduce(tensor)
-        loss, count = sums.tolist()
-        mean = [gradient / max(count, 1) for gradient in gradients]
+        loss, count, images = sums.tolist()
+        share = min(1.0, images / self.options.min_batch) / max(count, 1)
+        mean = [gradient * share for gradient in gradients]
         return loss / max(count, 1), int(count), mean
 
     def _step(self, gradients: list[Tensor]) -> None:
@@ -178,15 +193,20 @@ class TestTimeAdapter:
 
     @property
     def _num_classes(self) -> int:
-        return len(self._counts['source'])
+        return len(self._counts['stream'])
 
-    def _count(self, whose: str, logits: Tensor) -> None:
-        """Add a batch's predicted classes to the counts of the last images, of all processes."""
+    def _count(self, whose: str, logits: Tensor) -> int:
+        """Add a batch's predicted classes to the counts of the last images, of all processes.
+
+        Returns:
+            Images of the batch, in all processes.
+        """
         new = logits.detach().argmax(1).bincount(minlength=logits.shape[1]).float()
         all_reduce(new)
         old = self._counts.get(whose, torch.zeros_like(new))
-        kept = max(0.0, 1 - float(new.sum()) / self.options.memory)
-        self._counts[whose] = kept * old + new
+        count = int(new.sum())
+        self._counts[whose] = max(0.0, 1 - count / self.options.memory) * old + new
+        return count
 
     def _is_mixed(self, source: Tensor, new: int) -> bool:
         """Whether the statistics of a batch stand for the domain: its classes are those of all.
@@ -213,7 +233,7 @@ class TestTimeAdapter:
         possible, least = min(len(counts), float(counts.sum())), self.options.min_balance
         if float(effective_classes(counts)) < least * possible:
             return False
-        before = self._counts.get('source', counts)
+        before = self._counts.get('stream', counts)
         shared = torch.minimum(counts / counts.sum(), before / before.sum()).sum()
         return float(shared) >= least
 
@@ -221,18 +241,20 @@ class TestTimeAdapter:
         """Whether adapted predictions carry more information about the class than the source's.
 
         It is the mutual information of image and class, marginal entropy minus mean entropy,
-        averaged over the last batches.
+        averaged over the last batches. A small batch is looked at with the predictions before it:
+        one image alone tells nothing of the classes.
         """
         if self.options.guard != 'source':
             return True
+        both, least = torch.stack([adapted, source]), self.options.min_batch
+        if len(source) < least and self._told is not None:
+            both = torch.cat([self._told, both], 1)
+        self._told = both[:, -max(self.options.window, least) :]
         gain = torch.stack(
-            [
-                marginal_entropy(logits) - prediction_entropy(logits).mean()
-                for logits in (adapted, source)
-            ]
+            [marginal_entropy(logits) - prediction_entropy(logits).mean() for logits in both]
         )
         all_reduce(gain)
-        share = min(1.0, len(adapted) / self.options.memory)
+        share = min(1.0, len(source) / self.options.memory)
         before = gain if self._gain is None else self._gain
         self._gain = (1 - share) * before + share * gain
         return float(self._gain[0]) > float(self._gain[1])
@@ -251,19 +273,20 @@ class TestTimeAdapter:
             ValueError: If it is one image and none may be added.
         """
         least, window = self.options.min_batch, self.options.window
-        if not self.batch_norms or len(inputs) >= least:
+        if not self.batch_norms:
             return inputs
-        if not window:
-            raise ValueError(
-                f'a batch of {len(inputs)} images has no statistics for batch norm: predict '
-                f'batches of {least} or more, or let the last images stand beside it '
-                '(model.test_time.window=64)'
-            )
-        recent = self._recent
-        if recent is None or recent.shape[1:] != inputs.shape[1:]:
-            recent = inputs[:0]
-        images = torch.cat([recent, inputs])[-max(window, len(inputs)) :]
-        self._recent = images
+        images, recent = inputs, self._recent
+        if len(inputs) < least:
+            if not window:
+                raise ValueError(
+                    f'a batch of {len(inputs)} images has no statistics for batch norm: predict '
+                    f'batches of {least} or more, or let the last images stand beside it '
+                    '(model.test_time.window=64)'
+                )
+            if recent is not None and recent.shape[1:] == inputs.shape[1:]:
+                images = torch.cat([recent, inputs])[-max(window, len(inputs)) :]
+        if window:
+            self._recent = images[-window:]
         return images if len(images) >= least else None
 
     def _by_batch(self, track: bool) -> Any:
