@@ -28,8 +28,8 @@ from ..layers import LayerMap
 from .batch_norms import moments_of, normalising_by_batch, parameters_of_norms
 from .options import TestTimeOptions
 
-#: A normal deviate that a random order exceeds once in ten times, in each of two tests. A batch that
-#: is left to the source model costs little; one in an order by class that is learned from, a lot.
+#: A normal deviate that a random order exceeds once in ten times, in each of two tests. To leave a
+#: batch to the source model costs little; to learn from one in an order by class costs a lot.
 _BY_CHANCE = 1.28
 
 
