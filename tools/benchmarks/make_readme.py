@@ -98,7 +98,10 @@ BENCHMARKS = {
         None,
     ),
     'overlays': ('sdat, adamatch and aad on the digits, against what they extend', None),
-    'lora': ('low-rank adapters, against fine-tuning, on 5 labels a class of three pairs', None),
+    'few_labels': (
+        'training a part, or each layer at its own rate, against fine-tuning: 5 labels a class',
+        None,
+    ),
     'wrong_labels': (
         'strategies for wrong labels on digits, a fifth of them wrong: accuracy on clean images',
         None,

@@ -1,10 +1,10 @@
-"""Low-rank adapters beside fine-tuning: 5 labels a class, three pairs, three seeds.
+"""Rungs that train a part, or each layer at its own rate, beside fine-tuning: 5 labels a class.
 
-    python tools/benchmarks/lora.py --work-dir work_dirs/lora
+    python tools/benchmarks/few_labels.py --work-dir work_dirs/few_labels
 
-EfficientNet-Lite0 with ImageNet weights learns the source, and then the rungs fine_tune and lora of
-the ladder start from that. What is finished is kept: the same command goes on. It needs data/mnist,
-data/pacs128 and data/weights/tf_efficientnet_lite0.pth.
+EfficientNet-Lite0 with ImageNet weights learns the source, and then these rungs of the ladder start
+from that, on four pairs with three seeds. What is finished is kept: the same command goes on. It
+needs data/mnist, data/pacs128 and data/weights/tf_efficientnet_lite0.pth.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from mmpretrain.datasets import MNIST
 from tl_plugin.datasets.degrade_quality import DegradeQuality
 from tl_plugin.datasets.digits import DigitsDataset
 
-TOOL = Path(__file__).resolve().parents[1] / 'ladder.py'
-RUNGS = ('fine_tune', 'lora')
+TOOLS = Path(__file__).resolve().parents[1]
+RUNGS = ('fine_tune', 'lora', 'surgical_fine_tune', 'auto_rgn')
 #: Pair -> passes over the source.
-PAIRS = {'digits': 20, 'mnist': 12, 'pacs': 3}
+PAIRS = {'digits': 20, 'mnist': 12, 'pacs': 3, 'photographs': 12}
 #: MNIST images of each class, in either domain.
 EACH = 80
 
@@ -35,7 +35,7 @@ EACH = 80
 def parse_args():
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/lora'))
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/few_labels'))
     parser.add_argument('--data', type=Path, default=Path('data'))
     parser.add_argument('--pairs', nargs='+', choices=PAIRS, default=[*PAIRS])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
@@ -75,6 +75,10 @@ def folders(pair, args):
     found = [args.work_dir / 'data' / pair / name for name in ('source', 'target')]
     if found[1].is_dir():
         return found
+    if pair == 'photographs':
+        command = [TOOLS / 'degrade.py', args.data / 'pacs128/photo', found[0].parent]
+        subprocess.run([sys.executable, *map(str, command), '--held-out', '0.5'], check=True)
+        return found
     if pair == 'digits':
         for folder, quality in zip(found, ('clean', 'field')):
             dataset = DigitsDataset(quality=quality, split='train')
@@ -90,11 +94,20 @@ def folders(pair, args):
 
 
 def climb(pair, args):
-    """Climb the three rungs of a pair; return the results."""
+    """Climb the rungs of a pair; return the results."""
     source, target = folders(pair, args)
     work_dir = args.work_dir / pair
     weights = args.data / 'weights' / 'tf_efficientnet_lite0.pth'
-    command = [sys.executable, TOOL, '--source', source, '--target', target, '--target-labels', 5]
+    command = [
+        sys.executable,
+        TOOLS / 'ladder.py',
+        '--source',
+        source,
+        '--target',
+        target,
+        '--target-labels',
+        5,
+    ]
     command += ['--backbone', 'timm:tf_efficientnet_lite0', '--checkpoint', weights]
     command += ['--image-size', args.image_size, '--work-dir', work_dir, '--jobs', 1]
     command += ['--seeds', *args.seeds, '--rungs', *RUNGS]
@@ -125,16 +138,20 @@ def row_of(rungs):
 
 
 def lines_of(rows):
-    """Return the lines of the page, lora against fine_tune."""
+    """Return the lines of the page, each rung against fine_tune."""
     lines = []
     for pair, row in rows.items():
-        tuned, ours = (row[name] for name in RUNGS)
-        for what in ('target', 'source'):
-            name = f'{pair}: {what} accuracy, lora against fine_tune'
-            lines.append(harness.line(name, fmean(ours[what]), fmean(tuned[what]), '%', 1.0))
-        # Adam keeps a gradient and two moments of each weight that trains.
-        megabytes = [12 * each['trainable'] / 2**20 for each in (ours, tuned)]
-        lines.append(harness.line(f'{pair}: gradients and moments', *megabytes, 'MiB', 1.0))
+        tuned = row['fine_tune']
+        for rung, ours in ((name, row[name]) for name in RUNGS[1:]):
+            for what, unit in {'target': '%', 'source': '%', 'forgot': 'points'}.items():
+                about = 'of the source forgotten' if what == 'forgot' else f'{what} accuracy'
+                means = [fmean(each[what]) for each in (ours, tuned)]
+                lines.append(harness.line(f'{pair}, {rung}: {about}', *means, unit, 1.0))
+            # Adam keeps a gradient and two moments of each weight that trains.
+            megabytes = [12 * each['trainable'] / 2**20 for each in (ours, tuned)]
+            if megabytes[0] != megabytes[1]:
+                what = f'{pair}, {rung}: gradients and moments'
+                lines.append(harness.line(what, *megabytes, 'MiB', 1.0))
     return lines
 
 
