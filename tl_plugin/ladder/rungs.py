@@ -221,6 +221,15 @@ DEFAULT_RUNGS = (
         strategies=('lora',),
         data=LABELLED_TARGET,
         start='source_only',
+        # The classes are the same. At the full rate most of what was forgotten was the last
+        # layer's: PACS cartoon to photo, 64 px, two seeds, forgot 15.6 points, and 10.3 at a tenth
+        # (fine_tune: 26.9), with as much gained on the target.
+        options=dict(
+            optim_wrapper=dict(
+                constructor='LayerwiseLROptimWrapperConstructor',
+                paramwise_cfg=dict(head_lr_mult=0.1),
+            )
+        ),
         by_default=False,  # most convolutional networks have nothing that could be adapted
         about='Trains the last layer and, beside each linear layer below it, the product of two '
         'narrow matrices on the few target labels; all weights of the source model stay.',
