@@ -12,6 +12,8 @@
 #        layers       depths that are adapted: ':-1' is all but neck and head
 # Options of LoRAHook (custom_hooks.LoRAHook.*)
 #        adapters  a file adapters.pth to start from, beside the weights it was trained beside
+# Options of WarmupHook (custom_hooks.WarmupHook.*)
+#        share  of training in which the rate grows to the config's
 # Note   What trains is a matter of FreezeHook: neck, head and adapters. With 5 labels a class, on three
 #        pairs, it was 1 to 8 points ahead of fine_tune on the target and forgot a third to three fifths
 #        as much of the source (tools/benchmarks/lora.py). From source models of shorter training, on
@@ -23,5 +25,6 @@ model = dict(type='LoRAClassifier', lora=dict(rank=8, alpha=16.0))
 custom_hooks = [
     dict(type='FreezeHook', patterns=[r'^(?!head\.|neck\.|.*\.lora_)']),
     dict(type='LoRAHook'),
+    dict(type='WarmupHook', share=0.1),  # as in the paper
     dict(type='LoadReportHook', new_classifier=True),  # for other classes than load_from
 ]
