@@ -14,11 +14,12 @@
 #        adapters  a file adapters.pth to start from, beside the weights it was trained beside
 # Options of WarmupHook (custom_hooks.WarmupHook.*)
 #        share  of training in which the rate grows to the config's
-# Note   What trains is a matter of FreezeHook: neck, head and adapters. With 5 labels a class, on three
-#        pairs, it was 1 to 8 points ahead of fine_tune on the target and forgot a third to three fifths
-#        as much of the source (tools/benchmarks/lora.py). From source models of shorter training, on
-#        three pairs, it was 3 points behind to 16 ahead on the target, and 2 to 31 ahead on the source
-#        (labelled_rungs.json beside it).
+# Note   What trains is a matter of FreezeHook: neck, head and adapters. The head learns at the config's
+#        rate; where its classes are those of the source model, a tenth keeps more of the source, as
+#        the ladder's rung does: constructor LayerwiseLROptimWrapperConstructor, head_lr_mult=0.1. So,
+#        with 5 labels a class, it was 1 to 9 points ahead of fine_tune on the target of four pairs,
+#        and forgot 24 to 39% as much of the source on three; on degraded photographs, where
+#        fine_tune forgot 4 points, it forgot 3 (tools/benchmarks/few_labels.py).
 custom_imports = dict(imports=['tl_plugin'], allow_failed_imports=False)
 
 model = dict(type='LoRAClassifier', lora=dict(rank=8, alpha=16.0))

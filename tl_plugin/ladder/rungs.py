@@ -187,8 +187,8 @@ DEFAULT_RUNGS = (
         strategies=('surgical_fine_tune',),
         data=LABELLED_TARGET,
         start='source_only',
-        # tools/benchmarks/README.md#labelled_rungs: on three pairs 4 to 32 points behind fine_tune
-        # on the target; it keeps more of the source, and joint_training more still.
+        # tools/benchmarks/README.md#few_labels: auto_rgn was ahead of it on the target of each of
+        # four pairs; it keeps more of the source than fine_tune, and joint_training more still.
         by_default=False,
         about='Trains only the layers nearest to the image on the few target labels, so that they '
         'undo what a field camera adds; all layers above keep what they know.',
@@ -198,7 +198,7 @@ DEFAULT_RUNGS = (
         strategies=('auto_rgn',),
         data=LABELLED_TARGET,
         start='source_only',
-        by_default=False,  # never best on these pairs, either
+        by_default=False,  # never best in labelled_rungs, either
         about='Trains all weights on the few target labels, each layer at a rate by how much these '
         'images want to change it, which is measured first.',
     ),
@@ -211,7 +211,7 @@ DEFAULT_RUNGS = (
         start='source_only',
         # The classes are the same, so that the last layer is kept near the source model, too.
         options=dict(model=dict(regularizers=dict(l2_sp=dict(exclude=[])))),
-        by_default=False,  # on these pairs within a point of fine_tune in both domains
+        by_default=False,  # in labelled_rungs within a point of fine_tune
         about='Trains all weights on the few target labels, with a penalty on their squared '
         'distance to the source model (L2-SP). It needs no source images, and the source model '
         "needn't be right on the target.",
