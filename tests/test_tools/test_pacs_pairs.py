@@ -24,6 +24,7 @@ def test_the_best_of_theirs_on_shared_seeds(lines):
         ('ours', first): {0: 70.0, 1: 60.0, 2: 10.0},
         ('dann', first): {0: 40.0, 1: 42.0},
         ('mcc', first): {0: 50.0, 1: 30.0, 5: 99.0},
+        ('cdan', first): {1: 40.5},
         ('ours', second): {0: 80.0},
         ('cdan', second): {0: 88.0},
         ('dann', 'photo -> art_painting'): {0: 50.0},
@@ -34,7 +35,9 @@ def test_the_best_of_theirs_on_shared_seeds(lines):
         (80.0, 88.0),
         (72.5, 64.5),
     ]
-    assert 'seeds [0, 1]), against TLlib dann, best of mcc, dann (cdan not' in rows[0]['what']
+    what = 'seeds [0, 1], against TLlib dann, best of mcc (of 2), dann (of 2), cdan (of 1) seeds'
+    assert rows[0]['what'] == f'{first}, {what}'
+    assert rows[1]['what'].endswith('best of cdan (of 1) seeds (mcc, dann not measured yet)')
     assert rows[2]['what'] == 'mean over 2 of 6 pairs'
     alone = {row['what']: row['ours'] for row in lines({('ours', first): {0: 70.0}})}
     assert len(alone) == 6 and alone[f'{first}: TLlib not measured yet'] == 70.0

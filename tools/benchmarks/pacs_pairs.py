@@ -76,23 +76,32 @@ def measure(args):
 
 
 def lines(found):
-    """Return a line for each pair: ours against the best of TLlib's, over the seeds of both."""
+    """Return a line for each pair: ours against the best of TLlib's, over the seeds of both.
+
+    Each of theirs counts with the seeds that it was run with; that may be fewer than the best's.
+    """
     rows, missing = [], []
     for task in (f'{source} -> {target}' for source, target in PAIRS):
         own = found.get(('ours', task), {})
         theirs = {name: found.get((name, task), {}) for name in METHODS}
-        theirs = {name: runs for name, runs in theirs.items() if {*runs} & {*own}}
-        seeds = {*own}.intersection(*theirs.values())
-        if not seeds or not theirs:
+        seeds = {name: {*runs} & {*own} for name, runs in theirs.items()}
+        means = {
+            name: fmean(theirs[name][seed] for seed in known)
+            for name, known in seeds.items()
+            if known
+        }
+        if not means:
             lacking = 'ours' if not own else 'TLlib'
             missing.append(_not_measured(f'{task}: {lacking} not measured yet', own))
             continue
-        means = {name: fmean(runs[seed] for seed in seeds) for name, runs in theirs.items()}
         best = max(means, key=means.get)
-        what = f'{task} (seeds {sorted(seeds)}), against TLlib {best}, best of {", ".join(means)}'
+        measured = ', '.join(f'{name} (of {len(seeds[name])})' for name in means)
+        what = (
+            f'{task}, seeds {sorted(seeds[best])}, against TLlib {best}, best of {measured} seeds'
+        )
         absent = [name for name in METHODS if name not in means]
         what += f' ({", ".join(absent)} not measured yet)' if absent else ''
-        mean = fmean(own[seed] for seed in seeds)
+        mean = fmean(own[seed] for seed in seeds[best])
         rows.append(harness.line(what, mean, means[best], unit='%', scale=1))
     if len(rows) > 1:
         values = ([row[key] for row in rows] for key in ('ours', 'plain'))
