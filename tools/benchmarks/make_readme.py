@@ -79,6 +79,10 @@ BENCHMARKS = {
         'rungs of whole ladders with 5 labels of each class of the target, on these pairs',
         None,
     ),
+    'labelled_defaults': (
+        'the same of the default rungs, auto_rgn and lora, since self_training and lora warm up',
+        None,
+    ),
     'label_errors': (
         "wrong labels put in, found and counted, against cleanlab's ranking of the same "
         'probabilities',
@@ -127,7 +131,8 @@ PARTS = dict(
     without_labels='recommendations.py --no-target-labels',
     whole_rungs='recommendations.py --no-target-labels --whole-rungs',
     candidate_rungs='recommendations.py --no-target-labels --whole-rungs --rungs ...',
-    labelled_rungs='recommendations.py --whole-rungs',
+    labelled_rungs='recommendations.py --whole-rungs --rungs ...',
+    labelled_defaults='recommendations.py --whole-rungs --rungs ...',
 )
 MEASURABLE = [name for name, (_, arguments) in BENCHMARKS.items() if arguments is not None]
 
