@@ -4,8 +4,8 @@
 #        takes one step that lowers the entropy of the predictions, on norm weights alone.
 # When   The camera or the weather changed, images come in batches of mixed classes, and there is
 #        no time to train. Where a long stream makes it collapse, it goes back to the source model, and
-#        says so. In an order by class the batch statistics mislead it from the first batch on, up to
-#        48 points on the digits, which looks like no collapse: `sar` is for such streams.
+#        says so. In an order by class the batch statistics mislead it from the first batch on, which
+#        its guard doesn't see (tools/benchmarks/test_time.py --methods tent): take `sar` there.
 # Paper  Wang et al., "Tent: Fully Test-Time Adaptation by Entropy Minimization", ICLR 2021, arXiv
 #        2006.10726. Guard: Press et al., "RDumb", NeurIPS 2023, arXiv 2306.05401, for resets.
 # Options of TestTimeClassifier (model.test_time.*)

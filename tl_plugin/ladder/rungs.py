@@ -221,9 +221,8 @@ DEFAULT_RUNGS = (
         strategies=('lora',),
         data=LABELLED_TARGET,
         start='source_only',
-        # The classes are the same, and the last layer at its full rate forgot a third of what was
-        # forgotten: PACS cartoon to photo, 64 px, two seeds, 15.6 points, and 10.3 at a tenth, with
-        # as much gained on the target.
+        # The classes are the same, so that the last layer need not move far; at the full rate it
+        # forgets. What is forgotten at this one: tools/benchmarks/README.md#few_labels.
         options=dict(
             optim_wrapper=dict(
                 constructor='LayerwiseLROptimWrapperConstructor',

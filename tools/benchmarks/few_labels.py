@@ -98,16 +98,8 @@ def climb(pair, args):
     source, target = folders(pair, args)
     work_dir = args.work_dir / pair
     weights = args.data / 'weights' / 'tf_efficientnet_lite0.pth'
-    command = [
-        sys.executable,
-        TOOLS / 'ladder.py',
-        '--source',
-        source,
-        '--target',
-        target,
-        '--target-labels',
-        5,
-    ]
+    command = [sys.executable, TOOLS / 'ladder.py', '--source', source, '--target', target]
+    command += ['--target-labels', 5]
     command += ['--backbone', 'timm:tf_efficientnet_lite0', '--checkpoint', weights]
     command += ['--image-size', args.image_size, '--work-dir', work_dir, '--jobs', 1]
     command += ['--seeds', *args.seeds, '--rungs', *RUNGS]

@@ -270,7 +270,7 @@ class TestTimeAdapter:
         """Return the images to normalise by: the batch, filled up by the last ones if it is small.
 
         Raises:
-            ValueError: If it is one image and none may be added.
+            ValueError: If the batch is smaller than ``min_batch`` and ``window`` is 0.
         """
         least, window = self.options.min_batch, self.options.window
         if not self.batch_norms:
